@@ -1,0 +1,63 @@
+# Everything sets itself up: a virtual environment in .venv, made at the first use and kept for the next.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test test-quick test-core lint format bench clean
+
+help:
+	@echo "make demo        run a real flow, kill it half-way, see it go on"
+	@echo "make test        all tests but the long ones"
+	@echo "make test-quick  the tests that take no time"
+	@echo "make lint        linter, formatter's check, type checkers"
+	@echo "make bench       measure against the peers"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) install --editable '.[bench]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/python examples/survey.py $(DEMO_ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+# What must hold on every supported Python.
+test-core: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not one_python" $(TEST_ARGS)
+
+test-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks dist build

@@ -1,0 +1,65 @@
+"""A durable store for what the nodes of a flow produce.
+
+    from contextstore import AsyncContextStore, ContextStore
+
+``AsyncContextStore`` is awaited from asyncio code, ``ContextStore`` is called from blocking code; call by call they are
+the same. Errors are in ``contextstore.errors``, and here as well.
+"""
+
+from ._flow import AtomicWriter
+from ._keys import new_flow_run_id
+from ._store import AsyncContextStore
+from ._sync import ContextStore
+from .errors import (
+    AlreadyExistsError,
+    AtomicWriteError,
+    CompletionFailedError,
+    ContextStoreError,
+    CorruptStoreError,
+    DeserializationError,
+    ForkedProcessError,
+    GlobalAlreadyExistsError,
+    IncompatibleStoreError,
+    InvalidKeyError,
+    ReadOnlyStoreError,
+    RunDeletedError,
+    SerializationError,
+    StorageError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreFullError,
+    StoreNotFoundError,
+    VersionConflictError,
+    WriteFailedError,
+    WrongLoopError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExistsError",
+    "AsyncContextStore",
+    "AtomicWriteError",
+    "AtomicWriter",
+    "CompletionFailedError",
+    "ContextStore",
+    "ContextStoreError",
+    "CorruptStoreError",
+    "DeserializationError",
+    "ForkedProcessError",
+    "GlobalAlreadyExistsError",
+    "IncompatibleStoreError",
+    "InvalidKeyError",
+    "ReadOnlyStoreError",
+    "RunDeletedError",
+    "SerializationError",
+    "StorageError",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreFullError",
+    "StoreNotFoundError",
+    "VersionConflictError",
+    "WriteFailedError",
+    "WrongLoopError",
+    "new_flow_run_id",
+]

@@ -1,0 +1,189 @@
+"""How a call waits: as a task on an event loop, or as a blocked thread.
+
+Rules of this room: this is the only difference between the two faces. Everything above asks its ``Callers`` for a
+ticket, hands the ticket to whoever will do the work, and waits on it; whoever does the work answers many tickets at
+once, from any thread, and learns nothing of who waits.
+
+A thread's ``wait`` blocks inside the coroutine that awaits it, so a coroutine that awaits nothing but tickets never
+suspends, and ``step`` runs it to its end in the calling thread. That is how the blocking face runs the same code as the
+async one with two thread wake-ups a call instead of four: the thread that did the I/O wakes the caller directly.
+Rejected: ``BlockingPortal.call`` and ``run_coroutine_threadsafe``, which go through the loop's thread both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+from .errors import ForkedProcessError, WrongLoopError
+
+T = TypeVar("T")
+
+Ticket = Any  # what Callers.ticket() made; an opaque thing to everybody else
+
+
+class Callers(Protocol):
+    def admit(self) -> None:
+        """Raise if a call may not come from here: another loop, a forked child, a thread of the store's own."""
+
+    def admit_close(self) -> None:
+        """The same for ``close()``, which may also come from another loop once the own one is closed."""
+
+    def ticket(self) -> Ticket:
+        """A place to wait for one answer."""
+
+    async def wait(self, ticket: Ticket, timeout: float | None, expire: Callable[[], object | None]) -> Any:
+        """The answer. After ``timeout`` seconds ``expire()`` is asked once: what it returns is the answer, unless None."""
+
+    async def join(self, future: concurrent.futures.Future[T]) -> T:
+        """The future's result. To be cancelled while waiting does nothing to the future."""
+
+    async def join_thread(self, thread: threading.Thread) -> None:
+        """Wait until a thread that is at its end is gone."""
+
+    def answer(self, answers: Sequence[tuple[Ticket, Any]]) -> None:
+        """Answer tickets, from any thread. Those that nobody waits for any more are passed over."""
+
+
+class TaskCallers:
+    """Tasks of the one event loop that the first call came from."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+
+    def admit(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError(self._location)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                raise WrongLoopError(
+                    f"the store {self._location} belongs to the event loop that opened it and was called from another "
+                    "one: make one AsyncContextStore per loop, or use ContextStore, which may be called from anywhere"
+                )
+            self._loop = loop
+
+    def admit_close(self) -> None:
+        if self._loop is not None and self._loop.is_closed() and os.getpid() == self._pid:
+            return
+        self.admit()
+
+    def ticket(self) -> asyncio.Future[Any]:
+        assert self._loop is not None
+        return self._loop.create_future()
+
+    async def wait(
+        self, ticket: asyncio.Future[Any], timeout: float | None, expire: Callable[[], object | None]
+    ) -> Any:
+        if timeout is None:
+            return await ticket
+        assert self._loop is not None
+        timer = self._loop.call_later(timeout, _expire, ticket, expire)
+        try:
+            return await ticket
+        finally:
+            timer.cancel()
+
+    async def join(self, future: concurrent.futures.Future[T]) -> T:
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    async def join_thread(self, thread: threading.Thread) -> None:
+        while thread.is_alive():  # it has nothing left to do; to block the loop for it would still be wrong
+            await asyncio.sleep(0)
+
+    def answer(self, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(_settle, answers)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            # The loop is gone, and everybody who waited with it.
+
+
+def _expire(ticket: asyncio.Future[Any], expire: Callable[[], object | None]) -> None:
+    if not ticket.done():
+        answer = expire()
+        if answer is not None:
+            ticket.set_result(answer)
+
+
+def _settle(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    # Errors are results here too: an exception that is set on a future and never fetched, since its waiter was
+    # cancelled in the same turn, would be logged as forgotten.
+    for ticket, answer in answers:
+        if not ticket.done():
+            ticket.set_result(answer)
+
+
+class ThreadCallers:
+    """Blocked threads: any but the store's own."""
+
+    def __init__(self, location: str, is_own_thread: Callable[[], bool]) -> None:
+        self._location = location
+        self._is_own_thread = is_own_thread
+        self._pid = os.getpid()
+
+    def admit(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError(self._location)
+        if self._is_own_thread():
+            raise WrongLoopError(
+                f"the store {self._location} was called from a thread of its own, which would wait for itself for ever: "
+                "hand the call to another thread"
+            )
+
+    def admit_close(self) -> None:
+        self.admit()
+
+    def ticket(self) -> _ThreadTicket:
+        return _ThreadTicket()
+
+    async def wait(self, ticket: _ThreadTicket, timeout: float | None, expire: Callable[[], object | None]) -> Any:
+        if timeout is None:
+            ticket.answered.acquire()
+        elif not ticket.answered.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
+            answer = expire()
+            if answer is not None:
+                return answer
+            ticket.answered.acquire()
+        return ticket.answer
+
+    async def join(self, future: concurrent.futures.Future[T]) -> T:
+        return future.result()
+
+    async def join_thread(self, thread: threading.Thread) -> None:
+        thread.join()
+
+    def answer(self, answers: Sequence[tuple[_ThreadTicket, Any]]) -> None:
+        for ticket, answer in answers:
+            ticket.answer = answer
+            ticket.answered.release()
+
+
+class _ThreadTicket:
+    """A lock that is held until the answer is there: the cheapest thing in CPython that a thread can sleep on."""
+
+    __slots__ = ("answer", "answered")
+
+    def __init__(self) -> None:
+        self.answered = threading.Lock()
+        self.answered.acquire()
+        self.answer: Any = None
+
+
+def step(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends, here and now."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a coroutine that must not suspend did")

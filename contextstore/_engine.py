@@ -1,0 +1,147 @@
+"""What a storage engine is: the operations it commits, the records it gives back, and the calls it answers.
+
+Rules of this room: keys and bytes only, no Python value; no SQL. An engine decides by error codes, never by the text
+of a message, and raises ``StorageError`` and its kin for whatever the driver raises.
+
+All calls but ``post_write``, ``post_read`` and the attributes are ``async def``, and they run where the engine says:
+``post_write`` and ``post_read`` hand it a job, which it runs in the place that its connection belongs to. SQLite's jobs
+run in the connection's own thread, where nothing is ever awaited: there, a coroutine is a plain call.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from ._codec import Encoded
+from .errors import ContextStoreError, CorruptStoreError, StorageError
+
+logger = logging.getLogger("contextstore")
+
+
+class PutOutput(NamedTuple):
+    """Write an output once. Refused: AlreadyExistsError, RunDeletedError. Result: None."""
+
+    flow_run_id: str
+    node_id: str
+    value: Encoded
+    exist_ok: bool
+
+
+class PutGlobal(NamedTuple):
+    """Write a global once. Refused: GlobalAlreadyExistsError. Result: None."""
+
+    key: str
+    value: Encoded
+    exist_ok: bool
+
+
+class UpsertGlobal(NamedTuple):
+    """Write or overwrite a global. Refused: VersionConflictError. Result: the new version."""
+
+    key: str
+    value: Encoded
+    expected_version: int | None
+
+
+Operation: TypeAlias = PutOutput | PutGlobal | UpsertGlobal
+Unit: TypeAlias = Sequence[Operation]
+"""Operations that commit together or not at all."""
+
+Outcome: TypeAlias = "list[Any] | ContextStoreError"
+"""What became of a unit: the results of its operations, or why it was refused (and stored nothing)."""
+
+
+OutputKey: TypeAlias = tuple[str, str]
+"""flow_run_id, node_id"""
+
+
+class OutputRecord(NamedTuple):
+    node_id: str
+    value: Encoded
+    written_at: int  # microseconds since 1970, UTC
+
+
+Fetched: TypeAlias = "OutputRecord | CorruptStoreError | None"
+
+
+class GlobalRecord(NamedTuple):
+    key: str
+    value: Encoded
+    version: int
+    written_at: int  # microseconds since 1970, UTC
+
+
+class GroupLimits(NamedTuple):
+    """How much may go into one commit. A unit that is larger travels alone."""
+
+    operations: int
+    bytes: int
+
+
+Job: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Engine(Protocol):
+    location: str
+    """How messages name the store. Never a password."""
+    max_value_bytes: int
+    group_limits: GroupLimits
+    linger: float
+    """Seconds for which it pays to wait, after a group, for another as large."""
+
+    async def open(self) -> None:
+        """Connect, set up or migrate. May be called anew after it failed."""
+
+    async def close(self) -> None:
+        """Run the jobs posted so far, then give everything back. Its threads are gone when it returns."""
+
+    def post_write(self, job: Job) -> None:
+        """Run the job where writes are made, after those posted before. From any thread; never waits."""
+
+    def post_read(self, job: Job) -> None:
+        """Run the job where reads are made, after those posted before. From any thread; never waits."""
+
+    def is_own_thread(self) -> bool:
+        """Whether the calling thread is one that the engine's jobs run in: to wait there for a job is a deadlock."""
+
+    # -- within a write job -----------------------------------------------------------------------------------------
+
+    async def begin_turn(self, wanted: Callable[[], bool]) -> bool:
+        """Wait for the right to commit for as long as ``wanted()`` says so; False: it was not had, nobody wants it."""
+
+    async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
+        """Commit the units that are not refused, durably, all at once.
+
+        Raises ``StorageError`` if the commit failed as a whole: nothing is stored, or ``outcome_unknown`` says so.
+        """
+
+    def end_turn(self) -> None:
+        """Give the right to commit to whoever waits for it, in this process or another."""
+
+    async def tidy(self) -> None:
+        """What must be done now and then, but keeps nobody waiting for an answer."""
+
+    # -- within a read job ------------------------------------------------------------------------------------------
+
+    async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
+        """The outputs under the keys, in their order. A damaged one is an error in its own place only."""
+
+    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+        """Node ids that have an output, by code point."""
+
+    async def fetch_global(self, key: str) -> GlobalRecord | None: ...
+
+
+def own_error(error: Exception, engine: Engine) -> ContextStoreError:
+    """What one of several callers is told of an error: a copy of its own, which collects no other's traceback."""
+    if isinstance(error, ContextStoreError):
+        own = copy.copy(error)
+        own.__cause__ = error.__cause__
+        return own
+    logger.error("%s failed in an unforeseen way", engine.location, exc_info=error)
+    unforeseen = StorageError(f"{engine.location} failed in an unforeseen way ({error!r})")
+    unforeseen.__cause__ = error
+    return unforeseen

@@ -1,0 +1,157 @@
+"""Reads: gets that wait share one trip to the engine, and what was read or written stays in a cache.
+
+Rules of this room: no SQL, no values; the cache holds encoded bytes, and whoever asks decodes them afresh. Outputs
+never change, so a cached one is right until its run is deleted. The cache is filled only after an acknowledgement, and
+never answers a write.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from ._callers import Callers, Ticket
+from ._codec import Encoded
+from ._engine import Engine, Fetched, Operation, OutputKey, OutputRecord, PutOutput, own_error
+from .errors import ContextStoreError, StoreClosedError
+
+T = TypeVar("T")
+
+
+def _never() -> None:
+    """Reads have no deadline here: an engine that waits for something keeps to the timeout itself."""
+
+
+ENTRY_BYTES = 400
+"""What an entry is reckoned to take up beside its value: the key's strings, the tuples, the dict's slot."""
+
+FETCH_KEYS = 256
+"""How many keys go into one trip to the engine."""
+
+
+class OutputCache:
+    """The outputs used last, up to so many bytes. Touched by calling threads and the engine's."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[OutputKey, Encoded] = OrderedDict()
+        self._lock = threading.Lock()
+        self.bytes = 0
+        self.deletions = 0
+        """Rises with each deletion. Who read before a deletion must not fill the cache after it."""
+
+    def get(self, key: OutputKey) -> Encoded | None:
+        # Without the lock, which would double the cost: each of the two steps is atomic, and between them the entry
+        # may at worst be gone.
+        value = self._entries.get(key)
+        if value is not None:
+            try:
+                self._entries.move_to_end(key)
+            except KeyError:
+                pass
+        return value
+
+    def fill(self, key: OutputKey, value: Encoded, deletions: int) -> None:
+        size = ENTRY_BYTES + len(value.data)
+        if size > self._max_bytes:
+            return
+        with self._lock:
+            if deletions != self.deletions or key in self._entries:
+                return
+            self._entries[key] = value
+            self.bytes += size
+            while self.bytes > self._max_bytes:
+                _, evicted = self._entries.popitem(last=False)
+                self.bytes -= ENTRY_BYTES + len(evicted.data)
+
+    def note_committed(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            if type(operation) is PutOutput and not operation.exist_ok:
+                self.fill((operation.flow_run_id, operation.node_id), operation.value, self.deletions)
+
+    def clear(self) -> None:
+        with self._lock:
+            self.deletions += 1
+            self._entries.clear()
+            self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class Reader:
+    def __init__(self, engine: Engine, callers: Callers, cache: OutputCache) -> None:
+        self._engine = engine
+        self._callers = callers
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._wanted: list[tuple[OutputKey, Ticket]] = []
+        self._fetching = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Accept no more reads. Those under way are answered."""
+        with self._lock:
+            self._closed = True
+
+    async def fetch(self, key: OutputKey) -> OutputRecord | None:
+        """One output. Those who ask while a fetch is under way are served together by the next one."""
+        ticket = self._callers.ticket()
+        with self._lock:
+            if self._closed:  # a job posted now would never be run
+                raise StoreClosedError(self._engine.location)
+            self._wanted.append((key, ticket))
+            if not self._fetching:
+                self._engine.post_read(self._fetch_all)
+                self._fetching = True
+        answer = await self._callers.wait(ticket, None, _never)
+        if isinstance(answer, ContextStoreError):
+            raise answer
+        record: OutputRecord | None = answer
+        return record
+
+    async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Any other read of the engine, as a job of its own."""
+        ticket = self._callers.ticket()
+        with self._lock:
+            if self._closed:
+                raise StoreClosedError(self._engine.location)
+            self._engine.post_read(partial(self._answer_call, read, ticket))
+        done, result = await self._callers.wait(ticket, None, _never)
+        if not done:
+            raise result
+        value: T = result
+        return value
+
+    # -- where the engine reads ---------------------------------------------------------------------------------------
+
+    async def _fetch_all(self) -> None:
+        while True:
+            with self._lock:
+                wanted = self._wanted[:FETCH_KEYS]
+                del self._wanted[:FETCH_KEYS]
+                self._fetching = bool(wanted)
+            if not wanted:
+                return
+            self._callers.answer(await self._fetch_group(wanted))
+
+    async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Ticket]]) -> list[tuple[Ticket, Fetched]]:
+        deletions = self._cache.deletions
+        try:
+            found = await self._engine.fetch([key for key, _ in wanted])
+        except Exception as error:
+            return [(ticket, own_error(error, self._engine)) for _, ticket in wanted]
+        for (key, _), record in zip(wanted, found, strict=True):
+            if isinstance(record, OutputRecord):
+                self._cache.fill(key, record.value, deletions)
+        return [(ticket, record) for (_, ticket), record in zip(wanted, found, strict=True)]
+
+    async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], ticket: Ticket) -> None:
+        try:
+            answer = (True, await read())
+        except Exception as error:
+            answer = (False, own_error(error, self._engine))
+        self._callers.answer([(ticket, answer)])

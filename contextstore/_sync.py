@@ -1,0 +1,137 @@
+"""The blocking face: ``ContextStore``.
+
+Rules of this room: it only forwards. No rule, default or sentence stands here a second time; a test compares every
+signature and docstring with ``AsyncContextStore``.
+
+A call runs the core's coroutine in the calling thread (see _callers): encoding, checks and cache hits happen here, and
+where the core waits, the thread sleeps until the thread that does the I/O wakes it. What is left for the store's own
+event-loop thread is to open, to close and to keep the drivers.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Callable, Self, TypeVar, overload
+
+from ._callers import Callers, ThreadCallers, step
+from ._keys import Id
+from ._store import AsyncContextStore, D, Durability, T, Target
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _documented_as(original: Callable[..., Any]) -> Callable[[F], F]:
+    def copy_docstring(function: F) -> F:
+        function.__doc__ = original.__doc__
+        return function
+
+    return copy_docstring
+
+
+class _Core(AsyncContextStore):
+    """The core, with threads for callers."""
+
+    def _make_callers(self) -> Callers:
+        return ThreadCallers(self._engine.location, self._is_own_thread)
+
+    def _is_own_thread(self) -> bool:
+        room = self._room
+        return self._engine.is_own_thread() or (room is not None and room.is_current_thread())
+
+
+class ContextStore:
+    """A durable store for what the nodes of a flow produce, called from blocking code.
+
+    The same as ``AsyncContextStore``, call by call: names, parameters, results and errors. It may be called from any
+    thread, also from one that runs an event loop (a notebook), and by any number of threads at once; their writes share
+    commits.
+
+        with ContextStore("flows.db") as store:
+            store.put("run-1", "extract", {"rows": 3})
+            assert store.get("run-1", "extract") == {"rows": 3}
+
+    The store opens itself at its first use. ``KeyboardInterrupt`` during a call is a cancellation: a write that no commit
+    has taken yet is withdrawn, another one is finished in the background. After ``fork()`` every call in the child
+    raises ``ForkedProcessError``.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        durability: Durability = "full",
+        timeout: float = 30.0,
+        cache_bytes: int = 64 * 2**20,
+        max_value_bytes: int | None = None,
+        read_only: bool = False,
+        create: bool = True,
+    ) -> None:
+        self._core = _Core(
+            target,
+            durability=durability,
+            timeout=timeout,
+            cache_bytes=cache_bytes,
+            max_value_bytes=max_value_bytes,
+            read_only=read_only,
+            create=create,
+        )
+
+    def __repr__(self) -> str:
+        return repr(self._core).replace("_Core", type(self).__name__, 1)
+
+    @_documented_as(AsyncContextStore.open)
+    def open(self) -> None:
+        return step(self._core.open())
+
+    @_documented_as(AsyncContextStore.close)
+    def close(self) -> None:
+        return step(self._core.close())
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @_documented_as(AsyncContextStore.put)
+    def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
+        return step(self._core.put(flow_run_id, node_id, value, exist_ok=exist_ok))
+
+    @overload
+    def get(self, flow_run_id: Id, node_id: Id, default: Any = None) -> Any: ...
+    @overload
+    def get(self, flow_run_id: Id, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    def get(self, flow_run_id: Id, node_id: Id, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    def get(self, flow_run_id: Id, node_id: Id, default: Any = None, *, type: Any = None) -> Any: ...
+    @_documented_as(AsyncContextStore.get)
+    def get(self, flow_run_id: Id, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
+        return step(self._core.get(flow_run_id, node_id, default, type=type))
+
+    @_documented_as(AsyncContextStore.list_keys)
+    def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:
+        return step(self._core.list_keys(flow_run_id, prefix=prefix))
+
+    @_documented_as(AsyncContextStore.put_global)
+    def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
+        return step(self._core.put_global(key, value, exist_ok=exist_ok))
+
+    @_documented_as(AsyncContextStore.upsert_global)
+    def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
+        return step(self._core.upsert_global(key, value, expected_version=expected_version))
+
+    @overload
+    def get_global(self, key: Id, default: Any = None) -> Any: ...
+    @overload
+    def get_global(self, key: Id, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    def get_global(self, key: Id, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    def get_global(self, key: Id, default: Any = None, *, type: Any = None) -> Any: ...
+    @_documented_as(AsyncContextStore.get_global)
+    def get_global(self, key: Id, default: Any = None, *, type: Any = None) -> Any:
+        return step(self._core.get_global(key, default, type=type))

@@ -1,0 +1,249 @@
+"""Who commits with whom: group commit.
+
+Rules of this room: no SQL, no values, no I/O. Callers put units into a queue and wait on their tickets. One job at a
+time drains the queue where the engine writes: it takes whatever has gathered while the last commit was running, has it
+committed as one, and answers each caller with its own outcome. The running commit is the only timer.
+
+    caller --commit()--> queue --drain--> engine.commit(units) --answer--> each caller
+
+A unit is waiting (for room), then queued, then taken. Until it is taken it can be withdrawn, by its caller's
+cancellation or by its deadline, and then nothing of it is stored. Once taken, it is brought to its end whether or not
+its caller still waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from functools import partial
+from typing import Any
+
+from ._callers import Callers, Ticket
+from ._engine import Engine, Operation, Outcome, own_error
+from ._reader import OutputCache
+from .errors import ContextStoreError, StorageError, StoreBusyError, StoreClosedError
+
+logger = logging.getLogger("contextstore")
+
+QUEUE_BYTES = 64 * 2**20
+"""How much encoded data may be queued before further writes wait for room."""
+
+OPERATION_BYTES = 200
+"""What an operation is reckoned to take up beside its value."""
+
+_WAITING, _QUEUED, _TAKEN, _WITHDRAWN = range(4)
+
+
+class _Entry:
+    """A unit on its way: its operations, and the caller that waits for its outcome."""
+
+    __slots__ = ("bytes", "deadline", "operations", "state", "ticket")
+
+    def __init__(self, operations: list[Operation], ticket: Ticket, deadline: float) -> None:
+        self.operations = operations
+        self.bytes = sum(OPERATION_BYTES + len(operation.value.data) for operation in operations)
+        self.ticket = ticket
+        self.deadline = deadline
+        self.state = _WAITING
+
+
+class Writer:
+    def __init__(self, engine: Engine, callers: Callers, cache: OutputCache, timeout: float) -> None:
+        self._engine = engine
+        self._callers = callers
+        self._cache = cache
+        self._timeout = timeout
+        # Guards what follows. Held for a few operations on the queues only: never while calling anything that waits.
+        self._lock = threading.Lock()
+        self._queue: deque[_Entry] = deque()
+        self._queued_bytes = 0
+        self._waiting: deque[_Entry] = deque()
+        self._draining = False
+        self._closed = False
+
+    async def commit(self, operations: list[Operation]) -> list[Any]:
+        """Commit the operations as one unit; returns their results once they are durable.
+
+        Raises what the unit was refused for, or ``StorageError``. If cancelled before a commit has taken the unit, it
+        is withdrawn.
+        """
+        entry = _Entry(operations, self._callers.ticket(), time.monotonic() + self._timeout)
+        try:
+            self._submit(entry)
+            outcome = await self._callers.wait(entry.ticket, self._timeout, partial(self._expire, entry))
+        except BaseException:
+            self._withdraw(entry)
+            raise
+        if isinstance(outcome, ContextStoreError):
+            raise outcome
+        results: list[Any] = outcome
+        return results
+
+    def close(self) -> None:
+        """Accept nothing more. What is queued will be committed; what waits for room is refused."""
+        with self._lock:
+            self._closed = True
+            waiting = [entry for entry in self._waiting if entry.state == _WAITING]
+            self._waiting.clear()
+            for entry in waiting:
+                entry.state = _WITHDRAWN
+        self._callers.answer([(entry.ticket, StoreClosedError(self._engine.location)) for entry in waiting])
+
+    # -- in the caller's thread ---------------------------------------------------------------------------------------
+    # A KeyboardInterrupt may come between any two steps here. Each order of steps below is chosen so that what is left
+    # behind is mended by commit()'s withdrawal or by the next drain.
+
+    def _submit(self, entry: _Entry) -> None:
+        with self._lock:
+            if self._closed:
+                raise StoreClosedError(self._engine.location)
+            if self._queue and self._queued_bytes + entry.bytes > QUEUE_BYTES:
+                self._waiting.append(entry)
+            else:
+                entry.state = _QUEUED
+                self._queued_bytes += entry.bytes
+                self._queue.append(entry)
+            if not self._draining:
+                self._engine.post_write(self._drain)
+                self._draining = True
+
+    def _withdraw(self, entry: _Entry) -> bool:
+        """Take the unit back, unless a commit has taken it. It stays in its queue, to be passed over."""
+        with self._lock:
+            if entry.state == _QUEUED:
+                self._queued_bytes -= entry.bytes
+            elif entry.state != _WAITING:
+                return False
+            entry.state = _WITHDRAWN
+            return True
+
+    def _expire(self, entry: _Entry) -> StoreBusyError | None:
+        if not self._withdraw(entry):
+            return None
+        return StoreBusyError(
+            f"the write to {self._engine.location} waited longer than timeout={self._timeout:g} seconds for another "
+            "process, the server or room in the queue; nothing was stored: try again, or raise timeout"
+        )
+
+    # -- where the engine writes --------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        try:
+            while self._has_work():
+                await self._commit_next_group()
+            await self._engine.tidy()
+        except BaseException as error:
+            # Nothing but a bug or a dying interpreter comes here. Even so nobody may be left waiting.
+            logger.exception("the writer of %s failed; every queued write is refused", self._engine.location)
+            self._refuse_all(StorageError(f"the writer of {self._engine.location} failed ({error!r})"))
+            if not isinstance(error, Exception):
+                raise
+
+    def _has_work(self) -> bool:
+        with self._lock:
+            self._admit_waiting()
+            self._draining = bool(self._queue)
+            return self._draining
+
+    def _is_wanted(self) -> bool:
+        """Whether anybody still waits for a commit; asked again and again while the turn is waited for."""
+        now = time.monotonic()
+        expired = []
+        while self._queue:  # only this job takes entries out, so that a look needs no lock
+            first = self._queue[0]
+            if first.state == _QUEUED:
+                if first.deadline > now:
+                    break
+                # The caller would do so itself, unless its loop is busy or gone.
+                expired.append((first.ticket, self._expire(first)))
+            with self._lock:
+                self._queue.popleft()
+        if expired:
+            self._callers.answer([(ticket, error) for ticket, error in expired if error is not None])
+        return bool(self._queue)
+
+    async def _commit_next_group(self) -> None:
+        try:
+            granted = await self._engine.begin_turn(self._is_wanted)
+        except StorageError as error:
+            group = self._take()
+            self._answer(group, [own_error(error, self._engine) for _ in group])
+            return
+        if not granted:
+            return
+        group = []
+        try:
+            group = self._take()
+            outcomes = await self._commit_group(group) if group else []
+        except Exception as error:  # a bug, and what the bug left of the commit is not known
+            logger.exception("a commit to %s failed in an unforeseen way", self._engine.location)
+            outcomes = [StorageError(f"the commit failed in an unforeseen way ({error!r})", True) for _ in group]
+        finally:
+            self._engine.end_turn()
+        self._answer(group, outcomes)
+
+    async def _commit_group(self, group: list[_Entry]) -> list[Outcome]:
+        try:
+            return await self._engine.commit([entry.operations for entry in group])
+        except StorageError as error:
+            if len(group) == 1 or error.outcome_unknown:
+                return [own_error(error, self._engine) for _ in group]
+        # Nothing of the group is stored. One by one, so that exactly those concerned are told.
+        outcomes: list[Outcome] = []
+        for entry in group:
+            try:
+                outcomes += await self._engine.commit([entry.operations])
+            except StorageError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _take(self) -> list[_Entry]:
+        limits = self._engine.group_limits
+        group: list[_Entry] = []
+        operations = size = 0
+        with self._lock:
+            while self._queue:
+                entry = self._queue[0]
+                if entry.state == _QUEUED:
+                    operations += len(entry.operations)
+                    size += entry.bytes
+                    if group and (operations > limits.operations or size > limits.bytes):
+                        break
+                    entry.state = _TAKEN
+                    self._queued_bytes -= entry.bytes
+                    group.append(entry)
+                self._queue.popleft()
+            self._admit_waiting()
+        return group
+
+    def _admit_waiting(self) -> None:
+        if not self._queue:
+            self._queued_bytes = 0  # whatever an interrupt may have left here is mended
+        while self._waiting:
+            entry = self._waiting[0]
+            if entry.state == _WAITING:
+                if self._queue and self._queued_bytes + entry.bytes > QUEUE_BYTES:
+                    return
+                entry.state = _QUEUED
+                self._queued_bytes += entry.bytes
+                self._queue.append(entry)
+            self._waiting.popleft()
+
+    def _answer(self, group: list[_Entry], outcomes: list[Outcome]) -> None:
+        for entry, outcome in zip(group, outcomes, strict=True):
+            if not isinstance(outcome, ContextStoreError):
+                self._cache.note_committed(entry.operations)
+        self._callers.answer([(entry.ticket, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
+
+    def _refuse_all(self, error: StorageError) -> None:
+        with self._lock:
+            entries = [entry for entry in (*self._queue, *self._waiting) if entry.state in (_QUEUED, _WAITING)]
+            for entry in entries:
+                entry.state = _WITHDRAWN
+            self._queue.clear()
+            self._waiting.clear()
+            self._queued_bytes = 0
+            self._draining = False
+        self._callers.answer([(entry.ticket, own_error(error, self._engine)) for entry in entries])

@@ -1,0 +1,270 @@
+"""Every error that the library raises on purpose.
+
+    ContextStoreError
+    ├── AlreadyExistsError
+    ├── GlobalAlreadyExistsError
+    ├── VersionConflictError
+    ├── RunDeletedError
+    ├── InvalidKeyError              (also a ValueError)
+    ├── SerializationError
+    ├── DeserializationError
+    ├── StorageError
+    │   ├── StoreBusyError
+    │   ├── StoreFullError
+    │   ├── StoreNotFoundError       (also a FileNotFoundError)
+    │   ├── ReadOnlyStoreError
+    │   ├── CorruptStoreError
+    │   └── IncompatibleStoreError
+    ├── StoreClosedError
+    ├── WrongLoopError
+    ├── ForkedProcessError
+    └── AtomicWriteError
+        ├── WriteFailedError
+        └── CompletionFailedError
+
+Rules of this room: an error keeps its facts as attributes and builds its sentence from them (what happened, to which
+key, what to do). The facts are the positional arguments, so that every error can be pickled and copied. The engine's
+own error, where there is one, is the ``__cause__``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AlreadyExistsError",
+    "AtomicWriteError",
+    "CompletionFailedError",
+    "ContextStoreError",
+    "CorruptStoreError",
+    "DeserializationError",
+    "ForkedProcessError",
+    "GlobalAlreadyExistsError",
+    "IncompatibleStoreError",
+    "InvalidKeyError",
+    "ReadOnlyStoreError",
+    "RunDeletedError",
+    "SerializationError",
+    "StorageError",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreFullError",
+    "StoreNotFoundError",
+    "VersionConflictError",
+    "WriteFailedError",
+    "WrongLoopError",
+]
+
+
+class ContextStoreError(Exception):
+    """The base of every error of this library."""
+
+
+def _differs(same_value: bool | None) -> str:
+    return {True: "the same value", False: "a different value", None: "a value"}[same_value]
+
+
+class AlreadyExistsError(ContextStoreError):
+    """An output is written once, and this one is there already; the stored value stands.
+
+    ``same_value`` tells whether the value that was refused equals the stored one.
+    """
+
+    def __init__(self, flow_run_id: str, node_id: str, same_value: bool) -> None:
+        super().__init__(flow_run_id, node_id, same_value)
+        self.flow_run_id = flow_run_id
+        self.node_id = node_id
+        self.same_value = same_value
+
+    def __str__(self) -> str:
+        hint = "pass exist_ok=True if this is a retry" if self.same_value else "the stored value stands"
+        return (
+            f"node {self.node_id!r} of flow run {self.flow_run_id!r} already has {_differs(self.same_value)} as its "
+            f"output; outputs are written once: {hint}"
+        )
+
+
+class GlobalAlreadyExistsError(ContextStoreError):
+    """``put_global`` writes once, and this key is there already; the stored value stands."""
+
+    def __init__(self, key: str, same_value: bool) -> None:
+        super().__init__(key, same_value)
+        self.key = key
+        self.same_value = same_value
+
+    def __str__(self) -> str:
+        return (
+            f"global {self.key!r} already holds {_differs(self.same_value)}; put_global writes once: "
+            "use upsert_global to overwrite"
+        )
+
+
+class VersionConflictError(ContextStoreError):
+    """A compare-and-set found another version than expected. Version 0 stands for "not there"."""
+
+    def __init__(self, key: str, expected: int, actual: int) -> None:
+        super().__init__(key, expected, actual)
+        self.key = key
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return (
+            f"global {self.key!r} is at version {self.actual}, not {self.expected}: "
+            "read it again and decide anew (0 means that it is not there)"
+        )
+
+
+class RunDeletedError(ContextStoreError):
+    """The flow run was deleted, and deleted stays deleted."""
+
+    def __init__(self, flow_run_id: str) -> None:
+        super().__init__(flow_run_id)
+        self.flow_run_id = flow_run_id
+
+    def __str__(self) -> str:
+        return f"flow run {self.flow_run_id!r} was deleted and takes no more outputs: use a new flow_run_id"
+
+
+class InvalidKeyError(ContextStoreError, ValueError):
+    """An id or key that cannot be stored: empty, too long, of another type, with NUL or lone surrogates."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(name, problem)
+        self.name = name
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.problem}"
+
+
+class SerializationError(ContextStoreError):
+    """A value that cannot be stored without changing it. ``path`` names the place, as in ``$.items[3].score``."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class DeserializationError(ContextStoreError):
+    """A stored value that does not fit the ``type`` asked for. ``path`` names the place."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class StorageError(ContextStoreError):
+    """The engine could not do what was asked.
+
+    ``outcome_unknown`` is False where nothing was stored, and True where that cannot be known (a commit whose fsync
+    failed, a connection lost in the middle of a commit). Retrying a write-once call settles an unknown outcome.
+    """
+
+    def __init__(self, message: str, outcome_unknown: bool = False) -> None:
+        super().__init__(message, outcome_unknown)
+        self.message = message
+        self.outcome_unknown = outcome_unknown
+
+    def __str__(self) -> str:
+        if self.outcome_unknown:
+            return f"{self.message}; whether the write is stored is not known: retry it to find out"
+        return self.message
+
+
+class StoreBusyError(StorageError):
+    """``timeout`` passed while waiting for another process, a server or room in the queue. Nothing was stored."""
+
+
+class StoreFullError(StorageError):
+    """There is no room left on the disk, or for the database."""
+
+
+class StoreNotFoundError(StorageError, FileNotFoundError):
+    """There is no store at this place, and none was to be created."""
+
+
+class ReadOnlyStoreError(StorageError):
+    """A write to a store that was opened, or can only be opened, for reading."""
+
+
+class CorruptStoreError(StorageError):
+    """What is stored is damaged. The message names the key or the file."""
+
+
+class IncompatibleStoreError(StorageError):
+    """Not a store of ours, one of a newer schema, or a place where a store is not safe. It was left untouched."""
+
+
+class StoreClosedError(ContextStoreError):
+    """The store is closed, and a closed store stays closed."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
+
+    def __str__(self) -> str:
+        return f"the store {self.location} is closed: make a new store object to go on"
+
+
+class WrongLoopError(ContextStoreError):
+    """A call from an event loop, or a thread, that the store cannot be called from."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class ForkedProcessError(ContextStoreError):
+    """A store object was carried into a child process by ``fork()``."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
+
+    def __str__(self) -> str:
+        return (
+            f"the store {self.location} was opened before fork() and cannot be used in the child process: "
+            "make a new store object in the child, or start it by 'spawn' or 'forkserver'"
+        )
+
+
+class AtomicWriteError(ContextStoreError):
+    """``AtomicWriter.write_and_complete`` did not come to its end. The ``__cause__`` says why."""
+
+    def __init__(self, flow_run_id: Any, node_id: Any, reason: str) -> None:
+        super().__init__(flow_run_id, node_id, reason)
+        self.flow_run_id = flow_run_id
+        self.node_id = node_id
+        self.reason = reason
+
+
+class WriteFailedError(AtomicWriteError):
+    """The output could not be written; ``complete`` was not called."""
+
+    def __str__(self) -> str:
+        return (
+            f"the output of node {self.node_id!r} of flow run {self.flow_run_id!r} was not acknowledged, "
+            f"so complete() was not called: {self.reason}"
+        )
+
+
+class CompletionFailedError(AtomicWriteError):
+    """``complete`` raised; the output is stored and stays."""
+
+    def __str__(self) -> str:
+        return (
+            f"the output of node {self.node_id!r} of flow run {self.flow_run_id!r} is stored, "
+            f"but complete() raised: {self.reason}"
+        )
