@@ -37,7 +37,7 @@ class Callers(Protocol):
         """A place to wait for one answer."""
 
     async def wait(self, ticket: Ticket, timeout: float | None, expire: Callable[[], object | None]) -> Any:
-        """The answer. After ``timeout`` seconds ``expire()`` is asked once: what it returns is the answer, unless None."""
+        """The answer. After ``timeout`` seconds ``expire()`` is asked once; what it returns, unless None, is it."""
 
     async def join(self, future: concurrent.futures.Future[T]) -> T:
         """The future's result. To be cancelled while waiting does nothing to the future."""
@@ -135,7 +135,7 @@ class ThreadCallers:
             raise ForkedProcessError(self._location)
         if self._is_own_thread():
             raise WrongLoopError(
-                f"the store {self._location} was called from a thread of its own, which would wait for itself for ever: "
+                f"the store {self._location} was called from a thread of its own, which would wait for itself: "
                 "hand the call to another thread"
             )
 

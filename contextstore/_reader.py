@@ -138,11 +138,11 @@ class Reader:
                 return
             self._callers.answer(await self._fetch_group(wanted))
 
-    async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Ticket]]) -> list[tuple[Ticket, Fetched]]:
+    async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Ticket]]) -> list[tuple[Ticket, Any]]:
         deletions = self._cache.deletions
         try:
             found = await self._engine.fetch([key for key, _ in wanted])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed over to those who wait, whatever it is
             return [(ticket, own_error(error, self._engine)) for _, ticket in wanted]
         for (key, _), record in zip(wanted, found, strict=True):
             if isinstance(record, OutputRecord):
@@ -152,6 +152,6 @@ class Reader:
     async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], ticket: Ticket) -> None:
         try:
             answer = (True, await read())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed over to the one who waits, whatever it is
             answer = (False, own_error(error, self._engine))
         self._callers.answer([(ticket, answer)])

@@ -63,7 +63,7 @@ class EngineRoom:
         error: BaseException | None = None
         try:
             anyio.run(self._live)
-        except BaseException as raised:  # handed to whoever waits, whatever it is: nobody may wait for ever
+        except BaseException as raised:  # noqa: BLE001 - handed over to whoever waits: nobody may wait for ever
             error = raised
         finally:
             _rooms.discard(self)

@@ -35,9 +35,9 @@ Target = str | os.PathLike[str]
 class AsyncContextStore:
     """A durable store for what the nodes of a flow produce, awaited from asyncio code.
 
-    Each output is written once, under ``(flow_run_id, node_id)``; beside the outputs there are global keys. A write that
-    has returned is durable and visible to every later read in any process; a write that has raised stored nothing,
-    unless it is a ``StorageError`` whose ``outcome_unknown`` is true.
+    Each output is written once, under ``(flow_run_id, node_id)``; beside the outputs there are global keys. A write
+    that has returned is durable and visible to every later read in any process; a write that has raised stored
+    nothing, unless it is a ``StorageError`` whose ``outcome_unknown`` is true.
 
         async with AsyncContextStore("flows.db") as store:
             await store.put("run-1", "extract", {"rows": 3})

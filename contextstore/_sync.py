@@ -10,8 +10,9 @@ event-loop thread is to open, to close and to keep the drivers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Callable, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from ._callers import Callers, ThreadCallers, step
 from ._keys import Id
@@ -50,9 +51,9 @@ class ContextStore:
             store.put("run-1", "extract", {"rows": 3})
             assert store.get("run-1", "extract") == {"rows": 3}
 
-    The store opens itself at its first use. ``KeyboardInterrupt`` during a call is a cancellation: a write that no commit
-    has taken yet is withdrawn, another one is finished in the background. After ``fork()`` every call in the child
-    raises ``ForkedProcessError``.
+    The store opens itself at its first use. ``KeyboardInterrupt`` during a call is a cancellation: a write that no
+    commit has taken yet is withdrawn, another one is finished in the background. After ``fork()`` every call in the
+    child raises ``ForkedProcessError``.
     """
 
     def __init__(

@@ -1,0 +1,104 @@
+"""The lock file beside a store's file, which keeps the commits and checkpoints of all processes apart.
+
+Rules of this room: no SQL, nothing of the store. Only programs that know the lock file heed it; SQLite's own locks
+stay what makes a commit correct, also against those that don't.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import weakref
+from collections.abc import Callable
+
+POLL_SECONDS = (0.0001, 0.002)
+"""How often a lock that somebody else holds is tried again, at first and in the end."""
+
+
+class FileLock:
+    """``<file>-lock``: who holds it may commit, checkpoint, open or close. One descriptor per store object.
+
+    SQLite's own lock would do for correctness of commits, but its waiting starves: of four processes the slowest got
+    0.04 of the fastest's share. And a checkpoint must never run beside a commit (see _checkpoint). A flock that is
+    waited for by trying again every 0.1 to 2 ms is fair enough, can be given up at any moment, and leaves no thread
+    behind that sleeps in the kernel. Rejected: a blocking flock in a helper thread, which cannot be called back while a
+    stopped process holds the lock.
+    """
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self.path = database + "-lock"
+        self._descriptor = -1
+        _file_locks.add(self)
+
+    def acquire(self, wanted: Callable[[], bool]) -> bool:
+        pause, longest = POLL_SECONDS
+        while not self._try():
+            if not wanted():
+                return False
+            time.sleep(pause)
+            pause = min(pause * 1.2, longest)
+        return True
+
+    def _try(self) -> bool:
+        if self._descriptor < 0:
+            self._open()
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._reopen_if_replaced()
+            return False
+        return not self._reopen_if_replaced()
+
+    def _open(self) -> None:
+        try:
+            database = os.stat(self._database)
+            mode = database.st_mode & 0o666
+        except FileNotFoundError:  # about to be created
+            database, mode = None, 0o600
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError:
+            self._descriptor = os.open(self.path, flags)
+            return
+        # Whoever may write the database must be able to lock it: the mode again, since the umask took its part.
+        os.fchmod(self._descriptor, mode)
+        if database is not None and os.geteuid() == 0:
+            os.fchown(self._descriptor, database.st_uid, database.st_gid)
+
+    def _reopen_if_replaced(self) -> bool:
+        """Whether the file under the path is another one than ours, which then nobody else looks at."""
+        mine = os.fstat(self._descriptor)
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            there = None
+        if there is not None and (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+            return False
+        self.close()
+        return True
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the descriptor, which also gives the lock back, unless a forked process shares it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+_file_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _close_locks_in_child() -> None:
+    # A forked child shares the lock with its parent. LOCK_UN here would free the parent's, and to keep the descriptor
+    # would keep the lock held for as long as the child lives.
+    for lock in list(_file_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_locks_in_child)

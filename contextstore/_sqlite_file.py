@@ -1,0 +1,285 @@
+"""The SQLite file itself: where it may be, whether it is ours, its schema and its migrations.
+
+Rules of this room: no descriptor of our own on the database file or the -shm, ever (closing one drops the process's
+POSIX locks on them: https://sqlite.org/howtocorrupt.html, 2.2); what is not ours is refused as it was found. Errors are
+decided by SQLite's codes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from .errors import (
+    CorruptStoreError,
+    IncompatibleStoreError,
+    ReadOnlyStoreError,
+    StorageError,
+    StoreBusyError,
+    StoreFullError,
+    StoreNotFoundError,
+)
+
+APPLICATION_ID = 0x43745374  # "CtSt"
+SCHEMA_VERSION = 1
+
+# The tables hold what the engine needs; the views are for people and their tools.
+_SCHEMA = """
+CREATE TABLE runs (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which runs were first seen; never given twice
+    flow_run_id TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL,               -- microseconds since 1970, UTC, as all times here
+    deleted_at INTEGER                         -- not null: a tombstone
+);
+CREATE TABLE output_rows (
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,                      -- runs.serial
+    node_id TEXT NOT NULL,
+    codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: value is the bytes themselves
+    checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec and value
+    written_at INTEGER NOT NULL,
+    value NOT NULL,
+    UNIQUE (run, node_id)
+);
+CREATE TABLE global_rows (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    version INTEGER NOT NULL,                  -- stays when the global is deleted, and is counted on
+    codec INTEGER,
+    checksum INTEGER,                          -- CRC-32 over key, codec and value
+    written_at INTEGER NOT NULL,
+    value                                      -- null: deleted
+);
+CREATE VIEW outputs AS
+    SELECT runs.flow_run_id, output_rows.node_id, output_rows.value,
+           strftime('%Y-%m-%dT%H:%M:%fZ', output_rows.written_at / 1e6, 'unixepoch') AS written_at
+    FROM runs JOIN output_rows ON output_rows.run = runs.serial
+    WHERE runs.deleted_at IS NULL;
+CREATE VIEW globals AS
+    SELECT key, value, version, strftime('%Y-%m-%dT%H:%M:%fZ', written_at / 1e6, 'unixepoch') AS written_at
+    FROM global_rows WHERE value IS NOT NULL;
+"""
+
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
+"""From a schema version to the next: what is to be executed, within one transaction."""
+
+
+_BY_CODE: dict[int, type[StorageError]] = {
+    sqlite3.SQLITE_BUSY: StoreBusyError,
+    sqlite3.SQLITE_LOCKED: StoreBusyError,
+    sqlite3.SQLITE_FULL: StoreFullError,
+    sqlite3.SQLITE_READONLY: ReadOnlyStoreError,
+    sqlite3.SQLITE_PERM: ReadOnlyStoreError,
+    sqlite3.SQLITE_CORRUPT: CorruptStoreError,
+    sqlite3.SQLITE_NOTADB: IncompatibleStoreError,
+    sqlite3.SQLITE_CANTOPEN: StorageError,
+}
+_ADVICE: dict[int, str] = {
+    sqlite3.SQLITE_BUSY: "another program holds it; try again",
+    sqlite3.SQLITE_FULL: "there is no room left; free some and try again",
+    sqlite3.SQLITE_READONLY: "it cannot be written; check its permissions, or open it with read_only=True",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore a backup",
+    sqlite3.SQLITE_NOTADB: "this is not a SQLite database, or it is cut off; nothing was changed",
+    sqlite3.SQLITE_CANTOPEN: "check that it is a file, and its permissions and those of its folder",
+}
+
+
+def code_of(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+
+
+def translated(error: sqlite3.Error, location: str, doing: str, outcome_unknown: bool = False) -> StorageError:
+    code = code_of(error)
+    primary = code & 0xFF
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    advice = _ADVICE.get(primary)
+    message = f"{doing} {location}: {error} ({name})" + (f": {advice}" if advice else "")
+    translated = _BY_CODE.get(primary, StorageError)(message, outcome_unknown)
+    translated.__cause__ = error
+    return translated
+
+
+def translated_os(error: OSError, location: str, doing: str) -> StorageError:
+    kind: type[StorageError] = StorageError
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        kind = StoreFullError
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        kind = ReadOnlyStoreError
+    elif error.errno == errno.ENOENT:
+        kind = StoreNotFoundError
+    translated = kind(f"{doing} {location}: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})")
+    translated.__cause__ = error
+    return translated
+
+
+def uri_of(path: str, mode: str) -> str:
+    return f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
+
+
+def identity_of(path: str) -> tuple[int, int]:
+    there = os.stat(path)
+    return there.st_dev, there.st_ino
+
+
+def has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def check_place(path: str, location: str, create: bool) -> bool:
+    """Whether the file exists. Raises if it cannot be a store, or is missing and not to be created."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            raise StoreNotFoundError(
+                f"could not open {location}: there is no folder {folder}; create it first"
+            ) from None
+        if not create:
+            raise StoreNotFoundError(f"there is no store at {location}; create=True would make one") from None
+        _refuse_network_file_system(folder, location)
+        return False
+    except NotADirectoryError:
+        raise StoreNotFoundError(f"could not open {location}: a part of its path is a file, not a folder") from None
+    if stat.S_ISDIR(there.st_mode):
+        raise IncompatibleStoreError(f"{location} is a folder; name a file in it")
+    if not stat.S_ISREG(there.st_mode):
+        raise IncompatibleStoreError(f"{location} is not a regular file")
+    _refuse_network_file_system(path, location)
+    return True
+
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    ["nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gfs2", "ocfs2", "beegfs", "fuse.sshfs"]
+)
+
+
+def _refuse_network_file_system(path: str, location: str) -> None:
+    """Locks and shared memory do not work across hosts. Linux tells what a path is mounted from; others don't."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            lines = mounts.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields, _, source = line.partition(" - ")
+        if fields.split()[2] == number and source.split()[0] in _NETWORK_FILE_SYSTEMS:
+            raise IncompatibleStoreError(
+                f"{location} is on a network file system ({source.split()[0]}), where its locks do not hold: "
+                "put it on a local disk, or use PostgreSQL"
+            )
+
+
+def probe(path: str, location: str) -> None:
+    """Raise unless the file is a store or may become one. Changes nothing, not even beside it."""
+    try:
+        connection = sqlite3.connect(uri_of(path, "ro") + "&immutable=1", uri=True, isolation_level=None)
+        try:
+            (application_id,) = connection.execute("PRAGMA application_id").fetchall()[0]
+            if application_id == APPLICATION_ID:
+                schema_version(connection, location)
+                return
+            (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        if has_content(path + "-journal"):
+            return  # perhaps a store whose creation was cut off; SQLite mends it, and we look again
+        raise translated(error, location, "could not open") from error
+    if application_id != 0 or objects or has_content(path + "-wal"):
+        raise IncompatibleStoreError(f"{location} is a database of another program; it was left as it is")
+
+
+def schema_version(connection: sqlite3.Connection, location: str) -> int:
+    """The file's schema, 0 for an empty database. Raises for a database of others and for a newer schema."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchall()[0]
+    (version,) = connection.execute("PRAGMA user_version").fetchall()[0]
+    if application_id != APPLICATION_ID:
+        (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0]
+        if application_id != 0 or objects:
+            raise IncompatibleStoreError(f"{location} is a database of another program; it was left as it is")
+        return 0
+    if version > SCHEMA_VERSION:
+        raise IncompatibleStoreError(
+            f"{location} has schema {version}, and this version of contextstore knows schemas up to {SCHEMA_VERSION}: "
+            "upgrade contextstore; the file was left as it is"
+        )
+    return cast("int", version)
+
+
+def secure(connection: sqlite3.Connection) -> None:
+    """Nothing in a file that somebody else made may run code or pass for sound: https://sqlite.org/security.html."""
+    connection.execute("PRAGMA trusted_schema = 0").close()
+    connection.execute("PRAGMA cell_size_check = 1").close()
+
+
+def bring_up_to_date(connection: sqlite3.Connection, location: str) -> None:
+    version = schema_version(connection, location)
+    if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]:
+        create_schema(connection)
+        return
+    while version < SCHEMA_VERSION:
+        if version not in MIGRATIONS:
+            raise IncompatibleStoreError(f"{location} has schema {version}, from which there is no way to a newer one")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            MIGRATIONS[version](connection)
+            version += 1
+            connection.execute(f"PRAGMA user_version = {version}").close()
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def create_schema(connection: sqlite3.Connection) -> None:
+    # Before the first table, and in SQLite's first journal mode: with the mark of ours in the file itself and not in a
+    # WAL beside it, a file is told from another program's by a look that changes nothing.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL").close()  # so that prune can give space back bit by bit
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SCHEMA.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").close()
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}").close()
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def sync_adopted_frames(path: str) -> None:
+    """Make durable what a killed process has committed but not synced, before anybody is told that it exists.
+
+    SQLite's recovery takes up frames that stand in the WAL whether or not they were synced. Of the -wal, unlike of the
+    database and the -shm, a descriptor of our own may be opened and closed: no process holds a lock on it.
+    """
+    try:
+        descriptor = os.open(path + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if os.fstat(descriptor).st_size:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: str) -> None:
+    """A new file is found after a power cut only if its folder was synced, too."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
