@@ -91,7 +91,11 @@ class TaskCallers:
             timer.cancel()
 
     async def join(self, future: concurrent.futures.Future[T]) -> T:
-        return await asyncio.shield(asyncio.wrap_future(future))
+        # Not asyncio.wrap_future: that cancels the future with its waiter, and complains of a loop closed meanwhile.
+        loop = asyncio.get_running_loop()
+        ticket: asyncio.Future[T] = loop.create_future()
+        future.add_done_callback(lambda done: _answer_on(loop, [(ticket, done.result())]))
+        return await ticket
 
     async def join_thread(self, thread: threading.Thread) -> None:
         while thread.is_alive():  # it has nothing left to do; to block the loop for it would still be wrong
@@ -99,12 +103,16 @@ class TaskCallers:
 
     def answer(self, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
         assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(_settle, answers)
-        except RuntimeError:
-            if not self._loop.is_closed():
-                raise
-            # The loop is gone, and everybody who waited with it.
+        _answer_on(self._loop, answers)
+
+
+def _answer_on(loop: asyncio.AbstractEventLoop, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    try:
+        loop.call_soon_threadsafe(_settle, answers)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+        # The loop is gone, and everybody who waited with it.
 
 
 def _expire(ticket: asyncio.Future[Any], expire: Callable[[], object | None]) -> None:
@@ -125,15 +133,15 @@ def _settle(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
 class ThreadCallers:
     """Blocked threads: any but the store's own."""
 
-    def __init__(self, location: str, is_own_thread: Callable[[], bool]) -> None:
+    def __init__(self, location: str, own_threads: set[int]) -> None:
         self._location = location
-        self._is_own_thread = is_own_thread
+        self._own_threads = own_threads
         self._pid = os.getpid()
 
     def admit(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedProcessError(self._location)
-        if self._is_own_thread():
+        if threading.get_ident() in self._own_threads:
             raise WrongLoopError(
                 f"the store {self._location} was called from a thread of its own, which would wait for itself: "
                 "hand the call to another thread"

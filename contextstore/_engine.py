@@ -91,6 +91,8 @@ class Engine(Protocol):
     group_limits: GroupLimits
     linger: float
     """Seconds for which it pays to wait, after a group, for another as large."""
+    own_threads: set[int]
+    """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
 
     async def open(self) -> None:
         """Connect, set up or migrate. May be called anew after it failed."""
@@ -103,9 +105,6 @@ class Engine(Protocol):
 
     def post_read(self, job: Job) -> None:
         """Run the job where reads are made, after those posted before. From any thread; never waits."""
-
-    def is_own_thread(self) -> bool:
-        """Whether the calling thread is one that the engine's jobs run in: to wait there for a job is a deadlock."""
 
     # -- within a write job -----------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import queue
 import sqlite3
 import threading
@@ -17,6 +18,8 @@ from ._callers import step
 from ._engine import Job
 
 T = TypeVar("T")
+
+logger = logging.getLogger("contextstore")
 
 
 class _JobConnection(sqlite3.Connection):
@@ -34,9 +37,13 @@ class Lane:
 
     The thread is kept in one long call that takes jobs from a queue of our own. So a job can be posted from any thread,
     with one wake-up, and needs no event loop: aiosqlite's own calls would need the loop's thread both ways.
+
+    Args:
+        own_threads: the ids of the store's own threads, kept up to date here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own_threads: set[int]) -> None:
+        self._own_threads = own_threads
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._aiosqlite: Any = None
         self._serving: asyncio.Future[Any] | None = None
@@ -56,10 +63,21 @@ class Lane:
     def _serve(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self._thread = threading.current_thread()
-        while (job := self._jobs.get()) is not None:
-            job()
+        self._own_threads.add(threading.get_ident())
+        stopping = False
+        while not (stopping and self._jobs.empty()):  # a job may have posted its continuation behind the stop
+            job = self._jobs.get()
+            if job is None:
+                stopping = True
+                continue
+            try:
+                job()
+            except Exception:  # a bug; but the thread must live, since others wait for it
+                logger.exception("a job failed in an unforeseen way")
+        self._own_threads.discard(threading.get_ident())
 
     def post(self, job: Job) -> None:
+        """Have the job run after those posted before. From any thread; never waits."""
         self._jobs.put(lambda: step(job()))
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -75,21 +93,18 @@ class Lane:
         self._jobs.put(run_job)
         return await asyncio.wrap_future(done)
 
-    def is_current_thread(self) -> bool:
-        return threading.current_thread() is self._thread
+    async def drain(self) -> None:
+        """Run what was posted, and take no more."""
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            self._jobs.put(None)
+            await serving
 
     async def close(self) -> None:
         """Run what was posted, close the connection, and see the thread gone."""
-        if self._aiosqlite is None:
-            return
-        self._jobs.put(None)
-        try:
-            if self._serving is not None:
-                await self._serving
-        finally:
-            connection, self._aiosqlite = self._aiosqlite, None
-            try:
-                await connection.close()
-            finally:
-                if self._thread is not None:
-                    self._thread.join()  # it has nothing left to do
+        await self.drain()
+        connection, self._aiosqlite = self._aiosqlite, None
+        if connection is not None:
+            await connection.close()
+            if self._thread is not None:
+                self._thread.join()  # it has nothing left to do

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ._callers import Callers, Ticket
 from ._codec import Encoded
-from ._engine import Engine, Fetched, Operation, OutputKey, OutputRecord, PutOutput, own_error
+from ._engine import Engine, Operation, OutputKey, OutputRecord, PutOutput, own_error
 from .errors import ContextStoreError, StoreClosedError
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Reader:
                 raise StoreClosedError(self._engine.location)
             self._wanted.append((key, ticket))
             if not self._fetching:
-                self._engine.post_read(self._fetch_all)
+                self._engine.post_read(self._fetch_next_group)
                 self._fetching = True
         answer = await self._callers.wait(ticket, None, _never)
         if isinstance(answer, ContextStoreError):
@@ -128,15 +128,18 @@ class Reader:
 
     # -- where the engine reads ---------------------------------------------------------------------------------------
 
-    async def _fetch_all(self) -> None:
-        while True:
+    async def _fetch_next_group(self) -> None:
+        with self._lock:
+            wanted = self._wanted[:FETCH_KEYS]
+            del self._wanted[:FETCH_KEYS]
+        try:
+            answers = await self._fetch_group(wanted)
+        finally:
             with self._lock:
-                wanted = self._wanted[:FETCH_KEYS]
-                del self._wanted[:FETCH_KEYS]
-                self._fetching = bool(wanted)
-            if not wanted:
-                return
-            self._callers.answer(await self._fetch_group(wanted))
+                self._fetching = bool(self._wanted)
+                if self._fetching:
+                    self._engine.post_read(self._fetch_next_group)  # behind others' jobs
+        self._callers.answer(answers)
 
     async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Ticket]]) -> list[tuple[Ticket, Any]]:
         deletions = self._cache.deletions

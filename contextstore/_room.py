@@ -50,9 +50,6 @@ class EngineRoom:
                 with contextlib.suppress(RuntimeError):  # the thread is at its end already
                     self._stop()
 
-    def is_current_thread(self) -> bool:
-        return threading.current_thread() is self.thread
-
     def is_running_here(self) -> bool:
         """Whether the thread lives, and in this process: a forked child has the object only."""
         return self._pid == os.getpid() and self.thread.is_alive()
@@ -60,12 +57,14 @@ class EngineRoom:
     def _run(self) -> None:
         import anyio  # not at the top: `import contextstore` is to be quick
 
+        self._engine.own_threads.add(threading.get_ident())
         error: BaseException | None = None
         try:
             anyio.run(self._live)
         except BaseException as raised:  # noqa: BLE001 - handed over to whoever waits: nobody may wait for ever
             error = raised
         finally:
+            self._engine.own_threads.discard(threading.get_ident())
             _rooms.discard(self)
             if not self.opened.done():
                 self.opened.set_result(error)
@@ -113,9 +112,16 @@ def _watch_for_exit(room: EngineRoom) -> None:
 
 def _stop_all_at_exit() -> None:
     threading.main_thread().join()
+    # Threads that go on after the main one may still use their stores: the interpreter waits for them, and so do we.
+    while working := [thread for thread in threading.enumerate() if not thread.daemon and not _is_of_a_store(thread)]:
+        working[0].join()
     for room in list(_rooms):
         warn_unclosed(room)
         room.stop()
+
+
+def _is_of_a_store(thread: threading.Thread) -> bool:
+    return any(thread.ident in room._engine.own_threads for room in list(_rooms))
 
 
 def warn_unclosed(room: EngineRoom) -> None:

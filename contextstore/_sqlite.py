@@ -106,8 +106,9 @@ class _SQLiteEngine:
     def __init__(self, location: str, timeout: float) -> None:
         self.location = location
         self._timeout = timeout
-        self._writing = Lane()
-        self._reading = Lane()
+        self.own_threads: set[int] = set()
+        self._writing = Lane(self.own_threads)
+        self._reading = Lane(self.own_threads)
         # Serials of runs that exist, as the transactions of this object alone know them: see _serial.
         self._serials: dict[str, int] = {}
 
@@ -116,9 +117,6 @@ class _SQLiteEngine:
 
     def post_read(self, job: Job) -> None:
         self._reading.post(job)
-
-    def is_own_thread(self) -> bool:
-        return self._writing.is_current_thread() or self._reading.is_current_thread()
 
     # -- commits: in the writing connection's thread -------------------------------------------------------------------
 
@@ -351,9 +349,13 @@ class _SQLiteEngine:
         with self._read(f"global {key!r}") as connection:
             return self._global_state(connection, key)[1]
 
+    def _check_identity(self) -> None:
+        """Raise unless what was opened is still where it was."""
+
     @contextlib.contextmanager
     def _read(self, what: str) -> Iterator[sqlite3.Connection]:
-        """The reading connection, in one snapshot; SQLite's errors translated."""
+        """The reading connection; SQLite's errors translated."""
+        self._check_identity()
         connection = self._reading.connection
         try:
             yield connection
@@ -533,6 +535,8 @@ class FileEngine(_SQLiteEngine):
         connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}").close()
 
     async def close(self) -> None:
+        await self._reading.drain()
+        await self._writing.drain()
         # The last connection to close checkpoints and removes the WAL, and that must not run beside a commit. Without
         # the lock some other process has the file open, so that ours is not the last.
         deadline = time.monotonic() + self._timeout
@@ -546,7 +550,7 @@ class FileEngine(_SQLiteEngine):
             if self._lock is not None:
                 self._lock.close()
                 self._lock = cast("FileLock", None)
-            self._reading, self._writing = Lane(), Lane()
+            self._reading, self._writing = Lane(self.own_threads), Lane(self.own_threads)
 
     # -- turns: in the writing connection's thread ---------------------------------------------------------------------
 
@@ -571,17 +575,15 @@ class FileEngine(_SQLiteEngine):
         self._lock.release()
 
     def _check_identity(self) -> None:
-        """Raise unless the path still leads to the file that was opened: a write to another would be lost."""
         try:
             there = identity_of(self._path)
         except FileNotFoundError:
             raise StoreNotFoundError(
-                f"{self.location} was deleted while it was open; nothing was stored: close this store object"
+                f"{self.location} was deleted while it was open; nothing was stored: make a new store object"
             ) from None
         if there != self._identity:
             raise StorageError(
-                f"{self.location} was replaced by another file while it was open; nothing was stored: "
-                "close this store object and make a new one"
+                f"{self.location} was replaced by another file while it was open; nothing was stored: make a new store object"
             )
 
     async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
@@ -669,7 +671,7 @@ class ReadOnlyFileEngine(_SQLiteEngine):
                 ):
                     raise
                 await self._reading.close()
-                self._reading = Lane()
+                self._reading = Lane(self.own_threads)
                 await self._reading.open(uri_of(path, "ro") + "&immutable=1")
                 await self._reading.run(self._set_up)
         except BaseException as error:
@@ -694,4 +696,4 @@ class ReadOnlyFileEngine(_SQLiteEngine):
 
     async def close(self) -> None:
         await self._reading.close()
-        self._reading = Lane()
+        self._reading = Lane(self.own_threads)

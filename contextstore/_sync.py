@@ -33,11 +33,7 @@ class _Core(AsyncContextStore):
     """The core, with threads for callers."""
 
     def _make_callers(self) -> Callers:
-        return ThreadCallers(self._engine.location, self._is_own_thread)
-
-    def _is_own_thread(self) -> bool:
-        room = self._room
-        return self._engine.is_own_thread() or (room is not None and room.is_current_thread())
+        return ThreadCallers(self._engine.location, self._engine.own_threads)
 
 
 class ContextStore:

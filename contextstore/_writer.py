@@ -131,15 +131,24 @@ class Writer:
 
     async def _drain(self) -> None:
         try:
-            while self._has_work():
-                await self._commit_next_group()
-            await self._engine.tidy()
+            if not self._has_work():
+                return
+            await self._commit_next_group()
+            await self._tidy()
+            if self._has_work():
+                self._engine.post_write(self._drain)  # behind others' jobs, where the thread is shared
         except BaseException as error:
             # Nothing but a bug or a dying interpreter comes here. Even so nobody may be left waiting.
             logger.exception("the writer of %s failed; every queued write is refused", self._engine.location)
             self._refuse_all(StorageError(f"the writer of {self._engine.location} failed ({error!r})"))
             if not isinstance(error, Exception):
                 raise
+
+    async def _tidy(self) -> None:
+        try:
+            await self._engine.tidy()
+        except Exception:  # a bug; nobody's write depends on it
+            logger.exception("tidying up %s failed in an unforeseen way", self._engine.location)
 
     def _has_work(self) -> bool:
         with self._lock:

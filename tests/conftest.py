@@ -7,6 +7,7 @@ The blocking face is awaited through worker threads, as a user of ``asyncio.to_t
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import inspect
 import pathlib
@@ -82,6 +83,8 @@ def shared_target() -> None:
 
 @pytest.fixture
 async def make_store(face_and_engine: tuple[str, str], tmp_path: pathlib.Path) -> AsyncIterator[Target]:
+    # The default executor has a handful of threads, and a blocked call takes one.
+    asyncio.get_running_loop().set_default_executor(concurrent.futures.ThreadPoolExecutor(100))
     target = Target(*face_and_engine, tmp_path)
     yield target
     for store in target.made:

@@ -1,0 +1,554 @@
+"""A survey of Python's own standard library, as a flow that is killed half-way and goes on where it was.
+
+    python examples/survey.py            # or: make demo
+
+The flow has a node for every module of the standard library, which parses and measures it, and some nodes that combine
+what these found: totals of each package, the most imported modules, the longest functions, the import cycles. Each
+output is in the store before its node counts as complete. So a restart needs no more than this: ask the store what it
+has (``list_keys``), compute what is missing.
+
+The flow runs in a process of its own. Whoever started it watches the store, kills the process by SIGKILL once half of
+the outputs are there, starts another one for the same flow run, and proves what became of every node: by a journal to
+which the processes append a line whenever they begin or complete a node, and by reading the outputs back through plain
+``sqlite3``. If any claim does not hold, the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import contextlib
+import functools
+import os
+import pathlib
+import platform
+import signal
+import sqlite3
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import tokenize
+import urllib.parse
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from contextstore import AsyncContextStore, AtomicWriter, ContextStore, new_flow_run_id
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+
+# ------------------------------------------------------------------------------------------------- measuring a module
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A name and the figure by which it is ranked."""
+
+    name: str
+    figure: int
+
+
+@dataclass(frozen=True)
+class Module:
+    """What one module measures: the output of a module's node."""
+
+    lines: int
+    functions: int
+    classes: int
+    public: int  # modules, classes and functions that should have a docstring
+    documented: int  # and those that do
+    nesting: int  # of blocks, at the deepest place
+    imports: list[str]  # names imported when the module itself is imported
+    late_imports: list[str]  # names imported later, or only by type checkers
+    longest: list[Ranked]  # functions, by their lines
+
+
+def standard_library() -> dict[str, pathlib.Path]:
+    """The modules that are written in Python, by name; without tests and without what was installed later."""
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    modules = {}
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name.isidentifier() and name not in left_out)
+        package = pathlib.Path(folder).relative_to(root).parts
+        for file in map(pathlib.Path, files):
+            if file.suffix == ".py" and file.stem.isidentifier():
+                parts = package if file.stem == "__init__" else (*package, file.stem)
+                modules[".".join(parts)] = pathlib.Path(folder, file)
+    return dict(sorted(modules.items()))
+
+
+def measure(name: str, path: pathlib.Path) -> Module:
+    with tokenize.open(path) as file:  # decodes as the interpreter would
+        source = file.read()
+    tree = ast.parse(source, str(path))
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    functions: list[Ranked] = []
+    public = [ast.get_docstring(tree, clean=False)]
+    classes = nesting = 0
+    imports: set[str] = set()
+    late_imports: set[str] = set()
+    for statement, place in _statements(tree.body, _Place(scope=name)):
+        nesting = max(nesting, place.depth)
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            (late_imports if place.is_late else imports).update(_imported_names(statement, package))
+        elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if isinstance(statement, ast.ClassDef):
+                classes += 1
+            else:
+                length = (statement.end_lineno or statement.lineno) - statement.lineno + 1
+                functions.append(Ranked(f"{place.scope}.{statement.name}", length))
+            if not (statement.name.startswith("_") or place.is_late):
+                public.append(ast.get_docstring(statement, clean=False))
+    return Module(
+        lines=len(source.splitlines()),
+        functions=len(functions),
+        classes=classes,
+        public=len(public),
+        documented=sum(docstring is not None for docstring in public),
+        nesting=nesting,
+        imports=sorted(imports),
+        late_imports=sorted(late_imports - imports),
+        longest=_highest(functions, 5),
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a statement stands."""
+
+    scope: str
+    depth: int = 0
+    is_late: bool = False  # not executed when the module is imported
+
+
+def _statements(body: Sequence[ast.stmt], place: _Place) -> Iterator[tuple[ast.stmt, _Place]]:
+    for statement in body:
+        yield statement, place
+        inner = replace(place, depth=place.depth + 1)
+        match statement:
+            case ast.ClassDef(name=name, body=body):
+                yield from _statements(body, replace(inner, scope=f"{place.scope}.{name}"))
+            case ast.FunctionDef(name=name, body=body) | ast.AsyncFunctionDef(name=name, body=body):
+                yield from _statements(body, replace(inner, scope=f"{place.scope}.{name}", is_late=True))
+            case ast.If(test=test, body=body, orelse=orelse):
+                yield from _statements(body, replace(inner, is_late=place.is_late or _is_false_at_import(test)))
+                is_elif = len(orelse) == 1 and isinstance(orelse[0], ast.If)
+                yield from _statements(orelse, place if is_elif else inner)
+            case ast.For() | ast.AsyncFor() | ast.While() | ast.With() | ast.AsyncWith():
+                yield from _statements([*statement.body, *getattr(statement, "orelse", [])], inner)
+            case ast.Try() | ast.TryStar():
+                handled = [inside for handler in statement.handlers for inside in handler.body]
+                yield from _statements([*statement.body, *handled, *statement.orelse, *statement.finalbody], inner)
+            case ast.Match(cases=cases):
+                yield from _statements([inside for case in cases for inside in case.body], inner)
+
+
+def _is_false_at_import(test: ast.expr) -> bool:
+    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
+
+
+def _imported_names(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
+    """Absolute names. Whether ``b`` of ``from a import b`` is a module is found out later, when all are known."""
+    if isinstance(statement, ast.Import):
+        yield from (alias.name for alias in statement.names)
+        return
+    base = statement.module or ""
+    if statement.level:
+        parents = package.split(".")
+        parents = parents[: len(parents) - statement.level + 1]
+        base = ".".join([*parents, base] if base else parents)
+    yield from (base if alias.name == "*" else f"{base}.{alias.name}" for alias in statement.names)
+
+
+def _highest(ranked: Collection[Ranked], count: int) -> list[Ranked]:
+    return sorted(ranked, key=lambda entry: (-entry.figure, entry.name))[:count]
+
+
+# ------------------------------------------------------------------------------------------- combining the measurements
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The sums over several modules: the output of a package's node."""
+
+    modules: int
+    lines: int
+    functions: int
+    classes: int
+    public: int
+    documented: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the survey found: the output of the last node."""
+
+    totals: Totals
+    largest_packages: list[Ranked]
+    most_imported: list[Ranked]
+    longest_functions: list[Ranked]
+    deepest_nesting: list[Ranked]
+    import_cycles: list[list[str]]
+
+
+def totals(modules: Mapping[str, Module]) -> Totals:
+    measured = modules.values()
+    return Totals(
+        modules=len(measured),
+        lines=sum(module.lines for module in measured),
+        functions=sum(module.functions for module in measured),
+        classes=sum(module.classes for module in measured),
+        public=sum(module.public for module in measured),
+        documented=sum(module.documented for module in measured),
+    )
+
+
+def most_imported(modules: Mapping[str, Module]) -> list[Ranked]:
+    importers = Counter[str]()
+    for module in modules.values():
+        importers.update({_module_of(name, modules) for name in [*module.imports, *module.late_imports]})
+    return _highest([Ranked(name, count) for name, count in importers.items()], 5)
+
+
+def longest_functions(modules: Mapping[str, Module]) -> list[Ranked]:
+    return _highest([function for module in modules.values() for function in module.longest], 5)
+
+
+def deepest_nesting(modules: Mapping[str, Module]) -> list[Ranked]:
+    return _highest([Ranked(name, module.nesting) for name, module in modules.items()], 5)
+
+
+def import_cycles(modules: Mapping[str, Module]) -> list[list[str]]:
+    """The sets of modules each of which leads to every other by imports at import time; the largest sets first."""
+    imported = {
+        name: {_module_of(target, modules) for target in module.imports} & modules.keys()
+        for name, module in modules.items()
+    }
+    leads_to = {name: _reachable(name, imported) for name in imported}
+    cycles = {
+        frozenset(other for other in reached if name in leads_to[other])
+        for name, reached in leads_to.items()
+        if name in reached
+    }
+    return sorted((sorted(cycle) for cycle in cycles if len(cycle) > 1), key=lambda cycle: (-len(cycle), cycle))
+
+
+def _reachable(start: str, edges: Mapping[str, Collection[str]]) -> set[str]:
+    reached: set[str] = set()
+    ahead = list(edges[start])
+    while ahead:
+        if (name := ahead.pop()) not in reached:
+            reached.add(name)
+            ahead.extend(edges[name])
+    return reached
+
+
+def _module_of(imported: str, modules: Collection[str]) -> str:
+    """The module that an imported name belongs to: ``os.path.join`` to ``os``, the built-in ``_thread`` to itself."""
+    name = imported
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name or imported.partition(".")[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- the flow
+
+
+class Outputs:
+    """What a node may read: the outputs of this flow run."""
+
+    def __init__(self, store: AsyncContextStore, flow_run_id: str) -> None:
+        self._store = store
+        self._flow_run_id = flow_run_id
+
+    async def read(self, node_id: str, kind: type[T]) -> T:
+        output = await self._store.get(self._flow_run_id, node_id, type=kind)
+        if output is None:
+            raise LookupError(f"{node_id} has no output yet")
+        return output
+
+    async def read_modules(self, names: Collection[str]) -> dict[str, Module]:
+        measured = await asyncio.gather(*(self.read(f"module/{name}", Module) for name in names))
+        return dict(zip(names, measured, strict=True))
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step of the flow: what must be there before, and how its output is computed."""
+
+    after: Collection[str]
+    compute: Callable[[Outputs], Awaitable[object]]
+
+
+def survey(paths: Mapping[str, pathlib.Path]) -> dict[str, Node]:
+    """The nodes of the flow, by their ids."""
+    nodes: dict[str, Node] = {}
+
+    async def compute_module(name: str, _: Outputs) -> Module:
+        # A thread keeps the event loop free; that it cannot run in parallel to the others does not matter here.
+        return await asyncio.to_thread(measure, name, paths[name])
+
+    async def combine(function: Callable[[Mapping[str, Module]], T], names: Collection[str], outputs: Outputs) -> T:
+        return function(await outputs.read_modules(names))
+
+    def add_combining(node_id: str, function: Callable[[Mapping[str, Module]], object], names: Collection[str]) -> None:
+        nodes[node_id] = Node([f"module/{name}" for name in names], functools.partial(combine, function, names))
+
+    async def compute_report(outputs: Outputs) -> Report:
+        sizes = [Ranked(package, (await outputs.read(f"package/{package}", Totals)).lines) for package in packages]
+        return Report(
+            totals=await outputs.read("survey/totals", Totals),
+            largest_packages=_highest(sizes, 5),
+            most_imported=await outputs.read("survey/most-imported", list[Ranked]),
+            longest_functions=await outputs.read("survey/longest-functions", list[Ranked]),
+            deepest_nesting=await outputs.read("survey/deepest-nesting", list[Ranked]),
+            import_cycles=await outputs.read("survey/import-cycles", list[list[str]]),
+        )
+
+    for name in paths:
+        nodes[f"module/{name}"] = Node([], functools.partial(compute_module, name))
+    members = defaultdict(list)
+    for name in paths:
+        members[name.partition(".")[0]].append(name)
+    packages = {package: names for package, names in members.items() if len(names) > 1}
+    for package, names in packages.items():
+        add_combining(f"package/{package}", totals, names)
+    for function in (totals, most_imported, longest_functions, deepest_nesting, import_cycles):
+        add_combining(f"survey/{function.__name__.replace('_', '-')}", function, paths)
+    combining = [node_id for node_id in nodes if not node_id.startswith("module/")]
+    nodes["survey/report"] = Node(combining, compute_report)
+    return nodes
+
+
+class Journal:
+    """The lines ``began <node>`` and ``completed <node>``, appended by every process that works at the flow.
+
+    A line is one write to a file that is opened with O_APPEND: the death of the process, which the store is to get
+    over, does not take it back.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Callable[[str, str], None]]:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            yield lambda event, node_id: void(os.write(descriptor, f"{event} {node_id}\n".encode()))
+        finally:
+            os.close(descriptor)
+
+    def counts(self, event: str) -> Counter[str]:
+        """How often this happened to each node."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return Counter(node_id for happened, _, node_id in (line.partition(" ") for line in lines) if happened == event)
+
+
+CONCURRENCY = 8
+"""So many nodes are in work at once; those that are written at the same time share a commit."""
+
+
+async def run_flow(
+    store: AsyncContextStore,
+    flow_run_id: str,
+    nodes: Mapping[str, Node],
+    note: Callable[[str, str], None],
+    pace: float = 0.0,
+) -> None:
+    """Compute the nodes that have no output yet, each after those that it builds on."""
+    written = set(await store.list_keys(flow_run_id))  # by an earlier process; this is all there is to resuming
+    writer = AtomicWriter(store)
+    outputs = Outputs(store, flow_run_id)
+    order = TopologicalSorter({node_id: node.after for node_id, node in nodes.items()})
+    order.prepare()
+    slots = asyncio.Semaphore(CONCURRENCY)
+
+    async def run_node(node_id: str) -> None:
+        async with slots:
+            note("began", node_id)
+            output = await nodes[node_id].compute(outputs)
+            await asyncio.sleep(pace)
+            # Write before complete: what follows is called only once the output is durable.
+            await writer.write_and_complete(flow_run_id, node_id, output, functools.partial(complete, node_id))
+
+    def complete(node_id: str) -> None:
+        note("completed", node_id)
+        order.done(node_id)
+        start_ready()
+
+    def start_ready() -> None:
+        while ready := order.get_ready():
+            for node_id in ready:
+                if node_id in written:
+                    order.done(node_id)
+                else:
+                    group.create_task(run_node(node_id))
+
+    async with asyncio.TaskGroup() as group:
+        start_ready()
+
+
+async def work(options: argparse.Namespace) -> None:
+    """The process that is killed, and the one that goes on: they differ in nothing."""
+    nodes = survey(limited(standard_library(), options.limit))
+    with Journal(options.journal).opened() as note:
+        async with AsyncContextStore(options.store) as store:
+            await run_flow(store, options.flow_run_id, nodes, note, options.pace)
+
+
+# ------------------------------------------------------------------------------------------------------------ the story
+
+
+class Fact(NamedTuple):
+    """A line of the closing table. ``holds`` is None where a figure is told and nothing is claimed of it."""
+
+    label: str
+    figure: int
+    holds: bool | None = None
+
+
+def tell(options: argparse.Namespace, console: Console) -> bool:
+    """Run the flow, kill it, run it again. Returns whether all went as it must."""
+    paths = limited(standard_library(), options.limit)
+    nodes = survey(paths)
+    with tempfile.TemporaryDirectory(prefix="contextstore-survey-") as folder:
+        store_path = (options.store or pathlib.Path(folder, "survey.db")).absolute()
+        journal = Journal(pathlib.Path(folder, "journal"))
+        flow_run_id = new_flow_run_id()
+        console.print(
+            f"[bold]A survey of the standard library of Python {platform.python_version()}[/]: "
+            f"{len(paths):,} modules, {len(nodes):,} nodes",
+            f"store     {options.store or f'{store_path} (temporary)'}",
+            f"flow run  {flow_run_id}\n",
+            sep="\n",
+            highlight=False,
+            soft_wrap=True,
+        )
+        with ContextStore(store_path):
+            pass  # makes the store, so that there is something to watch from the first moment on
+        arguments = ["--worker", "--flow-run-id", flow_run_id, "--store", str(store_path)]
+        arguments += ["--journal", os.path.join(folder, "journal"), "--pace", str(options.pace)]
+        arguments += [] if options.limit is None else ["--limit", str(options.limit)]
+        run = functools.partial(run_process, arguments, store_path, flow_run_id)
+
+        with Progress(console, len(nodes)) as progress:
+            facts = [Fact("nodes of the flow", len(nodes))]
+            if options.kill:
+                status = run(progress.begin("first process"), kill_at=round(options.kill_at * len(nodes)))
+                progress.end("killed by SIGKILL" if status == -signal.SIGKILL else f"ended by itself, status {status}")
+                facts.append(Fact("processes killed half-way by SIGKILL", 1, status == -signal.SIGKILL))
+                killed = Moment.of(store_path, flow_run_id, journal)
+            else:
+                killed = Moment({}, Counter(), Counter())
+            status = run(progress.begin("second process" if options.kill else "the process"))
+            progress.end("done" if status == 0 else f"failed, status {status}")
+            facts.append(Fact("processes that came to the end", 1, status == 0))
+        end = Moment.of(store_path, flow_run_id, journal)
+        facts += compare(nodes, killed, end)
+        console.print(table_of("What became of the nodes", facts, console))
+        holds = all(fact.holds is not False for fact in facts)
+        if holds:
+            with ContextStore(store_path, read_only=True) as store:
+                report = store.get(flow_run_id, "survey/report", type=Report)
+            if report is not None:
+                console.print(findings(report))
+        if options.store:
+            sql = f"SELECT value FROM outputs WHERE flow_run_id = '{flow_run_id}' AND node_id = 'survey/report'"
+            console.print(f'\nLook for yourself:\n  sqlite3 {store_path} "{sql}"', highlight=False, soft_wrap=True)
+    console.print("\n[green]Every claim holds.[/]" if holds else "\n[bold red]A claim does not hold.[/]")
+    return holds
+
+
+def run_process(
+    arguments: Sequence[str],
+    store_path: pathlib.Path,
+    flow_run_id: str,
+    show: Callable[[int], None],
+    kill_at: int | None = None,
+) -> int:
+    """Start a process that works at the flow and watch the store; returns the exit status, negative for a signal."""
+    # In a process group of its own: Ctrl-C in the terminal is for the one who tells the story.
+    child = subprocess.Popen([sys.executable, __file__, *arguments], process_group=0)
+    try:
+        # Read-only, so that what a killed process leaves behind is put in order by the next one, and not by the watcher.
+        with ContextStore(store_path, read_only=True) as store:
+            while child.poll() is None:
+                written = len(store.list_keys(flow_run_id))
+                show(written)
+                if kill_at is not None and written >= kill_at:
+                    child.kill()
+                    break
+                time.sleep(0.01)
+            child.wait()
+            show(len(store.list_keys(flow_run_id)))
+    finally:
+        child.kill()
+        child.wait()
+    return child.returncode
+
+
+class Moment(NamedTuple):
+    """All there is to know at one time: the rows of this flow run in the view ``outputs``, and the journal."""
+
+    rows: Mapping[str, Sequence[tuple[str, str]]]  # (value, written_at) by node; more than one row would be an error
+    began: Counter[str]
+    completed: Counter[str]
+
+    @classmethod
+    def of(cls, store_path: pathlib.Path, flow_run_id: str, journal: Journal) -> Moment:
+        """Read by Python's own sqlite3: what is in the store is no secret of the library."""
+        rows = defaultdict(list)
+        uri = f"file:{urllib.parse.quote(str(store_path))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            query = "SELECT node_id, value, written_at FROM outputs WHERE flow_run_id = ?"
+            for node_id, value, written_at in connection.execute(query, (flow_run_id,)):
+                rows[node_id].append((value, written_at))
+        return cls(rows, journal.counts("began"), journal.counts("completed"))
+
+
+def compare(nodes: Collection[str], killed: Moment, end: Moment) -> list[Fact]:
+    """What was there at the kill, and what became of it."""
+    facts = []
+    begun_again = {node_id for node_id in killed.began if end.began[node_id] > killed.began[node_id]}
+    in_flight = killed.began.keys() - killed.rows.keys()
+    if killed.began:
+        acknowledged = killed.completed.keys()
+        told_nobody = killed.rows.keys() - acknowledged
+        lost = acknowledged - killed.rows.keys()
+        unchanged = [node_id for node_id, rows in killed.rows.items() if end.rows.get(node_id) == rows]
+        facts += [
+            Fact("completed before the kill", len(acknowledged)),
+            Fact("  whose output was lost", len(lost), not lost),
+            Fact("  computed again", len(acknowledged & begun_again), not acknowledged & begun_again),
+            Fact("written at the kill, but not yet completed", len(told_nobody)),
+            Fact("  computed again", len(told_nobody & begun_again), not told_nobody & begun_again),
+            Fact("being computed at the kill, not yet written", len(in_flight), len(in_flight) <= CONCURRENCY),
+            Fact("  computed again", len(in_flight & begun_again), in_flight <= begun_again),
+            Fact("outputs unchanged since the kill", len(unchanged), len(unchanged) == len(killed.rows)),
+        ]
+    once = [node_id for node_id in nodes if len(end.rows.get(node_id, [])) == 1]
+    foreign = end.rows.keys() - set(nodes)
+    most = len(nodes) + len(in_flight)
+    return [
+        *facts,
+        Fact("outputs at the end, each there exactly once", len(once), len(once) == len(nodes) and not foreign),
+        Fact("computations in all", end.began.total(), end.began.total() == most),
+    ]
+
+
+def void(_: object) -> None:
+    """For a result that is of no interest."""
+
+
+def limited(paths: dict[str, pathlib.Path], limit: int | None) -> dict[str, pathlib.Path]:
+    return dict(list(paths.items())[:limit])

@@ -1,0 +1,72 @@
+"""Ways to stop a store at a chosen point, and to inject a fault there: at the engine's contract, with a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from contextstore import AsyncContextStore
+
+
+def core_of(store: Any) -> AsyncContextStore:
+    """The core of a store of either face, or of its awaited form."""
+    store = getattr(store, "blocking", store)
+    return getattr(store, "_core", store)
+
+
+class Gate:
+    """Holds every commit of a store until it is opened, and counts what goes through."""
+
+    def __init__(self, store: Any) -> None:
+        self._engine: Any = core_of(store)._engine
+        self._commit = self._engine.commit
+        self._open = threading.Event()
+        self.arrived = threading.Semaphore(0)
+        self.groups: list[int] = []
+        self._engine.commit = self._held_commit
+
+    async def _held_commit(self, units: Any) -> Any:
+        self.groups.append(len(units))
+        self.arrived.release()
+        assert self._open.wait(60), "the gate was never opened"
+        return await self._commit(units)
+
+    async def wait_for_arrival(self) -> None:
+        await until(lambda: self.arrived.acquire(blocking=False))
+
+    def open(self) -> None:
+        self._open.set()
+
+    def shut(self) -> None:
+        self._open.clear()
+
+
+def fail(store: Any, call: str, *errors: BaseException | None) -> None:
+    """Have the engine's next calls raise these, one after the other (None: do what it does); then work as before."""
+    engine: Any = core_of(store)._engine
+    original = getattr(engine, call)
+    left = list(errors)
+
+    async def failing(*args: Any) -> Any:
+        error = left.pop(0) if left else None
+        if error is not None:
+            raise error
+        return await original(*args)
+
+    setattr(engine, call, failing)
+
+
+async def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.001)
+
+
+def queued(store: Any) -> int:
+    """How many writes are in the queue, or wait for room in it."""
+    writer: Any = core_of(store)._writer
+    return len(writer._queue) + len(writer._waiting)
