@@ -8,6 +8,7 @@ the same. Errors are in ``contextstore.errors``, and here as well.
 
 from ._flow import AtomicWriter
 from ._keys import new_flow_run_id
+from ._results import CheckReport, GlobalEntry, Output, Problem, PruneReport, RunInfo, StoreStats
 from ._store import AsyncContextStore
 from ._sync import ContextStore
 from .errors import (
@@ -41,6 +42,7 @@ __all__ = [
     "AsyncContextStore",
     "AtomicWriteError",
     "AtomicWriter",
+    "CheckReport",
     "CompletionFailedError",
     "ContextStore",
     "ContextStoreError",
@@ -48,16 +50,22 @@ __all__ = [
     "DeserializationError",
     "ForkedProcessError",
     "GlobalAlreadyExistsError",
+    "GlobalEntry",
     "IncompatibleStoreError",
     "InvalidKeyError",
+    "Output",
+    "Problem",
+    "PruneReport",
     "ReadOnlyStoreError",
     "RunDeletedError",
+    "RunInfo",
     "SerializationError",
     "StorageError",
     "StoreBusyError",
     "StoreClosedError",
     "StoreFullError",
     "StoreNotFoundError",
+    "StoreStats",
     "VersionConflictError",
     "WriteFailedError",
     "WrongLoopError",

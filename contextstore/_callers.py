@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import contextvars
+import inspect
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from .errors import ForkedProcessError, WrongLoopError
@@ -38,6 +41,9 @@ class Callers(Protocol):
 
     async def wait(self, ticket: Ticket, timeout: float | None, expire: Callable[[], object | None]) -> Any:
         """The answer. After ``timeout`` seconds ``expire()`` is asked once; what it returns, unless None, is it."""
+
+    async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
+        """What a function that the user passed in has returned to be awaited; refused where nothing can be awaited."""
 
     async def join(self, future: concurrent.futures.Future[T]) -> T:
         """The future's result. To be cancelled while waiting does nothing to the future."""
@@ -89,6 +95,9 @@ class TaskCallers:
             return await ticket
         finally:
             timer.cancel()
+
+    async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
+        return await awaitable
 
     async def join(self, future: concurrent.futures.Future[T]) -> T:
         # Not asyncio.wrap_future: that cancels the future with its waiter, and complains of a loop closed meanwhile.
@@ -163,6 +172,13 @@ class ThreadCallers:
             ticket.answered.acquire()
         return ticket.answer
 
+    async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        raise TypeError(
+            f"{function!r} returned an awaitable, and ContextStore takes plain functions: use AsyncContextStore"
+        )
+
     async def join(self, future: concurrent.futures.Future[T]) -> T:
         return future.result()
 
@@ -195,3 +211,83 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise RuntimeError("a coroutine that must not suspend did")
+
+
+_held_turns: contextvars.ContextVar[frozenset[tuple[Turns, str]]] = contextvars.ContextVar("turns", default=frozenset())
+
+
+class Turns:
+    """Callers that queue by key."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[Ticket]] = {}
+
+    @contextlib.asynccontextmanager
+    async def turn(self, key: str) -> AsyncIterator[None]:
+        if (self, key) in _held_turns.get():
+            raise RuntimeError(f"update_global of {key!r} was called by the function that is updating it")
+        ticket = self._callers.ticket()
+        with self._lock:
+            queue = self._waiting.setdefault(key, [])
+            queue.append(ticket)
+            is_first = len(queue) == 1
+        try:
+            if not is_first:
+                await self._callers.wait(ticket, None, lambda: None)
+            token = _held_turns.set(_held_turns.get() | {(self, key)})
+            try:
+                yield
+            finally:
+                _held_turns.reset(token)
+        finally:
+            self._leave(key, ticket)
+
+    def _leave(self, key: str, ticket: Ticket) -> None:
+        with self._lock:
+            queue = self._waiting[key]
+            was_first = queue[0] is ticket
+            queue.remove(ticket)
+            if not queue:
+                del self._waiting[key]
+                return
+            following = queue[0]
+        if was_first:
+            self._callers.answer([(following, None)])
+
+
+class Events:
+    """What happens elsewhere, handed to the caller that waits for it."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+        self._lock = threading.Lock()
+        self._latest: tuple[int, int] | None = None
+        self._ended = False
+        self._ticket: Ticket = None
+
+    def report(self, done: int, total: int) -> None:
+        """From any thread. If the caller is slower, it gets only the latest."""
+        self._tell((done, total), False)
+
+    def end(self) -> None:
+        self._tell(None, True)
+
+    def _tell(self, event: tuple[int, int] | None, ended: bool) -> None:
+        with self._lock:
+            self._latest = event or self._latest
+            self._ended = self._ended or ended
+            ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._callers.answer([(ticket, None)])
+
+    async def next(self) -> tuple[int, int] | None:
+        """The next event, waited for; None at the end."""
+        while True:
+            with self._lock:
+                event, self._latest = self._latest, None
+                if event is not None or self._ended:
+                    return event
+                ticket = self._ticket = self._callers.ticket()
+            await self._callers.wait(ticket, None, lambda: None)

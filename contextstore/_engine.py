@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ._codec import Encoded
+from ._results import CheckReport
 from .errors import ContextStoreError, CorruptStoreError, StorageError
 
 logger = logging.getLogger("contextstore")
@@ -46,7 +47,45 @@ class UpsertGlobal(NamedTuple):
     expected_version: int | None
 
 
-Operation: TypeAlias = PutOutput | PutGlobal | UpsertGlobal
+class DeleteGlobal(NamedTuple):
+    """Delete a global; its version is kept, to be counted on. Result: whether it was there."""
+
+    key: str
+
+
+class DeleteRun(NamedTuple):
+    """Mark a run as deleted, for good: a tombstone, also for a run never seen. Its outputs are gone for every reader.
+
+    With ``idle_since`` only if it has outputs, and all were written before. Result: whether this marked it.
+    """
+
+    flow_run_id: str
+    idle_since: int | None
+
+
+class RemoveOutputs(NamedTuple):
+    """Remove at most so many outputs of a deleted run. Result: how many."""
+
+    flow_run_id: str
+    limit: int
+
+
+class ForgetRuns(NamedTuple):
+    """Remove at most so many tombstones from before that time, of runs without outputs. Result: how many."""
+
+    deleted_before: int
+    limit: int
+
+
+class GiveBackSpace(NamedTuple):
+    """Make the storage smaller by at most so many pages. Result: how many."""
+
+    pages: int
+
+
+Operation: TypeAlias = (
+    PutOutput | PutGlobal | UpsertGlobal | DeleteGlobal | DeleteRun | RemoveOutputs | ForgetRuns | GiveBackSpace
+)
 Unit: TypeAlias = Sequence[Operation]
 """Operations that commit together or not at all."""
 
@@ -67,11 +106,43 @@ class OutputRecord(NamedTuple):
 Fetched: TypeAlias = "OutputRecord | CorruptStoreError | None"
 
 
+def value_bytes(operation: Operation) -> int:
+    """How much an operation brings with it."""
+    value = getattr(operation, "value", None)
+    return 0 if value is None else len(value.data)
+
+
 class GlobalRecord(NamedTuple):
     key: str
     value: Encoded
     version: int
     written_at: int  # microseconds since 1970, UTC
+
+
+class RunRecord(NamedTuple):
+    """A run that is not deleted."""
+
+    serial: int  # the order in which the store first saw the runs
+    flow_run_id: str
+    outputs: int
+    bytes: int
+    first_written_at: int
+    last_written_at: int
+
+
+class Counts(NamedTuple):
+    runs: int
+    tombstones: int
+    outputs: int
+    globals: int
+    value_bytes: int
+
+
+class EngineStats(NamedTuple):
+    name: str
+    file_bytes: int
+    wal_bytes: int
+    checkpoint_pinned: bool
 
 
 class GroupLimits(NamedTuple):
@@ -128,10 +199,43 @@ class Engine(Protocol):
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         """The outputs under the keys, in their order. A damaged one is an error in its own place only."""
 
+    async def exists(self, key: OutputKey) -> bool: ...
+
     async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
         """Node ids that have an output, by code point."""
 
+    async def page_outputs(self, flow_run_id: str, after: str, limit: int, max_bytes: int) -> list[Fetched]:
+        """The run's outputs with a node id above ``after``, by node id: at most so many, and about so many bytes."""
+
+    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
+        """Newest first; those after the run ``after``, deleted or not. LookupError: there is no trace of it."""
+
+    async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
+        """Oldest first, with a serial above ``after``."""
+
+    async def is_deleted(self, flow_run_id: str) -> bool: ...
+
+    async def list_unfinished_deletions(self, limit: int) -> list[str]:
+        """Deleted runs that still have outputs, since whoever deleted them was interrupted."""
+
+    async def count_tombstones(self, deleted_before: int) -> int: ...
+
     async def fetch_global(self, key: str) -> GlobalRecord | None: ...
+
+    async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
+        """By key, with a key above ``after``."""
+
+    async def count(self) -> Counts: ...
+
+    # -- in the engine room, beside the reads and writes --------------------------------------------------------------
+
+    async def stats(self) -> EngineStats: ...
+
+    async def check(self) -> CheckReport:
+        """Look at everything, and stop at nothing."""
+
+    async def backup(self, path: str, report: Callable[[int, int], None]) -> None:
+        """Copy a snapshot to a new file; ``report(done, total)`` is called from any thread."""
 
 
 def own_error(error: Exception, engine: Engine) -> ContextStoreError:

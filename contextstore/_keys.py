@@ -60,6 +60,14 @@ def _key(name: str, value: Id, may_be_empty: bool = False) -> str:
     return value
 
 
+def check_count(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
 def _shown(value: str) -> str:
     return repr(value if len(value) <= 60 else value[:57] + "...")
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ._callers import Callers, Ticket
 from ._codec import Encoded
-from ._engine import Engine, Operation, OutputKey, OutputRecord, PutOutput, own_error
+from ._engine import DeleteRun, Engine, Operation, OutputKey, OutputRecord, PutOutput, own_error
 from .errors import ContextStoreError, StoreClosedError
 
 T = TypeVar("T")
@@ -40,6 +40,9 @@ class OutputCache:
         self._entries: OrderedDict[OutputKey, Encoded] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes = 0
+        # Counted without the lock: under many threads some may be missed.
+        self.hits = 0
+        self.misses = 0
         self.deletions = 0
         """Rises with each deletion. Who read before a deletion must not fill the cache after it."""
 
@@ -47,7 +50,10 @@ class OutputCache:
         # Without the lock, which would double the cost: each of the two steps is atomic, and between them the entry
         # may at worst be gone.
         value = self._entries.get(key)
-        if value is not None:
+        if value is None:
+            self.misses += 1
+        else:
+            self.hits += 1
             try:
                 self._entries.move_to_end(key)
             except KeyError:
@@ -71,6 +77,14 @@ class OutputCache:
         for operation in operations:
             if type(operation) is PutOutput and not operation.exist_ok:
                 self.fill((operation.flow_run_id, operation.node_id), operation.value, self.deletions)
+            elif type(operation) is DeleteRun:
+                self._forget_run(operation.flow_run_id)
+
+    def _forget_run(self, flow_run_id: str) -> None:
+        with self._lock:
+            self.deletions += 1
+            for key in [key for key in self._entries if key[0] == flow_run_id]:
+                self.bytes -= ENTRY_BYTES + len(self._entries.pop(key).data)
 
     def clear(self) -> None:
         with self._lock:
@@ -113,6 +127,18 @@ class Reader:
         record: OutputRecord | None = answer
         return record
 
+    async def fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
+        """Those of the outputs that are there. Raises if one is damaged."""
+        deletions = self._cache.deletions
+        found = {}
+        for key, record in zip(keys, await self.call(lambda: self._engine.fetch(keys)), strict=True):
+            if isinstance(record, ContextStoreError):
+                raise record
+            if record is not None:
+                self._cache.fill(key, record.value, deletions)
+                found[key] = record.value
+        return found
+
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Any other read of the engine, as a job of its own."""
         ticket = self._callers.ticket()
@@ -153,8 +179,11 @@ class Reader:
         return [(ticket, record) for (_, ticket), record in zip(wanted, found, strict=True)]
 
     async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], ticket: Ticket) -> None:
+        answer: tuple[bool, Any]
         try:
             answer = (True, await read())
+        except LookupError as error:  # the engine's way to say that something it was asked about is not there
+            answer = (False, error)
         except Exception as error:  # noqa: BLE001 - handed over to the one who waits, whatever it is
             answer = (False, own_error(error, self._engine))
         self._callers.answer([(ticket, answer)])

@@ -14,10 +14,16 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._engine import Engine
+from .errors import StoreClosedError
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
+T = TypeVar("T")
 
 
 class EngineRoom:
@@ -25,7 +31,7 @@ class EngineRoom:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._stop: Callable[[], Any] | None = None
+        self._portal: BlockingPortal | None = None
         self._stop_lock = threading.Lock()
         self._stopping = False
         self._pid = os.getpid()
@@ -42,13 +48,29 @@ class EngineRoom:
         _watch_for_exit(self)
         self.thread.start()
 
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T | Exception]:
+        """Run a coroutine function on the engine's loop. Its error, too, is the future's result. From any thread."""
+
+        async def run() -> T | Exception:
+            try:
+                return await function()
+            except Exception as error:  # noqa: BLE001 - handed over to whoever waits, whatever it is
+                return error
+
+        if self._portal is None:
+            raise StoreClosedError(self._engine.location)
+        try:
+            return self._portal.start_task_soon(run)
+        except RuntimeError:  # it has just been stopped
+            raise StoreClosedError(self._engine.location) from None
+
     def stop(self) -> None:
         """Have the engine closed. From any thread, any number of times; does not wait."""
         with self._stop_lock:
             self._stopping = True
-            if self._stop is not None:
+            if self._portal is not None:
                 with contextlib.suppress(RuntimeError):  # the thread is at its end already
-                    self._stop()
+                    self._portal.start_task_soon(self._portal.stop)
 
     def is_running_here(self) -> bool:
         """Whether the thread lives, and in this process: a forked child has the object only."""
@@ -78,7 +100,7 @@ class EngineRoom:
         try:
             async with BlockingPortal() as portal:
                 with self._stop_lock:
-                    self._stop = lambda: portal.start_task_soon(portal.stop)
+                    self._portal = portal
                     stopping = self._stopping
                 self.opened.set_result(None)
                 if stopping:
@@ -114,7 +136,7 @@ def _stop_all_at_exit() -> None:
     threading.main_thread().join()
     # Threads that go on after the main one may still use their stores: the interpreter waits for them, and so do we.
     while working := [thread for thread in threading.enumerate() if not thread.daemon and not _is_of_a_store(thread)]:
-        working[0].join()
+        working[0].join(0.1)  # not for ever: it may be a store's that is just being opened
     for room in list(_rooms):
         warn_unclosed(room)
         room.stop()

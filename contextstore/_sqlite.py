@@ -12,13 +12,19 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, cast
 
 from . import _codec
 from ._codec import Encoded
 from ._engine import (
+    Counts,
+    DeleteGlobal,
+    DeleteRun,
+    EngineStats,
     Fetched,
+    ForgetRuns,
+    GiveBackSpace,
     GlobalRecord,
     GroupLimits,
     Job,
@@ -28,11 +34,16 @@ from ._engine import (
     OutputRecord,
     PutGlobal,
     PutOutput,
+    RemoveOutputs,
+    RunRecord,
     Unit,
     UpsertGlobal,
+    value_bytes,
 )
 from ._filelock import POLL_SECONDS, FileLock
 from ._lane import Lane
+from ._results import CheckReport
+from ._sqlite_care import back_up, check_store
 from ._sqlite_file import (
     SCHEMA_VERSION,
     bring_up_to_date,
@@ -41,9 +52,11 @@ from ._sqlite_file import (
     create_schema,
     has_content,
     identity_of,
+    is_whole,
     probe,
     schema_version,
     secure,
+    size_of,
     sync_adopted_frames,
     sync_folder,
     translated,
@@ -78,19 +91,36 @@ _INSERT_SIZES = (64, 32, 16, 8, 4, 2, 1)
 
 
 def _insert_outputs(rows: int) -> str:
-    values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows)
-    columns = "run, node_id, codec, checksum, written_at, value"
+    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * rows)
+    columns = "run, node_id, codec, checksum, written_at, size, value"
     return f"INSERT INTO output_rows ({columns}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - no input in it
 
 
 _INSERT_OUTPUTS = {rows: _insert_outputs(rows) for rows in _INSERT_SIZES}
 
-_FETCH_OUTPUT = """
-    SELECT output_rows.codec, CAST(output_rows.value AS BLOB), output_rows.checksum, output_rows.written_at
-    FROM runs JOIN output_rows ON output_rows.run = runs.serial
-    WHERE runs.flow_run_id = ? AND runs.deleted_at IS NULL AND output_rows.node_id = ?
+_OUTPUT_COLUMNS = """
+    output_rows.node_id, output_rows.codec, CAST(output_rows.value AS BLOB), output_rows.checksum,
+    output_rows.written_at, output_rows.size
 """
-_FETCH_GLOBAL = "SELECT codec, CAST(value AS BLOB), checksum, version, written_at FROM global_rows WHERE key = ?"
+_FETCH_OUTPUT = f"""
+    SELECT {_OUTPUT_COLUMNS} FROM runs JOIN output_rows ON output_rows.run = runs.serial
+    WHERE runs.flow_run_id = ? AND runs.deleted_at IS NULL AND output_rows.node_id = ?
+"""  # noqa: S608 - no input in it
+_PAGE_OUTPUTS = f"""
+    SELECT {_OUTPUT_COLUMNS} FROM output_rows
+    WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
+    ORDER BY node_id LIMIT ?
+"""  # noqa: S608 - no input in it
+_GLOBAL_COLUMNS = "key, codec, CAST(value AS BLOB), checksum, version, written_at, size"
+_FETCH_GLOBAL = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key = ?"  # noqa: S608 - no input in it
+
+_COUNT = """
+    SELECT (SELECT count(*) FROM runs WHERE deleted_at IS NULL),
+        (SELECT count(*) FROM runs WHERE deleted_at IS NOT NULL), count(*),
+        (SELECT count(*) FROM global_rows WHERE value IS NOT NULL),
+        CAST(total(size) + (SELECT total(size) FROM global_rows) AS INTEGER)
+    FROM output_rows WHERE run IN (SELECT serial FROM runs WHERE deleted_at IS NULL)
+"""
 
 
 # -------------------------------------------------------------------------------------------------------- the engines
@@ -246,7 +276,7 @@ class _SQLiteEngine:
     def _output_row(self, connection: sqlite3.Connection, put: PutOutput, now: int) -> tuple[Any, ...]:
         run = self._serial(connection, put.flow_run_id, now)
         checksum = _codec.checksum(put.flow_run_id, put.node_id, put.value)
-        return (run, put.node_id, put.value.codec, checksum, now, _column(put.value))
+        return (run, put.node_id, put.value.codec, checksum, now, len(put.value.data), _column(put.value))
 
     def _serial(self, connection: sqlite3.Connection, flow_run_id: str, now: int) -> int:
         """The run's serial; a run not seen before gets one. Raises RunDeletedError."""
@@ -273,6 +303,16 @@ class _SQLiteEngine:
                 return self._put_global(connection, operation, now)
             case UpsertGlobal():
                 return self._upsert_global(connection, operation, now)
+            case DeleteGlobal():
+                return self._delete_global(connection, operation, now)
+            case DeleteRun():
+                return self._delete_run(connection, operation, now)
+            case RemoveOutputs():
+                return self._remove_outputs(connection, operation)
+            case ForgetRuns():
+                return self._forget_runs(connection, operation)
+            case GiveBackSpace():
+                return self._give_back_space(connection, operation)
 
     def _put_output(self, connection: sqlite3.Connection, put: PutOutput, now: int) -> None:
         row = self._output_row(connection, put, now)
@@ -309,24 +349,94 @@ class _SQLiteEngine:
         row = connection.execute(_FETCH_GLOBAL, (key,)).fetchone()
         if row is None:
             return 0, None
-        record = None if row[1] is None else self._global_record(key, row, must_be_whole)
-        return row[3], record
+        record = None if row[2] is None else self._global_record(row, must_be_whole)
+        return row[4], record
 
     def _write_global(self, connection: sqlite3.Connection, key: str, version: int, value: Encoded, now: int) -> None:
         connection.execute(
             """
-            INSERT INTO global_rows (key, version, codec, checksum, written_at, value) VALUES (?, ?, ?, ?, ?, ?)
+            INSERT INTO global_rows (key, version, codec, checksum, written_at, size, value)
+            VALUES (?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (key) DO UPDATE SET version = excluded.version, codec = excluded.codec,
-                checksum = excluded.checksum, written_at = excluded.written_at, value = excluded.value
+                checksum = excluded.checksum, written_at = excluded.written_at, size = excluded.size,
+                value = excluded.value
             """,
-            (key, version, value.codec, _codec.checksum("", key, value), now, _column(value)),
+            (key, version, value.codec, _codec.checksum("", key, value), now, len(value.data), _column(value)),
         )
+
+    def _delete_global(self, connection: sqlite3.Connection, delete: DeleteGlobal, now: int) -> bool:
+        deleted = connection.execute(
+            """
+            UPDATE global_rows SET value = NULL, codec = NULL, checksum = NULL, size = NULL, written_at = ?
+            WHERE key = ? AND value IS NOT NULL
+            """,
+            (now, delete.key),
+        )
+        return deleted.rowcount == 1
+
+    def _delete_run(self, connection: sqlite3.Connection, delete: DeleteRun, now: int) -> bool:
+        run = connection.execute(
+            "SELECT serial, deleted_at FROM runs WHERE flow_run_id = ?", (delete.flow_run_id,)
+        ).fetchone()
+        if delete.idle_since is not None:
+            if run is None:
+                return False
+            (last,) = connection.execute("SELECT max(written_at) FROM output_rows WHERE run = ?", run[:1]).fetchone()
+            if last is None or last >= delete.idle_since:
+                return False
+        if run is None:
+            insert = "INSERT INTO runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)"
+            connection.execute(insert, (delete.flow_run_id, now, now))
+        elif run[1] is None:
+            connection.execute("UPDATE runs SET deleted_at = ? WHERE serial = ?", (now, run[0]))
+        else:
+            return False
+        self._serials.pop(delete.flow_run_id, None)
+        return True
+
+    def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> int:
+        removed = connection.execute(
+            """
+            DELETE FROM output_rows WHERE id IN (
+                SELECT id FROM output_rows
+                WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL) LIMIT ?
+            )
+            """,
+            remove,
+        )
+        return removed.rowcount
+
+    def _forget_runs(self, connection: sqlite3.Connection, forget: ForgetRuns) -> int:
+        forgotten = connection.execute(
+            """
+            DELETE FROM runs WHERE serial IN (
+                SELECT serial FROM runs
+                WHERE deleted_at < ? AND NOT EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial) LIMIT ?
+            )
+            """,
+            forget,
+        )
+        return forgotten.rowcount
+
+    def _give_back_space(self, connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:
+        ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
+        connection.execute(f"PRAGMA incremental_vacuum({int(give_back.pages)})").fetchall()
+        ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
+        return int(before - after)
 
     # -- reads: in the reading connection's thread, and within commits -------------------------------------------------
 
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         with self._read("the outputs") as connection:
             return self._fetch_outputs(connection, keys)
+
+    async def exists(self, key: OutputKey) -> bool:
+        with self._read(f"the output of {_named(key)}") as connection:
+            query = """
+                SELECT 1 FROM output_rows
+                WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id = ?
+            """
+            return connection.execute(query, key).fetchone() is not None
 
     async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
         with self._read(f"the nodes of flow run {flow_run_id!r}") as connection:
@@ -345,9 +455,111 @@ class _SQLiteEngine:
         names: list[str] = _codec.decode(Encoded(_codec.JSON, nodes.encode()))
         return names
 
+    async def page_outputs(self, flow_run_id: str, after: str, limit: int, max_bytes: int) -> list[Fetched]:
+        with self._read(f"the outputs of flow run {flow_run_id!r}") as connection:
+            page: list[Fetched] = []
+            cursor = connection.execute(_PAGE_OUTPUTS, (flow_run_id, after, limit))
+            try:
+                for row in cursor:
+                    page.append(self._output_record(flow_run_id, row))
+                    max_bytes -= len(row[2] or b"")
+                    if max_bytes <= 0:
+                        break
+            finally:
+                cursor.close()  # an open one would pin its snapshot
+            return page
+
+    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
+        with self._read("the runs") as connection:
+            below = 2**63 - 1
+            if after is not None:
+                row = connection.execute("SELECT serial FROM runs WHERE flow_run_id = ?", (after,)).fetchone()
+                if row is None:
+                    raise LookupError(after)
+                (below,) = row
+            query = """
+                SELECT serial, flow_run_id FROM runs
+                WHERE serial < ? AND deleted_at IS NULL AND flow_run_id >= ? AND flow_run_id < ?
+                ORDER BY serial DESC
+            """
+            return self._run_records(connection, query, (below, prefix, _after_prefix(prefix)), limit)
+
+    async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
+        with self._read("the runs") as connection:
+            query = "SELECT serial, flow_run_id FROM runs WHERE serial > ? AND deleted_at IS NULL ORDER BY serial"
+            return self._run_records(connection, query, (after,), limit)
+
+    def _run_records(
+        self, connection: sqlite3.Connection, query: str, parameters: tuple[Any, ...], limit: int
+    ) -> list[RunRecord]:
+        records = []
+        for serial, flow_run_id in connection.execute(f"{query} LIMIT ?", (*parameters, limit)).fetchall():
+            counts = connection.execute(
+                "SELECT count(*), total(size), min(written_at), max(written_at) FROM output_rows WHERE run = ?",
+                (serial,),
+            ).fetchone()
+            records.append(RunRecord(serial, flow_run_id, counts[0], int(counts[1]), counts[2] or 0, counts[3] or 0))
+        return records
+
+    async def is_deleted(self, flow_run_id: str) -> bool:
+        with self._read(f"flow run {flow_run_id!r}") as connection:
+            query = "SELECT 1 FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL"
+            return connection.execute(query, (flow_run_id,)).fetchone() is not None
+
+    async def list_unfinished_deletions(self, limit: int) -> list[str]:
+        with self._read("the deleted runs") as connection:
+            query = """
+                SELECT flow_run_id FROM runs WHERE deleted_at IS NOT NULL
+                AND EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial) LIMIT ?
+            """
+            return [flow_run_id for (flow_run_id,) in connection.execute(query, (limit,)).fetchall()]
+
+    async def count_tombstones(self, deleted_before: int) -> int:
+        with self._read("the deleted runs") as connection:
+            query = "SELECT count(*) FROM runs WHERE deleted_at < ?"
+            return int(connection.execute(query, (deleted_before,)).fetchone()[0])
+
     async def fetch_global(self, key: str) -> GlobalRecord | None:
         with self._read(f"global {key!r}") as connection:
             return self._global_state(connection, key)[1]
+
+    async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
+        query = f"""
+            SELECT {_GLOBAL_COLUMNS} FROM global_rows
+            WHERE value IS NOT NULL AND key >= ? AND key < ? AND (? IS NULL OR key > ?) ORDER BY key LIMIT ?
+        """  # noqa: S608 - no input in it
+        with self._read("the globals") as connection:
+            rows = connection.execute(query, (prefix, _after_prefix(prefix), after, after, limit)).fetchall()
+            return [self._global_record(row) for row in rows]
+
+    async def count(self) -> Counts:
+        with self._read("the counts") as connection:
+            return Counts(*connection.execute(_COUNT).fetchone())
+
+    # -- care: in the engine room --------------------------------------------------------------------------------------
+
+    async def stats(self) -> EngineStats:
+        return EngineStats(f"SQLite {sqlite3.sqlite_version}", 0, 0, False)
+
+    async def check(self) -> CheckReport:
+        async with self._lane_for_care() as lane:
+            return await lane.run(check_store)
+
+    async def backup(self, path: str, report: Callable[[int, int], None]) -> None:
+        try:
+            async with self._lane_for_care() as lane:
+                await lane.run(lambda connection: back_up(connection, path, report))
+        except sqlite3.Error as error:
+            raise translated(error, self.location, "could not back up") from error
+        except OSError as error:
+            if isinstance(error, ContextStoreError):
+                raise
+            raise translated_os(error, path, "could not make the backup") from error
+
+    @contextlib.asynccontextmanager
+    async def _lane_for_care(self) -> AsyncIterator[Lane]:
+        """Where something may take long: a connection of its own, if there can be one."""
+        yield self._reading
 
     def _check_identity(self) -> None:
         """Raise unless what was opened is still where it was."""
@@ -365,7 +577,7 @@ class _SQLiteEngine:
     def _fetch_outputs(self, connection: sqlite3.Connection, keys: Sequence[OutputKey]) -> list[Fetched]:
         try:
             return [
-                None if row is None else self._output_record(key, row)
+                None if row is None else self._output_record(key[0], row)
                 for key, row in ((key, connection.execute(_FETCH_OUTPUT, key).fetchone()) for key in keys)
             ]
         except sqlite3.DatabaseError as error:
@@ -385,20 +597,20 @@ class _SQLiteEngine:
             corrupt.__cause__ = error
             return corrupt
 
-    def _output_record(self, key: OutputKey, row: tuple[Any, ...]) -> Fetched:
-        codec, data, checksum, written_at = row
+    def _output_record(self, flow_run_id: str, row: tuple[Any, ...]) -> OutputRecord | CorruptStoreError:
+        node_id, codec, data, checksum, written_at, size = row
         encoded = Encoded(codec, data)
-        if not _is_whole(*key, encoded, checksum) or type(written_at) is not int:
-            return CorruptStoreError(
-                f"the output of {_named(key)} in {self.location} is damaged: its checksum does not fit; "
-                "restore it from a backup"
-            )
-        return OutputRecord(key[1], encoded, written_at)
+        if is_whole(flow_run_id, node_id, encoded, checksum, size) and type(written_at) is int:
+            return OutputRecord(node_id, encoded, written_at)
+        return CorruptStoreError(
+            f"the output of {_named((flow_run_id, node_id))} in {self.location} is damaged: its checksum does not fit; "
+            "restore it from a backup"
+        )
 
-    def _global_record(self, key: str, row: tuple[Any, ...], must_be_whole: bool = True) -> GlobalRecord:
-        codec, data, checksum, version, written_at = row
+    def _global_record(self, row: tuple[Any, ...], must_be_whole: bool = True) -> GlobalRecord:
+        key, codec, data, checksum, version, written_at, size = row
         encoded = Encoded(codec, data)
-        if must_be_whole and not _is_whole("", key, encoded, checksum):
+        if must_be_whole and not is_whole("", key, encoded, checksum, size):
             raise CorruptStoreError(
                 f"global {key!r} in {self.location} is damaged: its checksum does not fit; "
                 "restore it from a backup, or overwrite it with upsert_global"
@@ -413,14 +625,6 @@ def _named(key: OutputKey) -> str:
 def _column(value: Encoded) -> str | bytes:
     """JSON goes in as TEXT, so that every SQLite tool shows it."""
     return str(value.data, "utf-8") if value.codec == _codec.JSON else value.data
-
-
-def _is_whole(owner: str, name: str, encoded: Encoded, checksum: Any) -> bool:
-    return (
-        encoded.codec in (_codec.JSON, _codec.BYTES)
-        and type(encoded.data) is bytes
-        and _codec.checksum(owner, name, encoded) == checksum
-    )
 
 
 def _after_prefix(prefix: str) -> str | bytes:
@@ -465,6 +669,7 @@ class FileEngine(_SQLiteEngine):
         self._lock: FileLock = cast("FileLock", None)
         self._identity = (0, 0)
         self._wal_is_grown = False
+        self._is_pinned = False
         self._frames = 0
         self._checkpoint_at = _CHECKPOINT_FRAMES
 
@@ -552,6 +757,21 @@ class FileEngine(_SQLiteEngine):
                 self._lock = cast("FileLock", None)
             self._reading, self._writing = Lane(self.own_threads), Lane(self.own_threads)
 
+    async def stats(self) -> EngineStats:
+        return EngineStats(
+            f"SQLite {sqlite3.sqlite_version}", size_of(self._path), size_of(self._path + "-wal"), self._is_pinned
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lane_for_care(self) -> AsyncIterator[Lane]:
+        lane = Lane(self.own_threads)
+        try:
+            await lane.open(uri_of(self._path, "rw"))
+            await lane.run(self._set_up_reading)
+            yield lane
+        finally:
+            await lane.close()
+
     # -- turns: in the writing connection's thread ---------------------------------------------------------------------
 
     async def begin_turn(self, wanted: Callable[[], bool]) -> bool:
@@ -583,14 +803,21 @@ class FileEngine(_SQLiteEngine):
             ) from None
         if there != self._identity:
             raise StorageError(
-                f"{self.location} was replaced by another file while it was open; nothing was stored: make a new store object"
+                f"{self.location} was replaced by another file while it was open; nothing was stored: "
+                "make a new store object"
             )
 
     async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
         outcomes = await super().commit(units)
-        pages = sum(len(operation.value.data) for unit in units for operation in unit) // 4096
+        pages = sum(value_bytes(operation) for unit in units for operation in unit) // 4096
         self._frames += 3 + pages + sum(len(unit) for unit in units)  # about; it only decides when to checkpoint
         return outcomes
+
+    def _give_back_space(self, connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:
+        freed = super()._give_back_space(connection, give_back)
+        if freed:  # the file gets shorter at the next checkpoint: at once
+            self._frames = max(self._frames, self._checkpoint_at)
+        return freed
 
     async def tidy(self) -> None:
         if not self._wal_is_grown:
@@ -639,6 +866,7 @@ class FileEngine(_SQLiteEngine):
             mode = "TRUNCATE" if wal > _TRUNCATE_WAL_BYTES else "FULL"
             self._wal_is_grown = mode == "FULL"
             ((busy, frames, _),) = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            self._is_pinned = bool(busy)
             self._frames = frames if busy else 0
             self._checkpoint_at = (frames if busy else 0) + _CHECKPOINT_FRAMES
         except (sqlite3.Error, OSError) as error:
@@ -655,10 +883,11 @@ class ReadOnlyFileEngine(_SQLiteEngine):
     def __init__(self, path: str, *, timeout: float) -> None:
         super().__init__(path, timeout)
         self._given_path = path
+        self._path = ""
 
     async def open(self) -> None:
         try:
-            path = os.path.realpath(self._given_path)
+            self._path = path = os.path.realpath(self._given_path)
             check_place(path, self.location, create=False)
             try:
                 await self._reading.open(uri_of(path, "ro"))
@@ -690,6 +919,9 @@ class ReadOnlyFileEngine(_SQLiteEngine):
             raise IncompatibleStoreError(
                 f"{self.location} is of an older schema: open it once without read_only=True, which migrates it"
             )
+
+    async def stats(self) -> EngineStats:
+        return EngineStats(f"SQLite {sqlite3.sqlite_version}", size_of(self._path), size_of(self._path + "-wal"), False)
 
     def post_write(self, job: Job) -> None:
         raise ReadOnlyStoreError(f"{self.location} was opened with read_only=True")

@@ -15,6 +15,8 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from ._codec import BYTES, JSON, Encoded
+from ._codec import checksum as value_checksum
 from .errors import (
     CorruptStoreError,
     IncompatibleStoreError,
@@ -36,6 +38,7 @@ CREATE TABLE runs (
     created_at INTEGER NOT NULL,               -- microseconds since 1970, UTC, as all times here
     deleted_at INTEGER                         -- not null: a tombstone
 );
+CREATE INDEX tombstones ON runs (deleted_at) WHERE deleted_at IS NOT NULL;
 CREATE TABLE output_rows (
     id INTEGER PRIMARY KEY,
     run INTEGER NOT NULL,                      -- runs.serial
@@ -43,6 +46,7 @@ CREATE TABLE output_rows (
     codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: value is the bytes themselves
     checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec and value
     written_at INTEGER NOT NULL,
+    size INTEGER NOT NULL,                     -- bytes of value
     value NOT NULL,
     UNIQUE (run, node_id)
 );
@@ -53,6 +57,7 @@ CREATE TABLE global_rows (
     codec INTEGER,
     checksum INTEGER,                          -- CRC-32 over key, codec and value
     written_at INTEGER NOT NULL,
+    size INTEGER,                              -- bytes of value
     value                                      -- null: deleted
 );
 CREATE VIEW outputs AS
@@ -126,11 +131,16 @@ def identity_of(path: str) -> tuple[int, int]:
     return there.st_dev, there.st_ino
 
 
-def has_content(path: str) -> bool:
+def size_of(path: str) -> int:
+    """In bytes; 0 if it is not there."""
     try:
-        return os.stat(path).st_size > 0
+        return os.stat(path).st_size
     except FileNotFoundError:
-        return False
+        return 0
+
+
+def has_content(path: str) -> bool:
+    return size_of(path) > 0
 
 
 def check_place(path: str, location: str, create: bool) -> bool:
@@ -283,3 +293,14 @@ def sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_whole(owner: str, name: str, encoded: Encoded, checksum: object, size: object) -> bool:
+    """Whether a value is what was written under these names, by all that the row says of it."""
+    return (
+        encoded.codec in (JSON, BYTES)
+        and type(encoded.data) is bytes
+        and len(encoded.data) == size
+        and type(name) is str
+        and value_checksum(owner, name, encoded) == checksum
+    )

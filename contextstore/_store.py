@@ -8,28 +8,63 @@ threads at once.
 
 from __future__ import annotations
 
+import copy
+import datetime
+import inspect
 import math
 import os
 import threading
-import urllib.parse
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from . import _codec
-from ._callers import Callers, TaskCallers
-from ._engine import Engine, Operation, PutGlobal, PutOutput, UpsertGlobal, own_error
-from ._keys import Id, flow_run_key, global_key, node_key, prefix_key
+from ._batch import AsyncBatch
+from ._callers import Callers, Events, TaskCallers, Turns
+from ._engine import (
+    DeleteGlobal,
+    DeleteRun,
+    Engine,
+    ForgetRuns,
+    GiveBackSpace,
+    GlobalRecord,
+    Operation,
+    OutputRecord,
+    PutGlobal,
+    PutOutput,
+    RemoveOutputs,
+    RunRecord,
+    UpsertGlobal,
+    own_error,
+)
+from ._keys import Id, check_count, flow_run_key, global_key, node_key, prefix_key
+from ._keys import new_flow_run_id as new_id
 from ._reader import OutputCache, Reader
+from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from ._room import EngineRoom, warn_unclosed
-from ._sqlite import FileEngine, MemoryEngine, ReadOnlyFileEngine
+from ._target import Durability, Target, engine_for
 from ._writer import Writer
-from .errors import ReadOnlyStoreError, StoreClosedError
+from .errors import (
+    ContextStoreError,
+    CorruptStoreError,
+    InvalidKeyError,
+    ReadOnlyStoreError,
+    RunDeletedError,
+    SerializationError,
+    StoreClosedError,
+    VersionConflictError,
+)
 
 T = TypeVar("T")
 D = TypeVar("D")
 
-Durability = Literal["full", "normal"]
-Target = str | os.PathLike[str]
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_GET_MANY = 500  # outputs that get_many fetches in one trip to the engine
+_PAGE_ROWS = 200  # rows of a page at most,
+_PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory
+_REMOVE_ROWS = 500  # rows that a commit removes
+_GIVE_BACK_PAGES = 500  # pages that a commit gives back
 
 
 class AsyncContextStore:
@@ -79,16 +114,17 @@ class AsyncContextStore:
             raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
         if not (math.isfinite(timeout) and timeout >= 0):
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout!r}")
-        _check_count("cache_bytes", cache_bytes, 0)
-        self._engine = _engine_for(target, durability, float(timeout), read_only, create)
+        check_count("cache_bytes", cache_bytes, 0)
+        self._engine = engine_for(target, durability, float(timeout), read_only, create)
         if max_value_bytes is None:
             max_value_bytes = self._engine.max_value_bytes
-        self._max_value_bytes = _check_count("max_value_bytes", max_value_bytes, 1)
+        self._max_value_bytes = check_count("max_value_bytes", max_value_bytes, 1)
         self._read_only = read_only
         self._callers = self._make_callers()
         self._cache = OutputCache(cache_bytes)
         self._writer = Writer(self._engine, self._callers, self._cache, float(timeout))
         self._reader = Reader(self._engine, self._callers, self._cache)
+        self._updates = Turns(self._callers)
         self._lifecycle = threading.Lock()
         self._room: EngineRoom | None = None
         self._is_open = False
@@ -270,7 +306,7 @@ class AsyncContextStore:
         """
         await self._ready()
         if expected_version is not None:
-            _check_count("expected_version", expected_version, 0)
+            check_count("expected_version", expected_version, 0)
         (version,) = await self._commit([UpsertGlobal(global_key(key), self._encode(value), expected_version)])
         return int(version)
 
@@ -296,6 +332,400 @@ class AsyncContextStore:
         record = await self._reader.call(lambda: self._engine.fetch_global(name))
         return default if record is None else _codec.decode(record.value, type)
 
+    async def get_global_entry(self, key: Id) -> GlobalEntry | None:
+        """A global key's value with its version and when it was written; None where there is none.
+
+        Raises:
+            CorruptStoreError: the stored value is damaged.
+        """
+        await self._ready()
+        name = global_key(key)
+        record = await self._reader.call(lambda: self._engine.fetch_global(name))
+        return None if record is None else _global_entry(record)
+
+    async def list_globals(self, prefix: str = "", *, after: Id | None = None, limit: int = 1000) -> list[GlobalEntry]:
+        """Globals with their values, ordered by key.
+
+        Args:
+            prefix: only keys that begin with it, literally.
+            after: only keys above this one: the last key of the page before.
+            limit: how many at most.
+
+        Raises:
+            CorruptStoreError: one of the stored values is damaged.
+        """
+        await self._ready()
+        literal, name = prefix_key(prefix), None if after is None else global_key(after)
+        check_count("limit", limit, 1)
+        records = await self._reader.call(lambda: self._engine.page_globals(literal, name, limit))
+        return [_global_entry(record) for record in records]
+
+    async def delete_global(self, key: Id) -> bool:
+        """Delete a global key; returns whether it was there. Its version is counted on if it is written again.
+
+        Raises:
+            StorageError: as for ``put``.
+        """
+        await self._ready()
+        (was_there,) = await self._commit([DeleteGlobal(global_key(key))])
+        return bool(was_there)
+
+    async def update_global(self, key: Id, fn: Callable[[Any], Any], default: Any = None) -> Any:
+        """Replace a global's value by ``fn`` of it, without lost updates; returns the new value, as a get would.
+
+        Args:
+            fn: called with a fresh copy of the value, or of ``default``; returns the new one. It may run more than
+                once, if another process writes the key meanwhile. With ``AsyncContextStore`` it may be a coroutine
+                function. It may use the store, but not update the same key.
+
+        Calls on one key from one store object queue, and run one after the other.
+
+        Raises:
+            Whatever ``fn`` raises: then nothing was written.
+            SerializationError, StorageError: as for ``put``.
+        """
+        await self._ready()
+        name = global_key(key)
+        async with self._updates.turn(name):
+            while True:
+                record = await self._reader.call(lambda: self._engine.fetch_global(name))
+                old = copy.deepcopy(default) if record is None else _codec.decode(record.value)
+                new = self._encode(await self._result_of(fn, old))
+                version = 0 if record is None else record.version
+                try:
+                    await self._commit([UpsertGlobal(name, new, version)])
+                except VersionConflictError:
+                    continue
+                return _codec.decode(new)
+
+    # -- several outputs ----------------------------------------------------------------------------------------------
+
+    async def exists(self, flow_run_id: Id, node_id: Id) -> bool:
+        """Whether a node has an output; loads no value."""
+        await self._ready()
+        key = (flow_run_key(flow_run_id), node_key(node_id))
+        if self._cache.get(key) is not None:
+            return True
+        return await self._reader.call(lambda: self._engine.exists(key))
+
+    async def get_entry(self, flow_run_id: Id, node_id: Id) -> Output | None:
+        """The output of a node with when it was written and its size in bytes; None where nothing is written.
+
+        Raises:
+            CorruptStoreError: the stored value is damaged.
+        """
+        await self._ready()
+        key = (flow_run_key(flow_run_id), node_key(node_id))
+        record = await self._reader.fetch(key)
+        return None if record is None else _output(key[0], record)
+
+    async def put_many(self, flow_run_id: Id, outputs: Mapping[Id, Any], *, exist_ok: bool = False) -> None:
+        """Write several outputs of a run in one commit: all of them, or none.
+
+        Args:
+            outputs: values by node id. An empty mapping does nothing.
+            exist_ok: outputs that are there already with an equal value stay, missing ones are written, and a single
+                different one refuses all.
+
+        Raises:
+            AlreadyExistsError and the others of ``put``, for the first that is refused; then nothing was stored.
+        """
+        await self._ready()
+        flow_run = flow_run_key(flow_run_id)
+        puts: list[Operation] = [
+            PutOutput(flow_run, node_key(node_id), self._encode(value, f" (node {node_id!s})"), exist_ok)
+            for node_id, value in dict(outputs).items()
+        ]
+        if puts:
+            await self._commit(puts)
+
+    async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id]) -> dict[str, Any]:
+        """The outputs of these nodes, in this order; those that are not there are left out.
+
+        Raises:
+            CorruptStoreError: one of the stored values is damaged.
+        """
+        await self._ready()
+        flow_run = flow_run_key(flow_run_id)
+        keys = list(dict.fromkeys((flow_run, node_key(node_id)) for node_id in node_ids))
+        found = {key: value for key in keys if (value := self._cache.get(key)) is not None}
+        for start in range(0, len(missing := [key for key in keys if key not in found]), _GET_MANY):
+            part = missing[start : start + _GET_MANY]
+            found |= await self._reader.fetch_many(part)
+        return {key[1]: _codec.decode(found[key]) for key in keys if key in found}
+
+    async def get_run(self, flow_run_id: Id) -> dict[str, Any]:
+        """All outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
+
+        Raises:
+            CorruptStoreError: one of the stored values is damaged.
+        """
+        return {output.node_id: output.value async for output in self.iter_outputs(flow_run_id)}
+
+    async def iter_outputs(self, flow_run_id: Id) -> AsyncIterator[Output]:
+        """Iterate over the outputs of a run, by node id, a page at a time: memory is bounded, nothing is held between.
+
+        Outputs that are written meanwhile may or may not be seen. The iteration may be left at any point.
+
+        Raises:
+            CorruptStoreError: one of the stored values is damaged.
+        """
+        flow_run = flow_run_key(flow_run_id)
+        after = ""
+        while page := await self._page_outputs(flow_run, after):
+            for record in page:
+                if isinstance(record, ContextStoreError):
+                    raise record
+                after = record.node_id
+                yield _output(flow_run, record)
+
+    async def _page_outputs(self, flow_run: str, after: str) -> list[OutputRecord | CorruptStoreError]:
+        await self._ready()
+        page = await self._reader.call(lambda: self._engine.page_outputs(flow_run, after, _PAGE_ROWS, _PAGE_BYTES))
+        return [record for record in page if record is not None]
+
+    def batch(self) -> AsyncBatch:
+        """Write several things in one commit, all of them or none, across runs and globals.
+
+            async with store.batch() as batch:
+                batch.put("run-1", "extract", 1)
+                batch.upsert_global("latest", "run-1")
+
+        The calls within check and encode at once, and return None; on both faces they are plain calls. The commit is
+        made when the block ends, and the first refusal is raised there, with nothing stored. A block that is left by
+        an exception stores nothing. The same output twice is a conflict; of the same global twice the last stands.
+        """
+        return AsyncBatch(self._writable, self._encode, self._commit)
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    async def list_runs(self, *, prefix: str = "", after: Id | None = None, limit: int = 100) -> list[RunInfo]:
+        """The runs that have outputs, newest first, in the order in which the store first saw them.
+
+        Args:
+            prefix: only ids that begin with it, literally.
+            after: the last run of the page before. It may have been deleted meanwhile.
+            limit: how many at most.
+
+        Raises:
+            InvalidKeyError: there is no trace of the run ``after``.
+        """
+        await self._ready()
+        literal, run = prefix_key(prefix), None if after is None else flow_run_key(after)
+        check_count("limit", limit, 1)
+        try:
+            records = await self._reader.call(lambda: self._engine.list_runs(literal, run, limit))
+        except LookupError:
+            raise InvalidKeyError("after", f"{run!r} is no run that this store has a trace of: begin anew") from None
+        return [
+            RunInfo(record.flow_run_id, record.outputs, _time(record.first_written_at), _time(record.last_written_at))
+            for record in records
+        ]
+
+    async def fork_run(
+        self, flow_run_id: Id, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None
+    ) -> str:
+        """A new run that begins with (these of) the outputs of another: how to re-run from a node.
+
+        The copying is done in commits of bounded size. If it is interrupted, the same call with the same
+        ``new_flow_run_id`` goes on.
+
+        Args:
+            new_flow_run_id: the id of the new run. None: ``new_flow_run_id()``.
+            node_ids: the outputs to take along; those that are not there are left out. None: all.
+
+        Returns:
+            The id of the new run.
+
+        Raises:
+            RunDeletedError: one of the two runs was deleted.
+            AlreadyExistsError: the new run has another output already.
+        """
+        await self._ready()
+        source = flow_run_key(flow_run_id)
+        target = new_id() if new_flow_run_id is None else flow_run_key(new_flow_run_id)
+        if source == target:
+            raise InvalidKeyError("new_flow_run_id", "must not be the run that is forked")
+        wanted = None if node_ids is None else sorted({node_key(node_id) for node_id in node_ids})
+        if await self._reader.call(lambda: self._engine.is_deleted(source)):
+            raise RunDeletedError(source)
+        after = ""
+        while True:
+            if wanted is None:
+                page = await self._page_outputs(source, after)
+            else:
+                part, wanted = wanted[:_PAGE_ROWS], wanted[_PAGE_ROWS:]
+                page = await self._fetch_records(source, part)
+            puts: list[Operation] = []
+            for record in page:
+                if isinstance(record, ContextStoreError):
+                    raise record
+                after = record.node_id
+                puts.append(PutOutput(target, record.node_id, record.value, exist_ok=True))
+            if puts:
+                await self._commit(puts)
+            if not (wanted if wanted is not None else page):
+                return target
+
+    async def _fetch_records(self, flow_run: str, node_ids: list[str]) -> list[OutputRecord | CorruptStoreError]:
+        keys = [(flow_run, node_id) for node_id in node_ids]
+        return [record for record in await self._reader.call(lambda: self._engine.fetch(keys)) if record is not None]
+
+    async def delete_run(self, flow_run_id: Id) -> int:
+        """Delete a run, for good: later puts raise ``RunDeletedError``, ``get`` gives its default.
+
+        The run is gone for every reader at once; its outputs are then removed in commits of bounded size. If that is
+        interrupted, it stays deleted, and another ``delete_run`` or ``prune`` removes the rest. Another store object
+        may go on answering from its cache what it had read before.
+
+        Returns:
+            How many outputs were removed. 0, and the run is marked as deleted all the same, if it was never seen.
+
+        Raises:
+            StorageError: as for ``put``.
+        """
+        await self._ready()
+        flow_run = flow_run_key(flow_run_id)
+        await self._commit([DeleteRun(flow_run, None)])
+        return await self._remove_outputs(flow_run)
+
+    async def _remove_outputs(self, flow_run: str) -> int:
+        removed = 0
+        while True:
+            (some,) = await self._commit([RemoveOutputs(flow_run, _REMOVE_ROWS)])
+            removed += int(some)
+            if some < _REMOVE_ROWS:
+                return removed
+
+    async def prune(
+        self,
+        *,
+        older_than: datetime.timedelta,
+        dry_run: bool = False,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> PruneReport:
+        """Delete the runs whose last output is older, forget tombstones of that age, and give the space back.
+
+        Everything is done in commits of bounded size, between which others write; each is final if this is interrupted,
+        and the next ``prune`` goes on. Globals stay.
+
+        Args:
+            older_than: the age, by the clock of this machine.
+            dry_run: only say what would be deleted.
+            progress: called with how many runs were looked at, and how many there are.
+
+        Raises:
+            StorageError: as for ``put``.
+        """
+        await self._ready()
+        if not isinstance(older_than, datetime.timedelta):
+            raise TypeError(f"older_than must be a datetime.timedelta, not {type(older_than).__name__}")
+        if older_than < datetime.timedelta(0):
+            raise ValueError("older_than must not be negative")
+        if not dry_run:
+            self._refuse_if_read_only()
+        before = time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1)
+        runs = outputs = size = serial = looked_at = 0
+        total = (await self._reader.call(self._engine.count)).runs
+        while page := await self._page_runs(serial):
+            for record in page:
+                serial = record.serial
+                if record.last_written_at >= before:
+                    continue
+                if not dry_run:
+                    (deleted,) = await self._commit([DeleteRun(record.flow_run_id, before)])
+                    if not deleted:  # an output was written meanwhile, or somebody else deleted it
+                        continue
+                    await self._remove_outputs(record.flow_run_id)
+                runs, outputs, size = runs + 1, outputs + record.outputs, size + record.bytes
+            looked_at += len(page)
+            if progress is not None:
+                await self._result_of(progress, looked_at, max(total, looked_at))
+        if dry_run:
+            tombstones = await self._reader.call(lambda: self._engine.count_tombstones(before))
+        else:
+            tombstones = await self._finish_deletions(before)
+        return PruneReport(runs, outputs, size, tombstones)
+
+    async def _page_runs(self, after: int) -> list[RunRecord]:
+        return await self._reader.call(lambda: self._engine.page_runs(after, _PAGE_ROWS))
+
+    async def _finish_deletions(self, before: int) -> int:
+        while left := await self._reader.call(lambda: self._engine.list_unfinished_deletions(_PAGE_ROWS)):
+            for flow_run in left:
+                await self._remove_outputs(flow_run)
+        tombstones = 0
+        while True:
+            (some,) = await self._commit([ForgetRuns(before, _REMOVE_ROWS)])
+            tombstones += int(some)
+            if some < _REMOVE_ROWS:
+                break
+        while (await self._commit([GiveBackSpace(_GIVE_BACK_PAGES)]))[0]:
+            pass
+        return tombstones
+
+    # -- care ---------------------------------------------------------------------------------------------------------
+
+    async def stats(self) -> StoreStats:
+        """How much there is, and what this store object has done. It counts all rows: a second for some millions."""
+        await self._ready()
+        counts = await self._reader.call(self._engine.count)
+        engine = await self._in_room(self._engine.stats)
+        return StoreStats(
+            location=self._engine.location,
+            runs=counts.runs,
+            outputs=counts.outputs,
+            globals=counts.globals,
+            tombstones=counts.tombstones,
+            value_bytes=counts.value_bytes,
+            file_bytes=engine.file_bytes,
+            wal_bytes=engine.wal_bytes,
+            commits=self._writer.commits,
+            writes=self._writer.writes,
+            largest_group=self._writer.largest_group,
+            queued_writes=self._writer.queued,
+            cache_hits=self._cache.hits,
+            cache_misses=self._cache.misses,
+            cache_entries=len(self._cache),
+            cache_bytes=self._cache.bytes,
+            checkpoint_pinned=engine.checkpoint_pinned,
+            engine=engine.name,
+        )
+
+    async def check(self) -> CheckReport:
+        """Look for damage: every page, every value by its checksum, the schema. It changes and stops at nothing.
+
+        It reads the whole store, while others go on reading and writing. What it cannot find is an output that somebody
+        deleted with SQL together with its index entry.
+
+        Returns:
+            Every problem found, by key; ``ok`` if there is none.
+        """
+        await self._ready()
+        return await self._in_room(self._engine.check)
+
+    async def backup(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], Any] | None = None) -> None:
+        """Copy the store, as it is at one moment, to a new file, while it is in use. The copy is a store, mode 0600.
+
+        Args:
+            path: where the copy goes. It must not be there yet, and is there only once it is whole.
+            progress: called with how many pages are copied, and how many there are.
+
+        Raises:
+            StorageError: the file is there already, or cannot be written. Then there is no copy.
+        """
+        await self._ready()
+        target = os.path.abspath(os.fspath(path))
+        events = Events(self._callers)
+        done = self._room_now().call(lambda: self._engine.backup(target, events.report))
+        done.add_done_callback(lambda _: events.end())
+        while (event := await events.next()) is not None:
+            if progress is not None:
+                await self._result_of(progress, *event)
+        result = done.result()
+        if isinstance(result, Exception):
+            raise own_error(result, self._engine)
+
     # -- within -------------------------------------------------------------------------------------------------------
 
     async def _ready(self) -> None:
@@ -303,72 +733,58 @@ class AsyncContextStore:
         if not self._is_open:
             await self.open()
 
-    def _encode(self, value: Any) -> _codec.Encoded:
-        return _codec.encode(value, self._max_value_bytes)
+    async def _writable(self) -> None:
+        await self._ready()
+        self._refuse_if_read_only()
 
-    async def _commit(self, operations: list[Operation]) -> list[Any]:
+    def _room_now(self) -> EngineRoom:
+        room = self._room
+        if room is None:
+            raise StoreClosedError(self._engine.location)
+        return room
+
+    async def _in_room(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        result = await self._callers.join(self._room_now().call(function))
+        if isinstance(result, Exception):
+            raise own_error(result, self._engine)
+        return result
+
+    async def _result_of(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what the user passed in, here and now: in the calling task, or the calling thread."""
+        result = function(*arguments)
+        if inspect.isawaitable(result):
+            return await self._callers.awaited(result, function)
+        return result
+
+    def _encode(self, value: Any, where: str = "") -> _codec.Encoded:
+        try:
+            return _codec.encode(value, self._max_value_bytes)
+        except SerializationError as error:
+            if not where:
+                raise
+            raise SerializationError(error.path, error.problem + where) from error.__cause__
+
+    def _refuse_if_read_only(self) -> None:
         if self._read_only:
             raise ReadOnlyStoreError(f"{self._engine.location} was opened with read_only=True; nothing was stored")
+
+    async def _commit(self, operations: list[Operation]) -> list[Any]:
+        self._refuse_if_read_only()
         return await self._writer.commit(operations)
+
+
+def _time(microseconds: int) -> datetime.datetime:
+    return _EPOCH + datetime.timedelta(microseconds=microseconds)
+
+
+def _output(flow_run_id: str, record: OutputRecord) -> Output:
+    value = _codec.decode(record.value)
+    return Output(flow_run_id, record.node_id, value, _time(record.written_at), len(record.value.data))
+
+
+def _global_entry(record: GlobalRecord) -> GlobalEntry:
+    return GlobalEntry(record.key, _codec.decode(record.value), record.version, _time(record.written_at))
 
 
 def _own(error: BaseException, engine: Engine) -> BaseException:
     return own_error(error, engine) if isinstance(error, Exception) else error
-
-
-def _check_count(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return value
-
-
-# ----------------------------------------------------------------------------------------------------------- the target
-
-_KNOWN = "a path, ':memory:', 'sqlite:///relative.db' or 'sqlite:////absolute.db'"
-
-
-def _engine_for(target: Target, durability: Durability, timeout: float, read_only: bool, create: bool) -> Engine:
-    if isinstance(target, os.PathLike):
-        path = os.fspath(target)
-        if not isinstance(path, str):
-            raise TypeError(f"target must be a str or a Path, not a path of {type(path).__name__}")
-    elif not isinstance(target, str):
-        raise TypeError(f"target must be a str or a Path, not {type(target).__name__}")
-    elif target == ":memory:":
-        return _memory_engine(timeout, read_only)
-    elif "://" in target:
-        path = _path_of_url(target)
-        if path == ":memory:":
-            return _memory_engine(timeout, read_only)
-    else:
-        path = target
-        if path.startswith("file:"):
-            raise ValueError(f"target {target!r} is a SQLite URI, which is not taken; known are {_KNOWN}")
-    if not path:
-        raise ValueError(f"target must not be empty; known are {_KNOWN}")
-    if "\0" in path:
-        raise ValueError(f"target {target!r} has a NUL character")
-    path = os.path.abspath(path)  # now, so that a later chdir does not move the store
-    if read_only:
-        return ReadOnlyFileEngine(path, timeout=timeout)
-    return FileEngine(path, timeout=timeout, durability=durability, create=create)
-
-
-def _memory_engine(timeout: float, read_only: bool) -> Engine:
-    if read_only:
-        raise ValueError("a store in memory is new and empty: read_only=True makes no sense for it")
-    return MemoryEngine(timeout)
-
-
-def _path_of_url(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() != "sqlite":
-        raise ValueError(f"the scheme {scheme!r} is not known; known are {_KNOWN}")
-    if not rest.startswith("/"):
-        raise ValueError(f"{url!r} has no path after 'sqlite:///'; known are {_KNOWN}")
-    path, mark, _ = rest[1:].partition("?")
-    if mark:
-        raise ValueError(f"{url!r} has options after '?', of which none is known: pass them as keywords")
-    return urllib.parse.unquote(path)

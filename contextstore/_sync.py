@@ -10,13 +10,18 @@ event-loop thread is to open, to close and to keep the drivers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import datetime
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, cast, overload
 
+from ._batch import Batch
 from ._callers import Callers, ThreadCallers, step
 from ._keys import Id
-from ._store import AsyncContextStore, D, Durability, T, Target
+from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
+from ._store import AsyncContextStore, D, T
+from ._target import Durability, Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -132,3 +137,92 @@ class ContextStore:
     @_documented_as(AsyncContextStore.get_global)
     def get_global(self, key: Id, default: Any = None, *, type: Any = None) -> Any:
         return step(self._core.get_global(key, default, type=type))
+
+    @_documented_as(AsyncContextStore.get_global_entry)
+    def get_global_entry(self, key: Id) -> GlobalEntry | None:
+        return step(self._core.get_global_entry(key))
+
+    @_documented_as(AsyncContextStore.list_globals)
+    def list_globals(self, prefix: str = "", *, after: Id | None = None, limit: int = 1000) -> list[GlobalEntry]:
+        return step(self._core.list_globals(prefix, after=after, limit=limit))
+
+    @_documented_as(AsyncContextStore.delete_global)
+    def delete_global(self, key: Id) -> bool:
+        return step(self._core.delete_global(key))
+
+    @_documented_as(AsyncContextStore.update_global)
+    def update_global(self, key: Id, fn: Callable[[Any], Any], default: Any = None) -> Any:
+        return step(self._core.update_global(key, fn, default))
+
+    @_documented_as(AsyncContextStore.exists)
+    def exists(self, flow_run_id: Id, node_id: Id) -> bool:
+        return step(self._core.exists(flow_run_id, node_id))
+
+    @_documented_as(AsyncContextStore.get_entry)
+    def get_entry(self, flow_run_id: Id, node_id: Id) -> Output | None:
+        return step(self._core.get_entry(flow_run_id, node_id))
+
+    @_documented_as(AsyncContextStore.put_many)
+    def put_many(self, flow_run_id: Id, outputs: Mapping[Id, Any], *, exist_ok: bool = False) -> None:
+        return step(self._core.put_many(flow_run_id, outputs, exist_ok=exist_ok))
+
+    @_documented_as(AsyncContextStore.get_many)
+    def get_many(self, flow_run_id: Id, node_ids: Iterable[Id]) -> dict[str, Any]:
+        return step(self._core.get_many(flow_run_id, node_ids))
+
+    @_documented_as(AsyncContextStore.get_run)
+    def get_run(self, flow_run_id: Id) -> dict[str, Any]:
+        return step(self._core.get_run(flow_run_id))
+
+    @_documented_as(AsyncContextStore.iter_outputs)
+    def iter_outputs(self, flow_run_id: Id) -> Iterator[Output]:
+        return _iterate(self._core.iter_outputs(flow_run_id))
+
+    @_documented_as(AsyncContextStore.batch)
+    def batch(self) -> Batch:
+        return Batch(self._core._writable, self._core._encode, self._core._commit)
+
+    @_documented_as(AsyncContextStore.list_runs)
+    def list_runs(self, *, prefix: str = "", after: Id | None = None, limit: int = 100) -> list[RunInfo]:
+        return step(self._core.list_runs(prefix=prefix, after=after, limit=limit))
+
+    @_documented_as(AsyncContextStore.fork_run)
+    def fork_run(
+        self, flow_run_id: Id, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None
+    ) -> str:
+        return step(self._core.fork_run(flow_run_id, new_flow_run_id=new_flow_run_id, node_ids=node_ids))
+
+    @_documented_as(AsyncContextStore.delete_run)
+    def delete_run(self, flow_run_id: Id) -> int:
+        return step(self._core.delete_run(flow_run_id))
+
+    @_documented_as(AsyncContextStore.prune)
+    def prune(
+        self,
+        *,
+        older_than: datetime.timedelta,
+        dry_run: bool = False,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> PruneReport:
+        return step(self._core.prune(older_than=older_than, dry_run=dry_run, progress=progress))
+
+    @_documented_as(AsyncContextStore.stats)
+    def stats(self) -> StoreStats:
+        return step(self._core.stats())
+
+    @_documented_as(AsyncContextStore.check)
+    def check(self) -> CheckReport:
+        return step(self._core.check())
+
+    @_documented_as(AsyncContextStore.backup)
+    def backup(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], Any] | None = None) -> None:
+        return step(self._core.backup(path, progress=progress))
+
+
+def _iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
+    """An async iterator that never suspends, as a plain one."""
+    while True:
+        try:
+            yield step(cast("Coroutine[Any, Any, T]", iterator.__anext__()))
+        except StopAsyncIteration:
+            return

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from ._callers import Callers, Ticket
-from ._engine import Engine, Operation, Outcome, own_error
+from ._engine import Engine, Operation, Outcome, own_error, value_bytes
 from ._reader import OutputCache
 from .errors import ContextStoreError, StorageError, StoreBusyError, StoreClosedError
 
@@ -43,7 +43,7 @@ class _Entry:
 
     def __init__(self, operations: list[Operation], ticket: Ticket, deadline: float) -> None:
         self.operations = operations
-        self.bytes = sum(OPERATION_BYTES + len(operation.value.data) for operation in operations)
+        self.bytes = sum(OPERATION_BYTES + value_bytes(operation) for operation in operations)
         self.ticket = ticket
         self.deadline = deadline
         self.state = _WAITING
@@ -62,6 +62,10 @@ class Writer:
         self._waiting: deque[_Entry] = deque()
         self._draining = False
         self._closed = False
+        # Counted where the engine writes, for stats().
+        self.commits = 0
+        self.writes = 0
+        self.largest_group = 0
 
     async def commit(self, operations: list[Operation]) -> list[Any]:
         """Commit the operations as one unit; returns their results once they are durable.
@@ -240,10 +244,21 @@ class Writer:
                 self._queue.append(entry)
             self._waiting.popleft()
 
+    @property
+    def queued(self) -> int:
+        """How many writes wait for a commit, or for room in the queue."""
+        return len(self._queue) + len(self._waiting)
+
     def _answer(self, group: list[_Entry], outcomes: list[Outcome]) -> None:
-        for entry, outcome in zip(group, outcomes, strict=True):
-            if not isinstance(outcome, ContextStoreError):
-                self._cache.note_committed(entry.operations)
+        done = [
+            entry for entry, outcome in zip(group, outcomes, strict=True) if not isinstance(outcome, ContextStoreError)
+        ]
+        if done:
+            self.commits += 1
+            self.writes += len(done)
+            self.largest_group = max(self.largest_group, len(done))
+        for entry in done:
+            self._cache.note_committed(entry.operations)
         self._callers.answer([(entry.ticket, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
 
     def _refuse_all(self, error: StorageError) -> None:

@@ -1,0 +1,95 @@
+"""Batches: several writes, gathered by plain calls, for one commit.
+
+Rules of this room: each call checks and encodes at once, and nothing is written before the block ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from ._callers import step
+from ._codec import Encoded
+from ._engine import Operation, PutGlobal, PutOutput, UpsertGlobal
+from ._keys import Id, check_count, flow_run_key, global_key, node_key
+
+
+class Gathered:
+    """What is gathered for one commit."""
+
+    def __init__(
+        self,
+        ready: Callable[[], Awaitable[None]],
+        encode: Callable[[Any], Encoded],
+        commit: Callable[[list[Operation]], Awaitable[Any]],
+    ) -> None:
+        self._ready = ready
+        self._encode = encode
+        self._commit = commit
+        self._puts: list[PutOutput] = []
+        self._globals: dict[str, PutGlobal | UpsertGlobal] = {}
+        self._is_open = False
+
+    def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
+        """Write an output when the block ends. See the store's ``put``."""
+        self._check_open()
+        self._puts.append(PutOutput(flow_run_key(flow_run_id), node_key(node_id), self._encode(value), exist_ok))
+
+    def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
+        """Write a global, once, when the block ends. See the store's ``put_global``."""
+        self._check_open()
+        name = global_key(key)
+        self._globals[name] = PutGlobal(name, self._encode(value), exist_ok)
+
+    def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> None:
+        """Write or overwrite a global when the block ends. See the store's ``upsert_global``."""
+        self._check_open()
+        if expected_version is not None:
+            check_count("expected_version", expected_version, 0)
+        name = global_key(key)
+        self._globals[name] = UpsertGlobal(name, self._encode(value), expected_version)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("the batch is over, or was not begun: write to it within its 'with' block")
+
+    async def _begin(self) -> None:
+        if self._is_open:
+            raise RuntimeError("the batch was begun already: make another one with batch()")
+        await self._ready()
+        self._is_open = True
+
+    async def _end(self, exc_type: type[BaseException] | None) -> None:
+        self._is_open = False
+        operations: list[Operation] = [*self._puts, *self._globals.values()]
+        self._puts, self._globals = [], {}
+        if exc_type is None and operations:
+            await self._ready()
+            await self._commit(operations)
+
+
+class AsyncBatch(Gathered):
+    """What ``AsyncContextStore.batch()`` gives: an async context manager."""
+
+    async def __aenter__(self) -> Self:
+        await self._begin()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._end(exc_type)
+
+
+class Batch(Gathered):
+    """What ``ContextStore.batch()`` gives: a context manager."""
+
+    def __enter__(self) -> Self:
+        step(self._begin())
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        step(self._end(exc_type))
