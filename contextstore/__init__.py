@@ -6,7 +6,8 @@
 the same. Errors are in ``contextstore.errors``, and here as well.
 """
 
-from ._flow import AtomicWriter
+from ._atomic import AtomicWriter
+from ._flow import AsyncFlowRun, FlowRun
 from ._keys import new_flow_run_id
 from ._results import CheckReport, GlobalEntry, Output, Problem, PruneReport, RunInfo, StoreStats
 from ._store import AsyncContextStore
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyExistsError",
     "AsyncContextStore",
+    "AsyncFlowRun",
     "AtomicWriteError",
     "AtomicWriter",
     "CheckReport",
@@ -48,6 +50,7 @@ __all__ = [
     "ContextStoreError",
     "CorruptStoreError",
     "DeserializationError",
+    "FlowRun",
     "ForkedProcessError",
     "GlobalAlreadyExistsError",
     "GlobalEntry",

@@ -19,7 +19,7 @@ import contextvars
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from .errors import ForkedProcessError, WrongLoopError
@@ -42,6 +42,12 @@ class Callers(Protocol):
     async def wait(self, ticket: Ticket, timeout: float | None, expire: Callable[[], object | None]) -> Any:
         """The answer. After ``timeout`` seconds ``expire()`` is asked once; what it returns, unless None, is it."""
 
+    async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of ``compute()``, run once for all callers that ask under the key while it runs.
+
+        A caller that is cancelled does not cancel it for the others. An ``Exception`` of it reaches all of them.
+        """
+
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         """What a function that the user passed in has returned to be awaited; refused where nothing can be awaited."""
 
@@ -62,6 +68,7 @@ class TaskCallers:
         self._location = location
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
+        self._flights: dict[object, _TaskFlight] = {}
 
     def admit(self) -> None:
         if os.getpid() != self._pid:
@@ -95,6 +102,28 @@ class TaskCallers:
             return await ticket
         finally:
             timer.cancel()
+
+    async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        flight = self._flights.get(key)
+        if flight is not None:
+            _refuse_own(self, key)
+        else:
+            with _marked(self, key):
+                flight = self._flights[key] = _TaskFlight(asyncio.ensure_future(compute()))
+            flight.task.add_done_callback(lambda _: self._land(key, flight))
+        flight.waiters += 1
+        try:
+            result: T = await asyncio.shield(flight.task)
+            return result
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.task.done():  # all who waited were cancelled
+                self._land(key, flight)
+                flight.task.cancel()
+
+    def _land(self, key: object, flight: _TaskFlight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         return await awaitable
@@ -146,6 +175,8 @@ class ThreadCallers:
         self._location = location
         self._own_threads = own_threads
         self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._flights: dict[object, list[_ThreadTicket]] = {}
 
     def admit(self) -> None:
         if os.getpid() != self._pid:
@@ -171,6 +202,44 @@ class ThreadCallers:
                 return answer
             ticket.answered.acquire()
         return ticket.answer
+
+    async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        while True:
+            ticket = self.ticket()
+            with self._lock:
+                joined = self._flights.get(key)
+                if joined is None:
+                    waiting = self._flights[key] = []
+                else:
+                    _refuse_own(self, key)
+                    joined.append(ticket)
+            if joined is None:
+                return await self._compute_for_all(key, compute, waiting)
+            answer: tuple[bool, Any] | None = await self.wait(ticket, None, lambda: None)
+            if answer is not None:
+                succeeded, result = answer
+                if not succeeded:
+                    raise result
+                value: T = result
+                return value
+            # Who computed was interrupted, and that is nobody else's business: compute it anew, or join who does.
+
+    async def _compute_for_all(
+        self, key: object, compute: Callable[[], Coroutine[Any, Any, T]], waiting: list[_ThreadTicket]
+    ) -> T:
+        answer: tuple[bool, Any] | None = None
+        try:
+            with _marked(self, key):
+                result = await compute()
+            answer = (True, result)
+            return result
+        except Exception as error:
+            answer = (False, error)
+            raise
+        finally:
+            with self._lock:
+                del self._flights[key]
+            self.answer([(ticket, answer) for ticket in waiting])
 
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         if inspect.iscoroutine(awaitable):
@@ -213,7 +282,32 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine that must not suspend did")
 
 
-_held_turns: contextvars.ContextVar[frozenset[tuple[Turns, str]]] = contextvars.ContextVar("turns", default=frozenset())
+_own_turns: contextvars.ContextVar[frozenset[tuple[object, object]]] = contextvars.ContextVar(
+    "turns", default=frozenset()
+)
+"""What is being computed or updated by the caller, so that it can be told that it would wait for itself."""
+
+
+@contextlib.contextmanager
+def _marked(owner: object, key: object) -> Iterator[None]:
+    token = _own_turns.set(_own_turns.get() | {(owner, key)})
+    try:
+        yield
+    finally:
+        _own_turns.reset(token)
+
+
+def _refuse_own(owner: object, key: object) -> None:
+    if (owner, key) in _own_turns.get():
+        raise RuntimeError(f"the function that computes or updates {key!r} asked for it: it would wait for itself")
+
+
+class _TaskFlight:
+    """A computation under way, and how many wait for it."""
+
+    def __init__(self, task: asyncio.Future[Any]) -> None:
+        self.task = task
+        self.waiters = 0
 
 
 class Turns:
@@ -226,21 +320,18 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[None]:
-        if (self, key) in _held_turns.get():
-            raise RuntimeError(f"update_global of {key!r} was called by the function that is updating it")
         ticket = self._callers.ticket()
         with self._lock:
+            if key in self._waiting:
+                _refuse_own(self, key)
             queue = self._waiting.setdefault(key, [])
             queue.append(ticket)
             is_first = len(queue) == 1
         try:
             if not is_first:
                 await self._callers.wait(ticket, None, lambda: None)
-            token = _held_turns.set(_held_turns.get() | {(self, key)})
-            try:
+            with _marked(self, key):
                 yield
-            finally:
-                _held_turns.reset(token)
         finally:
             self._leave(key, ticket)
 

@@ -155,6 +155,10 @@ class GroupLimits(NamedTuple):
 Job: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
+Place: TypeAlias = Any
+"""A place in a store's history. It differs from the last one if anything was committed since."""
+
+
 class Engine(Protocol):
     location: str
     """How messages name the store. Never a password."""
@@ -162,6 +166,8 @@ class Engine(Protocol):
     group_limits: GroupLimits
     linger: float
     """Seconds for which it pays to wait, after a group, for another as large."""
+    poll_seconds: tuple[float, float] | None
+    """How often to ask for what others have written, at first and in the end. None: nobody else can write."""
     own_threads: set[int]
     """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
 
@@ -228,6 +234,12 @@ class Engine(Protocol):
     async def count(self) -> Counts: ...
 
     # -- in the engine room, beside the reads and writes --------------------------------------------------------------
+
+    async def poll(self, place: Place | None) -> tuple[Place, list[OutputKey]]:
+        """What was written after this place in the store's history, and the place now, by whomever; None: from now."""
+
+    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        """Those of the runs that are deleted."""
 
     async def stats(self) -> EngineStats: ...
 

@@ -1,90 +1,164 @@
-"""What a flow runner is built of, on the store's public calls alone: ``AtomicWriter``."""
+"""A flow run as an object: the store's calls, bound to one run, and steps.
+
+Rules of this room: it only forwards to the store's public calls.
+"""
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._callers import step
 from ._keys import Id
-from ._store import AsyncContextStore
-from ._sync import ContextStore
-from .errors import AlreadyExistsError, CompletionFailedError, ContextStoreError, WriteFailedError
+from ._results import Output
 
-T = TypeVar("T")
-S = TypeVar("S", AsyncContextStore, ContextStore)
+if TYPE_CHECKING:
+    from ._store import AsyncContextStore
+    from ._sync import ContextStore
 
-logger = logging.getLogger("contextstore")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-class AtomicWriter(Generic[S]):
-    """Write before complete: a node counts as complete only once its output is durable.
+class AsyncFlowRun:
+    """The calls of an ``AsyncContextStore``, bound to one run: what ``store.run(flow_run_id)`` gives.
 
-    Args:
-        store: an ``AsyncContextStore``, with which ``write_and_complete`` is awaited, or a ``ContextStore``.
+    run = store.run("run-1")
+    rows = await run.step("extract", extract, "https://example.org")
+    total = await run.step("sum", sum, rows)
     """
 
-    def __init__(self, store: S) -> None:
-        if not isinstance(store, AsyncContextStore | ContextStore):
-            raise TypeError(f"store must be an AsyncContextStore or a ContextStore, not {type(store).__name__}")
-        self._store: AsyncContextStore | ContextStore = store
+    def __init__(self, store: AsyncContextStore, flow_run_id: str) -> None:
+        self._store = store
+        self.flow_run_id = flow_run_id
 
-    @overload
-    def write_and_complete(
-        self: AtomicWriter[AsyncContextStore],
-        flow_run_id: Id,
-        node_id: Id,
-        value: Any,
-        complete: Callable[[], Awaitable[T]],
-    ) -> Awaitable[T]: ...
-    @overload
-    def write_and_complete(
-        self: AtomicWriter[AsyncContextStore], flow_run_id: Id, node_id: Id, value: Any, complete: Callable[[], T]
-    ) -> Awaitable[T]: ...
-    @overload
-    def write_and_complete(
-        self: AtomicWriter[ContextStore], flow_run_id: Id, node_id: Id, value: Any, complete: Callable[[], T]
-    ) -> T: ...
-    def write_and_complete(self, flow_run_id: Id, node_id: Id, value: Any, complete: Callable[[], Any]) -> Any:
-        """Write a node's output, then call ``complete()`` and return its result.
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.flow_run_id!r} of {self._store!r}>"
 
-        ``complete`` is called only once the output is durable, also when there was one already: the first one stands,
-        and if it differs from ``value``, that is logged as a warning. With an ``AsyncContextStore`` this is awaited,
-        and ``complete`` may be a coroutine function.
+    async def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
+        """Write the output of a node, once: see the store's ``put``."""
+        await self._store.put(self.flow_run_id, node_id, value, exist_ok=exist_ok)
 
-        Raises:
-            WriteFailedError: the output could not be written; ``complete`` was not called.
-            CompletionFailedError: ``complete`` raised an ``Exception``; the output stays.
-        """
-        store = self._store
-        if isinstance(store, AsyncContextStore):
-            return _write_and_complete(store.put, flow_run_id, node_id, value, complete)
-        if inspect.iscoroutinefunction(complete):
-            raise TypeError(
-                "complete is a coroutine function, and ContextStore takes plain ones: use AsyncContextStore"
-            )
-        blocking_put = store.put
+    async def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
+        """The output of a node, or ``default``: see the store's ``get``."""
+        return await self._store.get(self.flow_run_id, node_id, default, type=type)
 
-        async def put(flow_run_id: Id, node_id: Id, value: Any) -> None:
-            blocking_put(flow_run_id, node_id, value)
+    async def exists(self, node_id: Id) -> bool:
+        """Whether a node has an output."""
+        return await self._store.exists(self.flow_run_id, node_id)
 
-        return step(_write_and_complete(put, flow_run_id, node_id, value, complete))
+    async def list_keys(self, *, prefix: str = "") -> list[str]:
+        """The ids of the nodes that have an output, sorted: see the store's ``list_keys``."""
+        return await self._store.list_keys(self.flow_run_id, prefix=prefix)
+
+    async def put_many(self, outputs: Mapping[Id, Any], *, exist_ok: bool = False) -> None:
+        """Write several outputs in one commit: see the store's ``put_many``."""
+        await self._store.put_many(self.flow_run_id, outputs, exist_ok=exist_ok)
+
+    async def get_many(self, node_ids: Iterable[Id]) -> dict[str, Any]:
+        """The outputs of these nodes: see the store's ``get_many``."""
+        return await self._store.get_many(self.flow_run_id, node_ids)
+
+    async def get_or_put(
+        self, node_id: Id, factory: Callable[[], Awaitable[Any]] | Callable[[], Any], *, type: Any = None
+    ) -> Any:
+        """The stored output, or ``factory()``'s, stored: see the store's ``get_or_put``."""
+        return await self._store.get_or_put(self.flow_run_id, node_id, factory, type=type)
+
+    async def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
+        """``fn(*args, **kwargs)``, computed once and recorded as the node's output: see the store's ``get_or_put``."""
+        return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
+
+    async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
+        """Wait until a node has an output: see the store's ``wait_for``."""
+        return await self._store.wait_for(self.flow_run_id, node_id, timeout=timeout, type=type)
+
+    def watch(self) -> AsyncIterator[Output]:
+        """The outputs that are there, and each further one as it is written: see the store's ``watch``."""
+        return self._store.watch(self.flow_run_id)
+
+    def iter_outputs(self) -> AsyncIterator[Output]:
+        """Iterate over the outputs, by node id: see the store's ``iter_outputs``."""
+        return self._store.iter_outputs(self.flow_run_id)
+
+    async def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
+        """A new run that begins with (these of) the outputs of this one: see the store's ``fork_run``."""
+        return await self._store.fork_run(self.flow_run_id, new_flow_run_id=new_flow_run_id, node_ids=node_ids)
+
+    async def delete(self) -> int:
+        """Delete the run, for good: see the store's ``delete_run``."""
+        return await self._store.delete_run(self.flow_run_id)
 
 
-async def _write_and_complete(
-    put: Callable[[Id, Id, Any], Awaitable[None]], flow_run_id: Id, node_id: Id, value: Any, complete: Callable[[], Any]
-) -> Any:
-    try:
-        await put(flow_run_id, node_id, value)
-    except AlreadyExistsError as error:
-        if not error.same_value:
-            logger.warning("%s; complete() is called for the stored one", error)
-    except ContextStoreError as error:
-        raise WriteFailedError(flow_run_id, node_id, str(error)) from error
-    try:
-        result = complete()
-        return await result if inspect.isawaitable(result) else result
-    except Exception as error:
-        raise CompletionFailedError(flow_run_id, node_id, repr(error)) from error
+def _documented_as(original: Callable[..., Any]) -> Callable[[F], F]:
+    def copy_docstring(function: F) -> F:
+        function.__doc__ = original.__doc__
+        return function
+
+    return copy_docstring
+
+
+class FlowRun:
+    """The calls of a ``ContextStore``, bound to one run: what ``store.run(flow_run_id)`` gives.
+
+    run = store.run("run-1")
+    rows = run.step("extract", extract, "https://example.org")
+    total = run.step("sum", sum, rows)
+    """
+
+    def __init__(self, store: ContextStore, flow_run_id: str) -> None:
+        self._store = store
+        self.flow_run_id = flow_run_id
+
+    __repr__ = AsyncFlowRun.__repr__
+
+    @_documented_as(AsyncFlowRun.put)
+    def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
+        self._store.put(self.flow_run_id, node_id, value, exist_ok=exist_ok)
+
+    @_documented_as(AsyncFlowRun.get)
+    def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
+        return self._store.get(self.flow_run_id, node_id, default, type=type)
+
+    @_documented_as(AsyncFlowRun.exists)
+    def exists(self, node_id: Id) -> bool:
+        return self._store.exists(self.flow_run_id, node_id)
+
+    @_documented_as(AsyncFlowRun.list_keys)
+    def list_keys(self, *, prefix: str = "") -> list[str]:
+        return self._store.list_keys(self.flow_run_id, prefix=prefix)
+
+    @_documented_as(AsyncFlowRun.put_many)
+    def put_many(self, outputs: Mapping[Id, Any], *, exist_ok: bool = False) -> None:
+        self._store.put_many(self.flow_run_id, outputs, exist_ok=exist_ok)
+
+    @_documented_as(AsyncFlowRun.get_many)
+    def get_many(self, node_ids: Iterable[Id]) -> dict[str, Any]:
+        return self._store.get_many(self.flow_run_id, node_ids)
+
+    @_documented_as(AsyncFlowRun.get_or_put)
+    def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any:
+        return self._store.get_or_put(self.flow_run_id, node_id, factory, type=type)
+
+    @_documented_as(AsyncFlowRun.step)
+    def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
+        return self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
+
+    @_documented_as(AsyncFlowRun.wait_for)
+    def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
+        return self._store.wait_for(self.flow_run_id, node_id, timeout=timeout, type=type)
+
+    @_documented_as(AsyncFlowRun.watch)
+    def watch(self) -> Iterator[Output]:
+        return self._store.watch(self.flow_run_id)
+
+    @_documented_as(AsyncFlowRun.iter_outputs)
+    def iter_outputs(self) -> Iterator[Output]:
+        return self._store.iter_outputs(self.flow_run_id)
+
+    @_documented_as(AsyncFlowRun.fork)
+    def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
+        return self._store.fork_run(self.flow_run_id, new_flow_run_id=new_flow_run_id, node_ids=node_ids)
+
+    @_documented_as(AsyncFlowRun.delete)
+    def delete(self) -> int:
+        return self._store.delete_run(self.flow_run_id)

@@ -32,6 +32,7 @@ from ._engine import (
     Outcome,
     OutputKey,
     OutputRecord,
+    Place,
     PutGlobal,
     PutOutput,
     RemoveOutputs,
@@ -122,6 +123,13 @@ _COUNT = """
     FROM output_rows WHERE run IN (SELECT serial FROM runs WHERE deleted_at IS NULL)
 """
 
+_NEWS_ROWS = 5000
+_NEWS = """
+    SELECT output_rows.id, runs.flow_run_id, output_rows.node_id
+    FROM output_rows JOIN runs ON runs.serial = output_rows.run
+    WHERE output_rows.id > ? ORDER BY output_rows.id LIMIT ?
+"""
+
 
 # -------------------------------------------------------------------------------------------------------- the engines
 
@@ -132,6 +140,7 @@ class _SQLiteEngine:
     max_value_bytes = 256 * 2**20
     group_limits = GroupLimits(operations=512, bytes=4 * 2**20)
     linger = 0.0
+    poll_seconds: tuple[float, float] | None = None
 
     def __init__(self, location: str, timeout: float) -> None:
         self.location = location
@@ -538,6 +547,12 @@ class _SQLiteEngine:
 
     # -- care: in the engine room --------------------------------------------------------------------------------------
 
+    async def poll(self, place: Place | None) -> tuple[Place, list[OutputKey]]:
+        raise AssertionError("poll_seconds is None: nobody else can write")
+
+    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        raise AssertionError("poll_seconds is None: nobody else can write")
+
     async def stats(self) -> EngineStats:
         return EngineStats(f"SQLite {sqlite3.sqlite_version}", 0, 0, False)
 
@@ -655,21 +670,80 @@ class MemoryEngine(_SQLiteEngine):
         await self._writing.close()
 
 
-class FileEngine(_SQLiteEngine):
+class _SharedFileEngine(_SQLiteEngine):
+    """A file that others may write to meanwhile."""
+
+    poll_seconds: tuple[float, float] | None = (0.001, 0.01)
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__(path, timeout)
+        self._given_path = path
+        self._path = ""
+        self._uri = ""
+        self._is_pinned = False
+        self._looking: sqlite3.Connection | None = None
+
+    async def stats(self) -> EngineStats:
+        return EngineStats(
+            f"SQLite {sqlite3.sqlite_version}", size_of(self._path), size_of(self._path + "-wal"), self._is_pinned
+        )
+
+    # Looking for news is a matter of microseconds and never waits for a disk, while a hop to a lane costs two thread
+    # wake-ups. So it has a connection of its own, in the engine room's thread.
+
+    def _looking_connection(self) -> sqlite3.Connection:
+        if self._looking is None:
+            self._looking = sqlite3.connect(self._uri, uri=True, isolation_level=None, timeout=0.0)
+            secure(self._looking)
+            self._looking.execute("PRAGMA query_only = 1").close()
+        return self._looking
+
+    def _stop_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.close()
+            self._looking = None
+
+    async def poll(self, place: Place | None) -> tuple[Place, list[OutputKey]]:
+        self._check_identity()
+        try:
+            connection = self._looking_connection()
+            # It needs no disk access, and changes with every commit of another connection.
+            ((version,),) = connection.execute("PRAGMA data_version").fetchall()
+            if place is None:
+                ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM output_rows").fetchall()
+                return (last, version), []
+            last, last_version = place
+            if version == last_version:
+                return place, []
+            rows = connection.execute(_NEWS, (last, _NEWS_ROWS)).fetchall()
+        except sqlite3.Error as error:
+            if place is not None and code_of(error) & 0xFF == sqlite3.SQLITE_BUSY:  # somebody recovers the file
+                return place, []
+            raise translated(error, self.location, "could not look for news in") from error
+        new_place = (rows[-1][0] if rows else last, version if len(rows) < _NEWS_ROWS else None)
+        return new_place, [(flow_run_id, node_id) for _, flow_run_id, node_id in rows]
+
+    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        query = "SELECT 1 FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL"
+        try:
+            connection = self._looking_connection()
+            return [run for run in flow_run_ids if connection.execute(query, (run,)).fetchall()]
+        except sqlite3.Error as error:
+            raise translated(error, self.location, "could not look for deleted runs in") from error
+
+
+class FileEngine(_SharedFileEngine):
     """A store in a file that several processes may have open at once."""
 
     linger = 0.0002
 
     def __init__(self, path: str, *, timeout: float, durability: str, create: bool) -> None:
         super().__init__(path, timeout)
-        self._given_path = path
         self._synchronous = {"full": 2, "normal": 1}[durability]
         self._create = create
-        self._path = ""
         self._lock: FileLock = cast("FileLock", None)
         self._identity = (0, 0)
         self._wal_is_grown = False
-        self._is_pinned = False
         self._frames = 0
         self._checkpoint_at = _CHECKPOINT_FRAMES
 
@@ -692,6 +766,7 @@ class FileEngine(_SQLiteEngine):
 
     async def _open(self) -> None:
         self._path = path = os.path.realpath(self._given_path)
+        self._uri = uri_of(path, "rw")
         exists = check_place(path, self.location, self._create)
         if exists:
             probe(path, self.location)  # before the lock file is made: beside a file of others we leave nothing
@@ -705,11 +780,11 @@ class FileEngine(_SQLiteEngine):
         try:
             if not check_place(path, self.location, self._create):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            await self._writing.open(uri_of(path, "rw"))
+            await self._writing.open(self._uri)
             await self._writing.run(self._set_up)
             sync_adopted_frames(path)
             sync_folder(os.path.dirname(path))
-            await self._reading.open(uri_of(path, "rw"))
+            await self._reading.open(self._uri)
             await self._reading.run(self._set_up_reading)
             self._identity = identity_of(path)
         finally:
@@ -740,6 +815,7 @@ class FileEngine(_SQLiteEngine):
         connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}").close()
 
     async def close(self) -> None:
+        self._stop_looking()
         await self._reading.drain()
         await self._writing.drain()
         # The last connection to close checkpoints and removes the WAL, and that must not run beside a commit. Without
@@ -757,16 +833,11 @@ class FileEngine(_SQLiteEngine):
                 self._lock = cast("FileLock", None)
             self._reading, self._writing = Lane(self.own_threads), Lane(self.own_threads)
 
-    async def stats(self) -> EngineStats:
-        return EngineStats(
-            f"SQLite {sqlite3.sqlite_version}", size_of(self._path), size_of(self._path + "-wal"), self._is_pinned
-        )
-
     @contextlib.asynccontextmanager
     async def _lane_for_care(self) -> AsyncIterator[Lane]:
         lane = Lane(self.own_threads)
         try:
-            await lane.open(uri_of(self._path, "rw"))
+            await lane.open(self._uri)
             await lane.run(self._set_up_reading)
             yield lane
         finally:
@@ -877,20 +948,16 @@ class FileEngine(_SQLiteEngine):
             self._lock.release()
 
 
-class ReadOnlyFileEngine(_SQLiteEngine):
+class ReadOnlyFileEngine(_SharedFileEngine):
     """A file that is only read: no lock file, and nothing written but perhaps the -shm beside a WAL."""
-
-    def __init__(self, path: str, *, timeout: float) -> None:
-        super().__init__(path, timeout)
-        self._given_path = path
-        self._path = ""
 
     async def open(self) -> None:
         try:
             self._path = path = os.path.realpath(self._given_path)
             check_place(path, self.location, create=False)
             try:
-                await self._reading.open(uri_of(path, "ro"))
+                self._uri = uri_of(path, "ro")
+                await self._reading.open(self._uri)
                 await self._reading.run(self._set_up)
             except sqlite3.OperationalError as error:
                 # In a folder that cannot be written SQLite cannot make the -shm that it needs beside a WAL. Without a
@@ -901,7 +968,8 @@ class ReadOnlyFileEngine(_SQLiteEngine):
                     raise
                 await self._reading.close()
                 self._reading = Lane(self.own_threads)
-                await self._reading.open(uri_of(path, "ro") + "&immutable=1")
+                self._uri += "&immutable=1"
+                await self._reading.open(self._uri)
                 await self._reading.run(self._set_up)
         except BaseException as error:
             await self.close()
@@ -920,12 +988,10 @@ class ReadOnlyFileEngine(_SQLiteEngine):
                 f"{self.location} is of an older schema: open it once without read_only=True, which migrates it"
             )
 
-    async def stats(self) -> EngineStats:
-        return EngineStats(f"SQLite {sqlite3.sqlite_version}", size_of(self._path), size_of(self._path + "-wal"), False)
-
     def post_write(self, job: Job) -> None:
         raise ReadOnlyStoreError(f"{self.location} was opened with read_only=True")
 
     async def close(self) -> None:
+        self._stop_looking()
         await self._reading.close()
         self._reading = Lane(self.own_threads)

@@ -40,7 +40,7 @@ CREATE TABLE runs (
 );
 CREATE INDEX tombstones ON runs (deleted_at) WHERE deleted_at IS NOT NULL;
 CREATE TABLE output_rows (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,      -- rises with each commit; never given twice
     run INTEGER NOT NULL,                      -- runs.serial
     node_id TEXT NOT NULL,
     codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: value is the bytes themselves

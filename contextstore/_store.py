@@ -15,7 +15,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -30,6 +30,7 @@ from ._engine import (
     GiveBackSpace,
     GlobalRecord,
     Operation,
+    OutputKey,
     OutputRecord,
     PutGlobal,
     PutOutput,
@@ -38,14 +39,17 @@ from ._engine import (
     UpsertGlobal,
     own_error,
 )
+from ._flow import AsyncFlowRun
 from ._keys import Id, check_count, flow_run_key, global_key, node_key, prefix_key
 from ._keys import new_flow_run_id as new_id
 from ._reader import OutputCache, Reader
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from ._room import EngineRoom, warn_unclosed
 from ._target import Durability, Target, engine_for
+from ._watch import News
 from ._writer import Writer
 from .errors import (
+    AlreadyExistsError,
     ContextStoreError,
     CorruptStoreError,
     InvalidKeyError,
@@ -122,7 +126,9 @@ class AsyncContextStore:
         self._read_only = read_only
         self._callers = self._make_callers()
         self._cache = OutputCache(cache_bytes)
-        self._writer = Writer(self._engine, self._callers, self._cache, float(timeout))
+        self._news = News(self._engine, self._callers)
+        notes = [self._cache.note_committed, self._news.note_committed]
+        self._writer = Writer(self._engine, self._callers, notes, float(timeout))
         self._reader = Reader(self._engine, self._callers, self._cache)
         self._updates = Turns(self._callers)
         self._lifecycle = threading.Lock()
@@ -184,6 +190,7 @@ class AsyncContextStore:
         if is_first:
             self._writer.close()
             self._reader.close()
+            self._news.close()
             self._cache.clear()
         if room is not None:
             room.stop()
@@ -496,6 +503,117 @@ class AsyncContextStore:
         an exception stores nothing. The same output twice is a conflict; of the same global twice the last stands.
         """
         return AsyncBatch(self._writable, self._encode, self._commit)
+
+    # -- for the flow runner ------------------------------------------------------------------------------------------
+
+    async def get_or_put(
+        self,
+        flow_run_id: Id,
+        node_id: Id,
+        factory: Callable[[], Awaitable[Any]] | Callable[[], Any],
+        *,
+        type: Any = None,
+    ) -> Any:
+        """The output of a node if it has one; else what ``factory()`` returns, stored before this returns.
+
+        The first call returns what a replay would: the stored value, decoded. Calls for one output that come while it
+        is being computed wait for that one computation. If another process writes it first, its value is returned.
+
+        Args:
+            factory: called without arguments. With ``AsyncContextStore`` it may be a coroutine function, and it runs in
+                a task of its own, so that one cancelled caller does not cancel the others; when all are cancelled, so
+                is it. With ``ContextStore`` it runs in the calling thread.
+            type: as for ``get``.
+
+        Raises:
+            Whatever ``factory`` raises, in every call that waited for it: then nothing was stored, and the next call
+            computes anew.
+            RunDeletedError, SerializationError, StorageError: as for ``put``.
+        """
+        await self._ready()
+        key = (flow_run_key(flow_run_id), node_key(node_id))
+        value = self._cache.get(key)
+        if value is None:
+            value = await self._callers.once(key, lambda: self._get_or_put(key, factory))
+        return _codec.decode(value, type)
+
+    async def _get_or_put(self, key: OutputKey, factory: Callable[[], Any]) -> _codec.Encoded:
+        record = await self._reader.fetch(key)
+        if record is None:
+            value = self._encode(await self._result_of(factory))
+            try:
+                await self._commit([PutOutput(*key, value, exist_ok=False)])
+            except AlreadyExistsError:  # another process was first
+                record = await self._reader.fetch(key)
+                if record is None:  # and somebody has deleted the run since
+                    raise RunDeletedError(key[0]) from None
+        return value if record is None else record.value
+
+    async def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
+        """The output of a node, waited for until it is written, by any process.
+
+        Args:
+            timeout: seconds. None: for ever.
+            type: as for ``get``.
+
+        Raises:
+            TimeoutError: the builtin one: the output was not written in time.
+            RunDeletedError: the run is deleted, or is being deleted, so that the output will never be written.
+            StoreClosedError: the store was closed meanwhile.
+        """
+        await self._ready()
+        key = (flow_run_key(flow_run_id), node_key(node_id))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        value = self._cache.get(key)
+        if value is None:
+            value = await self._wait_for(key, deadline)
+        return _codec.decode(value, type)
+
+    async def _wait_for(self, key: OutputKey, deadline: float | None) -> _codec.Encoded:
+        subscription = await self._news.subscribe(self._room_now(), *key)
+        try:
+            while (record := await self._reader.fetch(key)) is None:
+                if await self._reader.call(lambda: self._engine.is_deleted(key[0])):
+                    raise RunDeletedError(key[0])
+                await subscription.next(None if deadline is None else deadline - time.monotonic())
+            return record.value
+        finally:
+            subscription.close()
+
+    async def watch(self, flow_run_id: Id) -> AsyncIterator[Output]:
+        """Iterate over the outputs of a run: those already there by node id, then each once as it is written.
+
+        It goes on for ever, and ends when its consumer stops: leave the loop, or cancel it.
+
+        Raises:
+            RunDeletedError: the run is deleted, or is being deleted.
+            StoreClosedError: the store was closed meanwhile.
+            CorruptStoreError: a stored value is damaged.
+        """
+        await self._ready()
+        flow_run = flow_run_key(flow_run_id)
+        subscription = await self._news.subscribe(self._room_now(), flow_run, None)
+        try:
+            seen = set()
+            async for output in self.iter_outputs(flow_run):
+                seen.add(output.node_id)
+                yield output
+            if await self._reader.call(lambda: self._engine.is_deleted(flow_run)):
+                raise RunDeletedError(flow_run)
+            while True:
+                for node_id in await subscription.next(None):
+                    if node_id in seen:
+                        continue
+                    seen.add(node_id)
+                    record = await self._reader.fetch((flow_run, node_id))
+                    if record is not None:  # else its run was deleted, which the subscription will tell
+                        yield _output(flow_run, record)
+        finally:
+            subscription.close()
+
+    def run(self, flow_run_id: Id) -> AsyncFlowRun:
+        """The calls of this store bound to one run, and ``step``."""
+        return AsyncFlowRun(self, flow_run_key(flow_run_id))
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
 from ._batch import Batch
 from ._callers import Callers, ThreadCallers, step
-from ._keys import Id
+from ._flow import FlowRun
+from ._keys import Id, flow_run_key
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from ._store import AsyncContextStore, D, T
 from ._target import Durability, Target
@@ -182,6 +183,22 @@ class ContextStore:
     def batch(self) -> Batch:
         return Batch(self._core._writable, self._core._encode, self._core._commit)
 
+    @_documented_as(AsyncContextStore.get_or_put)
+    def get_or_put(self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any:
+        return step(self._core.get_or_put(flow_run_id, node_id, factory, type=type))
+
+    @_documented_as(AsyncContextStore.wait_for)
+    def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
+        return step(self._core.wait_for(flow_run_id, node_id, timeout=timeout, type=type))
+
+    @_documented_as(AsyncContextStore.watch)
+    def watch(self, flow_run_id: Id) -> Iterator[Output]:
+        return _iterate(self._core.watch(flow_run_id))
+
+    @_documented_as(AsyncContextStore.run)
+    def run(self, flow_run_id: Id) -> FlowRun:
+        return FlowRun(self, flow_run_key(flow_run_id))
+
     @_documented_as(AsyncContextStore.list_runs)
     def list_runs(self, *, prefix: str = "", after: Id | None = None, limit: int = 100) -> list[RunInfo]:
         return step(self._core.list_runs(prefix=prefix, after=after, limit=limit))
@@ -220,9 +237,14 @@ class ContextStore:
 
 
 def _iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
-    """An async iterator that never suspends, as a plain one."""
-    while True:
-        try:
-            yield step(cast("Coroutine[Any, Any, T]", iterator.__anext__()))
-        except StopAsyncIteration:
-            return
+    """An async generator that never suspends, as a plain one."""
+    generator = cast("AsyncGenerator[T, None]", iterator)
+    try:
+        while True:
+            try:
+                item = step(generator.__anext__())
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        step(generator.aclose())

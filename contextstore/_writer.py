@@ -17,12 +17,12 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from ._callers import Callers, Ticket
 from ._engine import Engine, Operation, Outcome, own_error, value_bytes
-from ._reader import OutputCache
 from .errors import ContextStoreError, StorageError, StoreBusyError, StoreClosedError
 
 logger = logging.getLogger("contextstore")
@@ -50,10 +50,16 @@ class _Entry:
 
 
 class Writer:
-    def __init__(self, engine: Engine, callers: Callers, cache: OutputCache, timeout: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        callers: Callers,
+        note_committed: Sequence[Callable[[list[Operation]], None]],
+        timeout: float,
+    ) -> None:
         self._engine = engine
         self._callers = callers
-        self._cache = cache
+        self._note_committed = note_committed
         self._timeout = timeout
         # Guards what follows. Held for a few operations on the queues only: never while calling anything that waits.
         self._lock = threading.Lock()
@@ -258,7 +264,8 @@ class Writer:
             self.writes += len(done)
             self.largest_group = max(self.largest_group, len(done))
         for entry in done:
-            self._cache.note_committed(entry.operations)
+            for note in self._note_committed:
+                note(entry.operations)
         self._callers.answer([(entry.ticket, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
 
     def _refuse_all(self, error: StorageError) -> None:
