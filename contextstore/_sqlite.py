@@ -955,6 +955,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
         try:
             self._path = path = os.path.realpath(self._given_path)
             check_place(path, self.location, create=False)
+            sync_adopted_frames(path)
             try:
                 self._uri = uri_of(path, "ro")
                 await self._reading.open(self._uri)

@@ -11,6 +11,8 @@ The flow runs in a process of its own. Whoever started it watches the store, kil
 the outputs are there, starts another one for the same flow run, and proves what became of every node: by a journal to
 which the processes append a line whenever they begin or complete a node, and by reading the outputs back through plain
 ``sqlite3``. If any claim does not hold, the exit status is 1.
+
+What a program of your own would take over is ``run_flow``; the rest is what it computes, and the proof.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import ast
 import asyncio
 import contextlib
 import functools
+import math
 import os
 import pathlib
 import platform
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -36,12 +40,14 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from contextstore import AsyncContextStore, AtomicWriter, ContextStore, new_flow_run_id
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
 
 T = TypeVar("T")
 
@@ -67,8 +73,8 @@ class Module:
     public: int  # modules, classes and functions that should have a docstring
     documented: int  # and those that do
     nesting: int  # of blocks, at the deepest place
-    imports: list[str]  # names imported when the module itself is imported
-    late_imports: list[str]  # names imported later, or only by type checkers
+    imports: list[str]  # modules imported when this one is imported
+    late_imports: list[str]  # modules imported later, or only by type checkers
     longest: list[Ranked]  # functions, by their lines
 
 
@@ -87,7 +93,8 @@ def standard_library() -> dict[str, pathlib.Path]:
     return dict(sorted(modules.items()))
 
 
-def measure(name: str, path: pathlib.Path) -> Module:
+def measure(name: str, path: pathlib.Path, library: Collection[str]) -> Module:
+    """Measure a module; ``library`` has the names that an import may mean."""
     with tokenize.open(path) as file:  # decodes as the interpreter would
         source = file.read()
     tree = ast.parse(source, str(path))
@@ -100,7 +107,8 @@ def measure(name: str, path: pathlib.Path) -> Module:
     for statement, place in _statements(tree.body, _Place(scope=name)):
         nesting = max(nesting, place.depth)
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            (late_imports if place.is_late else imports).update(_imported_names(statement, package))
+            imported = {_module_of(target, library) for target in _imported_names(statement, package)} - {name}
+            (late_imports if place.is_late else imports).update(imported)
         elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             if isinstance(statement, ast.ClassDef):
                 classes += 1
@@ -158,7 +166,7 @@ def _is_false_at_import(test: ast.expr) -> bool:
 
 
 def _imported_names(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
-    """Absolute names. Whether ``b`` of ``from a import b`` is a module is found out later, when all are known."""
+    """Absolute names. Whether ``b`` of ``from a import b`` is a module cannot be seen here."""
     if isinstance(statement, ast.Import):
         yield from (alias.name for alias in statement.names)
         return
@@ -168,6 +176,14 @@ def _imported_names(statement: ast.Import | ast.ImportFrom, package: str) -> Ite
         parents = parents[: len(parents) - statement.level + 1]
         base = ".".join([*parents, base] if base else parents)
     yield from (base if alias.name == "*" else f"{base}.{alias.name}" for alias in statement.names)
+
+
+def _module_of(imported: str, library: Collection[str]) -> str:
+    """The module that an imported name belongs to: ``os.getcwd`` to ``os``, the built-in ``_thread`` to itself."""
+    name = imported
+    while name and name not in library:
+        name = name.rpartition(".")[0]
+    return name or imported.partition(".")[0]
 
 
 def _highest(ranked: Collection[Ranked], count: int) -> list[Ranked]:
@@ -216,7 +232,7 @@ def totals(modules: Mapping[str, Module]) -> Totals:
 def most_imported(modules: Mapping[str, Module]) -> list[Ranked]:
     importers = Counter[str]()
     for module in modules.values():
-        importers.update({_module_of(name, modules) for name in [*module.imports, *module.late_imports]})
+        importers.update([*module.imports, *module.late_imports])
     return _highest([Ranked(name, count) for name, count in importers.items()], 5)
 
 
@@ -230,10 +246,7 @@ def deepest_nesting(modules: Mapping[str, Module]) -> list[Ranked]:
 
 def import_cycles(modules: Mapping[str, Module]) -> list[list[str]]:
     """The sets of modules each of which leads to every other by imports at import time; the largest sets first."""
-    imported = {
-        name: {_module_of(target, modules) for target in module.imports} & modules.keys()
-        for name, module in modules.items()
-    }
+    imported = {name: modules.keys() & set(module.imports) for name, module in modules.items()}
     leads_to = {name: _reachable(name, imported) for name in imported}
     cycles = {
         frozenset(other for other in reached if name in leads_to[other])
@@ -251,14 +264,6 @@ def _reachable(start: str, edges: Mapping[str, Collection[str]]) -> set[str]:
             reached.add(name)
             ahead.extend(edges[name])
     return reached
-
-
-def _module_of(imported: str, modules: Collection[str]) -> str:
-    """The module that an imported name belongs to: ``os.path.join`` to ``os``, the built-in ``_thread`` to itself."""
-    name = imported
-    while name and name not in modules:
-        name = name.rpartition(".")[0]
-    return name or imported.partition(".")[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- the flow
@@ -290,13 +295,14 @@ class Node:
     compute: Callable[[Outputs], Awaitable[object]]
 
 
-def survey(paths: Mapping[str, pathlib.Path]) -> dict[str, Node]:
+def survey(library: Mapping[str, pathlib.Path], limit: int | None = None) -> dict[str, Node]:
     """The nodes of the flow, by their ids."""
+    surveyed = list(library)[:limit]
     nodes: dict[str, Node] = {}
 
     async def compute_module(name: str, _: Outputs) -> Module:
         # A thread keeps the event loop free; that it cannot run in parallel to the others does not matter here.
-        return await asyncio.to_thread(measure, name, paths[name])
+        return await asyncio.to_thread(measure, name, library[name], library.keys())
 
     async def combine(function: Callable[[Mapping[str, Module]], T], names: Collection[str], outputs: Outputs) -> T:
         return function(await outputs.read_modules(names))
@@ -315,16 +321,16 @@ def survey(paths: Mapping[str, pathlib.Path]) -> dict[str, Node]:
             import_cycles=await outputs.read("survey/import-cycles", list[list[str]]),
         )
 
-    for name in paths:
+    for name in surveyed:
         nodes[f"module/{name}"] = Node([], functools.partial(compute_module, name))
     members = defaultdict(list)
-    for name in paths:
+    for name in surveyed:
         members[name.partition(".")[0]].append(name)
     packages = {package: names for package, names in members.items() if len(names) > 1}
     for package, names in packages.items():
         add_combining(f"package/{package}", totals, names)
     for function in (totals, most_imported, longest_functions, deepest_nesting, import_cycles):
-        add_combining(f"survey/{function.__name__.replace('_', '-')}", function, paths)
+        add_combining(f"survey/{function.__name__.replace('_', '-')}", function, surveyed)
     combining = [node_id for node_id in nodes if not node_id.startswith("module/")]
     nodes["survey/report"] = Node(combining, compute_report)
     return nodes
@@ -340,13 +346,9 @@ class Journal:
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
 
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[Callable[[str, str], None]]:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            yield lambda event, node_id: void(os.write(descriptor, f"{event} {node_id}\n".encode()))
-        finally:
-            os.close(descriptor)
+    def note(self, event: str, node_id: str) -> None:
+        with self._path.open("a") as file:
+            file.write(f"{event} {node_id}\n")
 
     def counts(self, event: str) -> Counter[str]:
         """How often this happened to each node."""
@@ -362,7 +364,7 @@ async def run_flow(
     store: AsyncContextStore,
     flow_run_id: str,
     nodes: Mapping[str, Node],
-    note: Callable[[str, str], None],
+    journal: Journal,
     pace: float = 0.0,
 ) -> None:
     """Compute the nodes that have no output yet, each after those that it builds on."""
@@ -375,14 +377,14 @@ async def run_flow(
 
     async def run_node(node_id: str) -> None:
         async with slots:
-            note("began", node_id)
+            journal.note("began", node_id)
             output = await nodes[node_id].compute(outputs)
             await asyncio.sleep(pace)
             # Write before complete: what follows is called only once the output is durable.
             await writer.write_and_complete(flow_run_id, node_id, output, functools.partial(complete, node_id))
 
     def complete(node_id: str) -> None:
-        note("completed", node_id)
+        journal.note("completed", node_id)
         order.done(node_id)
         start_ready()
 
@@ -400,16 +402,15 @@ async def run_flow(
 
 async def work(options: argparse.Namespace) -> None:
     """The process that is killed, and the one that goes on: they differ in nothing."""
-    nodes = survey(limited(standard_library(), options.limit))
-    with Journal(options.journal).opened() as note:
-        async with AsyncContextStore(options.store) as store:
-            await run_flow(store, options.flow_run_id, nodes, note, options.pace)
+    nodes = survey(standard_library(), options.limit)
+    async with AsyncContextStore(options.store) as store:
+        await run_flow(store, options.worker, nodes, Journal(options.journal), options.pace)
 
 
-# ------------------------------------------------------------------------------------------------------------ the story
+# ------------------------------------------------------------------------------------------------- the demonstration
 
 
-class Fact(NamedTuple):
+class Check(NamedTuple):
     """A line of the closing table. ``holds`` is None where a figure is told and nothing is claimed of it."""
 
     label: str
@@ -417,87 +418,86 @@ class Fact(NamedTuple):
     holds: bool | None = None
 
 
-def tell(options: argparse.Namespace, console: Console) -> bool:
+def demonstrate(options: argparse.Namespace, console: Console) -> bool:
     """Run the flow, kill it, run it again. Returns whether all went as it must."""
-    paths = limited(standard_library(), options.limit)
-    nodes = survey(paths)
+    nodes = survey(standard_library(), options.limit)
     with tempfile.TemporaryDirectory(prefix="contextstore-survey-") as folder:
         store_path = (options.store or pathlib.Path(folder, "survey.db")).absolute()
         journal = Journal(pathlib.Path(folder, "journal"))
         flow_run_id = new_flow_run_id()
         console.print(
-            f"[bold]A survey of the standard library of Python {platform.python_version()}[/]: "
-            f"{len(paths):,} modules, {len(nodes):,} nodes",
-            f"store     {options.store or f'{store_path} (temporary)'}",
-            f"flow run  {flow_run_id}\n",
-            sep="\n",
+            f"[bold]A survey of the standard library of Python {platform.python_version()}[/]: {len(nodes):,} nodes",
             highlight=False,
-            soft_wrap=True,
         )
+        say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        say(f"store     {store_path}{'' if options.store else ' (temporary)'}")
+        say(f"flow run  {flow_run_id}\n")
         with ContextStore(store_path):
             pass  # makes the store, so that there is something to watch from the first moment on
-        arguments = ["--worker", "--flow-run-id", flow_run_id, "--store", str(store_path)]
-        arguments += ["--journal", os.path.join(folder, "journal"), "--pace", str(options.pace)]
-        arguments += [] if options.limit is None else ["--limit", str(options.limit)]
-        run = functools.partial(run_process, arguments, store_path, flow_run_id)
-
-        with Progress(console, len(nodes)) as progress:
-            facts = [Fact("nodes of the flow", len(nodes))]
+        command = [sys.executable, __file__, "--worker", flow_run_id, "--store", str(store_path)]
+        command += ["--journal", os.path.join(folder, "journal"), "--pace", str(options.pace)]
+        command += [] if options.limit is None else ["--limit", str(options.limit)]
+        checks = [Check("nodes of the flow", len(nodes))]
+        killed = Snapshot({}, Counter(), Counter())
+        with ProgressDisplay(console, len(nodes)) as display:
             if options.kill:
-                status = run(progress.begin("first process"), kill_at=round(options.kill_at * len(nodes)))
-                progress.end("killed by SIGKILL" if status == -signal.SIGKILL else f"ended by itself, status {status}")
-                facts.append(Fact("processes killed half-way by SIGKILL", 1, status == -signal.SIGKILL))
-                killed = Moment.of(store_path, flow_run_id, journal)
-            else:
-                killed = Moment({}, Counter(), Counter())
-            status = run(progress.begin("second process" if options.kill else "the process"))
-            progress.end("done" if status == 0 else f"failed, status {status}")
-            facts.append(Fact("processes that came to the end", 1, status == 0))
-        end = Moment.of(store_path, flow_run_id, journal)
-        facts += compare(nodes, killed, end)
-        console.print(table_of("What became of the nodes", facts, console))
-        holds = all(fact.holds is not False for fact in facts)
-        if holds:
+                bar = display.bar("first process")
+                status = run_process(command, store_path, flow_run_id, bar, math.ceil(options.kill_at * len(nodes)))
+                killed = Snapshot.of(store_path, flow_run_id, journal)
+                was_killed = status == -signal.SIGKILL
+                how = "killed by SIGKILL" if was_killed else f"ended by itself, status {status}"
+                bar.end(len(killed.rows), how, "red")
+                if status == 0:
+                    say("It was through before it could be killed: take a larger --limit, or a --pace.")
+                checks.append(Check("processes killed by SIGKILL", int(was_killed), was_killed))
+            bar = display.bar("second process" if options.kill else "the process")
+            status = run_process(command, store_path, flow_run_id, bar)
+            end = Snapshot.of(store_path, flow_run_id, journal)
+            how = "done" if status == 0 else f"failed, status {status}"
+            bar.end(len(end.rows), how, "green" if status == 0 else "red")
+            checks.append(Check("processes that came to the end", int(status == 0), status == 0))
+        console.print()
+        checks += compare(nodes, killed, end)
+        console.print(checks_table(checks, console))
+        if holds := all(check.holds is not False for check in checks):
             with ContextStore(store_path, read_only=True) as store:
                 report = store.get(flow_run_id, "survey/report", type=Report)
             if report is not None:
-                console.print(findings(report))
+                console.print(findings_table(report))
         if options.store:
             sql = f"SELECT value FROM outputs WHERE flow_run_id = '{flow_run_id}' AND node_id = 'survey/report'"
-            console.print(f'\nLook for yourself:\n  sqlite3 {store_path} "{sql}"', highlight=False, soft_wrap=True)
-    console.print("\n[green]Every claim holds.[/]" if holds else "\n[bold red]A claim does not hold.[/]")
+            say(f'Look for yourself:\n  sqlite3 {shlex.quote(str(store_path))} "{sql}"\n')
+    console.print("[green]Every claim holds.[/]" if holds else "[bold red]A claim does not hold.[/]")
     return holds
 
 
 def run_process(
-    arguments: Sequence[str],
+    command: Sequence[str],
     store_path: pathlib.Path,
     flow_run_id: str,
-    show: Callable[[int], None],
+    bar: ProgressBar,
     kill_at: int | None = None,
 ) -> int:
     """Start a process that works at the flow and watch the store; returns the exit status, negative for a signal."""
-    # In a process group of its own: Ctrl-C in the terminal is for the one who tells the story.
-    child = subprocess.Popen([sys.executable, __file__, *arguments], process_group=0)
+    # In a process group of its own: Ctrl-C in the terminal is for the process that watches.
+    child = subprocess.Popen(command, process_group=0)
     try:
-        # Read-only, so that what a killed process leaves behind is put in order by the next one, and not by the watcher.
+        # Read-only: what a killed process leaves behind is for the next one to put in order, not for the watcher.
         with ContextStore(store_path, read_only=True) as store:
             while child.poll() is None:
                 written = len(store.list_keys(flow_run_id))
-                show(written)
+                bar.show(written)
                 if kill_at is not None and written >= kill_at:
                     child.kill()
                     break
-                time.sleep(0.01)
-            child.wait()
-            show(len(store.list_keys(flow_run_id)))
+                time.sleep(0.02)
     finally:
         child.kill()
         child.wait()
     return child.returncode
 
 
-class Moment(NamedTuple):
+class Snapshot(NamedTuple):
     """All there is to know at one time: the rows of this flow run in the view ``outputs``, and the journal."""
 
     rows: Mapping[str, Sequence[tuple[str, str]]]  # (value, written_at) by node; more than one row would be an error
@@ -505,7 +505,7 @@ class Moment(NamedTuple):
     completed: Counter[str]
 
     @classmethod
-    def of(cls, store_path: pathlib.Path, flow_run_id: str, journal: Journal) -> Moment:
+    def of(cls, store_path: pathlib.Path, flow_run_id: str, journal: Journal) -> Snapshot:
         """Read by Python's own sqlite3: what is in the store is no secret of the library."""
         rows = defaultdict(list)
         uri = f"file:{urllib.parse.quote(str(store_path))}?mode=ro"
@@ -516,9 +516,9 @@ class Moment(NamedTuple):
         return cls(rows, journal.counts("began"), journal.counts("completed"))
 
 
-def compare(nodes: Collection[str], killed: Moment, end: Moment) -> list[Fact]:
+def compare(nodes: Collection[str], killed: Snapshot, end: Snapshot) -> list[Check]:
     """What was there at the kill, and what became of it."""
-    facts = []
+    checks = []
     begun_again = {node_id for node_id in killed.began if end.began[node_id] > killed.began[node_id]}
     in_flight = killed.began.keys() - killed.rows.keys()
     if killed.began:
@@ -526,29 +526,184 @@ def compare(nodes: Collection[str], killed: Moment, end: Moment) -> list[Fact]:
         told_nobody = killed.rows.keys() - acknowledged
         lost = acknowledged - killed.rows.keys()
         unchanged = [node_id for node_id, rows in killed.rows.items() if end.rows.get(node_id) == rows]
-        facts += [
-            Fact("completed before the kill", len(acknowledged)),
-            Fact("  whose output was lost", len(lost), not lost),
-            Fact("  computed again", len(acknowledged & begun_again), not acknowledged & begun_again),
-            Fact("written at the kill, but not yet completed", len(told_nobody)),
-            Fact("  computed again", len(told_nobody & begun_again), not told_nobody & begun_again),
-            Fact("being computed at the kill, not yet written", len(in_flight), len(in_flight) <= CONCURRENCY),
-            Fact("  computed again", len(in_flight & begun_again), in_flight <= begun_again),
-            Fact("outputs unchanged since the kill", len(unchanged), len(unchanged) == len(killed.rows)),
+        checks += [
+            Check("completed before the kill", len(acknowledged)),
+            Check("  whose output was lost", len(lost), not lost),
+            Check("  computed again", len(acknowledged & begun_again), not acknowledged & begun_again),
+            Check("written at the kill, but not yet completed", len(told_nobody)),
+            Check("  computed again", len(told_nobody & begun_again), not told_nobody & begun_again),
+            Check("being computed at the kill, not yet written", len(in_flight), len(in_flight) <= CONCURRENCY),
+            Check("  computed again", len(in_flight & begun_again), in_flight <= begun_again),
+            Check("outputs unchanged since the kill", len(unchanged), len(unchanged) == len(killed.rows)),
         ]
     once = [node_id for node_id in nodes if len(end.rows.get(node_id, [])) == 1]
     foreign = end.rows.keys() - set(nodes)
     most = len(nodes) + len(in_flight)
     return [
-        *facts,
-        Fact("outputs at the end, each there exactly once", len(once), len(once) == len(nodes) and not foreign),
-        Fact("computations in all", end.began.total(), end.began.total() == most),
+        *checks,
+        Check("outputs at the end, each there exactly once", len(once), len(once) == len(nodes) and not foreign),
+        Check("computations in all", end.began.total(), end.began.total() == most),
     ]
 
 
-def void(_: object) -> None:
-    """For a result that is of no interest."""
+# ---------------------------------------------------------------------------------------------------- what is displayed
 
 
-def limited(paths: dict[str, pathlib.Path], limit: int | None) -> dict[str, pathlib.Path]:
-    return dict(list(paths.items())[:limit])
+class ProgressDisplay:
+    """A bar for each process, which grows with what the store has. Without a terminal, a line for each."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._console = console
+        self._total = total
+        self._progress = Progress(
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=34, style="grey30"),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[end]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._progress.stop()
+
+    def bar(self, title: str) -> ProgressBar:
+        return ProgressBar(self._console, self._progress, title, self._total)
+
+
+class ProgressBar:
+    """The bar of one process."""
+
+    def __init__(self, console: Console, progress: Progress, title: str, total: int) -> None:
+        self._console = console
+        self._progress = progress
+        self._title = title
+        self._total = total
+        self._bar = progress.add_task(title, total=total, end="")
+
+    def show(self, written: int) -> None:
+        self._progress.update(self._bar, completed=written)
+
+    def end(self, written: int, how: str, style: str) -> None:
+        self._progress.update(self._bar, completed=written, end=f"[{style}]{how}[/]")
+        self._progress.stop_task(self._bar)
+        if not self._console.is_terminal:
+            self._console.print(f"{self._title}: {written} of {self._total} nodes written, {how}", highlight=False)
+
+
+def checks_table(checks: Sequence[Check], console: Console) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    can_tick = console.encoding.lower().startswith("utf")
+    verdicts = {
+        None: "",
+        True: "[green]\N{CHECK MARK}[/]" if can_tick else "yes",
+        False: "[bold red]\N{BALLOT X}[/]" if can_tick else "[bold red]NO[/]",
+    }
+    table = Table(title="What became of the nodes", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("measured")
+    table.add_column("nodes", justify="right")
+    table.add_column("as it must be")
+    for check in checks:
+        table.add_row(
+            check.label, f"{check.figure:,}", verdicts[check.holds], style="" if check.label[0] != " " else "dim"
+        )
+    return table
+
+
+def findings_table(report: Report) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="What the survey found", title_justify="left", title_style="bold", box=box.SIMPLE)
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column(max_width=44, overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    sums = report.totals
+    for label, figure in (
+        ("modules", f"{sums.modules:,}"),
+        ("lines", f"{sums.lines:,}"),
+        ("functions", f"{sums.functions:,}"),
+        ("classes", f"{sums.classes:,}"),
+        ("public with docstring", f"{sums.documented / sums.public:.0%}"),
+        ("import cycles", f"{len(report.import_cycles)}"),
+    ):
+        table.add_row(label, "", f"{figure} {'':<9}")
+    for label, ranking, unit in (
+        ("largest packages", report.largest_packages, "lines"),
+        ("most imported modules", report.most_imported, "importers"),
+        ("longest functions", report.longest_functions, "lines"),
+        ("deepest nesting", report.deepest_nesting, "blocks"),
+        (
+            "largest import cycles",
+            [Ranked(", ".join(cycle), len(cycle)) for cycle in report.import_cycles[:3]],
+            "modules",
+        ),
+    ):
+        table.add_section()
+        for place, entry in enumerate(ranking):
+            table.add_row(label if place == 0 else "", entry.name, f"{entry.figure:,} [dim]{unit:<9}[/]")
+    return table
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Survey Python's standard library; the flow is killed half-way and goes on where it was."
+    )
+    parser.add_argument("--store", type=pathlib.Path, metavar="PATH", help="keep the store here (else it is temporary)")
+    parser.add_argument(
+        "--kill-at", type=fraction, default=0.5, metavar="FRACTION", help="kill when so much is done (default: 0.5)"
+    )
+    parser.add_argument("--no-kill", dest="kill", action="store_false", help="let the first process come to the end")
+    parser.add_argument("--limit", type=positive, metavar="N", help="survey the first N modules only")
+    parser.add_argument(
+        "--pace", type=float, default=0.0, metavar="SECONDS", help="rest in each node, to watch it more slowly"
+    )
+    # For the process that is started to do the work.
+    parser.add_argument("--worker", metavar="FLOW_RUN_ID", help=argparse.SUPPRESS)
+    parser.add_argument("--journal", type=pathlib.Path, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def fraction(text: str) -> float:
+    if not 0 < (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
+    return value
+
+
+def positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def main() -> int:
+    options = parse()
+    if options.worker:
+        asyncio.run(work(options))
+        return 0
+    try:
+        from rich.console import Console
+    except ImportError:
+        print("The demonstration is displayed by the library rich: pip install rich", file=sys.stderr)
+        return 2
+    try:
+        return 0 if demonstrate(options, Console()) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

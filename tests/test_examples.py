@@ -1,0 +1,285 @@
+"""The demonstration: it runs, it says what is so, and it would not say it if it were otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SURVEY = ROOT / "examples" / "survey.py"
+
+# Eight nodes at a time that rest a fifth of a second each: over a second is left in which to be killed.
+SMALL = ["--limit", "40", "--pace", "0.2", "--kill-at", "0.4"]
+
+
+class Demonstration:
+    """A run of the survey, as somebody without a terminal sees it."""
+
+    def __init__(self, *arguments: Any, program: pathlib.Path = SURVEY) -> None:
+        done = subprocess.run(
+            [sys.executable, str(program), *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.status = done.returncode
+        self.text = done.stdout
+        self.errors = done.stderr
+
+    @property
+    def figures(self) -> list[tuple[str, int]]:
+        """The closing table: what was measured, in its order."""
+        table = self.text.partition("as it must be")[2].partition("What the survey found")[0]
+        rows = re.findall(r"^ +(\S.*?) {2,}([\d,]+) ", table, re.MULTILINE)
+        return [(label, int(figure.replace(",", ""))) for label, figure in rows]
+
+    @property
+    def flow_run_id(self) -> str:
+        found = re.search(r"^flow run  (\S+)$", self.text, re.MULTILINE)
+        assert found is not None, self.text
+        return found[1]
+
+
+def rows_of(store: pathlib.Path, flow_run_id: str) -> list[tuple[str, str, str]]:
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        sql = "SELECT node_id, value, written_at FROM outputs WHERE flow_run_id = ? ORDER BY node_id"
+        return connection.execute(sql, (flow_run_id,)).fetchall()
+
+
+@pytest.fixture(scope="module")
+def survey() -> Iterator[ModuleType]:
+    """The example as a module."""
+    specification = importlib.util.spec_from_file_location("survey", SURVEY)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["survey"] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    yield module
+    del sys.modules["survey"]
+
+
+# ---------------------------------------------------------------------------------------------------- it runs and tells
+
+
+@pytest.mark.slow
+def test_a_killed_survey_goes_on_and_its_table_says_what_became_of_every_node(tmp_path: pathlib.Path) -> None:
+    store = tmp_path / "flows.db"
+    shown = Demonstration(*SMALL, "--store", store)
+
+    assert (shown.status, shown.errors) == (0, ""), shown.text
+    assert "killed by SIGKILL" in shown.text
+    assert "Every claim holds." in shown.text
+    assert "\x1b" not in shown.text, "colours and bars are for a terminal"
+    labels = [label for label, _ in shown.figures]
+    assert labels == [
+        "nodes of the flow",
+        "processes killed by SIGKILL",
+        "processes that came to the end",
+        "completed before the kill",
+        "whose output was lost",
+        "computed again",
+        "written at the kill, but not yet completed",
+        "computed again",
+        "being computed at the kill, not yet written",
+        "computed again",
+        "outputs unchanged since the kill",
+        "outputs at the end, each there exactly once",
+        "computations in all",
+    ]
+    (
+        nodes, killed, ended, completed, lost, completed_again, untold, untold_again, in_flight, in_flight_again,
+        unchanged, outputs, computations,
+    ) = (figure for _, figure in shown.figures)  # fmt: skip
+    assert (killed, ended) == (1, 1)
+    assert completed + untold >= 0.4 * nodes
+    assert (lost, completed_again, untold_again) == (0, 0, 0)
+    assert 0 <= in_flight <= 8  # none, if the kill comes just after a commit that took all eight
+    assert in_flight_again == in_flight
+    assert unchanged == completed + untold
+    assert outputs == nodes == len(rows_of(store, shown.flow_run_id))
+    assert computations == nodes + in_flight
+
+
+@pytest.mark.slow
+def test_a_second_survey_in_the_same_store_leaves_the_first_as_it_was(tmp_path: pathlib.Path) -> None:
+    store = tmp_path / "flows.db"
+    first = Demonstration("--limit", 20, "--no-kill", "--store", store)
+    rows = rows_of(store, first.flow_run_id)
+    second = Demonstration(*SMALL, "--store", store)
+
+    assert (first.status, second.status) == (0, 0), first.text + second.text
+    assert first.flow_run_id != second.flow_run_id
+    assert rows_of(store, first.flow_run_id) == rows
+    assert dict(first.figures)["nodes of the flow"] == len(rows)
+    assert dict(second.figures)["nodes of the flow"] == len(rows_of(store, second.flow_run_id)) > len(rows)
+
+
+def test_a_survey_that_is_not_killed_computes_each_node_once(tmp_path: pathlib.Path) -> None:
+    store = tmp_path / "flows.db"
+    shown = Demonstration("--limit", 20, "--no-kill", "--store", store)
+
+    assert (shown.status, shown.errors) == (0, ""), shown.text
+    figures = dict(shown.figures)
+    assert figures["computations in all"] == figures["nodes of the flow"] == len(rows_of(store, shown.flow_run_id))
+    assert "completed before the kill" not in figures
+
+
+def test_the_query_that_is_shown_in_the_end_finds_the_report(tmp_path: pathlib.Path) -> None:
+    store = tmp_path / "a folder [of mine].db"
+    shown = Demonstration("--limit", 5, "--no-kill", "--store", store)
+
+    assert f"sqlite3 '{store}'" in shown.text
+    sql = re.search(r'"(SELECT .*)"$', shown.text, re.MULTILINE)
+    assert sql is not None
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        ((report,),) = connection.execute(sql[1]).fetchall()
+    assert json.loads(report)["totals"]["modules"] == 5
+
+
+def test_a_temporary_store_is_gone_in_the_end() -> None:
+    shown = Demonstration("--limit", 5, "--no-kill")
+    store = re.search(r"^store     (\S+) \(temporary\)$", shown.text, re.MULTILINE)
+    assert store is not None
+    assert not pathlib.Path(store[1]).parent.exists()
+
+
+@pytest.mark.parametrize("arguments", [("--kill-at", "1.5"), ("--kill-at", "0"), ("--limit", "0"), ("--limit", "some")])
+def test_an_option_that_cannot_be_meant_is_refused(arguments: tuple[str, str]) -> None:
+    refused = Demonstration(*arguments)
+    assert refused.status == 2
+    assert arguments[0] in refused.errors
+
+
+# --------------------------------------------------------------------------------- it would notice if it were otherwise
+
+
+@pytest.mark.slow
+def test_a_flow_that_does_not_ask_what_is_written_fails_the_demonstration(tmp_path: pathlib.Path) -> None:
+    text = SURVEY.read_text()
+    asks = "set(await store.list_keys(flow_run_id))"
+    assert text.count(asks) == 1
+    forgetful = tmp_path / "survey.py"
+    forgetful.write_text(text.replace(asks, "set[str]()"))
+
+    shown = Demonstration(*SMALL, program=forgetful)
+    assert shown.status == 1, shown.text
+    assert "A claim does not hold." in shown.text
+
+
+def test_what_must_not_have_happened_to_a_node_fails_a_check(survey: ModuleType) -> None:
+    row = [("1", "2025-01-01T00:00:00.000Z")]
+    later = [("1", "2025-01-01T00:00:01.000Z")]
+
+    def failures(killed: tuple[Any, Any, Any], end: tuple[Any, Any, Any]) -> list[str]:
+        moments = [survey.Snapshot(rows, Counter(began), Counter(done)) for rows, began, done in (killed, end)]
+        return [check.label.strip() for check in survey.compare(["a", "b"], *moments) if check.holds is False]
+
+    # "a" was completed before the kill, "b" was being computed and is computed again: all is well.
+    killed = ({"a": row}, ["a", "b"], ["a"])
+    assert failures(killed, ({"a": row, "b": row}, ["a", "b", "b"], ["a", "b"])) == []
+
+    lost = failures(({}, ["a", "b"], ["a"]), ({"a": row, "b": row}, ["a", "a", "b", "b"], ["a", "a", "b"]))
+    assert "whose output was lost" in lost
+    again = failures(killed, ({"a": row, "b": row}, ["a", "a", "b", "b"], ["a", "b"]))
+    assert again == ["computed again", "computations in all"]
+    overwritten = failures(killed, ({"a": later, "b": row}, ["a", "b", "b"], ["a", "b"]))
+    assert overwritten == ["outputs unchanged since the kill"]
+    twice = failures(killed, ({"a": row, "b": [*row, *later]}, ["a", "b", "b"], ["a", "b"]))
+    assert twice == ["outputs at the end, each there exactly once"]
+    foreign = failures(killed, ({"a": row, "b": row, "c": row}, ["a", "b", "b"], ["a", "b"]))
+    assert foreign == ["outputs at the end, each there exactly once"]
+    missing = failures(killed, ({"a": row}, ["a", "b", "b"], ["a"]))
+    assert missing == ["outputs at the end, each there exactly once"]
+
+
+# ----------------------------------------------------------------------------------------------- what it measures is so
+
+
+def test_a_module_is_measured_as_it_is(survey: ModuleType, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    path = folder / "keeper.py"
+    path.write_text(
+        '''"""Keepers."""
+import os.path, sys
+from . import cage
+from .cage import Lock
+from ..zoo.food import *
+
+if TYPE_CHECKING:
+    import typing
+
+class Keeper:
+    """Keeps."""
+
+    def feed(self, animal):
+        import time
+        for meal in animal:
+            if meal:
+                pass
+            elif animal:
+                pass
+            else:
+                with meal:
+                    pass
+
+    def _count(self):
+        def add(): ...
+''',
+        encoding="utf-8",
+    )
+    library = {"os", "zoo", "zoo.cage", "zoo.food", "zoo.keeper", "time", "typing"}
+    assert survey.measure("zoo.keeper", path, library) == survey.Module(
+        lines=25,
+        functions=3,
+        classes=1,
+        public=3,  # the module, Keeper, feed
+        documented=2,
+        nesting=5,  # class, def, for, else, with
+        imports=["os", "sys", "zoo.cage", "zoo.food"],
+        late_imports=["time", "typing"],
+        longest=[
+            survey.Ranked("zoo.keeper.Keeper.feed", 10),
+            survey.Ranked("zoo.keeper.Keeper._count", 2),
+            survey.Ranked("zoo.keeper.Keeper._count.add", 1),
+        ],
+    )
+
+
+def test_import_cycles_are_the_sets_of_modules_that_lead_to_each_other(survey: ModuleType) -> None:
+    def importing(*imports: str, late: tuple[str, ...] = ()) -> Any:
+        return survey.Module(0, 0, 0, 0, 0, 0, list(imports), list(late), [])
+
+    modules = {
+        "a": importing("b"),
+        "b": importing("c", "x"),
+        "c": importing("a"),
+        "x": importing("y", "sys"),
+        "y": importing("z"),
+        "z": importing("y"),
+        "late": importing("x", late=("lately",)),
+        "lately": importing("late"),
+    }
+    assert survey.import_cycles(modules) == [["a", "b", "c"], ["y", "z"]]
+
+
+def test_the_survey_takes_the_standard_library_without_tests_and_without_what_was_installed(survey: ModuleType) -> None:
+    library = survey.standard_library()
+    assert {"os", "json", "json.decoder", "asyncio.tasks", "__future__"} <= library.keys()
+    assert not [name for name in library if {"test", "tests", "idle_test", "pytest"} & set(name.split("."))]
+    assert library["json"].name == "__init__.py"
