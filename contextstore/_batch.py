@@ -27,20 +27,22 @@ class Gathered:
         self._ready = ready
         self._encode = encode
         self._commit = commit
-        self._puts: list[PutOutput] = []
-        self._globals: dict[str, PutGlobal | UpsertGlobal] = {}
+        # In the order of the calls, since the first refusal is the one that is raised. A global stands under its key,
+        # so that its last write takes the place of the ones before; an output under its number, since each counts.
+        self._operations: dict[int | str, Operation] = {}
         self._is_open = False
 
     def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write an output when the block ends. See the store's ``put``."""
         self._check_open()
-        self._puts.append(PutOutput(flow_run_key(flow_run_id), node_key(node_id), self._encode(value), exist_ok))
+        put = PutOutput(flow_run_key(flow_run_id), node_key(node_id), self._encode(value), exist_ok)
+        self._operations[len(self._operations)] = put
 
     def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write a global, once, when the block ends. See the store's ``put_global``."""
         self._check_open()
         name = global_key(key)
-        self._globals[name] = PutGlobal(name, self._encode(value), exist_ok)
+        self._operations[name] = PutGlobal(name, self._encode(value), exist_ok)
 
     def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> None:
         """Write or overwrite a global when the block ends. See the store's ``upsert_global``."""
@@ -48,7 +50,7 @@ class Gathered:
         if expected_version is not None:
             check_count("expected_version", expected_version, 0)
         name = global_key(key)
-        self._globals[name] = UpsertGlobal(name, self._encode(value), expected_version)
+        self._operations[name] = UpsertGlobal(name, self._encode(value), expected_version)
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -62,8 +64,7 @@ class Gathered:
 
     async def _end(self, exc_type: type[BaseException] | None) -> None:
         self._is_open = False
-        operations: list[Operation] = [*self._puts, *self._globals.values()]
-        self._puts, self._globals = [], {}
+        operations, self._operations = list(self._operations.values()), {}
         if exc_type is None and operations:
             await self._ready()
             await self._commit(operations)

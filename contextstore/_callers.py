@@ -105,21 +105,25 @@ class TaskCallers:
 
     async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         flight = self._flights.get(key)
-        if flight is not None:
-            _refuse_own(self, key)
-        else:
-            with _marked(self, key):
-                flight = self._flights[key] = _TaskFlight(asyncio.ensure_future(compute()))
+        if flight is None:
+            flight = self._flights[key] = _TaskFlight()
+            with _within(flight):
+                flight.task = asyncio.ensure_future(compute())
             flight.task.add_done_callback(lambda _: self._land(key, flight))
-        flight.waiters += 1
-        try:
-            result: T = await asyncio.shield(flight.task)
-            return result
-        finally:
-            flight.waiters -= 1
-            if not flight.waiters and not flight.task.done():  # all who waited were cancelled
-                self._land(key, flight)
-                flight.task.cancel()
+        with _waiting_for(flight, key):
+            flight.waiters += 1
+            try:
+                result: T = await asyncio.shield(flight.task)
+                return result
+            except asyncio.CancelledError:
+                if flight.waiters == 1 and not flight.task.done():  # all who waited were cancelled
+                    self._land(key, flight)
+                    flight.task.cancel()
+                    # As if it had run in this task: when the call is over, so is what it has called.
+                    await asyncio.wait([flight.task])
+                raise
+            finally:
+                flight.waiters -= 1
 
     def _land(self, key: object, flight: _TaskFlight) -> None:
         if self._flights.get(key) is flight:
@@ -176,7 +180,7 @@ class ThreadCallers:
         self._own_threads = own_threads
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._flights: dict[object, list[_ThreadTicket]] = {}
+        self._flights: dict[object, _ThreadFlight] = {}
 
     def admit(self) -> None:
         if os.getpid() != self._pid:
@@ -205,41 +209,39 @@ class ThreadCallers:
 
     async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         while True:
-            ticket = self.ticket()
-            with self._lock:
-                joined = self._flights.get(key)
-                if joined is None:
-                    waiting = self._flights[key] = []
-                else:
-                    _refuse_own(self, key)
-                    joined.append(ticket)
-            if joined is None:
-                return await self._compute_for_all(key, compute, waiting)
-            answer: tuple[bool, Any] | None = await self.wait(ticket, None, lambda: None)
-            if answer is not None:
-                succeeded, result = answer
+            own = _ThreadFlight()
+            try:
+                with self._lock:
+                    flight = self._flights.setdefault(key, own)
+                if flight is own:
+                    with _within(own):
+                        result = await compute()
+                    own.answer = (True, result)
+                    return result
+            except Exception as error:
+                own.answer = (False, error)
+                raise
+            finally:
+                # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
+                try:
+                    self._land(key, own)
+                finally:
+                    self._land(key, own)
+            with _waiting_for(flight, key):
+                flight.landed.wait()
+            if flight.answer is not None:
+                succeeded, answer = flight.answer
                 if not succeeded:
-                    raise result
-                value: T = result
+                    raise answer
+                value: T = answer
                 return value
             # Who computed was interrupted, and that is nobody else's business: compute it anew, or join who does.
 
-    async def _compute_for_all(
-        self, key: object, compute: Callable[[], Coroutine[Any, Any, T]], waiting: list[_ThreadTicket]
-    ) -> T:
-        answer: tuple[bool, Any] | None = None
-        try:
-            with _marked(self, key):
-                result = await compute()
-            answer = (True, result)
-            return result
-        except Exception as error:
-            answer = (False, error)
-            raise
-        finally:
-            with self._lock:
+    def _land(self, key: object, flight: _ThreadFlight) -> None:
+        with self._lock:
+            if self._flights.get(key) is flight:
                 del self._flights[key]
-            self.answer([(ticket, answer) for ticket in waiting])
+        flight.landed.set()
 
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         if inspect.iscoroutine(awaitable):
@@ -257,7 +259,10 @@ class ThreadCallers:
     def answer(self, answers: Sequence[tuple[_ThreadTicket, Any]]) -> None:
         for ticket, answer in answers:
             ticket.answer = answer
-            ticket.answered.release()
+            try:
+                ticket.answered.release()
+            except RuntimeError:  # answered twice: see Turns
+                pass
 
 
 class _ThreadTicket:
@@ -282,32 +287,82 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine that must not suspend did")
 
 
-_own_turns: contextvars.ContextVar[frozenset[tuple[object, object]]] = contextvars.ContextVar(
-    "turns", default=frozenset()
-)
-"""What is being computed or updated by the caller, so that it can be told that it would wait for itself."""
+class _Work:
+    """Something under way that others may wait for."""
+
+    def __init__(self) -> None:
+        self.waits_for: list[_Work] = []
+
+
+class _TaskFlight(_Work):
+    """A computation under way, and how many wait for it."""
+
+    task: asyncio.Future[Any]
+    waiters = 0
+
+
+class _ThreadFlight(_Work):
+    """A computation under way in some thread: whether it succeeded, with its result or its error. None: neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.landed = threading.Event()
+        self.answer: tuple[bool, Any] | None = None
+
+
+_own_work: contextvars.ContextVar[frozenset[_Work]] = contextvars.ContextVar("contextstore work", default=frozenset())
+"""What the caller is a part of. It is inherited by the tasks that it starts, and outlives the work in them."""
+
+_waiting_lock = threading.Lock()
+
+
+def _renew_lock_in_child() -> None:
+    global _waiting_lock
+    _waiting_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock_in_child)
 
 
 @contextlib.contextmanager
-def _marked(owner: object, key: object) -> Iterator[None]:
-    token = _own_turns.set(_own_turns.get() | {(owner, key)})
+def _within(work: _Work) -> Iterator[None]:
+    before = _own_work.get()
+    try:
+        _own_work.set(before | {work})
+        yield
+    finally:
+        _own_work.set(before)
+
+
+@contextlib.contextmanager
+def _waiting_for(work: _Work, key: object) -> Iterator[None]:
+    """Around waiting for it. Raises RuntimeError if it waits, however indirectly, for what the caller is a part of."""
+    own = _own_work.get()
+    if not own:
+        yield
+        return
+    with _waiting_lock:
+        waited_for = [work]
+        for one in waited_for:  # which grows meanwhile
+            if one in own:
+                raise RuntimeError(f"{key!r} was asked for by what computes or updates it: it would wait for itself")
+            waited_for += [other for other in one.waits_for if other not in waited_for]
+        for one in own:
+            one.waits_for.append(work)
     try:
         yield
     finally:
-        _own_turns.reset(token)
+        with _waiting_lock:
+            for one in own:
+                one.waits_for.remove(work)
 
 
-def _refuse_own(owner: object, key: object) -> None:
-    if (owner, key) in _own_turns.get():
-        raise RuntimeError(f"the function that computes or updates {key!r} asked for it: it would wait for itself")
+class _Turn(_Work):
+    """A caller in a queue."""
 
-
-class _TaskFlight:
-    """A computation under way, and how many wait for it."""
-
-    def __init__(self, task: asyncio.Future[Any]) -> None:
-        self.task = task
-        self.waiters = 0
+    def __init__(self, ticket: Ticket) -> None:
+        super().__init__()
+        self.ticket = ticket
 
 
 class Turns:
@@ -316,36 +371,39 @@ class Turns:
     def __init__(self, callers: Callers) -> None:
         self._callers = callers
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[Ticket]] = {}
+        self._queues: dict[str, list[_Turn]] = {}
 
     @contextlib.asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[None]:
-        ticket = self._callers.ticket()
-        with self._lock:
-            if key in self._waiting:
-                _refuse_own(self, key)
-            queue = self._waiting.setdefault(key, [])
-            queue.append(ticket)
-            is_first = len(queue) == 1
+        own = _Turn(self._callers.ticket())
         try:
-            if not is_first:
-                await self._callers.wait(ticket, None, lambda: None)
-            with _marked(self, key):
+            with self._lock:
+                queue = self._queues.setdefault(key, [])
+                own.waits_for += queue[-1:]
+                queue.append(own)
+            if own.waits_for:
+                with _waiting_for(own.waits_for[0], key):
+                    await self._callers.wait(own.ticket, None, lambda: None)
+                own.waits_for.clear()
+            with _within(own):
                 yield
         finally:
-            self._leave(key, ticket)
+            # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
+            try:
+                self._leave(key, own)
+            finally:
+                self._leave(key, own)
 
-    def _leave(self, key: str, ticket: Ticket) -> None:
+    def _leave(self, key: str, own: _Turn) -> None:
         with self._lock:
-            queue = self._waiting[key]
-            was_first = queue[0] is ticket
-            queue.remove(ticket)
+            queue = self._queues.get(key, [])
+            if own in queue:
+                queue.remove(own)
             if not queue:
-                del self._waiting[key]
-                return
-            following = queue[0]
-        if was_first:
-            self._callers.answer([(following, None)])
+                self._queues.pop(key, None)
+            first = queue[:1]
+        # It may have been told already, by whoever was interrupted after that, or left from further back.
+        self._callers.answer([(turn.ticket, None) for turn in first])
 
 
 class Events:

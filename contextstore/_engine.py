@@ -64,7 +64,10 @@ class DeleteRun(NamedTuple):
 
 
 class RemoveOutputs(NamedTuple):
-    """Remove at most so many outputs of a deleted run. Result: how many."""
+    """Remove outputs of a deleted run, at most so many, and no more bytes than a group may have.
+
+    Result: how many, and whether there are more.
+    """
 
     flow_run_id: str
     limit: int

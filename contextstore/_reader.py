@@ -65,8 +65,12 @@ class OutputCache:
         if size > self._max_bytes:
             return
         with self._lock:
-            if deletions != self.deletions or key in self._entries:
+            if deletions != self.deletions:
                 return
+            # It may be there: read by somebody else just now, or of a run of this name that was deleted and forgotten.
+            old = self._entries.pop(key, None)
+            if old is not None:
+                self.bytes -= ENTRY_BYTES + len(old.data)
             self._entries[key] = value
             self.bytes += size
             while self.bytes > self._max_bytes:

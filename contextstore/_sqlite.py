@@ -403,17 +403,23 @@ class _SQLiteEngine:
         self._serials.pop(delete.flow_run_id, None)
         return True
 
-    def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> int:
-        removed = connection.execute(
+    def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> tuple[int, bool]:
+        rows = connection.execute(
             """
-            DELETE FROM output_rows WHERE id IN (
-                SELECT id FROM output_rows
-                WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL) LIMIT ?
-            )
+            SELECT id, size FROM output_rows
+            WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL) LIMIT ?
             """,
             remove,
-        )
-        return removed.rowcount
+        ).fetchall()
+        some: list[tuple[int]] = []
+        left = self.group_limits.bytes
+        for row, size in rows:
+            if left <= 0:
+                break
+            some.append((row,))
+            left -= size
+        connection.executemany("DELETE FROM output_rows WHERE id = ?", some)
+        return len(some), len(some) < len(rows) or len(rows) == remove.limit
 
     def _forget_runs(self, connection: sqlite3.Connection, forget: ForgetRuns) -> int:
         forgotten = connection.execute(
@@ -428,10 +434,11 @@ class _SQLiteEngine:
         return forgotten.rowcount
 
     def _give_back_space(self, connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:
-        ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
-        connection.execute(f"PRAGMA incremental_vacuum({int(give_back.pages)})").fetchall()
-        ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
-        return int(before - after)
+        ((free,),) = connection.execute("PRAGMA freelist_count").fetchall()
+        pages = min(int(free), give_back.pages)
+        for _ in range(pages):  # one by one, since the sqlite3 module ends this statement after its first step
+            connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
+        return pages
 
     # -- reads: in the reading connection's thread, and within commits -------------------------------------------------
 
@@ -486,8 +493,9 @@ class _SQLiteEngine:
                 if row is None:
                     raise LookupError(after)
                 (below,) = row
+            # By the serial alone, whatever statistics of another day advise: so a page costs the same at any size.
             query = """
-                SELECT serial, flow_run_id FROM runs
+                SELECT serial, flow_run_id FROM runs NOT INDEXED
                 WHERE serial < ? AND deleted_at IS NULL AND flow_run_id >= ? AND flow_run_id < ?
                 ORDER BY serial DESC
             """
@@ -495,7 +503,10 @@ class _SQLiteEngine:
 
     async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
         with self._read("the runs") as connection:
-            query = "SELECT serial, flow_run_id FROM runs WHERE serial > ? AND deleted_at IS NULL ORDER BY serial"
+            query = """
+                SELECT serial, flow_run_id FROM runs NOT INDEXED
+                WHERE serial > ? AND deleted_at IS NULL ORDER BY serial
+            """
             return self._run_records(connection, query, (after,), limit)
 
     def _run_records(
@@ -533,12 +544,15 @@ class _SQLiteEngine:
             return self._global_state(connection, key)[1]
 
     async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
+        is_next_page = after is not None and after >= prefix
+        bound = "key > ?" if is_next_page else "key >= ?"  # one of the two, so that the index leads to the page at once
         query = f"""
             SELECT {_GLOBAL_COLUMNS} FROM global_rows
-            WHERE value IS NOT NULL AND key >= ? AND key < ? AND (? IS NULL OR key > ?) ORDER BY key LIMIT ?
+            WHERE value IS NOT NULL AND {bound} AND key < ? ORDER BY key LIMIT ?
         """  # noqa: S608 - no input in it
         with self._read("the globals") as connection:
-            rows = connection.execute(query, (prefix, _after_prefix(prefix), after, after, limit)).fetchall()
+            parameters = (after if is_next_page else prefix, _after_prefix(prefix), limit)
+            rows = connection.execute(query, parameters).fetchall()
             return [self._global_record(row) for row in rows]
 
     async def count(self) -> Counts:
@@ -625,7 +639,8 @@ class _SQLiteEngine:
     def _global_record(self, row: tuple[Any, ...], must_be_whole: bool = True) -> GlobalRecord:
         key, codec, data, checksum, version, written_at, size = row
         encoded = Encoded(codec, data)
-        if must_be_whole and not is_whole("", key, encoded, checksum, size):
+        whole = is_whole("", key, encoded, checksum, size) and type(version) is int and type(written_at) is int
+        if must_be_whole and not whole:
             raise CorruptStoreError(
                 f"global {key!r} in {self.location} is damaged: its checksum does not fit; "
                 "restore it from a backup, or overwrite it with upsert_global"
@@ -883,6 +898,11 @@ class FileEngine(_SharedFileEngine):
         pages = sum(value_bytes(operation) for unit in units for operation in unit) // 4096
         self._frames += 3 + pages + sum(len(unit) for unit in units)  # about; it only decides when to checkpoint
         return outcomes
+
+    def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> tuple[int, bool]:
+        removed, more = super()._remove_outputs(connection, remove)
+        self._frames += removed
+        return removed, more
 
     def _give_back_space(self, connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:
         freed = super()._give_back_space(connection, give_back)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from . import _codec
 from ._codec import Encoded
@@ -19,17 +19,39 @@ from ._sqlite_file import APPLICATION_ID, SCHEMA_VERSION, create_schema, is_whol
 from .errors import ContextStoreError, StorageError
 
 _PAGE = 500
+_BLIND = 1_000_000  # how many ids are tried one by one where the index cannot say which there are
 
-_OUTPUTS = """
-    SELECT output_rows.id, runs.flow_run_id, output_rows.run, output_rows.node_id, output_rows.codec,
-        CAST(output_rows.value AS BLOB), output_rows.checksum, output_rows.size
+
+
+class _Table(NamedTuple):
+    name: str
+    kind: str
+    rows: str
+    """Rows by id: above one, up to another, so many at most."""
+    keys: str
+    """Ids and what they go by, above one, from the index alone, which lies on other pages than the rows."""
+
+
+_OUTPUTS = _Table(
+    "output_rows",
+    "output",
+    """
+    SELECT output_rows.id, runs.flow_run_id, output_rows.run, output_rows.node_id, output_rows.written_at,
+        output_rows.codec, CAST(output_rows.value AS BLOB), output_rows.checksum, output_rows.size
     FROM output_rows LEFT JOIN runs ON runs.serial = output_rows.run
     WHERE output_rows.id > ? AND output_rows.id <= ? ORDER BY output_rows.id LIMIT ?
-"""
-_GLOBALS = """
-    SELECT id, key, codec, CAST(value AS BLOB), checksum, size FROM global_rows
-    WHERE id > ? AND id <= ? AND value IS NOT NULL ORDER BY id LIMIT ?
-"""
+    """,
+    "SELECT id, run, node_id FROM output_rows INDEXED BY sqlite_autoindex_output_rows_1 WHERE id > ?",
+)
+_GLOBALS = _Table(
+    "global_rows",
+    "global",
+    """
+    SELECT id, key, version, written_at, codec, CAST(value AS BLOB), checksum, size FROM global_rows
+    WHERE id > ? AND id <= ? ORDER BY id LIMIT ?
+    """,
+    "SELECT id, key FROM global_rows INDEXED BY sqlite_autoindex_global_rows_1 WHERE id > ?",
+)
 
 
 def check_store(connection: sqlite3.Connection) -> CheckReport:
@@ -38,12 +60,12 @@ def check_store(connection: sqlite3.Connection) -> CheckReport:
     problems += _check_file(connection)
     problems += _check_schema(connection)
     outputs = globals_ = runs = 0
-    for row in _rows(connection, "output_rows", _OUTPUTS, problems):
+    for row in _rows(connection, _OUTPUTS, problems):
         outputs += 1
         problems += _check_output(row)
-    for row in _rows(connection, "global_rows", _GLOBALS, problems):
-        globals_ += 1
-        problems += _check_value("global", (str(row[1]),), "", row[1], row[2:])
+    for row in _rows(connection, _GLOBALS, problems):
+        globals_ += row[5] is not None
+        problems += _check_global(row)
     try:
         ((runs,),) = connection.execute("SELECT count(*) FROM runs WHERE deleted_at IS NULL").fetchall()
         problems += _check_runs(connection)
@@ -78,7 +100,7 @@ def _check_schema(connection: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem("file", (), f"the schema could not be read: {error}")
         return
     for kind, name in sorted(found.keys() - expected.keys()):
-        if name != "sqlite_stat1":  # from ANALYZE, which does no harm
+        if name not in ("sqlite_stat1", "sqlite_stat4"):  # from ANALYZE, which does no harm
             yield Problem("schema", (name,), f"the {kind} {name!r} is not the store's")
     for kind, name in sorted(expected.keys() - found.keys()):
         yield Problem("schema", (name,), f"the {kind} {name!r} is missing")
@@ -87,35 +109,90 @@ def _check_schema(connection: sqlite3.Connection) -> Iterator[Problem]:
             yield Problem("schema", (name,), f"the {kind} {name!r} was altered")
 
 
-def _rows(connection: sqlite3.Connection, table: str, query: str, problems: list[Problem]) -> Iterator[tuple[Any, ...]]:
+def _rows(connection: sqlite3.Connection, table: _Table, problems: list[Problem]) -> Iterator[tuple[Any, ...]]:
     """All rows by id; where a page of the file is damaged, whatever can be read around it."""
+    after = last = 0
     try:
-        ((last,),) = connection.execute(f"SELECT max(id) FROM {table}").fetchall()  # noqa: S608 - a name of ours
+        ((last,),) = connection.execute(f"SELECT max(id) FROM {table.name}").fetchall()  # noqa: S608 - a name of ours
+        while last is not None and after < last:
+            page = connection.execute(table.rows, (after, last, _PAGE)).fetchall()
+            yield from page
+            after = page[-1][0] if page else last
     except sqlite3.Error as error:
-        problems.append(Problem("file", (), f"{table} could not be read: {error}"))
-        return
-    after = 0
-    while last is not None and after < last:
+        yield from _rows_around_damage(connection, table, after, last, error, problems)
+
+
+def _rows_around_damage(
+    connection: sqlite3.Connection, table: _Table, after: int, last: int, error: sqlite3.Error, problems: list[Problem]
+) -> Iterator[tuple[Any, ...]]:
+    keys: Iterable[tuple[Any, ...]]
+    try:
+        # Not just all numbers: between two rows millions may have been deleted.
+        ids: Sequence[int] = sorted(row[0] for row in connection.execute(table.keys, (after,)))
+        keys = connection.execute(table.keys, (after,))
+    except sqlite3.Error:
+        message = f"{table.name} could not be read as a whole after row {after}, nor could its index: {error}"
+        problems.append(Problem("file", (), message))
+        ids, keys = range(after + 1, min(last, after + _BLIND) + 1), []
+    unreadable: dict[int, str] = {}
+    for start in range(0, len(ids), _PAGE):
+        part = ids[start : start + _PAGE]
         try:
-            page = connection.execute(query, (after, last, _PAGE)).fetchall()
+            page = connection.execute(table.rows, (part[0] - 1, part[-1], _PAGE)).fetchall()
         except sqlite3.Error:
             page = []
-            for one in range(after + 1, min(after + _PAGE, last) + 1):
+            for one in part:
                 try:
-                    page += connection.execute(query, (one - 1, one, 1)).fetchall()
-                except sqlite3.Error as error:
-                    problems.append(Problem("file", (), f"row {one} of {table} could not be read: {error}"))
-            after = min(after + _PAGE, last)
-        else:
-            after = page[-1][0] if page else last
+                    page += connection.execute(table.rows, (one - 1, one, 1)).fetchall()
+                except sqlite3.Error as error_of_row:
+                    unreadable[one] = str(error_of_row)
         yield from page
+    for one, *names in keys:
+        if one in unreadable:
+            message = f"it could not be read: {unreadable.pop(one)}"
+            problems.append(Problem(table.kind, _key(connection, *names), message))
+    for one, row_error in unreadable.items():
+        problems.append(Problem("file", (), f"row {one} of {table.name} could not be read: {row_error}"))
+
+
+def _key(connection: sqlite3.Connection, *names: object) -> tuple[str, ...]:
+    """What an index knows a row by, as the key that the store knows it by."""
+    if len(names) == 1:
+        return (str(names[0]),)
+    serial, node_id = names
+    try:
+        ((flow_run_id,),) = connection.execute("SELECT flow_run_id FROM runs WHERE serial = ?", (serial,)).fetchall()
+    except (sqlite3.Error, ValueError):
+        flow_run_id = f"run number {serial}"
+    return str(flow_run_id), str(node_id)
 
 
 def _check_output(row: tuple[Any, ...]) -> list[Problem]:
-    _, flow_run_id, serial, node_id, *value = row
+    _, flow_run_id, serial, node_id, written_at, *value = row
     if flow_run_id is None:
         return [Problem("output", (f"run number {serial}", str(node_id)), "it belongs to no run")]
-    return _check_value("output", (str(flow_run_id), str(node_id)), flow_run_id, node_id, tuple(value))
+    key = (str(flow_run_id), str(node_id))
+    return _check_time("output", key, written_at) + _check_value("output", key, flow_run_id, node_id, tuple(value))
+
+
+def _check_global(row: tuple[Any, ...]) -> list[Problem]:
+    _, name, version, written_at, *value = row
+    key = (str(name),)
+    problems = _check_time("global", key, written_at)
+    if type(version) is not int or version < 1:
+        problems.append(Problem("global", key, f"{version!r} is no version"))
+    if value != [None, None, None, None]:  # as a deleted one's are
+        problems += _check_value("global", key, "", name, tuple(value))
+    return problems
+
+
+def is_time(microseconds: object) -> bool:
+    """Whether something can have been written then: before the year 10000, where the calendar of datetime ends."""
+    return type(microseconds) is int and 0 <= microseconds < 253_402_300_800_000_000
+
+
+def _check_time(kind: str, key: tuple[str, ...], written_at: object) -> list[Problem]:
+    return [] if is_time(written_at) else [Problem(kind, key, f"{written_at!r} is no time")]
 
 
 def _check_value(kind: str, key: tuple[str, ...], owner: Any, name: Any, value: tuple[Any, ...]) -> list[Problem]:
@@ -137,6 +214,9 @@ def _check_runs(connection: sqlite3.Connection) -> Iterator[Problem]:
     """
     for (flow_run_id,) in connection.execute(query):
         yield Problem("run", (str(flow_run_id),), "its outputs are missing, and it was not deleted")
+    query = "SELECT flow_run_id, deleted_at FROM runs WHERE deleted_at IS NOT NULL"
+    for flow_run_id, deleted_at in connection.execute(query):
+        yield from _check_time("run", (str(flow_run_id),), deleted_at)
 
 
 def _leftovers(connection: sqlite3.Connection) -> list[str]:
@@ -177,9 +257,20 @@ def back_up(connection: sqlite3.Connection, path: str, report: Callable[[int, in
                 connection.backup(copy, pages=256, progress=lambda _, left, total: report(total - left, total), sleep=0)
             finally:
                 connection.execute("ROLLBACK")
-        os.link(part, path)  # unlike a rename it overwrites nothing
+        _give_name(part, path)
     finally:
-        os.unlink(part)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part + "-journal")
+        for name in (part, part + "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
     sync_folder(os.path.dirname(path))
+
+
+def _give_name(part: str, path: str) -> None:
+    """Rename, but overwrite nothing."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, as on many a USB stick
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.replace(part, path)

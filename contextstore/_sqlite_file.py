@@ -195,6 +195,9 @@ def probe(path: str, location: str) -> None:
     try:
         connection = sqlite3.connect(uri_of(path, "ro") + "&immutable=1", uri=True, isolation_level=None)
         try:
+            # A checkpoint that was cut off may leave a header that speaks of pages which only the WAL has yet. That is
+            # sound, but here, where the WAL is not looked at, it would pass for damage.
+            connection.execute("PRAGMA writable_schema = 1").close()
             (application_id,) = connection.execute("PRAGMA application_id").fetchall()[0]
             if application_id == APPLICATION_ID:
                 schema_version(connection, location)

@@ -15,6 +15,7 @@ import math
 import os
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -56,6 +57,7 @@ from .errors import (
     ReadOnlyStoreError,
     RunDeletedError,
     SerializationError,
+    StorageError,
     StoreClosedError,
     VersionConflictError,
 )
@@ -391,7 +393,7 @@ class AsyncContextStore:
             Whatever ``fn`` raises: then nothing was written.
             SerializationError, StorageError: as for ``put``.
         """
-        await self._ready()
+        await self._writable()
         name = global_key(key)
         async with self._updates.turn(name):
             while True:
@@ -454,7 +456,7 @@ class AsyncContextStore:
         """
         await self._ready()
         flow_run = flow_run_key(flow_run_id)
-        keys = list(dict.fromkeys((flow_run, node_key(node_id)) for node_id in node_ids))
+        keys = list(dict.fromkeys((flow_run, node_key(node_id)) for node_id in _several(node_ids)))
         found = {key: value for key in keys if (value := self._cache.get(key)) is not None}
         for start in range(0, len(missing := [key for key in keys if key not in found]), _GET_MANY):
             part = missing[start : start + _GET_MANY]
@@ -485,6 +487,8 @@ class AsyncContextStore:
                     raise record
                 after = record.node_id
                 yield _output(flow_run, record)
+                # A closed store answers nothing more, not even with what was fetched ahead.
+                await self._ready()
 
     async def _page_outputs(self, flow_run: str, after: str) -> list[OutputRecord | CorruptStoreError]:
         await self._ready()
@@ -540,6 +544,9 @@ class AsyncContextStore:
     async def _get_or_put(self, key: OutputKey, factory: Callable[[], Any]) -> _codec.Encoded:
         record = await self._reader.fetch(key)
         if record is None:
+            # Before the factory is called for nothing. Whether the run is deleted is left to the commit: asking for it
+            # here would cost each new output a trip to the engine.
+            self._refuse_if_read_only()
             value = self._encode(await self._result_of(factory))
             try:
                 await self._commit([PutOutput(*key, value, exist_ok=False)])
@@ -570,11 +577,11 @@ class AsyncContextStore:
         return _codec.decode(value, type)
 
     async def _wait_for(self, key: OutputKey, deadline: float | None) -> _codec.Encoded:
-        subscription = await self._news.subscribe(self._room_now(), *key)
+        subscription = self._news.subscription(*key)
         try:
+            await subscription.begin(self._room_now())
             while (record := await self._reader.fetch(key)) is None:
-                if await self._reader.call(lambda: self._engine.is_deleted(key[0])):
-                    raise RunDeletedError(key[0])
+                await self._refuse_if_deleted(key[0])
                 await subscription.next(None if deadline is None else deadline - time.monotonic())
             return record.value
         finally:
@@ -592,16 +599,19 @@ class AsyncContextStore:
         """
         await self._ready()
         flow_run = flow_run_key(flow_run_id)
-        subscription = await self._news.subscribe(self._room_now(), flow_run, None)
+        subscription = self._news.subscription(flow_run, None)
         try:
+            await subscription.begin(self._room_now())
             seen = set()
             async for output in self.iter_outputs(flow_run):
                 seen.add(output.node_id)
                 yield output
-            if await self._reader.call(lambda: self._engine.is_deleted(flow_run)):
-                raise RunDeletedError(flow_run)
+            await self._refuse_if_deleted(flow_run)
             while True:
-                for node_id in await subscription.next(None):
+                nodes = await subscription.next(None)
+                if not nodes:
+                    await self._refuse_if_deleted(flow_run)
+                for node_id in nodes:
                     if node_id in seen:
                         continue
                     seen.add(node_id)
@@ -659,14 +669,14 @@ class AsyncContextStore:
             RunDeletedError: one of the two runs was deleted.
             AlreadyExistsError: the new run has another output already.
         """
-        await self._ready()
+        await self._writable()
         source = flow_run_key(flow_run_id)
         target = new_id() if new_flow_run_id is None else flow_run_key(new_flow_run_id)
         if source == target:
             raise InvalidKeyError("new_flow_run_id", "must not be the run that is forked")
-        wanted = None if node_ids is None else sorted({node_key(node_id) for node_id in node_ids})
-        if await self._reader.call(lambda: self._engine.is_deleted(source)):
-            raise RunDeletedError(source)
+        wanted = None if node_ids is None else sorted({node_key(node_id) for node_id in _several(node_ids)})
+        await self._refuse_if_deleted(source)
+        await self._refuse_if_deleted(target)  # now, since there may be nothing to copy, which no commit would refuse
         after = ""
         while True:
             if wanted is None:
@@ -683,7 +693,13 @@ class AsyncContextStore:
             if puts:
                 await self._commit(puts)
             if not (wanted if wanted is not None else page):
+                # Of a run that was deleted meanwhile a part was copied, and nothing tells it from the whole.
+                await self._refuse_if_deleted(source)
                 return target
+
+    async def _refuse_if_deleted(self, flow_run: str) -> None:
+        if await self._reader.call(lambda: self._engine.is_deleted(flow_run)):
+            raise RunDeletedError(flow_run)
 
     async def _fetch_records(self, flow_run: str, node_ids: list[str]) -> list[OutputRecord | CorruptStoreError]:
         keys = [(flow_run, node_id) for node_id in node_ids]
@@ -708,12 +724,11 @@ class AsyncContextStore:
         return await self._remove_outputs(flow_run)
 
     async def _remove_outputs(self, flow_run: str) -> int:
-        removed = 0
-        while True:
-            (some,) = await self._commit([RemoveOutputs(flow_run, _REMOVE_ROWS)])
-            removed += int(some)
-            if some < _REMOVE_ROWS:
-                return removed
+        removed, more = 0, True
+        while more:
+            ((some, more),) = await self._commit([RemoveOutputs(flow_run, _REMOVE_ROWS)])
+            removed += some
+        return removed
 
     async def prune(
         self,
@@ -742,9 +757,10 @@ class AsyncContextStore:
             raise ValueError("older_than must not be negative")
         if not dry_run:
             self._refuse_if_read_only()
-        before = time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1)
+        # Not below 0: a timedelta reaches further back than the integers of an engine.
+        before = max(0, time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1))
         runs = outputs = size = serial = looked_at = 0
-        total = (await self._reader.call(self._engine.count)).runs
+        total = 0 if progress is None else (await self._reader.call(self._engine.count)).runs
         while page := await self._page_runs(serial):
             for record in page:
                 serial = record.serial
@@ -813,8 +829,8 @@ class AsyncContextStore:
     async def check(self) -> CheckReport:
         """Look for damage: every page, every value by its checksum, the schema. It changes and stops at nothing.
 
-        It reads the whole store, while others go on reading and writing. What it cannot find is an output that somebody
-        deleted with SQL together with its index entry.
+        It reads the whole store, while others go on reading and writing. What it cannot find is what could be right:
+        another time, another version of a global, or one of a run's outputs gone with its index entry.
 
         Returns:
             Every problem found, by key; ``ok`` if there is none.
@@ -829,17 +845,33 @@ class AsyncContextStore:
             path: where the copy goes. It must not be there yet, and is there only once it is whole.
             progress: called with how many pages are copied, and how many there are.
 
+        If it is interrupted, or ``progress`` raises, it is given up.
+
         Raises:
             StorageError: the file is there already, or cannot be written. Then there is no copy.
         """
         await self._ready()
-        target = os.path.abspath(os.fspath(path))
+        target = os.path.abspath(os.fsdecode(path))
+        if "\0" in target:
+            raise ValueError(f"path {target!r} has a NUL character")
         events = Events(self._callers)
-        done = self._room_now().call(lambda: self._engine.backup(target, events.report))
+        given_up = False
+
+        def report(done: int, total: int) -> None:  # between two steps, in the thread that copies
+            if given_up:
+                raise StorageError(f"the backup to {target} was given up")
+            events.report(done, total)
+
+        done = self._room_now().call(lambda: self._engine.backup(target, report))
         done.add_done_callback(lambda _: events.end())
-        while (event := await events.next()) is not None:
-            if progress is not None:
-                await self._result_of(progress, *event)
+        try:
+            while (event := await events.next()) is not None:
+                if progress is not None:
+                    await self._result_of(progress, *event)
+        except BaseException:
+            given_up = True
+            await self._callers.join(done)  # so that nothing of it is left when this call is over
+            raise
         result = done.result()
         if isinstance(result, Exception):
             raise own_error(result, self._engine)
@@ -889,6 +921,12 @@ class AsyncContextStore:
     async def _commit(self, operations: list[Operation]) -> list[Any]:
         self._refuse_if_read_only()
         return await self._writer.commit(operations)
+
+
+def _several(node_ids: Iterable[Id]) -> Iterable[Id]:
+    if isinstance(node_ids, str | uuid.UUID):  # a str would be taken for its letters, and find nothing
+        raise TypeError(f"node_ids must be several ids, not one: pass [{node_ids!r}]")
+    return node_ids
 
 
 def _time(microseconds: int) -> datetime.datetime:

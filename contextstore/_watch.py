@@ -3,39 +3,55 @@
 Rules of this room: no SQL, no values. One poller per store object asks the engine for news, only while somebody waits,
 and only where somebody else could write at all. No wake-up is lost: a caller subscribes first, and looks then whether
 the output is there; what is committed after that look is news to the poller, whose place in the store's history was
-taken before it.
+taken before it. The lock is never held while anything waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, TypeAlias
 
 from ._callers import Callers, Ticket
 from ._engine import DeleteRun, Engine, Operation, OutputKey, PutOutput, own_error
 from ._room import EngineRoom
-from .errors import ContextStoreError, RunDeletedError, StoreClosedError
+from .errors import ContextStoreError, StoreClosedError
 
 _DELETIONS_SECONDS = 0.1  # how often the runs that are waited for are looked up among the deleted ones
 
+_Polling: TypeAlias = "concurrent.futures.Future[bool]"
+"""A poller: true once it has taken its place, false if whoever was to start it was interrupted."""
+
 
 class Subscription:
-    """What one waiter is told: node ids of its run that have an output now, or why it will wait in vain."""
+    """What one waiter is told: node ids of its run that have an output now, or why it will wait in vain.
+
+    It is made first, begun within a ``try`` and closed in its ``finally``: an interrupt may come between any two steps.
+    """
 
     def __init__(self, news: News, flow_run_id: str, node_id: str | None) -> None:
         self._news = news
         self.flow_run_id = flow_run_id
         self.node_id = node_id
+        # Under the lock of the news:
         self.nodes: list[str] = []
+        self.is_doubtful = False
         self.error: ContextStoreError | None = None
         self.ticket: Ticket = None
 
+    async def begin(self, room: EngineRoom) -> None:
+        """Be told of what is committed from when this returns."""
+        await self._news.subscribe(self, room)
+
     async def next(self, timeout: float | None) -> list[str]:
-        """The node ids reported since the last call; waits for one. Raises the builtin TimeoutError."""
+        """The node ids reported since the last call; waits for one. Raises the builtin TimeoutError.
+
+        None at all: look whether the run is deleted.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._news.lock:
@@ -44,6 +60,9 @@ class Subscription:
                 if self.nodes:
                     nodes, self.nodes = self.nodes, []
                     return nodes
+                if self.is_doubtful:
+                    self.is_doubtful = False
+                    return []
                 ticket = self.ticket = self._news.callers.ticket()
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             answer = await self._news.callers.wait(ticket, left, _time_is_up)
@@ -65,32 +84,50 @@ class News:
         self._engine = engine
         self.callers = callers
         self.lock = threading.Lock()
-        self._by_output: dict[OutputKey, list[Subscription]] = {}
-        self._by_run: dict[str, list[Subscription]] = {}
+        # Dicts where sets would do but for the order: who came first is told first.
+        self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
+        self._by_run: dict[str, dict[Subscription, None]] = {}
         self._closed = False
-        self._polling: concurrent.futures.Future[None] | None = None
+        self._polling: _Polling | None = None
 
-    async def subscribe(self, room: EngineRoom, flow_run_id: str, node_id: str | None) -> Subscription:
-        """Be told of an output, or of all outputs of a run, from now on. To be closed."""
-        subscription = Subscription(self, flow_run_id, node_id)
+    def subscription(self, flow_run_id: str, node_id: str | None) -> Subscription:
+        """To be told of an output, or of all outputs of a run."""
+        return Subscription(self, flow_run_id, node_id)
+
+    async def subscribe(self, subscription: Subscription, room: EngineRoom) -> None:
         with self.lock:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
-            if node_id is None:
-                self._by_run.setdefault(flow_run_id, []).append(subscription)
+            if subscription.node_id is None:
+                self._by_run.setdefault(subscription.flow_run_id, {})[subscription] = None
             else:
-                self._by_output.setdefault((flow_run_id, node_id), []).append(subscription)
-            polling = self._polling
-            if polling is None and self._engine.poll_seconds is not None:
-                polling = self._polling = concurrent.futures.Future()
-                room.call(lambda: self._poll(polling))
+                key = (subscription.flow_run_id, subscription.node_id)
+                self._by_output.setdefault(key, {})[subscription] = None
+        if self._engine.poll_seconds is not None:
+            while not await self._is_polled(room):
+                pass
+
+    async def _is_polled(self, room: EngineRoom) -> bool:
+        """Start the poller unless one is there, and wait until it has taken its place."""
+        started: _Polling | None = None
         try:
-            if polling is not None and not polling.done():
-                await self.callers.join(polling)
+            with self.lock:
+                if self._polling is None:
+                    self._polling = started = concurrent.futures.Future()
+                polling = self._polling
+            if started is not None:
+                room.call(lambda: self._poll(polling, room))
         except BaseException:
-            subscription.close()
+            if started is not None:  # if it runs all the same, it and another one do each other no harm
+                self._end_polling(started, False)
             raise
-        return subscription
+        return polling.result() if polling.done() else await self.callers.join(polling)
+
+    def _end_polling(self, polling: _Polling, has_begun: bool) -> None:
+        with self.lock:
+            if self._polling is polling:
+                self._polling = None
+        _settle(polling, has_begun)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         with self.lock:
@@ -99,58 +136,65 @@ class News:
             else:
                 _remove(self._by_output, (subscription.flow_run_id, subscription.node_id), subscription)
 
-    def note_committed(self, operations: Iterable[Operation]) -> None:
+    def note_committed(self, operations: Collection[Operation]) -> None:
         """Where the engine writes: this object has committed these."""
         if not self._by_output and not self._by_run:
             return
-        for operation in operations:
-            if type(operation) is PutOutput:
-                self._tell([(operation.flow_run_id, operation.node_id)])
-            elif type(operation) is DeleteRun:
-                self._tell_deleted(operation.flow_run_id)
+        self._tell(
+            [(operation.flow_run_id, operation.node_id) for operation in operations if type(operation) is PutOutput],
+            # Perhaps deleted: prune leaves a run alone that has been written to meanwhile.
+            [operation.flow_run_id for operation in operations if type(operation) is DeleteRun],
+        )
 
     def close(self) -> None:
         """End all waiting."""
         with self.lock:
             self._closed = True
-        self._fail(lambda _: StoreClosedError(self._engine.location))
+        self._fail(StoreClosedError(self._engine.location))
 
     # -- in the engine room -------------------------------------------------------------------------------------------
 
-    async def _poll(self, ready: concurrent.futures.Future[None]) -> None:
+    async def _poll(self, polling: _Polling, room: EngineRoom) -> None:
         try:
-            await self._poll_until_nobody_waits(ready)
-        except Exception as raised:  # noqa: BLE001 - handed over to all who wait
-            error = raised
-            with self.lock:
-                self._polling = None
-            self._fail(lambda _: own_error(error, self._engine))
+            await self._poll_until_nobody_waits(polling, room)
+        except BaseException as error:
+            told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
+            self._fail(own_error(told, self._engine), polling)
+            if not isinstance(error, Exception):
+                raise
         finally:
-            if not ready.done():
-                ready.set_result(None)
+            self._end_polling(polling, True)
 
-    async def _poll_until_nobody_waits(self, ready: concurrent.futures.Future[None]) -> None:
+    async def _poll_until_nobody_waits(self, polling: _Polling, room: EngineRoom) -> None:
         assert self._engine.poll_seconds is not None
-        pause, longest = self._engine.poll_seconds
+        shortest, longest = self._engine.poll_seconds
         place, _ = await self._engine.poll(None)
-        ready.set_result(None)
+        _settle(polling, True)
+        pause = shortest
         looked_for_deletions = time.monotonic()
         something_changed = True
         while True:
             await asyncio.sleep(pause)
-            with self.lock:
-                if self._closed or not (self._by_output or self._by_run):
-                    self._polling = None
-                    return
+            if not self._is_wanted(polling):
+                return
+            if room._stopping:  # its close() was forgotten, and it cannot end before this does
+                raise StoreClosedError(self._engine.location)
             new_place, found = await self._engine.poll(place)
-            self._tell(found)
+            # What nobody here waits for is no reason to look more often.
+            pause = shortest if self._tell(found) else min(pause * 1.05, longest)
             changed, place = new_place != place, new_place
             something_changed = something_changed or changed
-            pause = self._engine.poll_seconds[0] if found else min(pause * 1.05, longest)
             if something_changed and time.monotonic() - looked_for_deletions > _DELETIONS_SECONDS:
                 looked_for_deletions, something_changed = time.monotonic(), False
-                for flow_run_id in await self._engine.deleted_among(self._runs_waited_for()):
-                    self._tell_deleted(flow_run_id)
+                self._tell((), await self._engine.deleted_among(self._runs_waited_for()))
+
+    def _is_wanted(self, polling: _Polling) -> bool:
+        with self.lock:
+            if not self._closed and (self._by_output or self._by_run):
+                return True
+            if self._polling is polling:  # in the same breath, so that whoever comes now starts another
+                self._polling = None
+            return False
 
     def _runs_waited_for(self) -> list[str]:
         with self.lock:
@@ -158,44 +202,55 @@ class News:
 
     # -- in any thread ------------------------------------------------------------------------------------------------
 
-    def _tell(self, found: Iterable[OutputKey]) -> None:
+    def _tell(self, found: Iterable[OutputKey], deleted: Iterable[str] = ()) -> bool:
+        """Report outputs, and runs that may be deleted. Returns whether somebody waits for one of them."""
         tickets: list[Ticket] = []
+        anybody = False
         with self.lock:
             for key in found:
                 for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
+                    anybody = True
                     subscription.nodes.append(key[1])
-                    self._take_ticket(subscription, tickets)
+                    _take_ticket(subscription, tickets)
+            for flow_run_id in deleted:
+                for subscription in self._everybody():
+                    if subscription.flow_run_id == flow_run_id:
+                        anybody = subscription.is_doubtful = True
+                        _take_ticket(subscription, tickets)
         self._wake(tickets)
+        return anybody
 
-    def _tell_deleted(self, flow_run_id: str) -> None:
-        self._fail(
-            lambda subscription: RunDeletedError(flow_run_id) if subscription.flow_run_id == flow_run_id else None
-        )
-
-    def _fail(self, error_for: Callable[[Subscription], ContextStoreError | None]) -> None:
+    def _fail(self, error: ContextStoreError, ended: _Polling | None = None) -> None:
         tickets: list[Ticket] = []
         with self.lock:
-            everybody: list[list[Subscription]] = [*self._by_output.values(), *self._by_run.values()]
-            for subscription in (one for some in everybody for one in some):
-                error = error_for(subscription)
-                if error is not None:
-                    subscription.error = error
-                    self._take_ticket(subscription, tickets)
+            if ended is not None and self._polling is ended:
+                self._polling = None
+            for subscription in self._everybody():
+                subscription.error = own_error(error, self._engine)
+                _take_ticket(subscription, tickets)
         self._wake(tickets)
 
-    def _take_ticket(self, subscription: Subscription, tickets: list[Ticket]) -> None:
-        if subscription.ticket is not None:
-            tickets.append(subscription.ticket)
-            subscription.ticket = None
+    def _everybody(self) -> list[Subscription]:
+        return [one for some in (*self._by_output.values(), *self._by_run.values()) for one in some]
 
     def _wake(self, tickets: list[Ticket]) -> None:
         if tickets:
             self.callers.answer([(ticket, None) for ticket in tickets])
 
 
-def _remove(subscriptions: dict[Any, list[Subscription]], key: object, subscription: Subscription) -> None:
-    some = subscriptions.get(key, [])
-    if subscription in some:
-        some.remove(subscription)
+def _take_ticket(subscription: Subscription, tickets: list[Ticket]) -> None:
+    if subscription.ticket is not None:
+        tickets.append(subscription.ticket)
+        subscription.ticket = None
+
+
+def _remove(subscriptions: dict[Any, dict[Subscription, None]], key: object, subscription: Subscription) -> None:
+    some = subscriptions.get(key, {})
+    some.pop(subscription, None)
     if not some:
         subscriptions.pop(key, None)
+
+
+def _settle(polling: _Polling, has_begun: bool) -> None:
+    with contextlib.suppress(concurrent.futures.InvalidStateError):  # somebody else was first
+        polling.set_result(has_begun)
