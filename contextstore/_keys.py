@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from .errors import InvalidKeyError
 
-Id: TypeAlias = "uuid.UUID | str"
+Id: TypeAlias = uuid.UUID | str
 
 MAX_KEY_BYTES = 512  # PostgreSQL's index entries end at 2,704 bytes; two ids of 512 stay clear of that
 

@@ -28,7 +28,7 @@ class _JobConnection(sqlite3.Connection):
     def execute(self, sql: Any, parameters: Any = (), /) -> Any:
         if callable(sql):
             sql(self)
-            return super().execute("SELECT 1 WHERE 0")  # the caller fetches from what it gets
+            return super().cursor()  # from which the caller fetches nothing
         return super().execute(sql, parameters)
 
 

@@ -22,7 +22,6 @@ _PAGE = 500
 _BLIND = 1_000_000  # how many ids are tried one by one where the index cannot say which there are
 
 
-
 class _Table(NamedTuple):
     name: str
     kind: str

@@ -260,6 +260,7 @@ class AsyncContextStore:
         Raises:
             DeserializationError: the stored value does not fit ``type``; the message names the place.
             CorruptStoreError: the stored value is damaged.
+            InvalidKeyError, StorageError: no such id can be, or the engine could not read.
         """
         self._callers.admit()
         if not self._is_open:
@@ -278,6 +279,9 @@ class AsyncContextStore:
 
         Args:
             prefix: only ids that begin with it, literally.
+
+        Raises:
+            InvalidKeyError, StorageError: as for ``get``.
         """
         await self._ready()
         flow_run, literal = flow_run_key(flow_run_id), prefix_key(prefix)
@@ -410,7 +414,11 @@ class AsyncContextStore:
     # -- several outputs ----------------------------------------------------------------------------------------------
 
     async def exists(self, flow_run_id: Id, node_id: Id) -> bool:
-        """Whether a node has an output; loads no value."""
+        """Whether a node has an output; loads no value.
+
+        Raises:
+            InvalidKeyError, StorageError: as for ``get``.
+        """
         await self._ready()
         key = (flow_run_key(flow_run_id), node_key(node_id))
         if self._cache.get(key) is not None:
@@ -505,6 +513,10 @@ class AsyncContextStore:
         The calls within check and encode at once, and return None; on both faces they are plain calls. The commit is
         made when the block ends, and the first refusal is raised there, with nothing stored. A block that is left by
         an exception stores nothing. The same output twice is a conflict; of the same global twice the last stands.
+
+        Raises:
+            AlreadyExistsError, GlobalAlreadyExistsError, VersionConflictError and the others of ``put``: at the end of
+            the block. RuntimeError: a call outside the block.
         """
         return AsyncBatch(self._writable, self._encode, self._commit)
 
@@ -801,7 +813,11 @@ class AsyncContextStore:
     # -- care ---------------------------------------------------------------------------------------------------------
 
     async def stats(self) -> StoreStats:
-        """How much there is, and what this store object has done. It counts all rows: a second for some millions."""
+        """How much there is, and what this store object has done. It counts all rows: a second for some millions.
+
+        Raises:
+            StorageError: the engine could not count.
+        """
         await self._ready()
         counts = await self._reader.call(self._engine.count)
         engine = await self._in_room(self._engine.stats)
@@ -834,6 +850,9 @@ class AsyncContextStore:
 
         Returns:
             Every problem found, by key; ``ok`` if there is none.
+
+        Raises:
+            StorageError: the file cannot be opened at all. Damage is not raised, it is reported.
         """
         await self._ready()
         return await self._in_room(self._engine.check)

@@ -157,7 +157,7 @@ class News:
     async def _poll(self, polling: _Polling, room: EngineRoom) -> None:
         try:
             await self._poll_until_nobody_waits(polling, room)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, those who wait are told
             told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
             self._fail(own_error(told, self._engine), polling)
             if not isinstance(error, Exception):
