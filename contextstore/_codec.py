@@ -466,10 +466,13 @@ class _Conversion:
 
     def _union(self, value: Any, kind: Any, path: str) -> Any:
         """The first member that is written as the value is; if there is none, the first that the value fits."""
+        members = [member for member in typing.get_args(kind) if member is not types.NoneType or value is None]
+        if len(members) == 1:
+            return self.convert(value, members[0], path)
         stored = _written(value)
         fitting: list[Any] = []
         nearest = DeserializationError(path, f"{_shown(value)} fits none of {_type_name(kind)}")
-        for member in typing.get_args(kind):
+        for member in members:
             tried = (path, id(member))
             if tried not in self._tried:
                 try:

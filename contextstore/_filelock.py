@@ -6,8 +6,10 @@ stay what makes a commit correct, also against those that don't.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import stat
 import time
 import weakref
 from collections.abc import Callable
@@ -47,9 +49,14 @@ class FileLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._reopen_if_replaced()
+            # Also where the lock file was deleted meanwhile: whoever holds it may be in the middle of a commit, and to
+            # go over to the new file before the holder has ended would put a second one beside it.
             return False
-        return not self._reopen_if_replaced()
+        try:
+            return not self._close_if_replaced()
+        except OSError:
+            self.release()
+            raise
 
     def _open(self) -> None:
         try:
@@ -62,13 +69,20 @@ class FileLock:
             self._descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, mode)
         except FileExistsError:
             self._descriptor = os.open(self.path, flags)
-            return
-        # Whoever may write the database must be able to lock it: the mode again, since the umask took its part.
-        os.fchmod(self._descriptor, mode)
+            if database is None:
+                return
+        # Whoever may write the database must be able to lock it. So the mode and the owner again: the umask took its
+        # part, and those of the database may have been changed since the lock file was made.
+        there = os.fstat(self._descriptor)
         if database is not None and os.geteuid() == 0:
-            os.fchown(self._descriptor, database.st_uid, database.st_gid)
+            if (there.st_uid, there.st_gid) != (database.st_uid, database.st_gid):
+                os.fchown(self._descriptor, database.st_uid, database.st_gid)
+        elif there.st_uid != os.geteuid():
+            return  # only its owner may
+        if stat.S_IMODE(there.st_mode) != mode:
+            os.fchmod(self._descriptor, mode)
 
-    def _reopen_if_replaced(self) -> bool:
+    def _close_if_replaced(self) -> bool:
         """Whether the file under the path is another one than ours, which then nobody else looks at."""
         mine = os.fstat(self._descriptor)
         try:
@@ -79,6 +93,27 @@ class FileLock:
             return False
         self.close()
         return True
+
+    def noted(self) -> int | None:
+        """The inode of the database that was opened last, as far as that is known. To be asked while holding the lock.
+
+        The lock file's own inode stands beside it: where that does not fit, the folder was copied or restored, all
+        inodes in it are new, and the note says nothing.
+        """
+        try:
+            own, database = map(int, os.pread(self._descriptor, 100, 0).split())
+        except ValueError:
+            return None
+        return database if own == os.fstat(self._descriptor).st_ino else None
+
+    def note(self, database: int) -> None:
+        """Note the inode of the database that is about to be opened. To be done while holding the lock."""
+        if self.noted() == database:
+            return
+        with contextlib.suppress(OSError):  # no room: then there is no note, but never a wrong one
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, b"%d %d\n" % (os.fstat(self._descriptor).st_ino, database), 0)
+            os.fsync(self._descriptor)  # after a power cut an old note would be a wrong one
 
     def release(self) -> None:
         if self._descriptor >= 0:

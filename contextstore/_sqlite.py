@@ -48,8 +48,11 @@ from ._sqlite_care import back_up, check_store
 from ._sqlite_file import (
     SCHEMA_VERSION,
     bring_up_to_date,
+    check_identity,
     check_place,
+    check_side_files,
     code_of,
+    create_file,
     create_schema,
     has_content,
     identity_of,
@@ -74,7 +77,6 @@ from .errors import (
     RunDeletedError,
     StorageError,
     StoreBusyError,
-    StoreNotFoundError,
     VersionConflictError,
 )
 
@@ -695,8 +697,12 @@ class _SharedFileEngine(_SQLiteEngine):
         self._given_path = path
         self._path = ""
         self._uri = ""
+        self._identity = (0, 0)
         self._is_pinned = False
         self._looking: sqlite3.Connection | None = None
+
+    def _check_identity(self) -> None:
+        check_identity(self._path, self._identity, self.location)
 
     async def stats(self) -> EngineStats:
         return EngineStats(
@@ -711,6 +717,7 @@ class _SharedFileEngine(_SQLiteEngine):
             self._looking = sqlite3.connect(self._uri, uri=True, isolation_level=None, timeout=0.0)
             secure(self._looking)
             self._looking.execute("PRAGMA query_only = 1").close()
+            self._looking.execute("PRAGMA wal_autocheckpoint = 0").close()
         return self._looking
 
     def _stop_looking(self) -> None:
@@ -757,7 +764,6 @@ class FileEngine(_SharedFileEngine):
         self._synchronous = {"full": 2, "normal": 1}[durability]
         self._create = create
         self._lock: FileLock = cast("FileLock", None)
-        self._identity = (0, 0)
         self._wal_is_grown = False
         self._frames = 0
         self._checkpoint_at = _CHECKPOINT_FRAMES
@@ -782,33 +788,53 @@ class FileEngine(_SharedFileEngine):
     async def _open(self) -> None:
         self._path = path = os.path.realpath(self._given_path)
         self._uri = uri_of(path, "rw")
-        exists = check_place(path, self.location, self._create)
-        if exists:
-            probe(path, self.location)  # before the lock file is made: beside a file of others we leave nothing
-        self._lock = FileLock(path)
+        seems_foreign = False
+        if check_place(path, self.location, self._create):
+            try:
+                probe(path, self.location)  # before the lock file is made: beside a file of others we leave nothing
+            except StorageError:
+                if not os.path.exists(path + "-lock"):
+                    raise
+                seems_foreign = True  # or somebody was creating it while we looked: look again under the lock
+        lock = FileLock(path)
         deadline = time.monotonic() + self._timeout
-        if not self._lock.acquire(lambda: time.monotonic() < deadline):
-            raise StoreBusyError(
-                f"could not open {self.location}: another process held {self._lock.path} for longer than "
-                f"timeout={self._timeout:g} seconds: is it stopped?"
-            )
         try:
-            if not check_place(path, self.location, self._create):
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            if not lock.acquire(lambda: time.monotonic() < deadline):
+                raise StoreBusyError(
+                    f"could not open {self.location}: another process held {lock.path} for longer than "
+                    f"timeout={self._timeout:g} seconds: is it stopped?"
+                )
+        except BaseException:
+            lock.close()
+            raise
+        self._lock = lock  # only now: close() waits for it once more, to close what was opened
+        try:
+            if check_place(path, self.location, self._create):
+                if seems_foreign:
+                    probe(path, self.location)
+                check_side_files(path, self.location, lock.noted())
+            else:
+                create_file(path)
+            self._identity = identity_of(path)
+            lock.note(self._identity[1])
             await self._writing.open(self._uri)
             await self._writing.run(self._set_up)
             sync_adopted_frames(path)
             sync_folder(os.path.dirname(path))
             await self._reading.open(self._uri)
             await self._reading.run(self._set_up_reading)
-            self._identity = identity_of(path)
+            self._check_identity()
         finally:
-            self._lock.release()
+            lock.release()
+        # Short-lived stores make no thousand frames each, but together they do, if one that writes nothing keeps the
+        # file open: who finds a long WAL cuts in.
+        self._frames = self._checkpoint_at if size_of(path + "-wal") > 2 * _WAL_HEAD_START_BYTES else 0
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         secure(connection)
         # Nobody else opens, commits or checkpoints while we hold the lock file; a program that does not know it may.
         connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}").close()
+        connection.execute("PRAGMA wal_autocheckpoint = 0").close()  # before a migration commits anything
         bring_up_to_date(connection, self.location)
         # Reads its answer to the end: an I/O error here does not raise, it leaves the mode as it was.
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
@@ -880,19 +906,6 @@ class FileEngine(_SharedFileEngine):
         super().end_turn()
         self._lock.release()
 
-    def _check_identity(self) -> None:
-        try:
-            there = identity_of(self._path)
-        except FileNotFoundError:
-            raise StoreNotFoundError(
-                f"{self.location} was deleted while it was open; nothing was stored: make a new store object"
-            ) from None
-        if there != self._identity:
-            raise StorageError(
-                f"{self.location} was replaced by another file while it was open; nothing was stored: "
-                "make a new store object"
-            )
-
     async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
         outcomes = await super().commit(units)
         pages = sum(value_bytes(operation) for unit in units for operation in unit) // 4096
@@ -911,6 +924,10 @@ class FileEngine(_SharedFileEngine):
         return freed
 
     async def tidy(self) -> None:
+        try:
+            self._check_identity()
+        except StorageError:
+            return  # our WAL may be the new file's by now
         if not self._wal_is_grown:
             self._wal_is_grown = self._grow_wal()
         if self._frames >= self._checkpoint_at:
@@ -950,6 +967,9 @@ class FileEngine(_SharedFileEngine):
         if not self._lock.acquire(lambda: time.monotonic() < deadline):
             return
         try:
+            # While a program that knows no lock file is writing, SQLite would go on as PASSIVE, beside its commit.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
             wal = os.stat(self._path + "-wal").st_size
             # Under the lock, so that no commit runs beside it: up to SQLite 3.51.2 a checkpoint that meets a commit may
             # lose committed pages (https://sqlite.org/wal.html, "the WAL-reset bug"). busy_timeout is 0: a reader that
@@ -961,6 +981,8 @@ class FileEngine(_SharedFileEngine):
             self._frames = frames if busy else 0
             self._checkpoint_at = (frames if busy else 0) + _CHECKPOINT_FRAMES
         except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.Error) and code_of(error) & 0xFF == sqlite3.SQLITE_BUSY:
+                return  # try again after the next commit
             # What is committed stays committed in the WAL. Try again when it has grown further.
             logger.warning("%s: a checkpoint failed, its WAL stays longer: %s", self.location, error)
             self._checkpoint_at = self._frames + _CHECKPOINT_FRAMES
@@ -975,6 +997,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
         try:
             self._path = path = os.path.realpath(self._given_path)
             check_place(path, self.location, create=False)
+            self._identity = identity_of(path)
             sync_adopted_frames(path)
             try:
                 self._uri = uri_of(path, "ro")

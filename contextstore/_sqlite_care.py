@@ -26,7 +26,7 @@ class _Table(NamedTuple):
     name: str
     kind: str
     rows: str
-    """Rows by id: above one, up to another, so many at most."""
+    """Rows by id: from one up to another, so many at most. Not "above one", which would look at its page, too."""
     keys: str
     """Ids and what they go by, above one, from the index alone, which lies on other pages than the rows."""
 
@@ -38,7 +38,7 @@ _OUTPUTS = _Table(
     SELECT output_rows.id, runs.flow_run_id, output_rows.run, output_rows.node_id, output_rows.written_at,
         output_rows.codec, CAST(output_rows.value AS BLOB), output_rows.checksum, output_rows.size
     FROM output_rows LEFT JOIN runs ON runs.serial = output_rows.run
-    WHERE output_rows.id > ? AND output_rows.id <= ? ORDER BY output_rows.id LIMIT ?
+    WHERE output_rows.id >= ? AND output_rows.id <= ? ORDER BY output_rows.id LIMIT ?
     """,
     "SELECT id, run, node_id FROM output_rows INDEXED BY sqlite_autoindex_output_rows_1 WHERE id > ?",
 )
@@ -47,13 +47,25 @@ _GLOBALS = _Table(
     "global",
     """
     SELECT id, key, version, written_at, codec, CAST(value AS BLOB), checksum, size FROM global_rows
-    WHERE id > ? AND id <= ? ORDER BY id LIMIT ?
+    WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
     """,
     "SELECT id, key FROM global_rows INDEXED BY sqlite_autoindex_global_rows_1 WHERE id > ?",
 )
 
 
+# What damage makes a statement raise; UnicodeDecodeError where SQLite's own message quotes what is no text any more.
+_DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+
+
 def check_store(connection: sqlite3.Connection) -> CheckReport:
+    connection.text_factory = lambda text: text.decode(errors="replace")  # a name that is no text is still a name
+    try:
+        return _check_store(connection)
+    finally:
+        connection.text_factory = str
+
+
+def _check_store(connection: sqlite3.Connection) -> CheckReport:
     problems: list[Problem] = []
     notes = [note for note in [_wal_reset_note(sqlite3.sqlite_version_info)] if note]
     problems += _check_file(connection)
@@ -69,7 +81,7 @@ def check_store(connection: sqlite3.Connection) -> CheckReport:
         ((runs,),) = connection.execute("SELECT count(*) FROM runs WHERE deleted_at IS NULL").fetchall()
         problems += _check_runs(connection)
         notes += _leftovers(connection)
-    except sqlite3.Error as error:
+    except _DAMAGE as error:
         problems.append(Problem("file", (), f"the runs could not be read: {error}"))
     return CheckReport(runs, outputs, globals_, tuple(problems), tuple(notes))
 
@@ -81,7 +93,7 @@ def _check_file(connection: sqlite3.Connection) -> Iterator[Problem]:
                 yield Problem("file", (), str(message))
         ((application_id,),) = connection.execute("PRAGMA application_id").fetchall()
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-    except sqlite3.Error as error:
+    except _DAMAGE as error:
         yield Problem("file", (), f"the integrity check was cut short: {error}")
         return
     if (application_id, version) != (APPLICATION_ID, SCHEMA_VERSION):
@@ -95,7 +107,7 @@ def _check_schema(connection: sqlite3.Connection) -> Iterator[Problem]:
         expected = {(kind, name): sql for kind, name, sql in model.execute(query)}
     try:
         found = {(kind, name): sql for kind, name, sql in connection.execute(query)}
-    except sqlite3.Error as error:
+    except _DAMAGE as error:
         yield Problem("file", (), f"the schema could not be read: {error}")
         return
     for kind, name in sorted(found.keys() - expected.keys()):
@@ -111,39 +123,47 @@ def _check_schema(connection: sqlite3.Connection) -> Iterator[Problem]:
 def _rows(connection: sqlite3.Connection, table: _Table, problems: list[Problem]) -> Iterator[tuple[Any, ...]]:
     """All rows by id; where a page of the file is damaged, whatever can be read around it."""
     after = last = 0
+    trouble = "its rows are not in order"
     try:
         ((last,),) = connection.execute(f"SELECT max(id) FROM {table.name}").fetchall()  # noqa: S608 - a name of ours
         while last is not None and after < last:
-            page = connection.execute(table.rows, (after, last, _PAGE)).fetchall()
+            page = connection.execute(table.rows, (after + 1, last, _PAGE)).fetchall()
+            ids = [row[0] for row in page]
+            if not ids or ids[0] <= after or ids != sorted(ids):  # or the last rows were deleted just now
+                break
             yield from page
-            after = page[-1][0] if page else last
-    except sqlite3.Error as error:
-        yield from _rows_around_damage(connection, table, after, last, error, problems)
+            after = ids[-1]
+        else:
+            return
+    except _DAMAGE as error:
+        trouble = str(error)
+    yield from _rows_around_damage(connection, table, after, last, trouble, problems)
 
 
 def _rows_around_damage(
-    connection: sqlite3.Connection, table: _Table, after: int, last: int, error: sqlite3.Error, problems: list[Problem]
+    connection: sqlite3.Connection, table: _Table, after: int, last: int, trouble: str, problems: list[Problem]
 ) -> Iterator[tuple[Any, ...]]:
     keys: Iterable[tuple[Any, ...]]
     try:
         # Not just all numbers: between two rows millions may have been deleted.
         ids: Sequence[int] = sorted(row[0] for row in connection.execute(table.keys, (after,)))
         keys = connection.execute(table.keys, (after,))
-    except sqlite3.Error:
-        message = f"{table.name} could not be read as a whole after row {after}, nor could its index: {error}"
+    except _DAMAGE:
+        message = f"{table.name} could not be read as a whole after row {after}, nor could its index: {trouble}"
         problems.append(Problem("file", (), message))
         ids, keys = range(after + 1, min(last, after + _BLIND) + 1), []
     unreadable: dict[int, str] = {}
     for start in range(0, len(ids), _PAGE):
         part = ids[start : start + _PAGE]
-        try:
-            page = connection.execute(table.rows, (part[0] - 1, part[-1], _PAGE)).fetchall()
-        except sqlite3.Error:
+        page: list[tuple[Any, ...]] = []
+        with contextlib.suppress(*_DAMAGE):
+            page = connection.execute(table.rows, (part[0], part[-1], _PAGE)).fetchall()
+        if len(page) < len(part):
             page = []
             for one in part:
                 try:
-                    page += connection.execute(table.rows, (one - 1, one, 1)).fetchall()
-                except sqlite3.Error as error_of_row:
+                    page += connection.execute(table.rows, (one, one, 1)).fetchall()
+                except _DAMAGE as error_of_row:
                     unreadable[one] = str(error_of_row)
         yield from page
     for one, *names in keys:
@@ -161,7 +181,7 @@ def _key(connection: sqlite3.Connection, *names: object) -> tuple[str, ...]:
     serial, node_id = names
     try:
         ((flow_run_id,),) = connection.execute("SELECT flow_run_id FROM runs WHERE serial = ?", (serial,)).fetchall()
-    except (sqlite3.Error, ValueError):
+    except (sqlite3.Error, ValueError):  # unreadable, or not there
         flow_run_id = f"run number {serial}"
     return str(flow_run_id), str(node_id)
 

@@ -7,6 +7,7 @@ decided by SQLite's codes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -139,6 +140,49 @@ def size_of(path: str) -> int:
         return 0
 
 
+def check_identity(path: str, identity: tuple[int, int], location: str) -> None:
+    """Raise unless the file that was opened is still the one under its name."""
+    try:
+        there = identity_of(path)
+    except FileNotFoundError:
+        raise StoreNotFoundError(
+            f"{location} was deleted while it was open; nothing was stored: make a new store object"
+        ) from None
+    except OSError as error:
+        raise translated_os(error, location, "could not find") from error
+    if there != identity:
+        raise StorageError(
+            f"{location} was replaced by another file while it was open; nothing was stored: make a new store object"
+        )
+
+
+def check_side_files(path: str, location: str, last_opened: int | None) -> None:
+    """Raise if the WAL beside the file is that of another one, which was here before it.
+
+    SQLite cannot tell: it would take the former file's pages for this one's, and mix the two for good.
+    """
+    if last_opened in (None, os.stat(path).st_ino):
+        return
+    if has_content(path + "-wal") or os.path.exists(path + "-shm"):
+        raise StorageError(
+            f"{location} has been replaced by another file, and beside it there are still the -wal and -shm of the "
+            "former one: end the programs that have that one open, remove the two, and try again "
+            f"(if they belong to the new file, remove {path}-lock instead)"
+        )
+
+
+def create_file(path: str) -> None:
+    """An empty file, readable by its owner only; SQLite gives its side files the same mode.
+
+    Side files without a file are those of one that was deleted, perhaps while other processes have it open. SQLite
+    would join these on their -shm, and look for its pages in a WAL that it does not have.
+    """
+    for side_file in (path + "-wal", path + "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(side_file)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 def has_content(path: str) -> bool:
     return size_of(path) > 0
 
@@ -195,9 +239,10 @@ def probe(path: str, location: str) -> None:
     try:
         connection = sqlite3.connect(uri_of(path, "ro") + "&immutable=1", uri=True, isolation_level=None)
         try:
-            # A checkpoint that was cut off may leave a header that speaks of pages which only the WAL has yet. That is
-            # sound, but here, where the WAL is not looked at, it would pass for damage.
-            connection.execute("PRAGMA writable_schema = 1").close()
+            if has_content(path + "-wal"):
+                # A checkpoint that was cut off may leave a header that speaks of pages which only the WAL has yet. That
+                # is sound, but here, where the WAL is not looked at, it would pass for damage.
+                connection.execute("PRAGMA writable_schema = 1").close()
             (application_id,) = connection.execute("PRAGMA application_id").fetchall()[0]
             if application_id == APPLICATION_ID:
                 schema_version(connection, location)
