@@ -70,7 +70,15 @@ class AtomicWriter(Generic[S]):
         async def put(flow_run_id: Id, node_id: Id, value: Any) -> None:
             blocking_put(flow_run_id, node_id, value)
 
-        return step(_write_and_complete(put, flow_run_id, node_id, value, complete))
+        def complete_plainly() -> Any:
+            result = complete()
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise TypeError(f"{complete!r} returned an awaitable, and ContextStore takes plain functions")
+            return result
+
+        return step(_write_and_complete(put, flow_run_id, node_id, value, complete_plainly))
 
 
 async def _write_and_complete(

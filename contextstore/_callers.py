@@ -8,25 +8,63 @@ A thread's ``wait`` blocks inside the coroutine that awaits it, so a coroutine t
 suspends, and ``step`` runs it to its end in the calling thread. That is how the blocking face runs the same code as the
 async one with two thread wake-ups a call instead of four: the thread that did the I/O wakes the caller directly.
 Rejected: ``BlockingPortal.call`` and ``run_coroutine_threadsafe``, which go through the loop's thread both ways.
+
+A KeyboardInterrupt may come between any two steps of a blocked thread's call, and must leave nothing behind that
+another call would wait for. ``with`` on a ``threading.Lock`` is safe from it, and little else: a ``Condition``, and so
+an ``Event`` or a ``concurrent.futures.Future``, may stay locked for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import contextvars
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from .errors import ForkedProcessError, WrongLoopError
 
 T = TypeVar("T")
 
 Ticket = Any  # what Callers.ticket() made; an opaque thing to everybody else
+
+
+class Promise(Generic[T]):
+    """A result that will be there once, given by one thread and waited for by any number of callers.
+
+    ``concurrent.futures.Future`` without its Condition, see above, and without exceptions.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[Promise[T]], object]] = []
+        self._results: list[T] = []
+
+    def set_result(self, result: T) -> None:
+        """Give it. Of several the first stands. If it is interrupted, once more tells those who were not told."""
+        with self._lock:
+            self._results.append(result)
+        for callback in self._callbacks:  # there come no more
+            callback(self)
+        self._callbacks.clear()
+
+    def done(self) -> bool:
+        return bool(self._results)
+
+    def result(self) -> T:
+        """What it is. Only once it is there."""
+        return self._results[0]
+
+    def add_done_callback(self, callback: Callable[[Promise[T]], object]) -> None:
+        """Call it with this promise: now if the result is there, else in the thread that will give it."""
+        with self._lock:
+            if not self._results:
+                self._callbacks.append(callback)
+                return
+        callback(self)
 
 
 class Callers(Protocol):
@@ -51,8 +89,8 @@ class Callers(Protocol):
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         """What a function that the user passed in has returned to be awaited; refused where nothing can be awaited."""
 
-    async def join(self, future: concurrent.futures.Future[T]) -> T:
-        """The future's result. To be cancelled while waiting does nothing to the future."""
+    async def join(self, promise: Promise[T]) -> T:
+        """The promise's result. To be cancelled while waiting does nothing to the promise."""
 
     async def join_thread(self, thread: threading.Thread) -> None:
         """Wait until a thread that is at its end is gone."""
@@ -132,11 +170,10 @@ class TaskCallers:
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         return await awaitable
 
-    async def join(self, future: concurrent.futures.Future[T]) -> T:
-        # Not asyncio.wrap_future: that cancels the future with its waiter, and complains of a loop closed meanwhile.
-        loop = asyncio.get_running_loop()
+    async def join(self, promise: Promise[T]) -> T:
+        loop = asyncio.get_running_loop()  # not always the own one, see admit_close
         ticket: asyncio.Future[T] = loop.create_future()
-        future.add_done_callback(lambda done: _answer_on(loop, [(ticket, done.result())]))
+        promise.add_done_callback(lambda done: _answer_on(loop, [(ticket, done.result())]))
         return await ticket
 
     async def join_thread(self, thread: threading.Thread) -> None:
@@ -228,7 +265,7 @@ class ThreadCallers:
                 finally:
                     self._land(key, own)
             with _waiting_for(flight, key):
-                flight.landed.wait()
+                await self.join(flight.landed)
             if flight.answer is not None:
                 succeeded, answer = flight.answer
                 if not succeeded:
@@ -241,7 +278,7 @@ class ThreadCallers:
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]
-        flight.landed.set()
+        flight.landed.set_result(None)
 
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         if inspect.iscoroutine(awaitable):
@@ -250,8 +287,11 @@ class ThreadCallers:
             f"{function!r} returned an awaitable, and ContextStore takes plain functions: use AsyncContextStore"
         )
 
-    async def join(self, future: concurrent.futures.Future[T]) -> T:
-        return future.result()
+    async def join(self, promise: Promise[T]) -> T:
+        ticket = self.ticket()
+        promise.add_done_callback(lambda done: self.answer([(ticket, done.result())]))
+        result: T = await self.wait(ticket, None, lambda: None)
+        return result
 
     async def join_thread(self, thread: threading.Thread) -> None:
         thread.join()
@@ -306,7 +346,7 @@ class _ThreadFlight(_Work):
 
     def __init__(self) -> None:
         super().__init__()
-        self.landed = threading.Event()
+        self.landed: Promise[None] = Promise()
         self.answer: tuple[bool, Any] | None = None
 
 
@@ -373,8 +413,8 @@ class Turns:
         self._lock = threading.Lock()
         self._queues: dict[str, list[_Turn]] = {}
 
-    @contextlib.asynccontextmanager
-    async def turn(self, key: str) -> AsyncIterator[None]:
+    async def in_turn(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        # Not a context manager: if it is interrupted as it is entered or left, the turn stays taken.
         own = _Turn(self._callers.ticket())
         try:
             with self._lock:
@@ -386,7 +426,7 @@ class Turns:
                     await self._callers.wait(own.ticket, None, lambda: None)
                 own.waits_for.clear()
             with _within(own):
-                yield
+                return await work()
         finally:
             # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
             try:

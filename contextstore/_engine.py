@@ -10,6 +10,7 @@ run in the connection's own thread, where nothing is ever awaited: there, a coro
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections.abc import Callable, Coroutine, Sequence
@@ -253,13 +254,19 @@ class Engine(Protocol):
         """Copy a snapshot to a new file; ``report(done, total)`` is called from any thread."""
 
 
+def report_bug(message: str, *arguments: object, error: BaseException) -> None:
+    """Log what should not have happened. A logging handler that raises must not keep others from being told."""
+    with contextlib.suppress(Exception):
+        logger.error(message, *arguments, exc_info=error)
+
+
 def own_error(error: Exception, engine: Engine) -> ContextStoreError:
     """What one of several callers is told of an error: a copy of its own, which collects no other's traceback."""
     if isinstance(error, ContextStoreError):
         own = copy.copy(error)
         own.__cause__ = error.__cause__
         return own
-    logger.error("%s failed in an unforeseen way", engine.location, exc_info=error)
+    report_bug("%s failed in an unforeseen way", engine.location, error=error)
     unforeseen = StorageError(f"{engine.location} failed in an unforeseen way ({error!r})")
     unforeseen.__cause__ = error
     return unforeseen

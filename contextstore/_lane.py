@@ -1,21 +1,29 @@
 """A SQLite connection, its aiosqlite thread, and the jobs that run there.
 
 Rules of this room: no SQL. Nothing here knows what a job does.
+
+It is also what is asked to stand still while the process forks, since SQLite's state is per process, see _hold_all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
+import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import aiosqlite  # here, and not at the first opening: a fork in the middle of an import leaves it locked in the child
+
 from ._callers import step
 from ._engine import Job
+from .errors import StorageError
 
 T = TypeVar("T")
 
@@ -48,33 +56,56 @@ class Lane:
         self._aiosqlite: Any = None
         self._serving: asyncio.Future[Any] | None = None
         self._thread: threading.Thread | None = None
+        self._database = ""
+        self._busy = threading.RLock()  # held whenever SQLite may be at work on this connection
         self.connection: sqlite3.Connection = cast("sqlite3.Connection", None)
         """To be touched by jobs of this lane alone."""
 
     async def open(self, database: str) -> None:
         """Connect, and begin to take jobs. On the engine room's loop."""
-        import aiosqlite
-
-        self._aiosqlite = await aiosqlite.connect(
-            database, uri=True, factory=_JobConnection, isolation_level=None, timeout=0, cached_statements=256
-        )
+        self._database = database
+        _refuse_if_spoilt(database)
+        with _lanes_lock:
+            _lanes.add(self)
+        with self._busy:
+            self._aiosqlite = await aiosqlite.connect(
+                database,
+                uri=True,
+                factory=self._connect,
+                isolation_level=None,
+                timeout=0,
+                cached_statements=256,
+                check_same_thread=False,  # a forked child closes it in the thread that is left to it
+            )
         self._serving = asyncio.ensure_future(self._aiosqlite.execute_fetchall(self._serve))
 
-    def _serve(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
+    def _connect(self, *args: Any, **kwargs: Any) -> sqlite3.Connection:
+        self.connection = _JobConnection(*args, **kwargs)
+        return self.connection
+
+    def _serve(self, _: sqlite3.Connection) -> None:
         self._thread = threading.current_thread()
         self._own_threads.add(threading.get_ident())
-        stopping = False
-        while not (stopping and self._jobs.empty()):  # a job may have posted its continuation behind the stop
-            job = self._jobs.get()
-            if job is None:
-                stopping = True
-                continue
-            try:
+        try:
+            stopping = False
+            while not (stopping and self._jobs.empty()):  # a job may have posted its continuation behind the stop
+                job = self._jobs.get()
+                if job is None:
+                    stopping = True
+                else:
+                    self._do(job)
+                    del job  # or it, and all that it holds, would stay alive until the next one comes
+        finally:
+            self._own_threads.discard(threading.get_ident())
+
+    def _do(self, job: Callable[[], None]) -> None:
+        try:
+            with self._busy:
                 job()
-            except Exception:  # a bug; but the thread must live, since others wait for it
+        except BaseException:  # a bug; but the thread must live, since others wait for it
+            # Not even a logging handler that raises may end it.
+            with contextlib.suppress(BaseException):
                 logger.exception("a job failed in an unforeseen way")
-        self._own_threads.discard(threading.get_ident())
 
     def post(self, job: Job) -> None:
         """Have the job run after those posted before. From any thread; never waits."""
@@ -104,7 +135,86 @@ class Lane:
         """Run what was posted, close the connection, and see the thread gone."""
         await self.drain()
         connection, self._aiosqlite = self._aiosqlite, None
-        if connection is not None:
-            await connection.close()
-            if self._thread is not None:
-                self._thread.join()  # it has nothing left to do
+        try:
+            if connection is not None:
+                with self._busy:
+                    await connection.close()
+                if self._thread is not None:
+                    self._thread.join()  # it has nothing left to do
+        finally:
+            with _lanes_lock:
+                _lanes.discard(self)
+
+
+# --------------------------------------------------------------------------------------------------------------- fork
+#
+# What SQLite knows of the locks that this process holds on a file is in the memory that a forked child inherits, while
+# the locks themselves stay with the parent. So a new connection of the child to the same file would take none: when the
+# parent closed, as the last that had any, it took the WAL with it, and what was acknowledged in the child was lost. And
+# a child that was forked in the middle of a commit found the file locked for ever, by a thread that it does not have.
+#
+# So a fork waits until each connection is between two jobs, where it holds no lock but the shared one, and the child
+# closes them: SQLite then forgets them there, and nothing of the parent's is touched. (SQLite advises to let inherited
+# connections leak, for the sake of those that are in the middle of something: https://sqlite.org/howtocorrupt.html,
+# 2.6. But then no new connection of the child's to that file is safe.)
+
+_FORK_SECONDS = 5.0
+"""How long a fork waits for running jobs. A store that took longer cannot be opened anew in the child, and says so."""
+
+_lanes: set[Lane] = set()
+_lanes_lock = threading.RLock()
+_spoilt: set[str] = set()
+
+
+def _hold_all() -> None:
+    _lanes_lock.acquire()
+    deadline = time.monotonic() + _FORK_SECONDS
+    for lane in _lanes:
+        if lane._thread is not threading.current_thread():  # a job that forks is in the middle of something
+            lane._busy.acquire(timeout=max(0.0, deadline - time.monotonic()))
+
+
+def _is_held(lane: Lane) -> bool:
+    """Whether it stood still; from now on it need not. (An interrupted _hold_all could not have taken note of it.)"""
+    if lane._thread is threading.current_thread():
+        return False
+    try:
+        lane._busy.release()
+    except RuntimeError:  # not ours
+        return False
+    return True
+
+
+def _go_on_in_parent() -> None:
+    for lane in _lanes:
+        _is_held(lane)
+    with contextlib.suppress(RuntimeError):
+        _lanes_lock.release()
+
+
+def _give_up_in_child() -> None:
+    global _lanes_lock
+    for lane in _lanes:
+        if _is_held(lane):
+            if lane.connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    lane.connection.close()
+        elif lane._database != ":memory:":
+            _spoilt.add(_file_of(lane._database))
+    _lanes.clear()
+    _lanes_lock = threading.RLock()
+
+
+def _file_of(database: str) -> str:
+    return database.partition("?")[0]
+
+
+def _refuse_if_spoilt(database: str) -> None:
+    if _file_of(database) in _spoilt:
+        raise StorageError(
+            f"could not open {_file_of(database)}: this process was forked while a store of its parent's was at work "
+            "there, and it has inherited SQLite's state: start it by 'spawn' or 'forkserver', or fork before opening"
+        )
+
+
+os.register_at_fork(before=_hold_all, after_in_parent=_go_on_in_parent, after_in_child=_give_up_in_child)

@@ -8,113 +8,163 @@ what was accepted, and are closed in order, whatever becomes of the caller.
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
+import _thread
+import asyncio
+import logging
 import os
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from ._callers import Promise
 from ._engine import Engine
-from .errors import StoreClosedError
-
-if TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
+from .errors import StorageError, StoreClosedError
 
 T = TypeVar("T")
 
+logger = logging.getLogger("contextstore")
+
 
 class EngineRoom:
-    """An engine that is open, or about to be, on a thread of its own."""
+    """An engine that is open, or about to be, on a thread of its own.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        refuse_calls: called once, before the engine is closed for whatever reason: nothing more may be posted to it.
+            Must not hold the store object, which would never be collected then.
+    """
+
+    def __init__(self, engine: Engine, refuse_calls: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
-        self._portal: BlockingPortal | None = None
-        self._stop_lock = threading.Lock()
-        self._stopping = False
+        self._refuse_calls = refuse_calls
         self._pid = os.getpid()
+        self._moved_in = threading.Lock()  # taken by the thread that lives here, for good
+        # Guards the next three. Reentrant, since a store that is collected anywhere calls stop().
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # as long as calls are taken
+        self._stopped: asyncio.Event | None = None
+        self._stopping = False
+        self._calls: set[asyncio.Task[None]] = set()
         # Both give an error as their result instead of raising it, so that nobody raises another's exception object.
-        self.opened: concurrent.futures.Future[BaseException | None] = concurrent.futures.Future()
-        """Done once the engine is open, or has failed to open and the thread is at its end."""
-        self.closed: concurrent.futures.Future[BaseException | None] = concurrent.futures.Future()
-        """Done once the engine is closed and the thread is at its end."""
-        for future in (self.opened, self.closed):
-            future.set_running_or_notify_cancel()  # so that no caller that gives up can cancel it for the others
+        self.opened: Promise[BaseException | None] = Promise()
+        """Kept once the engine is open, or has failed to open and the thread is at its end."""
+        self.closed: Promise[BaseException | None] = Promise()
+        """Kept once the engine is closed and the thread is at its end."""
         self.thread = threading.Thread(target=self._run, name=f"contextstore {engine.location}", daemon=False)
 
     def start(self) -> None:
-        _watch_for_exit(self)
-        self.thread.start()
+        """Have the thread move in. Any number of times: an interrupt may have cut short an earlier call anywhere.
 
-    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T | Exception]:
-        """Run a coroutine function on the engine's loop. Its error, too, is the future's result. From any thread."""
-
-        async def run() -> T | Exception:
+        By way of a thread that only starts the other: Thread.start() blocks, and leaves ruins if interrupted, as does
+        Thread.is_alive().
+        """
+        if not self._moved_in.locked():
             try:
-                return await function()
-            except Exception as error:  # noqa: BLE001 - handed over to whoever waits, whatever it is
-                return error
+                _thread.start_new_thread(self._send_in, (threading.current_thread(),))
+            except RuntimeError as error:
+                self._stay_empty(error)
 
-        if self._portal is None:
-            raise StoreClosedError(self._engine.location)
+    def _send_in(self, caller: threading.Thread) -> None:
         try:
-            return self._portal.start_task_soon(run)
-        except RuntimeError:  # it has just been stopped
-            raise StoreClosedError(self._engine.location) from None
+            # Unless called by the main thread after its end, in an atexit callback, when no thread is joined any more.
+            if caller is not threading.main_thread() or caller.is_alive():
+                _watch_for_exit(self)
+            threading.Thread(target=self._run, name=self.thread.name, daemon=False).start()
+        except RuntimeError as error:
+            self._stay_empty(error)
+
+    def _stay_empty(self, error: RuntimeError) -> None:
+        if self._moved_in.acquire(blocking=False):
+            refused = StorageError(f"could not open {self._engine.location}: it needs a thread: {error}")
+            refused.__cause__ = error
+            self._leave(refused)
+
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> Promise[T | Exception]:
+        """Run a coroutine function on the engine's loop. Its error, too, is the promise's result. From any thread."""
+        promise: Promise[T | Exception] = Promise()
+
+        async def run() -> None:
+            try:
+                promise.set_result(await function())
+            except Exception as error:  # noqa: BLE001 - handed over to whoever waits, whatever it is
+                promise.set_result(error)
+
+        def begin() -> None:
+            task = asyncio.ensure_future(run())
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+        with self._lock:
+            if self._loop is None:
+                raise StoreClosedError(self._engine.location)
+            self._loop.call_soon_threadsafe(begin)
+        return promise
 
     def stop(self) -> None:
         """Have the engine closed. From any thread, any number of times; does not wait."""
-        with self._stop_lock:
+        with self._lock:
             self._stopping = True
-            if self._portal is not None:
-                with contextlib.suppress(RuntimeError):  # the thread is at its end already
-                    self._portal.start_task_soon(self._portal.stop)
+            if self._loop is not None and self._stopped is not None:
+                self._loop.call_soon_threadsafe(self._stopped.set)
 
     def is_running_here(self) -> bool:
         """Whether the thread lives, and in this process: a forked child has the object only."""
-        return self._pid == os.getpid() and self.thread.is_alive()
+        return self._pid == os.getpid() and not self.closed.done()
 
     def _run(self) -> None:
-        import anyio  # not at the top: `import contextstore` is to be quick
-
+        if not self._moved_in.acquire(blocking=False):
+            return
+        self.thread = threading.current_thread()
         self._engine.own_threads.add(threading.get_ident())
         error: BaseException | None = None
         try:
-            anyio.run(self._live)
+            # A plain loop, whatever policy the program has set: some make loops that run in the main thread only. Not
+            # in debug mode: opening and closing block this loop, which nobody else uses.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop, debug=False) as runner:
+                runner.run(self._live())
         except BaseException as raised:  # noqa: BLE001 - handed over to whoever waits: nobody may wait for ever
             error = raised
         finally:
             self._engine.own_threads.discard(threading.get_ident())
-            _rooms.discard(self)
-            if not self.opened.done():
-                self.opened.set_result(error)
-                error = None
-            self.closed.set_result(error)
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        _rooms.discard(self)
+        if not self.opened.done():
+            self.opened.set_result(error)
+            error = None
+        self.closed.set_result(error)
 
     async def _live(self) -> None:
-        from anyio.from_thread import BlockingPortal
-
         await self._engine.open()
         try:
-            async with BlockingPortal() as portal:
-                with self._stop_lock:
-                    self._portal = portal
-                    stopping = self._stopping
-                self.opened.set_result(None)
-                if stopping:
-                    await portal.stop()
-                await portal.sleep_until_stopped()
+            stopped = asyncio.Event()
+            with self._lock:
+                self._loop, self._stopped = asyncio.get_running_loop(), stopped
+                if self._stopping:
+                    stopped.set()
+            self.opened.set_result(None)
+            await stopped.wait()
+            await self._end_calls()
         finally:
             await self._engine.close()
+
+    async def _end_calls(self) -> None:
+        self._refuse_calls()
+        with self._lock:
+            self._loop = None
+        await asyncio.sleep(0)  # what was accepted becomes tasks now
+        while self._calls:
+            await asyncio.wait(self._calls)
 
 
 # ------------------------------------------------------------------------------------------------- the forgotten close
 
-_rooms: weakref.WeakSet[EngineRoom] = weakref.WeakSet()
+_rooms: set[EngineRoom] = set()
+"""Those that somebody lives in, or is about to."""
 _exit_lock = threading.Lock()
 _exit_watcher: threading.Thread | None = None
+_is_at_end = False
 
 
 def _watch_for_exit(room: EngineRoom) -> None:
@@ -126,6 +176,8 @@ def _watch_for_exit(room: EngineRoom) -> None:
     """
     global _exit_watcher
     with _exit_lock:
+        if _is_at_end:
+            raise RuntimeError("the interpreter is at its end")
         _rooms.add(room)
         if _exit_watcher is None:
             _exit_watcher = threading.Thread(target=_stop_all_at_exit, name="contextstore exit watcher", daemon=True)
@@ -133,17 +185,32 @@ def _watch_for_exit(room: EngineRoom) -> None:
 
 
 def _stop_all_at_exit() -> None:
+    global _is_at_end
     threading.main_thread().join()
     # Threads that go on after the main one may still use their stores: the interpreter waits for them, and so do we.
-    while working := [thread for thread in threading.enumerate() if not thread.daemon and not _is_of_a_store(thread)]:
+    while True:
+        with _exit_lock:
+            working = [thread for thread in threading.enumerate() if _is_working(thread)]
+            _is_at_end = not working
+        if not working:
+            break
         working[0].join(0.1)  # not for ever: it may be a store's that is just being opened
-    for room in list(_rooms):
-        warn_unclosed(room)
+    rooms = _rooms.copy()
+    # All the warnings first: once the stores' threads are gone, the interpreter waits for nobody, and a daemon thread
+    # that writes to stderr then can bring it down.
+    for room in rooms:
+        try:
+            warn_unclosed(room)
+        except ResourceWarning as warning:  # a filter made it an error, and there is nobody to raise it to
+            logger.warning("%s", warning)
+    for room in rooms:
         room.stop()
 
 
-def _is_of_a_store(thread: threading.Thread) -> bool:
-    return any(thread.ident in room._engine.own_threads for room in list(_rooms))
+def _is_working(thread: threading.Thread) -> bool:
+    if thread.daemon or not thread.is_alive():
+        return False
+    return not any(thread is room.thread or thread.ident in room._engine.own_threads for room in _rooms.copy())
 
 
 def warn_unclosed(room: EngineRoom) -> None:
@@ -153,8 +220,8 @@ def warn_unclosed(room: EngineRoom) -> None:
 
 
 def _forget_in_child() -> None:
-    global _rooms, _exit_lock, _exit_watcher
-    _rooms, _exit_lock, _exit_watcher = weakref.WeakSet(), threading.Lock(), None
+    global _rooms, _exit_lock, _exit_watcher, _is_at_end
+    _rooms, _exit_lock, _exit_watcher, _is_at_end = set(), threading.Lock(), None, False
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -133,6 +133,14 @@ class AsyncContextStore:
         self._writer = Writer(self._engine, self._callers, notes, float(timeout))
         self._reader = Reader(self._engine, self._callers, self._cache)
         self._updates = Turns(self._callers)
+        writer, reader, news = self._writer, self._reader, self._news
+
+        def refuse_calls() -> None:  # holds no reference to the store, which may be collected while its engine runs
+            writer.close()
+            reader.close()
+            news.close()
+
+        self._refuse_calls = refuse_calls
         self._lifecycle = threading.Lock()
         self._room: EngineRoom | None = None
         self._is_open = False
@@ -166,8 +174,8 @@ class AsyncContextStore:
                 return
             room = self._room
             if room is None:
-                room = self._room = EngineRoom(self._engine)
-                room.start()
+                room = self._room = EngineRoom(self._engine, self._refuse_calls)
+            room.start()  # also if it was there: an interrupted call may have left it empty
         error = await self._callers.join(room.opened)
         with self._lifecycle:
             if self._is_closed:
@@ -186,14 +194,12 @@ class AsyncContextStore:
         """
         self._callers.admit_close()
         with self._lifecycle:
-            is_first, self._is_closed = not self._is_closed, True
+            self._is_closed = True
             self._is_open = False
             room = self._room
-        if is_first:
-            self._writer.close()
-            self._reader.close()
-            self._news.close()
-            self._cache.clear()
+        # Also if it is not the first close(): an interrupted one may have come to any point of this.
+        self._refuse_calls()
+        self._cache.clear()
         if room is not None:
             room.stop()
             error = await self._callers.join(room.closed)
@@ -212,9 +218,10 @@ class AsyncContextStore:
 
     def __del__(self) -> None:
         room: EngineRoom | None = getattr(self, "_room", None)
-        if room is not None and not self._is_closed and room.is_running_here():
-            warn_unclosed(room)
-            room.stop()
+        if room is not None and room.is_running_here():
+            room.stop()  # first: the warning may be an error
+            if not self._is_closed:
+                warn_unclosed(room)
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
@@ -399,17 +406,19 @@ class AsyncContextStore:
         """
         await self._writable()
         name = global_key(key)
-        async with self._updates.turn(name):
-            while True:
-                record = await self._reader.call(lambda: self._engine.fetch_global(name))
-                old = copy.deepcopy(default) if record is None else _codec.decode(record.value)
-                new = self._encode(await self._result_of(fn, old))
-                version = 0 if record is None else record.version
-                try:
-                    await self._commit([UpsertGlobal(name, new, version)])
-                except VersionConflictError:
-                    continue
-                return _codec.decode(new)
+        return await self._updates.in_turn(name, lambda: self._update_global(name, fn, default))
+
+    async def _update_global(self, name: str, fn: Callable[[Any], Any], default: Any) -> Any:
+        while True:
+            record = await self._reader.call(lambda: self._engine.fetch_global(name))
+            old = copy.deepcopy(default) if record is None else _codec.decode(record.value)
+            new = self._encode(await self._result_of(fn, old))
+            version = 0 if record is None else record.version
+            try:
+                await self._commit([UpsertGlobal(name, new, version)])
+            except VersionConflictError:
+                continue
+            return _codec.decode(new)
 
     # -- several outputs ----------------------------------------------------------------------------------------------
 

@@ -9,21 +9,19 @@ taken before it. The lock is never held while anything waits.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
 import threading
 import time
 from collections.abc import Collection, Iterable
 from typing import Any, TypeAlias
 
-from ._callers import Callers, Ticket
+from ._callers import Callers, Promise, Ticket
 from ._engine import DeleteRun, Engine, Operation, OutputKey, PutOutput, own_error
 from ._room import EngineRoom
 from .errors import ContextStoreError, StoreClosedError
 
 _DELETIONS_SECONDS = 0.1  # how often the runs that are waited for are looked up among the deleted ones
 
-_Polling: TypeAlias = "concurrent.futures.Future[bool]"
+_Polling: TypeAlias = Promise[bool]
 """A poller: true once it has taken its place, false if whoever was to start it was interrupted."""
 
 
@@ -113,10 +111,10 @@ class News:
         try:
             with self.lock:
                 if self._polling is None:
-                    self._polling = started = concurrent.futures.Future()
+                    self._polling = started = Promise()
                 polling = self._polling
             if started is not None:
-                room.call(lambda: self._poll(polling, room))
+                room.call(lambda: self._poll(polling))
         except BaseException:
             if started is not None:  # if it runs all the same, it and another one do each other no harm
                 self._end_polling(started, False)
@@ -127,7 +125,7 @@ class News:
         with self.lock:
             if self._polling is polling:
                 self._polling = None
-        _settle(polling, has_begun)
+        polling.set_result(has_begun)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         with self.lock:
@@ -154,9 +152,9 @@ class News:
 
     # -- in the engine room -------------------------------------------------------------------------------------------
 
-    async def _poll(self, polling: _Polling, room: EngineRoom) -> None:
+    async def _poll(self, polling: _Polling) -> None:
         try:
-            await self._poll_until_nobody_waits(polling, room)
+            await self._poll_until_nobody_waits(polling)
         except BaseException as error:  # whatever it is, those who wait are told
             told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
             self._fail(own_error(told, self._engine), polling)
@@ -165,11 +163,11 @@ class News:
         finally:
             self._end_polling(polling, True)
 
-    async def _poll_until_nobody_waits(self, polling: _Polling, room: EngineRoom) -> None:
+    async def _poll_until_nobody_waits(self, polling: _Polling) -> None:
         assert self._engine.poll_seconds is not None
         shortest, longest = self._engine.poll_seconds
         place, _ = await self._engine.poll(None)
-        _settle(polling, True)
+        polling.set_result(True)
         pause = shortest
         looked_for_deletions = time.monotonic()
         something_changed = True
@@ -177,8 +175,6 @@ class News:
             await asyncio.sleep(pause)
             if not self._is_wanted(polling):
                 return
-            if room._stopping:  # its close() was forgotten, and it cannot end before this does
-                raise StoreClosedError(self._engine.location)
             new_place, found = await self._engine.poll(place)
             # What nobody here waits for is no reason to look more often.
             pause = shortest if self._tell(found) else min(pause * 1.05, longest)
@@ -249,8 +245,3 @@ def _remove(subscriptions: dict[Any, dict[Subscription, None]], key: object, sub
     some.pop(subscription, None)
     if not some:
         subscriptions.pop(key, None)
-
-
-def _settle(polling: _Polling, has_begun: bool) -> None:
-    with contextlib.suppress(concurrent.futures.InvalidStateError):  # somebody else was first
-        polling.set_result(has_begun)

@@ -13,7 +13,6 @@ its caller still waits.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -22,10 +21,8 @@ from functools import partial
 from typing import Any
 
 from ._callers import Callers, Ticket
-from ._engine import Engine, Operation, Outcome, own_error, value_bytes
+from ._engine import Engine, Operation, Outcome, own_error, report_bug, value_bytes
 from .errors import ContextStoreError, StorageError, StoreBusyError, StoreClosedError
-
-logger = logging.getLogger("contextstore")
 
 QUEUE_BYTES = 64 * 2**20
 """How much encoded data may be queued before further writes wait for room."""
@@ -149,7 +146,7 @@ class Writer:
                 self._engine.post_write(self._drain)  # behind others' jobs, where the thread is shared
         except BaseException as error:
             # Nothing but a bug or a dying interpreter comes here. Even so nobody may be left waiting.
-            logger.exception("the writer of %s failed; every queued write is refused", self._engine.location)
+            report_bug("the writer of %s failed; every queued write is refused", self._engine.location, error=error)
             self._refuse_all(StorageError(f"the writer of {self._engine.location} failed ({error!r})"))
             if not isinstance(error, Exception):
                 raise
@@ -157,8 +154,8 @@ class Writer:
     async def _tidy(self) -> None:
         try:
             await self._engine.tidy()
-        except Exception:  # a bug; nobody's write depends on it
-            logger.exception("tidying up %s failed in an unforeseen way", self._engine.location)
+        except Exception as error:  # noqa: BLE001 - a bug; nobody's write depends on it
+            report_bug("tidying up %s failed in an unforeseen way", self._engine.location, error=error)
 
     def _has_work(self) -> bool:
         with self._lock:
@@ -193,14 +190,17 @@ class Writer:
         if not granted:
             return
         group = []
+        outcomes: list[Outcome] | None = None
         try:
-            group = self._take()
-            outcomes = await self._commit_group(group) if group else []
-        except Exception as error:  # a bug, and what the bug left of the commit is not known
-            logger.exception("a commit to %s failed in an unforeseen way", self._engine.location)
-            outcomes = [StorageError(f"the commit failed in an unforeseen way ({error!r})", True) for _ in group]
-        finally:
-            self._engine.end_turn()
+            try:
+                group = self._take()
+                outcomes = await self._commit_group(group) if group else []
+            finally:
+                self._engine.end_turn()
+        except BaseException as error:  # noqa: BLE001 - a bug; whatever it is, nobody in the group may be left waiting
+            report_bug("a commit to %s failed in an unforeseen way", self._engine.location, error=error)
+            if outcomes is None:  # what the bug left of the commit is not known
+                outcomes = [StorageError(f"the commit failed in an unforeseen way ({error!r})", True) for _ in group]
         self._answer(group, outcomes)
 
     async def _commit_group(self, group: list[_Entry]) -> list[Outcome]:
@@ -263,10 +263,12 @@ class Writer:
             self.commits += 1
             self.writes += len(done)
             self.largest_group = max(self.largest_group, len(done))
-        for entry in done:
-            for note in self._note_committed:
-                note(entry.operations)
-        self._callers.answer([(entry.ticket, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
+        try:
+            for entry in done:
+                for note in self._note_committed:
+                    note(entry.operations)
+        finally:
+            self._callers.answer([(entry.ticket, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
 
     def _refuse_all(self, error: StorageError) -> None:
         with self._lock:

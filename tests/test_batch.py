@@ -29,7 +29,7 @@ from contextstore import (
 
 from .conftest import Target
 from .doubles import Gate, fail, queued, until
-from .processes import Child
+from .test_outputs import Victims
 
 RUN = uuid.UUID("018f3a00-0000-7000-8000-00000000000f")
 
@@ -58,9 +58,7 @@ def made(store: Any) -> Any:
 
 async def contents(store: Any) -> tuple[list[str], dict[str, Any]]:
     """Node ids by run, newest first, and the globals."""
-    runs = [
-        f"{run.flow_run_id}: {' '.join(await store.list_keys(run.flow_run_id))}" for run in await store.list_runs()
-    ]
+    runs = [f"{run.flow_run_id}: {' '.join(await store.list_keys(run.flow_run_id))}" for run in await store.list_runs()]
     return runs, {entry.key: (entry.value, entry.version) for entry in await store.list_globals()}
 
 
@@ -196,17 +194,17 @@ class TestConflicts:
     async def test_the_first_one_is_raised_in_the_order_of_the_calls(self, store: Any) -> None:
         await store.put("run", "taken", 1)
         await store.put_global("taken", 1)
-        with pytest.raises(GlobalAlreadyExistsError):
+        with pytest.raises(GlobalAlreadyExistsError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "new", 1)
                 batch.put_global("taken", 2)
                 batch.put("run", "taken", 2)
-        with pytest.raises(AlreadyExistsError):
+        with pytest.raises(AlreadyExistsError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.upsert_global("other", 2)
                 batch.put("run", "taken", 2)
                 batch.put_global("taken", 2)
-        with pytest.raises(VersionConflictError):
+        with pytest.raises(VersionConflictError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.upsert_global("taken", 2, expected_version=7)
                 batch.put("run", "taken", 2)
@@ -239,11 +237,11 @@ class TestConflicts:
             batch.put("run", "b", 2, exist_ok=True)
             batch.put_global("key", 1, exist_ok=True)
         assert await contents(store) == (["run: a b"], {"key": (1, 1)})
-        with pytest.raises(AlreadyExistsError):
+        with pytest.raises(AlreadyExistsError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "c", 3)
                 batch.put("run", "b", 3, exist_ok=True)
-        with pytest.raises(GlobalAlreadyExistsError):
+        with pytest.raises(GlobalAlreadyExistsError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "c", 3)
                 batch.put_global("key", 3, exist_ok=True)
@@ -255,7 +253,7 @@ class TestConflicts:
             batch.upsert_global("key", 2, expected_version=1)
             batch.upsert_global("new", 1, expected_version=0)
             batch.put("run", "a", 1)
-        with pytest.raises(VersionConflictError) as caught:
+        with pytest.raises(VersionConflictError) as caught:  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "b", 1)
                 batch.upsert_global("key", 3, expected_version=1)
@@ -264,7 +262,7 @@ class TestConflicts:
 
     async def test_a_deleted_run_refuses_all(self, store: Any) -> None:
         await store.delete_run("gone")
-        with pytest.raises(RunDeletedError):
+        with pytest.raises(RunDeletedError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "a", 1)
                 batch.put("gone", "a", 1)
@@ -303,7 +301,7 @@ class TestConflicts:
 
 class TestNotComingToItsEnd:
     async def test_a_block_left_by_an_exception_stores_nothing(self, store: Any) -> None:
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "a", 1)
                 batch.upsert_global("key", 1 / 0)
@@ -311,7 +309,7 @@ class TestNotComingToItsEnd:
 
     async def test_nor_does_one_left_by_a_conflict_of_another_call(self, store: Any) -> None:
         await store.put("run", "taken", 1)
-        with pytest.raises(AlreadyExistsError):
+        with pytest.raises(AlreadyExistsError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "a", 1)
                 await store.put("run", "taken", 2)
@@ -349,14 +347,15 @@ class TestNotComingToItsEnd:
             task = asyncio.ensure_future(work())
             await until(lambda: queued(store) == 1)
             task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             gate.open()
-            await asyncio.gather(first, task, return_exceptions=True)
+            await first
             assert task.cancelled()
             assert await contents(store) == (["run: first"], {})
 
     async def test_a_fault_of_the_engine_stores_nothing(self, store: Any) -> None:
         fail(store, "commit", StorageError("no"))
-        with pytest.raises(StorageError, match="no"):
+        with pytest.raises(StorageError, match="no"):  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "a", 1)
                 batch.upsert_global("key", 1)
@@ -368,7 +367,7 @@ class TestNotComingToItsEnd:
             gate = Gate(other)
             holding = asyncio.ensure_future(other.put("run", "first", 0))
             await gate.wait_for_arrival()
-            with pytest.raises(StoreBusyError):
+            with pytest.raises(StoreBusyError):  # noqa: PT012
                 async with begun(one) as batch:
                     batch.put("run", "a", 1)
                     batch.upsert_global("key", 1)
@@ -409,7 +408,7 @@ class TestBeforeAndAfter:
 
     async def test_a_second_block_of_one_batch_begins_with_nothing(self, store: Any) -> None:
         batch = made(store)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with begun(store, batch):
                 batch.put("run", "a", 1)
                 raise ZeroDivisionError
@@ -432,7 +431,7 @@ class TestBeforeAndAfter:
 
     async def test_a_store_closed_within_the_block_refuses_its_end(self, make_store: Target) -> None:
         store = make_store()
-        with pytest.raises(StoreClosedError):
+        with pytest.raises(StoreClosedError):  # noqa: PT012
             async with begun(store) as batch:
                 batch.put("run", "a", 1)
                 await store.close()
@@ -452,35 +451,33 @@ class TestBeforeAndAfter:
 
 @pytest.mark.slow
 def test_a_batch_that_was_killed_is_stored_whole_or_not_at_all(file_path: pathlib.Path) -> None:
-    program = """
-        with ContextStore(sys.argv[1]) as store:
-            kill = sys.argv[2]
-            for i in range(10**9):
-                with store.batch() as batch:
-                    for node in range(50):
-                        batch.put(f"{kill}-{i}-a", f"{node:02}", "x" * node * 10)
-                        batch.put(f"{kill}-{i}-b", f"{node:02}", "y" * node * 10)
-                    batch.upsert_global("latest", f"{kill}-{i}")
-                    batch.put_global(f"{kill}-{i}", "done")
-                say("stored", i)
+    work = """
+        for i in range(10**9):
+            with store.batch() as batch:
+                for node in range(50):
+                    batch.put(f"{number}-{i}-a", f"{node:02}", "x" * node * 10)
+                    batch.put(f"{number}-{i}-b", f"{node:02}", "y" * node * 10)
+                batch.upsert_global("latest", f"{number}-{i}")
+                batch.put_global(f"{number}-{i}", "done")
+            say("stored", i)
     """
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    for kill in range(12):
-        with Child(program, file_path, kill) as child:
-            said = [child.hear()]
+    with Victims(file_path, work) as victims:
+        for kill in range(12):
+            victim = victims.begin(kill)
+            said = [victims.hear()]
             time.sleep(moments.uniform(0, 0.03))
-            child.kill()
-            said += child.hear_all()
-        acknowledged = sum(line.startswith("stored ") for line in said)
-        with ContextStore(file_path) as store:
-            batches = len(store.list_globals(f"{kill}-", limit=10**6))
-            # One more may have been committed than was heard of.
-            assert acknowledged <= batches <= acknowledged + 1, f"seed {seed}"
-            assert store.get_global("latest") == f"{kill}-{batches - 1}", f"seed {seed}"
-            runs = store.list_runs(prefix=f"{kill}-", limit=10**6)
-            assert [run.flow_run_id for run in runs] == [
-                f"{kill}-{i}-{part}" for i in reversed(range(batches)) for part in "ba"
-            ], f"seed {seed}"
-            assert {run.outputs for run in runs} == {50}, f"seed {seed}"
+            said += victims.kill(victim)
+            acknowledged = sum(line.startswith("stored ") for line in said)
+            with ContextStore(file_path) as store:
+                batches = len(store.list_globals(f"{kill}-", limit=10**6))
+                # One more may have been committed than was heard of.
+                assert acknowledged <= batches <= acknowledged + 1, f"seed {seed}"
+                assert store.get_global("latest") == f"{kill}-{batches - 1}", f"seed {seed}"
+                runs = store.list_runs(prefix=f"{kill}-", limit=10**6)
+                assert [run.flow_run_id for run in runs] == [
+                    f"{kill}-{i}-{part}" for i in reversed(range(batches)) for part in "ba"
+                ], f"seed {seed}"
+                assert {run.outputs for run in runs} == {50}, f"seed {seed}"

@@ -83,14 +83,30 @@ class TestEntries:
             assert await store.list_globals() == []
 
     @pytest.mark.usefixtures("shared_target")
-    @pytest.mark.parametrize("column", ["version", "written_at"])
-    async def test_so_is_one_whose_version_or_time_is_none(self, make_store: Target, column: str) -> None:
+    @pytest.mark.parametrize(
+        "change", ["version = 'damaged'", "written_at = 'damaged'", "written_at = 1 << 61", "written_at = -1"]
+    )
+    async def test_so_is_one_whose_version_or_time_is_none(self, make_store: Target, change: str) -> None:
         async with make_store() as store:
             await store.put_global("key", 1)
-            damage(make_store, f"UPDATE global_rows SET {column} = 'damaged'")
+            damage(make_store, f"UPDATE global_rows SET {change}")
             for call in (lambda: store.get_global_entry("key"), lambda: store.list_globals()):
                 with pytest.raises(CorruptStoreError, match="'key'"):
                     await call()
+            if change.startswith("version"):  # nobody knows which one comes next
+                with pytest.raises(CorruptStoreError, match="'key'"):
+                    await store.upsert_global("key", 2)
+            else:
+                await store.upsert_global("key", 2)
+                assert (await store.get_global_entry("key")).version == 2
+
+    @pytest.mark.usefixtures("shared_target")
+    async def test_a_value_that_is_gone_does_not_pass_for_a_deleted_one(self, make_store: Target) -> None:
+        async with make_store() as store:
+            await store.put_global("key", 1)
+            damage(make_store, "UPDATE global_rows SET value = NULL")
+            with pytest.raises(CorruptStoreError, match="'key'"):
+                await store.get_global("key", "default")
 
 
 class TestListing:
@@ -433,7 +449,8 @@ class TestUpdating:
         if hasattr(store, "blocking"):
 
             def update() -> bool:
-                return bool(store.blocking.update_global("key", lambda _: threading.get_ident()) == threading.get_ident())
+                ran_in: int = store.blocking.update_global("key", lambda _: threading.get_ident())
+                return ran_in == threading.get_ident()
 
             assert await asyncio.to_thread(update)
         else:
@@ -562,9 +579,7 @@ class TestUpdating:
             await until(go_on.is_set)
             return increment(value)
 
-        first = asyncio.ensure_future(
-            store.update_global("key", held if hasattr(store, "blocking") else held_async)
-        )
+        first = asyncio.ensure_future(store.update_global("key", held if hasattr(store, "blocking") else held_async))
         await until(inside.is_set)
         others = [asyncio.ensure_future(store.update_global("key", increment)) for _ in range(5)]
         await asyncio.sleep(0.02)  # for them to queue; whoever has not done so yet is told the same

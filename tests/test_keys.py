@@ -355,6 +355,21 @@ def test_ids_rise_when_the_clock_stands_still_or_is_set_back_and_follow_it_again
     assert stamp_of(ids[-1]) >> 12 == clock[0] // 1_000_000
 
 
+def test_no_thread_comes_between_the_last_id_and_the_next(clock: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(one: int, other: int) -> int:
+        time.sleep(0.0001)
+        return max(one, other)
+
+    monkeypatch.setattr(_keys, "max", slowly, raising=False)
+    made: list[str] = []
+    threads = [threading.Thread(target=lambda: made.extend(new_flow_run_id() for _ in range(50))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({stamp_of(text) for text in made}) == 400
+
+
 def test_two_moments_of_one_millisecond_make_different_stamps(clock: list[int]) -> None:
     start = clock[0] = clock[0] // 1_000_000 * 1_000_000 + 10**9
     first = stamp_of(new_flow_run_id())

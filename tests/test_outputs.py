@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import datetime
 import gc
+import os
 import pathlib
 import random
+import signal
 import sqlite3
 import time
 import tracemalloc
 import types
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -133,6 +135,16 @@ class TestGetEntry:
             damage(make_store, "UPDATE output_rows SET value = 2")
             with pytest.raises(CorruptStoreError, match="'node' of flow run 'run'"):
                 await store.get_entry("run", "node")
+
+    @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.parametrize("time", ["'yesterday'", "-1", "1 << 61", "1e300"])
+    async def test_so_is_one_whose_time_can_be_none(self, make_store: Target, time: str) -> None:
+        async with make_store() as store:
+            await store.put("run", "node", 1)
+            damage(make_store, f"UPDATE output_rows SET written_at = {time}")
+            for call in (lambda: store.get_entry("run", "node"), lambda: store.get_run("run"), store.list_runs):
+                with pytest.raises(CorruptStoreError, match="flow run 'run'"):
+                    await call()
 
 
 class TestPutMany:
@@ -256,33 +268,80 @@ class TestPutMany:
                 await store.put_many("run", {"b": 1})
 
 
+class Victims:
+    """Processes that are killed, one after the other, each forked by one that has imported everything already."""
+
+    PROGRAM = """
+        import textwrap
+        work = compile(textwrap.dedent(sys.argv[2]), "work", "exec")
+        for line in sys.stdin:
+            victim = os.fork()
+            if victim == 0:
+                say(os.getpid())
+                with ContextStore(sys.argv[1]) as store:
+                    exec(work, {**globals(), "store": store, "number": int(line)})
+                say("done")
+                os._exit(0)
+            os.waitpid(victim, 0)
+            say("dead")
+    """
+
+    def __init__(self, path: pathlib.Path, work: str) -> None:
+        self._child = Child(self.PROGRAM, path, work)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._child.__exit__(*exc_info)
+
+    def begin(self, number: int) -> int:
+        """Have the next one work; returns its process id."""
+        self._child.tell(str(number))
+        return int(self._child.hear())
+
+    def hear(self) -> str:
+        return self._child.hear()
+
+    def last_words(self) -> list[str]:
+        """What it said since, waited for until it is dead."""
+        words = []
+        while (line := self._child.hear()) != "dead":
+            assert line, "whoever forked it is dead, too"
+            words.append(line)
+        return words
+
+    def kill(self, victim: int) -> list[str]:
+        os.kill(victim, signal.SIGKILL)
+        return self.last_words()
+
+
 @pytest.mark.slow
 def test_a_put_many_that_was_killed_has_stored_all_or_nothing(file_path: pathlib.Path) -> None:
-    program = """
-        with ContextStore(sys.argv[1]) as store:
-            for i in range(10**9):
-                store.put_many(f"{sys.argv[2]}-{i:05}", {f"{node:03}": "x" * node for node in range(300)})
-                say("put", i)
+    work = """
+        for i in range(10**9):
+            store.put_many(f"{number}-{i:05}", {f"{node:03}": "x" * node for node in range(300)})
+            say("put", i)
     """
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
     whole = dict.fromkeys(f"{node:03}" for node in range(300))
     stored = 0
-    for kill in range(20):
-        with Child(program, file_path, kill) as child:
-            said = [child.hear()]
+    with Victims(file_path, work) as victims:
+        for kill in range(20):
+            victim = victims.begin(kill)
+            said = [victims.hear()]
             time.sleep(moments.uniform(0, 0.03))
-            child.kill()
-            said += child.hear_all()
-        acknowledged = sum(line.startswith("put ") for line in said)
-        with ContextStore(file_path) as store:
-            runs = store.list_runs(prefix=f"{kill}-", limit=10**6)
-            # One more may have been committed than was heard of.
-            assert acknowledged <= len(runs) <= acknowledged + 1, f"seed {seed}"
-            for run in runs:
-                assert store.list_keys(run.flow_run_id) == list(whole), f"seed {seed}"
-            stored += len(runs)
+            said += victims.kill(victim)
+            acknowledged = sum(line.startswith("put ") for line in said)
+            with ContextStore(file_path) as store:
+                runs = store.list_runs(prefix=f"{kill}-", limit=10**6)
+                # One more may have been committed than was heard of.
+                assert acknowledged <= len(runs) <= acknowledged + 1, f"seed {seed}"
+                for run in runs:
+                    assert store.list_keys(run.flow_run_id) == list(whole), f"seed {seed}"
+                stored += len(runs)
     with ContextStore(file_path) as store:
         assert store.check().ok
         assert store.stats().runs == stored
@@ -515,7 +574,7 @@ class TestIterOutputs:
             await store.put_many("run", {f"{i:03}": i for i in range(10)})
             damage(make_store, "UPDATE output_rows SET value = 99 WHERE node_id = '004'")
             seen = []
-            with pytest.raises(CorruptStoreError, match="'004' of flow run 'run'"):
+            with pytest.raises(CorruptStoreError, match="'004' of flow run 'run'"):  # noqa: PT012
                 async for output in iterate(store):
                     seen.append(output.node_id)
             assert seen == ["000", "001", "002", "003"]
@@ -526,7 +585,7 @@ class TestIterOutputs:
         await store.put_many("run", {f"{i:03}": i for i in range(300)})
         fail(store, "page_outputs", None, StorageError("no"))
         seen = []
-        with pytest.raises(StorageError):
+        with pytest.raises(StorageError):  # noqa: PT012
             async for output in iterate(store):
                 seen.append(output.node_id)
         assert len(seen) == 200

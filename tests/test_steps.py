@@ -92,7 +92,7 @@ def waiters(store: Any) -> int:
         if isinstance(flight, _callers._TaskFlight):
             count += flight.waiters - 1
         else:
-            count += len(flight.landed._cond._waiters)
+            count += len(flight.landed._callbacks)
     return count
 
 
@@ -782,14 +782,14 @@ class TestThreads:
     def test_an_interrupt_at_any_moment_leaves_nobody_waiting(self, threads_store: ContextStore, part: str) -> None:
         """As Ctrl-C would, but at each chance it has within ``once``, in who computes or in who joined."""
         threads_store.open()
-        functions = {"once", "_land", "_within", "_waiting_for"}
+        functions = {"once", "_land", "_within", "_waiting_for", "join", "set_result", "add_done_callback"}
         assert every_interrupt(functions, functools.partial(join_one_that_is_interrupted, threads_store, part)) > 10
 
     @pytest.mark.one_python
     @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
     def test_an_interrupt_at_any_moment_leaves_no_turn_taken(self, threads_store: ContextStore) -> None:
         threads_store.open()
-        functions = {"turn", "_leave", "_within", "_waiting_for"}
+        functions = {"in_turn", "_leave", "_within", "_waiting_for"}
         assert every_interrupt(functions, functools.partial(queue_behind_one_that_is_interrupted, threads_store)) > 10
 
 

@@ -36,7 +36,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextstore import DeserializationError, SerializationError
+from contextstore import DeserializationError, SerializationError, _codec
 from contextstore._codec import BYTES, JSON, MAX_DEPTH, Encoded, checksum, decode, encode, equal
 
 UTC = datetime.UTC
@@ -505,7 +505,7 @@ def test_a_subclass_of_datetime_is_its_base_value() -> None:
             return "lie"
 
         def utcoffset(self) -> Any:
-            return datetime.timedelta(hours=7)
+            return datetime.timedelta(seconds=7)
 
         __str__ = isoformat
 
@@ -768,6 +768,24 @@ def test_an_error_of_a_model_of_the_callers_own_is_the_cause() -> None:
     assert error.__cause__ is not None
 
 
+def test_a_model_may_write_null_for_what_is_a_number_and_leave_things_out() -> None:
+    class Own(pydantic.BaseModel):
+        small: float
+        numbers: list[float]
+
+        @pydantic.field_serializer("small", when_used="json")
+        def hide(self, value: float) -> None:
+            return None
+
+        @pydantic.field_serializer("numbers", when_used="json")
+        def shorten(self, value: list[float]) -> list[Any]:
+            return [None, *value[2:]]
+
+    assert form(Own(small=0.5, numbers=[1.5, 2.5, 3.5])) == {"small": None, "numbers": [None, 3.5]}
+    assert form(Own(small=0.5, numbers=[math.nan, 2.5, 3.5])) == {"small": None, "numbers": [None, 3.5]}
+    assert form(Own(small=0.5, numbers=[])) == {"small": None, "numbers": [None]}
+
+
 def test_a_refused_place_with_an_endless_key_or_object_is_named_in_short() -> None:
     error = refusal({"k" * 10**6: math.nan})
     assert len(str(error)) < 200
@@ -908,8 +926,11 @@ def test_an_object_met_twice_is_no_circle() -> None:
 
 @pytest.mark.parametrize("text", ["[" * 5000, "]" * 5000, "{[" * 3000, '"[' * 3000, "\\[" * 3000, '\\"[{' * 2000])
 def test_brackets_within_strings_are_not_taken_for_depth(text: str) -> None:
-    value = {"text": text, text: [text, None], "rows": [{"t": text[:7]}] * 300}
+    value = {"text": text, text: [text, 1], "rows": [{"t": text[:7]}] * 300}
     assert form(value) == value
+    with mock.patch.object(_codec, "_encode_json_slowly") as slowly:
+        encoded(value)
+    slowly.assert_not_called()
 
 
 # ------------------------------------------------------------------------------------------------------------- the size
@@ -1198,6 +1219,11 @@ def late(item: Any, value: int) -> Any:
     return item
 
 
+def counted(box: FruitBox, count: int) -> FruitBox:
+    object.__setattr__(box, "count", count)
+    return box
+
+
 def labelled(box: Box, label: str) -> Box:
     box.label = label
     return box
@@ -1276,6 +1302,7 @@ ROUND_TRIPS: list[tuple[Any, Any]] = [
     ({"fruit": Pear(1)}, FruitDict),
     ({"fruit": Pear(1), "count": 2}, FruitDict),
     (FruitBox(Pear(1)), FruitBox),
+    (counted(FruitBox(Pear(1)), 9), FruitBox),
     (FruitStruct(Pear(1), 2), FruitStruct),
     ([FruitStruct(Pear(1), 2), Kebab(1)], list[Kebab | FruitStruct]),
     (FruitArray(Pear(1), 2), FruitArray),
@@ -1438,6 +1465,7 @@ WRONG: list[tuple[Any, Any, str, str]] = [
     (Apple | Pear, {"weight": "x"}, ".weight", "int"),
     (Apple | Pear, 5, "", "Apple"),
     (Apple | Pear | None, {}, "", "Apple"),
+    (tuple[int, Apple | Pear] | None, [1], "", "2"),
     (list[Apple | Pear], [{"weight": 1}, {}], "[1]", "Pear"),
     (dict[str, Apple | Pear], {"a b": {"weight": 1}, "c": {"weight": None}}, ".c.weight", "int"),
     (
@@ -1505,6 +1533,11 @@ def test_what_is_no_type_to_convert_to_is_a_type_error_that_names_it(kind: Any) 
         with pytest.raises(TypeError) as caught:
             there_and_back([1], wrapping)
         assert repr(kind).rpartition(".")[2] in str(caught.value)
+
+
+def test_a_limit_on_what_must_be_taken_apart_is_a_type_error_not_overlooked() -> None:
+    with pytest.raises(TypeError, match="Meta"):
+        there_and_back([Apple(1)], typing.Annotated[list[Apple | Pear], msgspec.Meta(max_length=0)])
 
 
 def test_an_annotation_that_cannot_be_resolved_is_a_type_error_that_names_it() -> None:
