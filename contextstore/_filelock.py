@@ -65,22 +65,22 @@ class FileLock:
         except FileNotFoundError:  # about to be created
             database, mode = None, 0o600
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            self._descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, mode)
-        except FileExistsError:
-            self._descriptor = os.open(self.path, flags)
-            if database is None:
-                return
+        while self._descriptor < 0:  # somebody may create or delete it between the two
+            try:
+                self._descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, mode)
+            except FileExistsError:
+                with contextlib.suppress(FileNotFoundError):
+                    self._descriptor = os.open(self.path, flags)
+                    if database is None:
+                        return
         # Whoever may write the database must be able to lock it. So the mode and the owner again: the umask took its
         # part, and those of the database may have been changed since the lock file was made.
         there = os.fstat(self._descriptor)
-        if database is not None and os.geteuid() == 0:
-            if (there.st_uid, there.st_gid) != (database.st_uid, database.st_gid):
+        with contextlib.suppress(PermissionError):  # who may not change them can still use it as it is
+            if database is not None and os.geteuid() == 0 and _owner(there) != _owner(database):
                 os.fchown(self._descriptor, database.st_uid, database.st_gid)
-        elif there.st_uid != os.geteuid():
-            return  # only its owner may
-        if stat.S_IMODE(there.st_mode) != mode:
-            os.fchmod(self._descriptor, mode)
+            if stat.S_IMODE(there.st_mode) != mode:
+                os.fchmod(self._descriptor, mode)
 
     def _close_if_replaced(self) -> bool:
         """Whether the file under the path is another one than ours, which then nobody else looks at."""
@@ -124,6 +124,10 @@ class FileLock:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _owner(there: os.stat_result) -> tuple[int, int]:
+    return there.st_uid, there.st_gid
 
 
 _file_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()

@@ -56,8 +56,10 @@ from ._sqlite_file import (
     create_schema,
     has_content,
     identity_of,
+    is_time,
     is_whole,
     probe,
+    refuse_meddled_schema,
     schema_version,
     secure,
     size_of,
@@ -520,6 +522,11 @@ class _SQLiteEngine:
                 "SELECT count(*), total(size), min(written_at), max(written_at) FROM output_rows WHERE run = ?",
                 (serial,),
             ).fetchone()
+            if not (is_time(counts[2] or 0) and is_time(counts[3] or 0)):
+                raise CorruptStoreError(
+                    f"flow run {flow_run_id!r} in {self.location} is damaged: an output of it has no time; "
+                    "check() tells which"
+                )
             records.append(RunRecord(serial, flow_run_id, counts[0], int(counts[1]), counts[2] or 0, counts[3] or 0))
         return records
 
@@ -631,7 +638,7 @@ class _SQLiteEngine:
     def _output_record(self, flow_run_id: str, row: tuple[Any, ...]) -> OutputRecord | CorruptStoreError:
         node_id, codec, data, checksum, written_at, size = row
         encoded = Encoded(codec, data)
-        if is_whole(flow_run_id, node_id, encoded, checksum, size) and type(written_at) is int:
+        if is_whole(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
             return OutputRecord(node_id, encoded, written_at)
         return CorruptStoreError(
             f"the output of {_named((flow_run_id, node_id))} in {self.location} is damaged: its checksum does not fit; "
@@ -641,7 +648,7 @@ class _SQLiteEngine:
     def _global_record(self, row: tuple[Any, ...], must_be_whole: bool = True) -> GlobalRecord:
         key, codec, data, checksum, version, written_at, size = row
         encoded = Encoded(codec, data)
-        whole = is_whole("", key, encoded, checksum, size) and type(version) is int and type(written_at) is int
+        whole = is_whole("", key, encoded, checksum, size) and type(version) is int and is_time(written_at)
         if must_be_whole and not whole:
             raise CorruptStoreError(
                 f"global {key!r} in {self.location} is damaged: its checksum does not fit; "
@@ -847,6 +854,8 @@ class FileEngine(_SharedFileEngine):
         if self._synchronous == 2:  # macOS: fsync alone leaves data in the drive's cache
             connection.execute("PRAGMA fullfsync = 1").close()
             connection.execute("PRAGMA checkpoint_fullfsync = 1").close()
+        # A first look makes the -wal, so that the folder is synced with it there.
+        refuse_meddled_schema(connection, self.location)
 
     def _set_up_reading(self, connection: sqlite3.Connection) -> None:
         secure(connection)
@@ -944,6 +953,9 @@ class FileEngine(_SharedFileEngine):
             return False
         connection = self._writing.connection
         try:
+            room = os.statvfs(self._path)
+            if room.f_bavail * room.f_frsize < 16 * _WAL_HEAD_START_BYTES:
+                return True  # what room there is belongs to what is put
             if os.stat(self._path + "-wal").st_size < _WAL_HEAD_START_BYTES:
                 connection.execute("PRAGMA cache_size = 16").close()  # pages: spill beyond that
                 connection.execute("BEGIN IMMEDIATE")
@@ -998,7 +1010,6 @@ class ReadOnlyFileEngine(_SharedFileEngine):
             self._path = path = os.path.realpath(self._given_path)
             check_place(path, self.location, create=False)
             self._identity = identity_of(path)
-            sync_adopted_frames(path)
             try:
                 self._uri = uri_of(path, "ro")
                 await self._reading.open(self._uri)
@@ -1015,6 +1026,10 @@ class ReadOnlyFileEngine(_SharedFileEngine):
                 self._uri += "&immutable=1"
                 await self._reading.open(self._uri)
                 await self._reading.run(self._set_up)
+            # After recovery, which may have taken up what a killed writer did not sync.
+            sync_adopted_frames(path)
+            with contextlib.suppress(OSError):  # a medium that is only read has nothing to be synced
+                sync_folder(os.path.dirname(path))
         except BaseException as error:
             await self.close()
             if isinstance(error, sqlite3.Error):
@@ -1031,6 +1046,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
             raise IncompatibleStoreError(
                 f"{self.location} is of an older schema: open it once without read_only=True, which migrates it"
             )
+        refuse_meddled_schema(connection, self.location)
 
     def post_write(self, job: Job) -> None:
         raise ReadOnlyStoreError(f"{self.location} was opened with read_only=True")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from . import _codec
 from ._codec import Encoded
 from ._results import CheckReport, Problem
-from ._sqlite_file import APPLICATION_ID, SCHEMA_VERSION, create_schema, is_whole, sync_folder, uri_of
+from ._sqlite_file import APPLICATION_ID, SCHEMA_VERSION, create_schema, is_time, is_whole, sync_folder, uri_of
 from .errors import ContextStoreError, StorageError
 
 _PAGE = 500
@@ -203,11 +203,6 @@ def _check_global(row: tuple[Any, ...]) -> list[Problem]:
     if value != [None, None, None, None]:  # as a deleted one's are
         problems += _check_value("global", key, "", name, tuple(value))
     return problems
-
-
-def is_time(microseconds: object) -> bool:
-    """Whether something can have been written then: before the year 10000, where the calendar of datetime ends."""
-    return type(microseconds) is int and 0 <= microseconds < 253_402_300_800_000_000
 
 
 def _check_time(kind: str, key: tuple[str, ...], written_at: object) -> list[Problem]:

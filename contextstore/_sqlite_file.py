@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import sqlite3
 import stat
@@ -352,3 +353,42 @@ def is_whole(owner: str, name: str, encoded: Encoded, checksum: object, size: ob
         and type(name) is str
         and value_checksum(owner, name, encoded) == checksum
     )
+
+
+def is_time(microseconds: object) -> bool:
+    """Whether something can have been written then: before the year 10000, where the calendar of datetime ends."""
+    return type(microseconds) is int and 0 <= microseconds < 253_402_300_800_000_000
+
+
+_OWN_TABLES = ("runs", "output_rows", "global_rows")
+_SCHEMA_QUERY = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+
+
+@functools.cache
+def _own_schema() -> frozenset[tuple[str, str, str, str | None]]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        create_schema(connection)
+        return frozenset(connection.execute(_SCHEMA_QUERY).fetchall())
+    finally:
+        connection.close()
+
+
+def refuse_meddled_schema(connection: sqlite3.Connection, location: str) -> None:
+    """Raise if what our statements run on is not what we made: a trigger may undo a put, or never end.
+
+    trusted_schema=0 does not keep triggers and views from running. Tables of others are no concern of ours: tools that
+    replicate a file keep such in it.
+    """
+    found = frozenset(connection.execute(_SCHEMA_QUERY).fetchall())
+    meddled = [name for _, name, _, _ in _own_schema() - found]
+    meddled += [
+        name
+        for kind, name, table, _ in found - _own_schema()
+        if kind == "trigger" or (kind == "index" and table in _OWN_TABLES)
+    ]
+    if meddled:
+        raise IncompatibleStoreError(
+            f"{location} has the marks of a store, but somebody has altered its schema ({', '.join(sorted(meddled))}): "
+            "it was left as it is; undo that, or restore a backup"
+        )

@@ -1,0 +1,142 @@
+"""``python -m tests.torture --minutes N --seed S``: everything, again with other dice each time; a table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import random
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+
+from . import damage, errors, power, shim
+from .workload import PLANTS
+
+CASES = 60
+
+
+class Table:
+    def __init__(self) -> None:
+        self.cases: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
+        self.others: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, kind: str, story: str | None, other: str = "") -> None:
+        """A case; with its story if something was lost, wrong, refused that should not be, or never ended."""
+        self.cases[kind] += 1
+        self.others[kind][other] += bool(other)
+        if story is not None:
+            self.losses[kind] += 1
+            if not kind.startswith("planted") and self.losses[kind] <= 5:
+                print(f"{kind}: {story}\n", flush=True)
+
+    def __str__(self) -> str:
+        lines = [f"{'fault':72} {'cases':>7} {'losses':>7}"]
+        for kind, cases in self.cases.items():
+            others = ", ".join(f"{count} {other}" for other, count in self.others[kind].items() if count)
+            lines.append(f"{kind:72} {cases:7} {self.losses[kind]:7}  {others}".rstrip())
+        return "\n".join(lines)
+
+
+Rounds = Iterator[None]
+"""One part of the work: each step of it takes some seconds."""
+
+
+def power_rounds(table: Table, lab: power.Lab, seed: int) -> Rounds:
+    for turn in range(10**9):
+        order = random.Random(f"{seed}/{turn}").sample(power.SCENARIOS, len(power.SCENARIOS))
+        for scenario in order:
+            dice = random.Random(f"{seed}/{turn}/{scenario}")
+            recording = lab.record(scenario, power.lives_of(scenario, dice), dice.randrange(2**32))
+            for finding in lab.cut(recording, power.choose_cases(recording, CASES, dice)):
+                table.add(f"power cut: {scenario}", str(finding) if finding.problems else None)
+            yield
+            again = lab.go_on(recording, power.lives_of("killed, then resumed", dice), dice)
+            for finding in lab.cut(again, power.choose_cases(again, CASES // 2, dice)):
+                table.add("power cut: after a power cut, killed, resumed", str(finding) if finding.problems else None)
+            yield
+
+
+def planted_rounds(table: Table, lab: power.Lab, seed: int) -> Rounds:
+    planted = [('durability="normal"', ["puts", "threads"], ["--durability", "normal"])]
+    planted += [(name, power.SCENARIOS_OF_PLANTS[name], ["--plant", name]) for name in PLANTS]
+    for turn in range(10**9):
+        for name, scenarios, options in planted:
+            for scenario in scenarios:
+                dice = random.Random(f"{seed}/{turn}/{name}/{scenario}")
+                recording = lab.record(scenario, power.lives_of(scenario, dice), dice.randrange(2**32), *options)
+                cases = power.choose_cases(recording, CASES // 2, dice)
+                for finding in lab.cut(recording, cases, sqlite_syncs_folders=name != "folder not synced"):
+                    table.add(f"planted: {name}", str(finding) if finding.problems else None)
+                yield
+
+
+def error_rounds(table: Table, library: pathlib.Path, fresh: Callable[[], pathlib.Path], seed: int) -> Rounds:
+    dice = random.Random(seed)
+    while True:
+        for fault in errors.FAULTS:
+            stride = {"write": 6, "sync": 3}.get(fault.call, 2)
+            for result in errors.run(library, fresh(), [(fault, dice.randint(1, stride), stride)]):
+                table.add(result.fault, str(result) if result.problems else None)
+            yield
+        try:
+            for result in errors.run_full(fresh(), dice.randrange(2**32), 6):
+                table.add(result.fault, str(result) if result.problems else None)
+        except shim.Unavailable as reason:
+            print(f"left out: {reason}")
+        yield
+
+
+def damage_rounds(table: Table, fresh: Callable[[], pathlib.Path], seed: int) -> Rounds:
+    crafted = list(damage.CRAFTED)
+    for turn in range(10**9):
+        for flipped in damage.run(fresh(), "flips", seed + turn, 4):
+            story = f"seed {seed + turn}: {flipped}" if flipped.outcome in ("broken", "unnoticed") else None
+            table.add("a flipped bit", story, flipped.outcome)
+        yield
+        for name in crafted[turn * 4 : turn * 4 + 4]:
+            for result in damage.run(fresh(), "crafted", name):
+                table.add("a crafted file", str(result) if result.outcome == "broken" else None, result.outcome)
+        yield
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture")
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)))
+    given = parser.parse_args()
+    print(f"seed {given.seed}, {given.minutes:g} minutes", flush=True)
+    end = time.monotonic() + given.minutes * 60
+    table = Table()
+    with shim.scratch() as scratch:
+        folder = pathlib.Path(scratch)
+        numbers = iter(range(10**9))
+
+        def fresh() -> pathlib.Path:
+            place = folder / f"place-{next(numbers)}"
+            place.mkdir()
+            return place
+
+        try:
+            lab = power.Lab(folder)
+        except shim.Unavailable as reason:
+            print(f"nothing was tried: {reason}")
+            return 2
+        parts = [
+            power_rounds(table, lab, given.seed),
+            power_rounds(table, lab, given.seed + 1),  # it is what matters most
+            planted_rounds(table, lab, given.seed),
+            error_rounds(table, folder / "shim.so", fresh, given.seed),
+            damage_rounds(table, fresh, given.seed),
+        ]
+        while time.monotonic() < end:
+            for part in parts:
+                next(part)
+    print(table)
+    return int(any(losses for kind, losses in table.losses.items() if not kind.startswith("planted")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

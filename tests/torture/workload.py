@@ -1,0 +1,338 @@
+"""The programs whose disk is recorded: each says in the log what it tries, what it is told and what it sees.
+
+Run as ``python -m tests.torture.workload`` with the shim under it. The plan follows from the seed; how threads and
+tasks take turns does not, which is why what was found is replayed from the log and not from the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import itertools
+import os
+import pathlib
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from contextstore import AlreadyExistsError, AsyncContextStore, ContextStore, RunDeletedError, StorageError, _sqlite
+
+from .facts import global_value_of, value_of
+from .shim import SYNC, Shim
+
+STORE = "store.db"
+
+
+class Teller:
+    """Writes what becomes of each call into the log."""
+
+    def __init__(self, shim: Shim, folder: pathlib.Path) -> None:
+        self._shim = shim
+        self.folder = folder
+        self._numbers = itertools.count()
+        self.faults_expected = False
+
+    def attempt(self, words: list[Any]) -> str:
+        number = f"{os.getpid()}-{next(self._numbers)}"
+        self._shim.mark("try", number, *words)
+        return number
+
+    def acknowledged(self, attempt: str, result: Any) -> None:
+        self._shim.mark("ack", attempt, result)
+
+    def refused(self, attempt: str, words: list[Any], error: Exception) -> None:
+        """Only what an earlier life of the program explains; anything else is not expected here."""
+        self._shim.mark("no", attempt, type(error).__name__)
+        match words:
+            case [_, run, *_] if isinstance(error, RunDeletedError):
+                self._shim.mark("saw", "deleted", run)
+            case ["put", run, node] if isinstance(error, AlreadyExistsError):
+                self.saw_output(run, node)
+            case ["many" | "batch", run, nodes, *_] if isinstance(error, AlreadyExistsError):
+                for node in nodes:  # they were written together, so that one tells of all
+                    self.saw_output(run, node)
+            case _:
+                raise error
+
+    def saw_output(self, run: str, node: str) -> None:
+        self._shim.mark("saw", "output", run, node)
+
+    def saw_global(self, key: str, version: int, value: Any) -> None:
+        self._shim.mark("saw", "global", key, version, value)
+
+
+def plan(dice: random.Random, worker: str, steps: int) -> Iterator[list[Any]]:
+    """What one worker does, in order. Its runs are its own; one of the globals is everybody's."""
+    for step in range(steps):
+        run = f"run-{worker}-{step // 6}"
+        match dice.choice(["put"] * 5 + ["many", "batch", "upsert", "upsert", "delete"]):
+            case "put":
+                yield ["put", run, f"{step}"]
+            case "many":
+                yield ["many", run, [f"{step}.{part}" for part in range(dice.randint(2, 9))]]
+            case "batch":
+                nodes = [f"{step}.{part}" for part in range(dice.randint(1, 5))]
+                yield ["batch", run, nodes, [f"batch-{worker}-{step}"]]
+            case "upsert":
+                yield ["upsert", dice.choice([f"own-{worker}", "shared"])]
+            case "delete":
+                if step % 6 == 5:
+                    yield ["delete", run]
+                else:
+                    yield ["put", run, f"{step}"]
+
+
+def perform(store: ContextStore, teller: Teller, words: list[Any], exist_ok: bool = False) -> None:
+    attempt = teller.attempt(words)
+    result: Any = None
+    try:
+        match words:
+            case ["put", run, node]:
+                store.put(run, node, value_of(run, node), exist_ok=exist_ok)
+            case ["many", run, nodes]:
+                store.put_many(run, {node: value_of(run, node) for node in nodes}, exist_ok=exist_ok)
+            case ["batch", run, nodes, keys]:
+                with store.batch() as batch:
+                    for node in nodes:
+                        batch.put(run, node, value_of(run, node))
+                    for key in keys:
+                        batch.upsert_global(key, global_value_of(key, attempt))
+            case ["upsert", key]:
+                result = store.upsert_global(key, global_value_of(key, attempt))
+            case ["delete", run]:
+                store.delete_run(run)
+            case ["backup", name]:
+                store.backup(teller.folder / name)
+    except (AlreadyExistsError, RunDeletedError) as error:
+        teller.refused(attempt, words, error)
+    except StorageError:
+        if not teller.faults_expected:
+            raise
+    else:
+        teller.acknowledged(attempt, result)
+
+
+async def perform_async(store: AsyncContextStore, teller: Teller, words: list[Any]) -> None:
+    attempt = teller.attempt(words)
+    result: Any = None
+    try:
+        match words:
+            case ["put", run, node]:
+                await store.put(run, node, value_of(run, node))
+            case ["many", run, nodes]:
+                await store.put_many(run, {node: value_of(run, node) for node in nodes})
+            case ["batch", run, nodes, keys]:
+                async with store.batch() as batch:
+                    for node in nodes:
+                        batch.put(run, node, value_of(run, node))
+                    for key in keys:
+                        batch.upsert_global(key, global_value_of(key, attempt))
+            case ["upsert", key]:
+                result = await store.upsert_global(key, global_value_of(key, attempt))
+            case ["delete", run]:
+                await store.delete_run(run)
+    except (AlreadyExistsError, RunDeletedError) as error:
+        teller.refused(attempt, words, error)
+    else:
+        teller.acknowledged(attempt, result)
+
+
+# -- the programs ------------------------------------------------------------------------------------------------------
+
+
+class Program:
+    def __init__(self, shim: Shim, path: pathlib.Path, seed: int, name: str, options: dict[str, Any]) -> None:
+        self.teller = Teller(shim, path.parent)
+        self.path = path
+        self.seed = seed
+        self.name = name  # of this life of the program, so that two at the same time have runs of their own
+        self.options = options
+
+    def plan(self, worker: Any, steps: int) -> Iterator[list[Any]]:
+        return plan(random.Random(f"{self.seed}/{worker}"), f"{self.name}{worker}", steps)
+
+    def tasks(self) -> None:
+        async def work(store: AsyncContextStore, worker: int) -> None:
+            for words in self.plan(worker, 12):
+                await perform_async(store, self.teller, words)
+
+        async def main() -> None:
+            async with AsyncContextStore(self.path, **self.options) as store:
+                await asyncio.gather(*(work(store, worker) for worker in range(6)))
+
+        asyncio.run(main())
+
+    def threads(self) -> None:
+        self._in_threads(4, 14)
+
+    def puts(self) -> None:
+        """One put after the other: each has its commit, and its sync, to itself."""
+        with ContextStore(self.path, **self.options) as store:
+            for step in range(25):
+                perform(store, self.teller, ["put", f"run-{self.name}", f"{step:02}"])
+
+    def reopen(self) -> None:
+        for life in range(4):
+            with ContextStore(self.path, **self.options) as store:
+                self._look(store)
+                for words in self.plan(life, 5):
+                    perform(store, self.teller, words)
+
+    def create(self) -> None:
+        with ContextStore(self.path, **self.options) as store:
+            perform(store, self.teller, ["put", "run-0", "0"])
+
+    def backup(self) -> None:
+        with ContextStore(self.path, **self.options) as store:
+            for part in range(2):
+                for words in self.plan(part, 6):
+                    perform(store, self.teller, words)
+                perform(store, self.teller, ["backup", f"backup-{self.name}{part}.db"])
+
+    def resume(self) -> None:
+        """A later life: first everything is answered that can be without a commit, then the plan is done again."""
+        with ContextStore(self.path, **self.options) as store:
+            self._look(store)
+            self._in_threads(3, 10, store)
+
+    def glance(self) -> None:
+        """A later life that only reads."""
+        with ContextStore(self.path, read_only=True) as store:
+            self._look(store, puts=False)
+
+    def _look(self, store: ContextStore, puts: bool = True) -> None:
+        for entry in store.list_globals(limit=1000):
+            self.teller.saw_global(entry.key, entry.version, entry.value)
+        for run in store.list_runs(limit=1000):
+            for node in reversed(store.list_keys(run.flow_run_id)):  # the newest is what may be lost
+                self.teller.saw_output(run.flow_run_id, node)
+                if puts:
+                    # Refused, or taken as a retry: either is an answer that must hold, and needs no commit.
+                    perform(store, self.teller, ["put", run.flow_run_id, node], exist_ok=len(node) % 2 == 0)
+
+    def _in_threads(self, count: int, steps: int, store: ContextStore | None = None) -> None:
+        if store is None:
+            with ContextStore(self.path, **self.options) as opened:
+                self._in_threads(count, steps, opened)
+            return
+        failures: list[BaseException] = []
+
+        def work(worker: int) -> None:
+            try:
+                for words in self.plan(worker, steps):
+                    perform(store, self.teller, words)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+
+PROGRAMS = ["tasks", "threads", "puts", "reopen", "create", "backup", "resume", "glance"]
+
+
+# -- planted faults: the store with one of its cures taken away --------------------------------------------------------
+
+
+def _synchronous_off() -> None:
+    set_up = _sqlite.FileEngine._set_up
+
+    def relaxed(engine: Any, connection: sqlite3.Connection) -> None:
+        set_up(engine, connection)
+        connection.execute("PRAGMA synchronous = OFF").close()
+
+    _sqlite.FileEngine._set_up = relaxed  # type: ignore[method-assign]
+
+
+def _early_acknowledgement() -> None:
+    """Callers are answered when their statements have run; COMMIT comes with the next turn."""
+    engine: Any = _sqlite.FileEngine
+    begin, close = engine.begin_turn, engine.close
+
+    async def begin_turn(self: Any, wanted: Callable[[], bool]) -> bool:
+        if self._writing.connection.in_transaction:
+            self._writing.connection.execute("COMMIT")
+        return await begin(self, wanted)
+
+    async def commit(self: Any, units: Any) -> Any:
+        return self._apply(self._writing.connection, units)
+
+    async def tidy(self: Any) -> None:
+        pass
+
+    async def close_committed(self: Any) -> None:
+        def commit_last(connection: sqlite3.Connection) -> None:
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+
+        await self._writing.run(commit_last)
+        await close(self)
+
+    engine.begin_turn, engine.commit, engine.tidy, engine.close = begin_turn, commit, tidy, close_committed
+    engine.end_turn = lambda self: self._lock.release()
+
+
+def _no_sync_of_adopted_frames() -> None:
+    _sqlite.sync_adopted_frames = lambda path: None
+
+
+def _no_sync_of_folder() -> None:
+    _sqlite.sync_folder = lambda folder: None
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    "synchronous=OFF": _synchronous_off,
+    "acknowledged before COMMIT": _early_acknowledgement,
+    "adopted frames not synced": _no_sync_of_adopted_frames,
+    "folder not synced": _no_sync_of_folder,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program", choices=PROGRAMS)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("log", type=pathlib.Path)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--name", default="")
+    parser.add_argument("--plant", choices=PLANTS)
+    parser.add_argument("--durability", default="full")
+    parser.add_argument("--checkpoint-frames", type=int, default=12)
+    parser.add_argument("--truncate-bytes", type=int, default=2**26)
+    parser.add_argument("--head-start-bytes", type=int, default=2**18)
+    parser.add_argument("--kill", type=int, nargs="*", metavar="NUMBER", help="the how manieth call, then its kinds")
+    parser.add_argument("--fail-sync", type=int, metavar="NUMBER", help="which sync fails, once, with EIO")
+    given = parser.parse_args()
+    # As in the library, but for a smaller world: a log of some hundred KiB has every kind of event in it.
+    _sqlite._CHECKPOINT_FRAMES = given.checkpoint_frames
+    _sqlite._TRUNCATE_WAL_BYTES = given.truncate_bytes
+    _sqlite._WAL_HEAD_START_BYTES = given.head_start_bytes
+    if given.plant:
+        PLANTS[given.plant]()
+    shim = Shim()
+    shim.watch(given.folder, given.log)
+    if given.kill:
+        shim.kill(given.kill[1:], given.kill[0])
+    path = pathlib.Path(os.path.realpath(given.folder)) / STORE
+    program = Program(shim, path, given.seed, given.name, {"durability": given.durability})
+    if given.fail_sync:
+        shim.fail([SYNC], given.fail_sync, errno.EIO, ever=False)
+        program.teller.faults_expected = True
+    try:
+        getattr(program, given.program)()
+    except StorageError:
+        if not given.fail_sync:
+            raise
+        getattr(program, given.program)()  # it could not be opened; it has healed since
+
+
+if __name__ == "__main__":
+    main()

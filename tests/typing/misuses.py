@@ -1,0 +1,73 @@
+"""Uses that a type checker must refuse: each line is marked, and a mark that nothing deserves is itself an error."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+
+from __future__ import annotations
+
+import datetime
+
+from contextstore import AsyncContextStore, AtomicWriter, ContextStore, Output
+
+
+def opening() -> None:
+    ContextStore()  # type: ignore[call-arg]
+    ContextStore(b"flows.db")  # type: ignore[arg-type]
+    ContextStore("flows.db", durability="none")  # type: ignore[arg-type]
+    ContextStore("flows.db", "full")  # type: ignore[call-arg]
+    ContextStore("flows.db", timeout="30")  # type: ignore[arg-type]
+    ContextStore("flows.db", timeout=None)  # type: ignore[arg-type]
+    ContextStore("flows.db", isolation="none")  # type: ignore[call-arg]
+    AsyncContextStore("flows.db", durability="none")  # type: ignore[arg-type]
+    with AsyncContextStore("flows.db"):  # type: ignore[attr-defined]
+        pass
+
+
+async def the_other_face(blocking: ContextStore, awaited: AsyncContextStore) -> None:
+    await blocking.put("run", "node", 1)  # type: ignore[misc]
+    async with ContextStore("flows.db"):  # type: ignore[attr-defined]
+        pass
+    for output in awaited.iter_outputs("run"):  # type: ignore[attr-defined]
+        print(output)
+    with awaited.batch():  # type: ignore[attr-defined]
+        pass
+
+
+def blocking(store: ContextStore) -> None:
+    store.put("run", "node")  # type: ignore[call-arg]
+    store.put(1, "node", 1)  # type: ignore[arg-type]
+    store.put("run", "node", 1, True)  # type: ignore[call-arg]
+    store.get("run", "node", type=int) + 1  # type: ignore[operator]
+    number: int = store.get("run", "node", type=int)  # type: ignore[assignment]
+    text: str = store.get("run", "node", 0, type=int)  # type: ignore[assignment]
+    store.list_keys("run", "prefix")  # type: ignore[call-arg]
+    store.put_many("run", ["node"])  # type: ignore[arg-type]
+    version: str = store.upsert_global("key", 1)  # type: ignore[assignment]
+    store.upsert_global("key", 1, expected_version="1")  # type: ignore[arg-type]
+    store.prune(older_than=30)  # type: ignore[arg-type]
+    store.prune(datetime.timedelta(days=30))  # type: ignore[call-arg]
+    store.wait_for("run", "node", 5)  # type: ignore[call-arg]
+    with store.batch() as batch:
+        batch.get("run", "node")  # type: ignore[attr-defined]
+    print(number, text, version)
+
+
+async def awaited(store: AsyncContextStore) -> None:
+    store.put_nowait("run", "node", 1)  # type: ignore[attr-defined]
+    number: int = await store.get("run", "node", type=int)  # type: ignore[assignment]
+    await store.put(1, "node", 1)  # type: ignore[arg-type]
+    exists: bool = store.exists("run", "node")  # type: ignore[assignment]
+    async with store.batch() as batch:
+        await batch.put("run", "node", 1)  # type: ignore[func-returns-value, misc]
+    print(number, exists)
+
+
+def results(output: Output) -> None:
+    output.value = 1  # type: ignore[misc]
+    output.created_at  # type: ignore[attr-defined]  # noqa: B018
+
+
+def write_before_complete(store: ContextStore, path: str) -> None:
+    AtomicWriter(path)  # type: ignore[type-var]
+    number: int = AtomicWriter(store).write_and_complete("run", "node", 1, lambda: "text")  # type: ignore[assignment]
+    AtomicWriter(store).write_and_complete("run", "node", 1)  # type: ignore[call-arg]
+    print(number)

@@ -1,0 +1,391 @@
+"""The whole public API, used as it is meant to be, through both faces: read by type checkers, never run.
+
+What stands in ``assert_type`` is what a user's editor shows. ``misuses.py`` has the uses that must be refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import pathlib
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, assert_type
+
+import contextstore
+from contextstore import (
+    AlreadyExistsError,
+    AsyncContextStore,
+    AsyncFlowRun,
+    AtomicWriteError,
+    AtomicWriter,
+    CheckReport,
+    CompletionFailedError,
+    ContextStore,
+    ContextStoreError,
+    CorruptStoreError,
+    DeserializationError,
+    FlowRun,
+    ForkedProcessError,
+    GlobalAlreadyExistsError,
+    GlobalEntry,
+    IncompatibleStoreError,
+    InvalidKeyError,
+    Output,
+    Problem,
+    PruneReport,
+    ReadOnlyStoreError,
+    RunDeletedError,
+    RunInfo,
+    SerializationError,
+    StorageError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreFullError,
+    StoreNotFoundError,
+    StoreStats,
+    VersionConflictError,
+    WriteFailedError,
+    WrongLoopError,
+    errors,
+    new_flow_run_id,
+)
+
+assert_type(contextstore.__version__, str)
+assert_type(new_flow_run_id(), str)
+
+
+@dataclasses.dataclass
+class Rows:
+    count: int
+
+
+def ask_for_progress(done: int, total: int) -> None: ...
+
+
+async def ask_for_progress_async(done: int, total: int) -> None: ...
+
+
+def targets() -> None:
+    AsyncContextStore("flows.db")
+    AsyncContextStore(pathlib.Path("flows.db"), durability="full", timeout=5, cache_bytes=0)
+    AsyncContextStore("sqlite:///flows.db", durability="normal", max_value_bytes=1000, read_only=True, create=False)
+    ContextStore(":memory:")
+    ContextStore(pathlib.Path("flows.db"), durability="full", timeout=0.5, cache_bytes=2**20)
+    ContextStore("sqlite:////flows.db", durability="normal", max_value_bytes=None, read_only=True, create=False)
+
+
+# ---------------------------------------------------------------------------------------------------------- awaited
+
+
+async def opening() -> None:
+    async with AsyncContextStore("flows.db") as store:
+        assert_type(store, AsyncContextStore)
+    assert_type(await store.open(), None)
+    assert_type(await store.close(), None)
+
+
+async def outputs(store: AsyncContextStore, run_id: uuid.UUID, by_node: dict[str, int]) -> None:
+    assert_type(await store.put("run", "node", {"a": [1, None]}), None)
+    assert_type(await store.put(run_id, run_id, b"bytes", exist_ok=True), None)
+    assert_type(await store.get("run", "node"), Any)
+    assert_type(await store.get("run", "node", "default"), Any)
+    assert_type(await store.get("run", "node", type=int), int | None)
+    assert_type(await store.get("run", "node", None, type=Rows), Rows | None)
+    assert_type(await store.get("run", "node", 0, type=int), int)
+    assert_type(await store.get("run", "node", "", type=Rows), Rows | str)
+    assert_type(await store.get(run_id, run_id, default=[], type=list[int]), list[int])
+    assert_type(await store.get("run", "node", type=list[Rows]), list[Rows] | None)
+    either: int | str | None = await store.get("run", "node", type=int | str)
+    assert_type(await store.exists("run", run_id), bool)
+    assert_type(await store.get_entry(run_id, "node"), Output | None)
+    assert_type(await store.list_keys("run"), list[str])
+    assert_type(await store.list_keys(run_id, prefix="a"), list[str])
+    assert_type(await store.put_many("run", {"a": 1, "b": "x"}), None)
+    assert_type(await store.put_many("run", {run_id: 1}, exist_ok=True), None)
+    assert_type(await store.put_many("run", by_node), None)
+    assert_type(await store.get_many("run", ["a", run_id]), dict[str, Any])
+    assert_type(await store.get_many("run", by_node), dict[str, Any])
+    assert_type(await store.get_run("run"), dict[str, Any])
+    async for output in store.iter_outputs(run_id):
+        assert_type(output, Output)
+    print(either)
+
+
+async def global_keys(store: AsyncContextStore, key: uuid.UUID) -> None:
+    assert_type(await store.put_global("", {"a": 1}), None)
+    assert_type(await store.put_global(key, 1, exist_ok=True), None)
+    assert_type(await store.upsert_global("key", 1), int)
+    assert_type(await store.upsert_global("key", 1, expected_version=2), int)
+    assert_type(await store.get_global("key"), Any)
+    assert_type(await store.get_global("key", 0), Any)
+    assert_type(await store.get_global("key", type=int), int | None)
+    assert_type(await store.get_global("key", 0, type=int), int)
+    assert_type(await store.get_global_entry(key), GlobalEntry | None)
+    assert_type(await store.list_globals(), list[GlobalEntry])
+    assert_type(await store.list_globals("a", after="ab", limit=10), list[GlobalEntry])
+    assert_type(await store.delete_global(key), bool)
+    assert_type(await store.update_global("key", lambda count: count + 1, 0), Any)
+
+    async def add_one(count: int) -> int:
+        return count + 1
+
+    assert_type(await store.update_global("key", add_one, default=0), Any)
+
+
+async def batches(store: AsyncContextStore, run_id: uuid.UUID) -> None:
+    async with store.batch() as batch:
+        assert_type(batch.put("run", run_id, 1, exist_ok=True), None)
+        assert_type(batch.put_global("key", 1, exist_ok=True), None)
+        assert_type(batch.upsert_global("key", 2, expected_version=1), None)
+
+
+async def steps_and_waiting(store: AsyncContextStore, run_id: uuid.UUID) -> None:
+    async def compute() -> int:
+        return 1
+
+    computed: int = await store.get_or_put("run", "node", compute)
+    computed = await store.get_or_put(run_id, run_id, lambda: 1, type=int)
+    awaited: Rows = await store.wait_for("run", "node")
+    awaited = await store.wait_for(run_id, "node", timeout=1, type=Rows)
+    async for output in store.watch("run"):
+        assert_type(output, Output)
+    print(computed, awaited)
+
+
+async def runs(store: AsyncContextStore, run_id: uuid.UUID) -> None:
+    assert_type(await store.list_runs(), list[RunInfo])
+    assert_type(await store.list_runs(prefix="a", after=run_id, limit=5), list[RunInfo])
+    assert_type(await store.fork_run("run"), str)
+    assert_type(await store.fork_run(run_id, new_flow_run_id="new", node_ids=["a", run_id]), str)
+    assert_type(await store.delete_run(run_id), int)
+    age = datetime.timedelta(days=30)
+    assert_type(await store.prune(older_than=age), PruneReport)
+    assert_type(await store.prune(older_than=age, dry_run=True, progress=ask_for_progress_async), PruneReport)
+
+
+async def care(store: AsyncContextStore) -> None:
+    assert_type(await store.stats(), StoreStats)
+    assert_type(await store.check(), CheckReport)
+    assert_type(await store.backup("copy.db"), None)
+    assert_type(await store.backup(pathlib.Path("copy.db"), progress=ask_for_progress), None)
+
+
+async def one_run(store: AsyncContextStore, node: uuid.UUID, by_node: Mapping[str, Any]) -> None:
+    run = store.run(node)
+    assert_type(run, AsyncFlowRun)
+    assert_type(run.flow_run_id, str)
+    assert_type(await run.put("node", 1, exist_ok=True), None)
+    assert_type(await run.get("node"), Any)
+    assert_type(await run.get(node, 1, type=int), int)
+    assert_type(await run.get(node, type=int), int | None)
+    assert_type(await run.exists(node), bool)
+    assert_type(await run.list_keys(prefix="a"), list[str])
+    assert_type(await run.put_many(by_node, exist_ok=True), None)
+    assert_type(await run.get_many(["node", node]), dict[str, Any])
+    assert_type(await run.delete(), int)
+    assert_type(await run.fork(new_flow_run_id="new", node_ids=[node]), str)
+    computed: int = await run.get_or_put("node", lambda: 1, type=int)
+    computed = await run.step("node", asyncio.sleep, 1, result=5)
+    computed = await run.step("node", max, 1, 2, type=int)
+    computed = await run.wait_for("node", timeout=None, type=int)
+    async for output in run.iter_outputs():
+        assert_type(output, Output)
+    async for output in run.watch():
+        assert_type(output, Output)
+    iterator: AsyncIterator[Output] = run.watch()
+    print(computed, iterator)
+
+
+async def write_before_complete(store: AsyncContextStore, run_id: uuid.UUID) -> None:
+    async def complete() -> int:
+        return 1
+
+    writer = AtomicWriter(store)
+    assert_type(writer, AtomicWriter[AsyncContextStore])
+    assert_type(await writer.write_and_complete("run", "node", 1, complete), int)
+    assert_type(await writer.write_and_complete(run_id, run_id, 1, lambda: "done"), str)
+
+
+# --------------------------------------------------------------------------------------------------------- blocking
+
+
+def opening_blocking() -> None:
+    with ContextStore("flows.db") as store:
+        assert_type(store, ContextStore)
+    assert_type(store.open(), None)
+    assert_type(store.close(), None)
+
+
+def outputs_blocking(store: ContextStore, run_id: uuid.UUID, by_node: dict[str, int]) -> None:
+    assert_type(store.put("run", "node", {"a": [1, None]}), None)
+    assert_type(store.put(run_id, run_id, b"bytes", exist_ok=True), None)
+    assert_type(store.get("run", "node"), Any)
+    assert_type(store.get("run", "node", "default"), Any)
+    assert_type(store.get("run", "node", type=int), int | None)
+    assert_type(store.get("run", "node", None, type=Rows), Rows | None)
+    assert_type(store.get("run", "node", 0, type=int), int)
+    assert_type(store.get("run", "node", "", type=Rows), Rows | str)
+    assert_type(store.get(run_id, run_id, default=[], type=list[int]), list[int])
+    assert_type(store.get("run", "node", type=list[Rows]), list[Rows] | None)
+    either: int | str | None = store.get("run", "node", type=int | str)
+    assert_type(store.exists("run", run_id), bool)
+    assert_type(store.get_entry(run_id, "node"), Output | None)
+    assert_type(store.list_keys("run"), list[str])
+    assert_type(store.list_keys(run_id, prefix="a"), list[str])
+    assert_type(store.put_many("run", {"a": 1, "b": "x"}), None)
+    assert_type(store.put_many("run", {run_id: 1}, exist_ok=True), None)
+    assert_type(store.put_many("run", by_node), None)
+    assert_type(store.get_many("run", ["a", run_id]), dict[str, Any])
+    assert_type(store.get_many("run", by_node), dict[str, Any])
+    assert_type(store.get_run("run"), dict[str, Any])
+    for output in store.iter_outputs(run_id):
+        assert_type(output, Output)
+    print(either)
+
+
+def global_keys_blocking(store: ContextStore, key: uuid.UUID) -> None:
+    assert_type(store.put_global("", {"a": 1}), None)
+    assert_type(store.put_global(key, 1, exist_ok=True), None)
+    assert_type(store.upsert_global("key", 1), int)
+    assert_type(store.upsert_global("key", 1, expected_version=2), int)
+    assert_type(store.get_global("key"), Any)
+    assert_type(store.get_global("key", 0), Any)
+    assert_type(store.get_global("key", type=int), int | None)
+    assert_type(store.get_global("key", 0, type=int), int)
+    assert_type(store.get_global_entry(key), GlobalEntry | None)
+    assert_type(store.list_globals(), list[GlobalEntry])
+    assert_type(store.list_globals("a", after="ab", limit=10), list[GlobalEntry])
+    assert_type(store.delete_global(key), bool)
+    assert_type(store.update_global("key", lambda count: count + 1, 0), Any)
+
+
+def batches_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
+    with store.batch() as batch:
+        assert_type(batch.put("run", run_id, 1, exist_ok=True), None)
+        assert_type(batch.put_global("key", 1, exist_ok=True), None)
+        assert_type(batch.upsert_global("key", 2, expected_version=1), None)
+
+
+def steps_and_waiting_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
+    computed: int = store.get_or_put("run", "node", lambda: 1)
+    computed = store.get_or_put(run_id, run_id, lambda: 1, type=int)
+    awaited: Rows = store.wait_for("run", "node")
+    awaited = store.wait_for(run_id, "node", timeout=1, type=Rows)
+    for output in store.watch("run"):
+        assert_type(output, Output)
+    print(computed, awaited)
+
+
+def runs_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
+    assert_type(store.list_runs(), list[RunInfo])
+    assert_type(store.list_runs(prefix="a", after=run_id, limit=5), list[RunInfo])
+    assert_type(store.fork_run("run"), str)
+    assert_type(store.fork_run(run_id, new_flow_run_id="new", node_ids=["a", run_id]), str)
+    assert_type(store.delete_run(run_id), int)
+    age = datetime.timedelta(days=30)
+    assert_type(store.prune(older_than=age), PruneReport)
+    assert_type(store.prune(older_than=age, dry_run=True, progress=ask_for_progress), PruneReport)
+
+
+def care_blocking(store: ContextStore) -> None:
+    assert_type(store.stats(), StoreStats)
+    assert_type(store.check(), CheckReport)
+    assert_type(store.backup("copy.db"), None)
+    assert_type(store.backup(pathlib.Path("copy.db"), progress=ask_for_progress), None)
+
+
+def one_run_blocking(store: ContextStore, node: uuid.UUID, by_node: Mapping[str, Any]) -> None:
+    run = store.run(node)
+    assert_type(run, FlowRun)
+    assert_type(run.flow_run_id, str)
+    assert_type(run.put("node", 1, exist_ok=True), None)
+    assert_type(run.get("node"), Any)
+    assert_type(run.get(node, 1, type=int), int)
+    assert_type(run.get(node, type=int), int | None)
+    assert_type(run.exists(node), bool)
+    assert_type(run.list_keys(prefix="a"), list[str])
+    assert_type(run.put_many(by_node, exist_ok=True), None)
+    assert_type(run.get_many(["node", node]), dict[str, Any])
+    assert_type(run.delete(), int)
+    assert_type(run.fork(new_flow_run_id="new", node_ids=[node]), str)
+    computed: int = run.get_or_put("node", lambda: 1, type=int)
+    computed = run.step("node", max, 1, 2, type=int)
+    computed = run.wait_for("node", timeout=None, type=int)
+    for output in run.iter_outputs():
+        assert_type(output, Output)
+    for output in run.watch():
+        assert_type(output, Output)
+    iterator: Iterator[Output] = run.watch()
+    print(computed, iterator)
+
+
+def write_before_complete_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
+    writer = AtomicWriter(store)
+    assert_type(writer, AtomicWriter[ContextStore])
+    assert_type(writer.write_and_complete("run", "node", 1, lambda: 1), int)
+    assert_type(writer.write_and_complete(run_id, run_id, 1, lambda: None), None)
+
+
+# ------------------------------------------------------------------------------------------------- results and errors
+
+
+def results(
+    output: Output, info: RunInfo, entry: GlobalEntry, stats: StoreStats, pruned: PruneReport, report: CheckReport
+) -> None:
+    assert_type(output.flow_run_id, str)
+    assert_type(output.node_id, str)
+    assert_type(output.value, Any)
+    assert_type(output.written_at, datetime.datetime)
+    assert_type(output.size, int)
+    assert_type((info.flow_run_id, info.outputs), tuple[str, int])
+    assert_type((info.first_written_at, info.last_written_at), tuple[datetime.datetime, datetime.datetime])
+    assert_type((entry.key, entry.value, entry.version), tuple[str, Any, int])
+    assert_type(entry.written_at, datetime.datetime)
+    assert_type((stats.location, stats.engine), tuple[str, str])
+    assert_type((stats.runs, stats.outputs, stats.globals, stats.tombstones), tuple[int, int, int, int])
+    assert_type((pruned.runs, pruned.outputs, pruned.bytes, pruned.tombstones), tuple[int, int, int, int])
+    assert_type(report.ok, bool)
+    assert_type(report.problems, tuple[Problem, ...])
+    for problem in report.problems:
+        assert_type((problem.kind, problem.key, problem.message), tuple[str, tuple[str, ...], str])
+
+
+def facts(error: Exception) -> None:
+    match error:
+        case AlreadyExistsError():
+            assert_type((error.flow_run_id, error.node_id, error.same_value), tuple[str, str, bool])
+        case GlobalAlreadyExistsError():
+            assert_type((error.key, error.same_value), tuple[str, bool])
+        case VersionConflictError():
+            assert_type((error.key, error.expected, error.actual), tuple[str, int, int])
+        case RunDeletedError():
+            assert_type(error.flow_run_id, str)
+        case SerializationError() | DeserializationError():
+            assert_type(error.path, str)
+        case StorageError():
+            assert_type(error.outcome_unknown, bool)
+        case AtomicWriteError():
+            assert_type(error.reason, str)
+        case ContextStoreError():
+            print(str(error))
+        case _:
+            raise error
+
+
+def kinds() -> None:
+    key_error: type[ValueError] = InvalidKeyError
+    missing: type[FileNotFoundError] = StoreNotFoundError
+    storage: list[type[StorageError]] = [
+        StoreBusyError,
+        StoreFullError,
+        StoreNotFoundError,
+        ReadOnlyStoreError,
+        CorruptStoreError,
+        IncompatibleStoreError,
+    ]
+    atomic: list[type[AtomicWriteError]] = [WriteFailedError, CompletionFailedError]
+    others: list[type[ContextStoreError]] = [StoreClosedError, WrongLoopError, ForkedProcessError, *storage, *atomic]
+    same: type[AlreadyExistsError] = errors.AlreadyExistsError
+    print(key_error, missing, others, same)
