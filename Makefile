@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-quick test-core lint format bench clean
+.PHONY: help demo test test-slow test-core torture lint format bench clean
 
 help:
 	@echo "make demo        run a real flow, kill it half-way, see it go on"
-	@echo "make test        all tests but the long ones"
-	@echo "make test-quick  the tests that take no time"
+	@echo "make test        all tests but the slow ones"
+	@echo "make test-slow   the slow ones"
+	@echo "make torture     power cuts, disk errors, damage; MINUTES=10"
 	@echo "make lint        linter, formatter's check, type checkers"
 	@echo "make bench       measure against the peers"
 
@@ -37,20 +38,25 @@ demo: $(VENV)/.demo
 	@$(BIN)/python examples/survey.py $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+
+# Those that take longer than some seconds each, the torture's short run among them.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+
+# Power cuts, disk errors and damage, for minutes: prints a table of faults, cases and losses.
+torture: $(VENV)/.dev
+	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),10)
 
 # What must hold on every supported Python.
 test-core: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not one_python" $(TEST_ARGS)
-
-test-quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not one_python and not slow" $(TEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -5,17 +5,19 @@ Rules of this room: it only forwards to the store's public calls.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ._keys import Id
+from ._keys import Id, Outputs
 from ._results import Output
 
 if TYPE_CHECKING:
     from ._store import AsyncContextStore
     from ._sync import ContextStore
 
+T = TypeVar("T")
+D = TypeVar("D")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -38,6 +40,14 @@ class AsyncFlowRun:
         """Write the output of a node, once: see the store's ``put``."""
         await self._store.put(self.flow_run_id, node_id, value, exist_ok=exist_ok)
 
+    @overload
+    async def get(self, node_id: Id, default: Any = None) -> Any: ...
+    @overload
+    async def get(self, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    async def get(self, node_id: Id, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    async def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any: ...
     async def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
         """The output of a node, or ``default``: see the store's ``get``."""
         return await self._store.get(self.flow_run_id, node_id, default, type=type)
@@ -50,7 +60,7 @@ class AsyncFlowRun:
         """The ids of the nodes that have an output, sorted: see the store's ``list_keys``."""
         return await self._store.list_keys(self.flow_run_id, prefix=prefix)
 
-    async def put_many(self, outputs: Mapping[Id, Any], *, exist_ok: bool = False) -> None:
+    async def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
         """Write several outputs in one commit: see the store's ``put_many``."""
         await self._store.put_many(self.flow_run_id, outputs, exist_ok=exist_ok)
 
@@ -65,7 +75,10 @@ class AsyncFlowRun:
         return await self._store.get_or_put(self.flow_run_id, node_id, factory, type=type)
 
     async def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
-        """``fn(*args, **kwargs)``, computed once and recorded as the node's output: see the store's ``get_or_put``."""
+        """``fn(*args, **kwargs)``, computed once and recorded as the node's output: see the store's ``get_or_put``.
+
+        The keyword ``type`` is that of ``get``; to pass ``fn`` one, wrap it in a lambda.
+        """
         return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
 
     async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
@@ -115,6 +128,14 @@ class FlowRun:
     def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
         self._store.put(self.flow_run_id, node_id, value, exist_ok=exist_ok)
 
+    @overload
+    def get(self, node_id: Id, default: Any = None) -> Any: ...
+    @overload
+    def get(self, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    def get(self, node_id: Id, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any: ...
     @_documented_as(AsyncFlowRun.get)
     def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
         return self._store.get(self.flow_run_id, node_id, default, type=type)
@@ -128,7 +149,7 @@ class FlowRun:
         return self._store.list_keys(self.flow_run_id, prefix=prefix)
 
     @_documented_as(AsyncFlowRun.put_many)
-    def put_many(self, outputs: Mapping[Id, Any], *, exist_ok: bool = False) -> None:
+    def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
         self._store.put_many(self.flow_run_id, outputs, exist_ok=exist_ok)
 
     @_documented_as(AsyncFlowRun.get_many)

@@ -9,11 +9,15 @@ import os
 import threading
 import time
 import uuid
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from .errors import InvalidKeyError
 
 Id: TypeAlias = uuid.UUID | str
+
+Outputs: TypeAlias = Mapping[str, Any] | Mapping[uuid.UUID, Any] | Mapping[Id, Any]
+"""Values by node id. Spelled out, since a checker takes a dict[str, int] for no Mapping[Id, Any]."""
 
 MAX_KEY_BYTES = 512  # PostgreSQL's index entries end at 2,704 bytes; two ids of 512 stay clear of that
 

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -41,7 +41,7 @@ from ._engine import (
     own_error,
 )
 from ._flow import AsyncFlowRun
-from ._keys import Id, check_count, flow_run_key, global_key, node_key, prefix_key
+from ._keys import Id, Outputs, check_count, flow_run_key, global_key, node_key, prefix_key
 from ._keys import new_flow_run_id as new_id
 from ._reader import OutputCache, Reader
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
@@ -445,7 +445,7 @@ class AsyncContextStore:
         record = await self._reader.fetch(key)
         return None if record is None else _output(key[0], record)
 
-    async def put_many(self, flow_run_id: Id, outputs: Mapping[Id, Any], *, exist_ok: bool = False) -> None:
+    async def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: bool = False) -> None:
         """Write several outputs of a run in one commit: all of them, or none.
 
         Args:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
 from ._batch import Batch
 from ._callers import Callers, ThreadCallers, step
 from ._flow import FlowRun
-from ._keys import Id, flow_run_key
+from ._keys import Id, Outputs, flow_run_key
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from ._store import AsyncContextStore, D, T
 from ._target import Durability, Target
@@ -164,7 +164,7 @@ class ContextStore:
         return step(self._core.get_entry(flow_run_id, node_id))
 
     @_documented_as(AsyncContextStore.put_many)
-    def put_many(self, flow_run_id: Id, outputs: Mapping[Id, Any], *, exist_ok: bool = False) -> None:
+    def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: bool = False) -> None:
         return step(self._core.put_many(flow_run_id, outputs, exist_ok=exist_ok))
 
     @_documented_as(AsyncContextStore.get_many)

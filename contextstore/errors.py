@@ -29,6 +29,7 @@ own error, where there is one, is the ``__cause__``.
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 __all__ = [
@@ -190,6 +191,11 @@ class StoreFullError(StorageError):
 
 class StoreNotFoundError(StorageError, FileNotFoundError):
     """There is no store at this place, and none was to be created."""
+
+    def __init__(self, message: str, outcome_unknown: bool = False) -> None:
+        super().__init__(message, outcome_unknown)
+        self.errno = errno.ENOENT  # OSError takes its two arguments for these
+        self.strerror = message
 
 
 class ReadOnlyStoreError(StorageError):

@@ -13,7 +13,7 @@ import inspect
 import pathlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -36,7 +36,7 @@ class Awaited:
 
         return call
 
-    async def __aenter__(self) -> Awaited:
+    async def __aenter__(self) -> Self:
         await self.open()
         return self
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -66,7 +66,7 @@ class Child:
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out.splitlines(), err
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -475,8 +475,10 @@ class TestDamage:
     @pytest.mark.parametrize("kind", ["another value", "another value of a global", "an altered view"])
     def test_nothing_else_is_said_to_be_wrong(self, kind: str, path: pathlib.Path) -> None:
         statement, expected = DAMAGES[kind]
-        sql(path, statement)
-        assert found(path) == expected
+        with ContextStore(path) as store:
+            store.list_runs()
+            sql(path, statement)
+            assert {(problem.kind, problem.key) for problem in store.check().problems} == expected
 
     def test_all_of_it_at_once(self, path: pathlib.Path) -> None:
         kinds = ["a value cut off", "another codec", "a deleted run that is said not to be", "another size of a global"]

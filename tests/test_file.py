@@ -1078,7 +1078,7 @@ class TestReadOnly:
 
     @pytest.mark.skipif(os.getuid() != 0, reason="needs somebody who may write in the folder, and somebody who may not")
     @pytest.mark.parametrize("face", FACES)
-    def test_in_such_a_folder_too_a_reader_sees_the_writes_of_a_writer_that_comes_later(
+    def test_in_such_a_folder_a_reader_never_misses_what_a_writer_has_written_meanwhile(
         self, make: Make, public_folder: pathlib.Path, face: str
     ) -> None:
         path = public_folder / "store.db"
@@ -1094,6 +1094,10 @@ class TestReadOnly:
                 answers = [reader.list_keys("run"), reader.get("run", "later")]
                 os.write(is_read[1], b"x")
                 os.read(is_written[0], 1)
+                try:
+                    reader.list_keys("run")
+                except StorageError:  # it may give up, and say so
+                    reader = make_one(path, read_only=True)
                 return [*answers, reader.list_keys("run"), reader.get("run", "later")]
 
         def write() -> None:

@@ -49,7 +49,7 @@ TRACED = """
             before, was_in_transaction = now(), self.in_transaction
             if sql.startswith("PRAGMA synchronous ="):
                 self.writes = True
-            if sql == "COMMIT":
+            if sql == "COMMIT" and self.writes:  # and not the one that makes the tables, which is always full
                 (synchronous,), = plain("PRAGMA synchronous").fetchall()
                 settings.add((durability, synchronous))
             if sql == "COMMIT" or (not self.writes and "SELECT" in sql):
@@ -90,8 +90,6 @@ TRACED = """
 
 def test_commits_and_checkpoints_of_all_store_objects_of_all_processes_never_overlap(file_path: pathlib.Path) -> None:
     """Up to SQLite 3.51.2 a checkpoint that meets a commit may lose committed pages."""
-    with ContextStore(file_path):  # the commit that makes the schema is durable whoever makes it
-        pass
     with children(3, TRACED, file_path, 100) as traced:
         assert [child.hear() for child in traced] == ["ready"] * 3
         for child in traced:

@@ -501,6 +501,12 @@ _CHECKS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "RESUME", "JUMP_BACKWARD"} | {
 """After these the interpreter looks whether there was a signal (after a call only if it was of a function in C)."""
 
 
+def at_every_instruction(test: Any) -> Any:
+    # From 3.12 on, tracing passes over instructions, differently from run to run.
+    skip = pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python does not trace every instruction")
+    return pytest.mark.one_python(skip(test))
+
+
 class Interrupt:
     """Raises KeyboardInterrupt at one of the places where a signal could: the n-th that the thread comes by."""
 
@@ -522,6 +528,10 @@ class Interrupt:
             self.raised = error  # kept, with its traceback and frames, as an interactive session keeps it
 
     def _enter(self, frame: types.FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename.endswith(
+            "_weakrefset.py"
+        ):  # called by the collector, which swallows what is raised
+            return None
         caller = frame.f_back
         if caller in self._before:
             self._before[caller] = None
@@ -591,7 +601,7 @@ INTERRUPTED: dict[str, Callable[[ContextStore, int], Any]] = {
 }
 
 
-@pytest.mark.one_python
+@at_every_instruction
 @pytest.mark.parametrize("call", INTERRUPTED)
 def test_an_interrupt_at_any_instruction_of_a_call_leaves_the_store_usable(call: str, store: ContextStore) -> None:
     store.put("run", "there", 1)
@@ -604,7 +614,7 @@ def test_an_interrupt_at_any_instruction_of_a_call_leaves_the_store_usable(call:
     core_of(store)._cache.clear()
 
 
-@pytest.mark.one_python
+@at_every_instruction
 def test_an_interrupt_at_any_instruction_of_open_leaves_a_store_that_opens_at_the_next_call(
     file_path: pathlib.Path,
 ) -> None:
@@ -620,7 +630,7 @@ def test_an_interrupt_at_any_instruction_of_open_leaves_a_store_that_opens_at_th
             break
 
 
-@pytest.mark.one_python
+@at_every_instruction
 def test_an_interrupt_at_any_instruction_of_close_leaves_a_store_that_the_next_close_ends(
     file_path: pathlib.Path,
 ) -> None:

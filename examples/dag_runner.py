@@ -1,0 +1,71 @@
+"""A runner for flows that are DAGs. Kill it wherever you like (kill -9 will do), start it again: it goes on.
+
+    python examples/dag_runner.py flows.db night-1
+
+What it knows of its past is in the store: a node that has an output is not computed again, whoever computed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from graphlib import TopologicalSorter
+from typing import Any, NamedTuple
+
+from contextstore import AsyncContextStore
+
+
+class Node(NamedTuple):
+    compute: Callable[..., Awaitable[Any]]  # called with the outputs of the nodes that it needs
+    needs: tuple[str, ...] = ()
+
+
+async def run_dag(store: AsyncContextStore, flow_run_id: str, dag: Mapping[str, Node]) -> dict[str, Any]:
+    """The outputs of all nodes. Each begins once those that it needs are there, beside whatever else can run."""
+    run = store.run(flow_run_id)
+    tasks: dict[str, asyncio.Task[Any]] = {}
+
+    async def output_of(name: str) -> Any:
+        return await run.step(name, compute, name, [await tasks[needed] for needed in dag[name].needs])
+
+    async def compute(name: str, inputs: list[Any]) -> Any:
+        output = await dag[name].compute(*inputs)
+        print("computed", name, flush=True)
+        return output
+
+    async with asyncio.TaskGroup() as group:
+        for name in TopologicalSorter({name: node.needs for name, node in dag.items()}).static_order():
+            tasks[name] = group.create_task(output_of(name))
+    return {name: task.result() for name, task in tasks.items()}
+
+
+CITIES = ("Athens", "Bogotá", "Cairo", "Delhi", "Essen", "Fes")
+
+
+async def fetch(city: str) -> list[float]:
+    await asyncio.sleep(0.01 * len(city))  # stands for what takes its time
+    return [ord(letter) / 4 for letter in city]
+
+
+async def mean(degrees: list[float]) -> float:
+    return sum(degrees) / len(degrees)
+
+
+async def warmest(*means: float) -> str:
+    return max(zip(means, CITIES, strict=True))[1]
+
+
+DAG = {f"fetch/{city}": Node(partial(fetch, city)) for city in CITIES}
+DAG |= {f"mean/{city}": Node(mean, (f"fetch/{city}",)) for city in CITIES}
+DAG["warmest"] = Node(warmest, tuple(f"mean/{city}" for city in CITIES))
+
+
+async def main(path: str, flow_run_id: str) -> None:
+    async with AsyncContextStore(path) as store:
+        print("the warmest is", (await run_dag(store, flow_run_id, DAG))["warmest"])
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
