@@ -68,15 +68,18 @@ class Lane:
         with _lanes_lock:
             _lanes.add(self)
         with self._busy:
-            self._aiosqlite = await aiosqlite.connect(
-                database,
-                uri=True,
-                factory=self._connect,
-                isolation_level=None,
-                timeout=0,
-                cached_statements=256,
-                check_same_thread=False,  # a forked child closes it in the thread that is left to it
-            )
+            try:
+                self._aiosqlite = await aiosqlite.connect(
+                    database,
+                    uri=True,
+                    factory=self._connect,
+                    isolation_level=None,
+                    timeout=0,
+                    cached_statements=256,
+                    check_same_thread=False,  # a forked child closes it in the thread that is left to it
+                )
+            except RuntimeError as error:  # there are too many, or the interpreter is at its end
+                raise StorageError(f"could not open {_file_of(database)}: it needs a thread: {error}") from error
         self._serving = asyncio.ensure_future(self._aiosqlite.execute_fetchall(self._serve))
 
     def _connect(self, *args: Any, **kwargs: Any) -> sqlite3.Connection:

@@ -188,14 +188,17 @@ def _stop_all_at_exit() -> None:
     global _is_at_end
     threading.main_thread().join()
     # Threads that go on after the main one may still use their stores: the interpreter waits for them, and so do we.
-    while True:
-        with _exit_lock:
-            working = [thread for thread in threading.enumerate() if _is_working(thread)]
-            _is_at_end = not working
-        if not working:
-            break
+    working = _working_threads()
+    while working:
         working[0].join(0.1)  # not for ever: it may be a store's that is just being opened
-    rooms = _rooms.copy()
+        if all(thread.is_alive() for thread in working):
+            # No new ones: a daemon thread that opens store after store would keep us here for ever.
+            working = [thread for thread in working if _is_working(thread)]
+        else:  # who has ended may have started another before
+            working = _working_threads()
+    with _exit_lock:
+        _is_at_end = True
+        rooms = _rooms.copy()
     # All the warnings first: once the stores' threads are gone, the interpreter waits for nobody, and a daemon thread
     # that writes to stderr then can bring it down.
     for room in rooms:
@@ -205,6 +208,10 @@ def _stop_all_at_exit() -> None:
             logger.warning("%s", warning)
     for room in rooms:
         room.stop()
+
+
+def _working_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if _is_working(thread)]
 
 
 def _is_working(thread: threading.Thread) -> bool:

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import inspect
 import pathlib
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self
@@ -62,6 +63,9 @@ class Target:
         self.made.append(store)
         return store
 
+
+# A shell has what it runs in the background ignore SIGINT, and Python leaves that so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FACES = ["async", "sync"]
 ENGINES = ["file", "memory"]

@@ -19,6 +19,8 @@ import asyncio, os, signal, sys, threading, time, warnings
 from contextstore import *
 from contextstore import errors
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+
 def say(*words):
     # One write, so that what was said is in the pipe even if the next instruction is the last.
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())

@@ -379,6 +379,8 @@ def newer_library(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         version = 1 + len(migrations)
         for module in (_sqlite_file, _sqlite):
             monkeypatch.setattr(module, "SCHEMA_VERSION", version, raising=module is _sqlite_file)
+            # The schema of a new file stays that of version 1, so that nothing can be compared with it.
+            monkeypatch.setattr(module, "refuse_meddled_schema", lambda *_: None)
         monkeypatch.setattr(_sqlite_file, "MIGRATIONS", dict(enumerate(migrations, 1)))
 
     return upgrade
