@@ -80,9 +80,16 @@ class Lane:
                 )
             except RuntimeError as error:  # there are too many, or the interpreter is at its end
                 raise StorageError(f"could not open {_file_of(database)}: it needs a thread: {error}") from error
+            except BaseException:
+                # aiosqlite's thread is about to end and to tell this loop so. If the loop were closed by then, the
+                # thread would end by an error of its own.
+                while self._thread is not None and self._thread.is_alive():
+                    await asyncio.sleep(0.001)
+                raise
         self._serving = asyncio.ensure_future(self._aiosqlite.execute_fetchall(self._serve))
 
     def _connect(self, *args: Any, **kwargs: Any) -> sqlite3.Connection:
+        self._thread = threading.current_thread()
         self.connection = _JobConnection(*args, **kwargs)
         return self.connection
 

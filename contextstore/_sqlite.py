@@ -50,6 +50,7 @@ from ._sqlite_file import (
     bring_up_to_date,
     check_identity,
     check_place,
+    check_rights,
     check_side_files,
     code_of,
     create_file,
@@ -619,21 +620,15 @@ class _SQLiteEngine:
                 for key, row in ((key, connection.execute(_FETCH_OUTPUT, key).fetchone()) for key in keys)
             ]
         except sqlite3.DatabaseError as error:
-            if len(keys) == 1:
-                raise
             if code_of(error) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
                 raise
+            if len(keys) == 1:
+                unreadable = translated(error, self.location, f"could not read the output of {_named(keys[0])} from")
+                corrupt = CorruptStoreError(unreadable.message)
+                corrupt.__cause__ = error
+                return [corrupt]
         # Some page is damaged. One by one, so that only those who need it are told.
-        return [self._fetch_damaged(connection, key) for key in keys]
-
-    def _fetch_damaged(self, connection: sqlite3.Connection, key: OutputKey) -> Fetched:
-        try:
-            return self._fetch_outputs(connection, [key])[0]
-        except sqlite3.DatabaseError as error:
-            unreadable = translated(error, self.location, f"could not read the output of {_named(key)} from")
-            corrupt = CorruptStoreError(unreadable.message)
-            corrupt.__cause__ = error
-            return corrupt
+        return [fetched for key in keys for fetched in self._fetch_outputs(connection, [key])]
 
     def _output_record(self, flow_run_id: str, row: tuple[Any, ...]) -> OutputRecord | CorruptStoreError:
         node_id, codec, data, checksum, written_at, size = row
@@ -803,6 +798,7 @@ class FileEngine(_SharedFileEngine):
                 if not os.path.exists(path + "-lock"):
                     raise
                 seems_foreign = True  # or somebody was creating it while we looked: look again under the lock
+        check_rights(path, self.location)
         lock = FileLock(path)
         deadline = time.monotonic() + self._timeout
         try:
@@ -1003,13 +999,21 @@ class FileEngine(_SharedFileEngine):
 
 
 class ReadOnlyFileEngine(_SharedFileEngine):
-    """A file that is only read: no lock file, and nothing written but perhaps the -shm beside a WAL."""
+    """A file that is only read: no lock file, and nothing written but perhaps the -shm and an empty -wal."""
+
+    _frozen: tuple[Any, ...] | None = None
+    """How the file looked when it was opened as one that nobody writes; None: it may be written meanwhile."""
 
     async def open(self) -> None:
         try:
             self._path = path = os.path.realpath(self._given_path)
             check_place(path, self.location, create=False)
             self._identity = identity_of(path)
+            try:
+                probe(path, self.location)  # before SQLite makes files beside it
+            except StorageError:
+                if not os.path.exists(path + "-lock"):  # else somebody may be at work on it, whom SQLite waits for
+                    raise
             try:
                 self._uri = uri_of(path, "ro")
                 await self._reading.open(self._uri)
@@ -1023,6 +1027,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
                     raise
                 await self._reading.close()
                 self._reading = Lane(self.own_threads)
+                self._frozen = self._look()
                 self._uri += "&immutable=1"
                 await self._reading.open(self._uri)
                 await self._reading.run(self._set_up)
@@ -1042,11 +1047,32 @@ class ReadOnlyFileEngine(_SharedFileEngine):
         secure(connection)
         connection.execute("PRAGMA query_only = 1").close()
         connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}").close()
-        if schema_version(connection, self.location) != SCHEMA_VERSION:
+        version = schema_version(connection, self.location)
+        if version == 0:
+            raise IncompatibleStoreError(f"{self.location} is empty: open it once without read_only=True")
+        if version != SCHEMA_VERSION:
             raise IncompatibleStoreError(
                 f"{self.location} is of an older schema: open it once without read_only=True, which migrates it"
             )
         refuse_meddled_schema(connection, self.location)
+
+    def _look(self) -> tuple[Any, ...]:
+        there = os.stat(self._path)
+        return there.st_size, there.st_mtime_ns, os.path.exists(self._path + "-wal")
+
+    def _check_identity(self) -> None:
+        super()._check_identity()
+        if self._frozen is not None and self._frozen != self._look():
+            raise StorageError(
+                f"{self.location} has been written, which cannot be followed in a folder that cannot be written: "
+                "make a new store object"
+            )
+
+    @contextlib.contextmanager
+    def _read(self, what: str) -> Iterator[sqlite3.Connection]:
+        with super()._read(what) as connection:
+            yield connection
+        self._check_identity()  # what was read may be half old and half new
 
     def post_write(self, job: Job) -> None:
         raise ReadOnlyStoreError(f"{self.location} was opened with read_only=True")

@@ -181,7 +181,11 @@ def create_file(path: str) -> None:
     for side_file in (path + "-wal", path + "-shm"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(side_file)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)  # again, since the umask took its part
+    finally:
+        os.close(descriptor)
 
 
 def has_content(path: str) -> bool:
@@ -200,16 +204,43 @@ def check_place(path: str, location: str, create: bool) -> bool:
             ) from None
         if not create:
             raise StoreNotFoundError(f"there is no store at {location}; create=True would make one") from None
+        _refuse_long_name(path, location)
         _refuse_network_file_system(folder, location)
         return False
     except NotADirectoryError:
         raise StoreNotFoundError(f"could not open {location}: a part of its path is a file, not a folder") from None
     if stat.S_ISDIR(there.st_mode):
         raise IncompatibleStoreError(f"{location} is a folder; name a file in it")
+    _refuse_long_name(path, location)
     if not stat.S_ISREG(there.st_mode):
         raise IncompatibleStoreError(f"{location} is not a regular file")
     _refuse_network_file_system(path, location)
     return True
+
+
+_LONGEST_SIDE_NAME = "-journal"
+_LONGEST_PATH = 512 - len(_LONGEST_SIDE_NAME)  # MAX_PATHNAME in SQLite's os_unix.c, which cannot be configured
+
+
+def _refuse_long_name(path: str, location: str) -> None:
+    name, folder = os.fsencode(os.path.basename(path)), os.path.dirname(path)
+    longest = os.pathconf(folder, "PC_NAME_MAX") - len(_LONGEST_SIDE_NAME)
+    if len(name) > longest or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise StorageError(
+            f"could not open {location}: its name is too long for SQLite and its side files, which take names of "
+            f"{longest} bytes and paths of {_LONGEST_PATH}"
+        )
+
+
+def check_rights(path: str, location: str) -> None:
+    """Raise unless whoever asks may write the file and, for its side files, the folder."""
+    effective = os.access in os.supports_effective_ids
+    for place, what in ((os.path.dirname(path), "its folder"), (path, "it")):
+        if os.path.exists(place) and not os.access(place, os.W_OK, effective_ids=effective):
+            raise ReadOnlyStoreError(
+                f"could not open {location}: {what} cannot be written; check its permissions, or open the store "
+                "with read_only=True"
+            )
 
 
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -237,26 +268,46 @@ def _refuse_network_file_system(path: str, location: str) -> None:
 
 def probe(path: str, location: str) -> None:
     """Raise unless the file is a store or may become one. Changes nothing, not even beside it."""
+    pages_before = _pages_before(path + "-journal")
+    if pages_before in (0, 1):
+        return  # a store whose creation was cut off: SQLite will take it back to nothing, and we shall look again
+    if size_of(path) == 1:  # SQLite would take it for an empty file, and overwrite it
+        raise IncompatibleStoreError(f"{location} is not a SQLite database, or it is cut off; nothing was changed")
+    has_wal = has_content(path + "-wal")
     try:
         connection = sqlite3.connect(uri_of(path, "ro") + "&immutable=1", uri=True, isolation_level=None)
         try:
-            if has_content(path + "-wal"):
-                # A checkpoint that was cut off may leave a header that speaks of pages which only the WAL has yet. That
-                # is sound, but here, where the WAL is not looked at, it would pass for damage.
-                connection.execute("PRAGMA writable_schema = 1").close()
+            # A checkpoint that was cut off may leave a header that speaks of pages which only the WAL has yet. That is
+            # sound, but here, where the WAL is not looked at, it would pass for damage.
+            connection.execute(f"PRAGMA writable_schema = {int(has_wal)}").close()
             (application_id,) = connection.execute("PRAGMA application_id").fetchall()[0]
             if application_id == APPLICATION_ID:
                 schema_version(connection, location)
                 return
-            (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0]
+            if application_id == 0 and not has_wal and pages_before is None:
+                (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0]
+                if not objects:
+                    return
         finally:
             connection.close()
     except sqlite3.Error as error:
-        if has_content(path + "-journal"):
-            return  # perhaps a store whose creation was cut off; SQLite mends it, and we look again
         raise translated(error, location, "could not open") from error
-    if application_id != 0 or objects or has_content(path + "-wal"):
-        raise IncompatibleStoreError(f"{location} is a database of another program; it was left as it is")
+    raise IncompatibleStoreError(f"{location} is a database of another program; it was left as it is")
+
+
+def _pages_before(journal: str) -> int | None:
+    """How long a database was before the transaction that this journal undoes, in pages; None: it undoes none.
+
+    https://sqlite.org/fileformat.html, 3.
+    """
+    try:
+        with open(journal, "rb") as file:  # no process holds a lock on it
+            header = file.read(20)
+    except OSError:
+        return None
+    if len(header) < 20 or header[:8] != bytes.fromhex("d9d505f920a163d7"):
+        return None
+    return int.from_bytes(header[16:20])
 
 
 def schema_version(connection: sqlite3.Connection, location: str) -> int:
@@ -287,18 +338,20 @@ def bring_up_to_date(connection: sqlite3.Connection, location: str) -> None:
     if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]:
         create_schema(connection)
         return
-    while version < SCHEMA_VERSION:
-        if version not in MIGRATIONS:
-            raise IncompatibleStoreError(f"{location} has schema {version}, from which there is no way to a newer one")
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            MIGRATIONS[version](connection)
-            version += 1
-            connection.execute(f"PRAGMA user_version = {version}").close()
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+    steps = range(version, SCHEMA_VERSION)
+    if not all(step in MIGRATIONS for step in steps):
+        raise IncompatibleStoreError(f"{location} has schema {version}, from which there is no way to a newer one")
+    if not steps:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in steps:
+            MIGRATIONS[step](connection)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}").close()
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def create_schema(connection: sqlite3.Connection) -> None:

@@ -40,6 +40,10 @@ def engine_for(target: Target, durability: Durability, timeout: float, read_only
         raise ValueError(f"target must not be empty; known are {_KNOWN}")
     if "\0" in path:
         raise ValueError(f"target {target!r} has a NUL character")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"target {target!r} has a lone surrogate, which no file name can have") from None
     path = os.path.abspath(path)  # now, so that a later chdir does not move the store
     if read_only:
         return ReadOnlyFileEngine(path, timeout=timeout)
@@ -61,4 +65,4 @@ def _path_of_url(url: str) -> str:
     path, mark, _ = rest[1:].partition("?")
     if mark:
         raise ValueError(f"{url!r} has options after '?', of which none is known: pass them as keywords")
-    return urllib.parse.unquote(path)
+    return urllib.parse.unquote(path, errors="surrogateescape")

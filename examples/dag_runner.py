@@ -5,12 +5,9 @@
 What it knows of its past is in the store: a node that has an output is not computed again, whoever computed it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
@@ -38,33 +35,24 @@ async def run_dag(store: AsyncContextStore, flow_run_id: str, dag: Mapping[str, 
     async with asyncio.TaskGroup() as group:
         for name in TopologicalSorter({name: node.needs for name, node in dag.items()}).static_order():
             tasks[name] = group.create_task(output_of(name))
-    return {name: task.result() for name, task in tasks.items()}
+    return {name: tasks[name].result() for name in dag}
 
 
-CITIES = ("Athens", "Bogotá", "Cairo", "Delhi", "Essen", "Fes")
+async def add(*above: int) -> int:
+    await asyncio.sleep(0.03)  # stands for the work
+    return sum(above) or 1
 
 
-async def fetch(city: str) -> list[float]:
-    await asyncio.sleep(0.01 * len(city))  # stands for what takes its time
-    return [ord(letter) / 4 for letter in city]
-
-
-async def mean(degrees: list[float]) -> float:
-    return sum(degrees) / len(degrees)
-
-
-async def warmest(*means: float) -> str:
-    return max(zip(means, CITIES, strict=True))[1]
-
-
-DAG = {f"fetch/{city}": Node(partial(fetch, city)) for city in CITIES}
-DAG |= {f"mean/{city}": Node(mean, (f"fetch/{city}",)) for city in CITIES}
-DAG["warmest"] = Node(warmest, tuple(f"mean/{city}" for city in CITIES))
+PASCAL = {  # his triangle: each node adds up the one or two above it
+    f"{row}/{place}": Node(add, tuple(f"{row - 1}/{above}" for above in (place - 1, place) if 0 <= above < row))
+    for row in range(7)
+    for place in range(row + 1)
+}
 
 
 async def main(path: str, flow_run_id: str) -> None:
     async with AsyncContextStore(path) as store:
-        print("the warmest is", (await run_dag(store, flow_run_id, DAG))["warmest"])
+        print(await run_dag(store, flow_run_id, PASCAL))
 
 
 if __name__ == "__main__":

@@ -177,12 +177,16 @@ class Flows:
         return process.returncode == 0
 
     def _let_it_run(self, process: subprocess.Popen[str], place: int) -> None:
-        if self.chance.random() < 0.2:  # killed while Python starts, or while the store is made or opened
+        kind = self.chance.choice(["early", "computed", "computed", "any", "any"])
+        if kind == "early":  # while Python starts, or while the store is made or opened
             time.sleep(self.chance.uniform(0, 0.4))
             return
-        while self.log.stat().st_size == place and process.poll() is None:
-            time.sleep(0.001)
-        time.sleep(self.chance.uniform(0, 0.3))
+        # At once after some node was computed, when its output is not recorded yet; or at any moment after the first.
+        nodes = self.chance.randint(1, 28) if kind == "computed" else 1
+        while self.log.read_bytes()[place:].count(b"\n") < nodes and process.poll() is None:
+            time.sleep(0.0002)
+        if kind == "any":
+            time.sleep(self.chance.uniform(0, 0.3))
 
     def _recorded(self, flow_run_id: str) -> dict[str, Any]:
         try:

@@ -516,64 +516,63 @@ class TestCancellation:
         assert (status, said) == (0, ["interrupted []"] * 2)
 
 
-class Between:
-    """Has something done at a chosen point of the way from the look to the waiting, once."""
+@contextlib.contextmanager
+def between(store: Any, point: tuple[str, str, str, int], deed: Callable[[], Awaitable[Any]]) -> Iterator[None]:
+    """Have something done at a chosen point of the way from the look to the waiting."""
+    place, call, moment, count = point
+    core = core_of(store)
+    owner: Any = {"news": core._news, "reader": core._reader}[place]
+    original = getattr(owner, call)
+    calls = itertools.count(1)
+    done = []
 
-    def __init__(self, store: Any, place: str, call: str, moment: str, deed: Callable[[], Awaitable[Any]]) -> None:
-        core = core_of(store)
-        owner: Any = {"news": core._news, "reader": core._reader}[place]
-        original = getattr(owner, call)
-        self.done = False
+    async def interposed(*args: Any) -> Any:
+        is_the_one = next(calls) == count
+        if is_the_one and moment == "before":
+            done.append(await deed())
+        result = await original(*args)
+        if is_the_one and moment == "after":
+            done.append(await deed())
+        return result
 
-        async def interposed(*args: Any) -> Any:
-            if moment == "before":
-                await self._do(deed)
-            result = await original(*args)
-            if moment == "after":
-                await self._do(deed)
-            return result
-
-        setattr(owner, call, interposed)
-
-    async def _do(self, deed: Callable[[], Awaitable[Any]]) -> None:
-        if not self.done:
-            self.done = True
-            await deed()
+    setattr(owner, call, interposed)
+    yield
+    delattr(owner, call)
+    assert len(done) == 1, point
 
 
 POINTS = [
-    ("news", "subscribe", "before"),
-    ("news", "subscribe", "after"),
-    ("reader", "fetch", "before"),
-    ("reader", "fetch", "after"),
-    ("reader", "call", "before"),
-    ("reader", "call", "after"),
+    ("reader", "fetch", "before", 1),  # the look that suffices where it is there already
+    ("reader", "fetch", "after", 1),
+    ("news", "subscribe", "before", 1),
+    ("news", "subscribe", "after", 1),
+    ("reader", "fetch", "before", 2),  # the look that counts
+    ("reader", "fetch", "after", 2),
+    ("reader", "call", "before", 1),  # whether the run is deleted
+    ("reader", "call", "after", 1),
 ]
 
 
 class TestNoWakeUpIsLost:
-    @pytest.mark.parametrize("point", POINTS, ids=" ".join)
-    async def test_what_is_written_between_the_look_and_the_waiting_is_told(
-        self, pair: tuple[Any, Any], point: tuple[str, str, str]
-    ) -> None:
+    async def test_what_is_written_between_the_look_and_the_waiting_is_told(self, pair: tuple[Any, Any]) -> None:
         store, writer = pair
-        # A core can be called wherever its waiter is: in this loop, or in the thread that is about to wait.
-        between = Between(store, *point, lambda: core_of(writer).put("run", "node", 1))
-        assert await outcomes_of(spawn(store.wait_for("run", "node"))) == [1]
-        assert between.done
+        for number, point in enumerate(POINTS):
+            # A core can be called wherever its waiter is: in this loop, or in the thread that is about to wait.
+            put = functools.partial(core_of(writer).put, "run", str(number), number)
+            with between(store, point, put):
+                assert await outcomes_of(spawn(store.wait_for("run", str(number)))) == [number], point
 
-    @pytest.mark.parametrize("point", POINTS, ids=" ".join)
-    async def test_a_deletion_between_the_look_and_the_waiting_is_told(
-        self, pair: tuple[Any, Any], point: tuple[str, str, str]
-    ) -> None:
+    async def test_a_deletion_between_the_look_and_the_waiting_is_told(self, pair: tuple[Any, Any]) -> None:
         store, writer = pair
-        Between(store, *point, lambda: core_of(writer).delete_run("run"))
-        (outcome,) = await outcomes_of(spawn(store.wait_for("run", "node")))
-        assert isinstance(outcome, RunDeletedError)
+        for number, point in enumerate(POINTS):
+            delete = functools.partial(core_of(writer).delete_run, str(number))
+            with between(store, point, delete):
+                (outcome,) = await outcomes_of(spawn(store.wait_for(str(number), "node")))
+            assert isinstance(outcome, RunDeletedError), point
 
-    @pytest.mark.parametrize("point", POINTS, ids=" ".join)
+    @pytest.mark.parametrize("point", POINTS, ids=lambda point: " ".join(map(str, point)))
     async def test_a_close_between_the_look_and_the_waiting_is_told(
-        self, store: Any, point: tuple[str, str, str]
+        self, store: Any, point: tuple[str, str, str, int]
     ) -> None:
         closing: list[Any] = []
 
@@ -589,21 +588,23 @@ class TestNoWakeUpIsLost:
                 await asyncio.sleep(0)
                 assert news(store)._closed
 
-        Between(store, *point, begin_closing)
-        (outcome,) = await outcomes_of(spawn(store.wait_for("run", "node")))
+        with between(store, point, begin_closing):
+            (outcome,) = await outcomes_of(spawn(store.wait_for("run", "node")))
         assert isinstance(outcome, StoreClosedError)
 
-    @pytest.mark.parametrize("point", [point for point in POINTS if point[1] != "fetch"], ids=" ".join)
-    async def test_what_is_written_while_a_watch_begins_is_seen_once(
-        self, pair: tuple[Any, Any], point: tuple[str, str, str]
-    ) -> None:
+    async def test_what_is_written_while_a_watch_begins_is_seen_once(self, pair: tuple[Any, Any]) -> None:
         store, writer = pair
-        await store.put_many("run", {"b": 1, "d": 1})
-        Between(store, *point, lambda: core_of(writer).put_many("run", {"a": 2, "c": 2, "e": 2}))
-        async with watching(store) as watch:
-            assert sorted(await watch.take(5)) == ["a", "b", "c", "d", "e"]
-            await store.put("run", "last", 3)
-            assert await watch.take(1) == ["last"]
+        points = [point for point in POINTS if point[1] != "fetch"]
+        points += [("reader", "call", "before", 2), ("reader", "call", "after", 2)]
+        for number, point in enumerate(points):
+            run = str(number)
+            await store.put_many(run, {"b": 1, "d": 1})
+            put_many = functools.partial(core_of(writer).put_many, run, {"a": 2, "c": 2, "e": 2})
+            async with watching(store, run) as watch:
+                with between(store, point, put_many):
+                    assert sorted(await watch.take(5)) == ["a", "b", "c", "d", "e"], point
+                await store.put(run, "last", 3)
+                assert await watch.take(1) == ["last"], point
 
     @pytest.mark.usefixtures("shared_target")
     async def test_what_is_written_while_the_poller_takes_its_place_is_told(self, make_store: Target) -> None:
@@ -623,6 +624,27 @@ class TestNoWakeUpIsLost:
 
                 engine.poll = interposed
                 assert await outcomes_of(spawn(store.wait_for("run", moment))) == [moment]
+
+    @pytest.mark.usefixtures("shared_target")
+    async def test_who_comes_as_the_poller_ends_is_told(self, make_store: Target) -> None:
+        async with make_store() as store, make_store() as other:
+            end_polling = news(store)._end_polling
+            is_ending = threading.Event()
+
+            def end_slowly(*args: Any) -> None:
+                is_ending.set()
+                time.sleep(0.05)
+                end_polling(*args)
+
+            news(store)._end_polling = end_slowly
+            with pytest.raises(TimeoutError):
+                await store.wait_for("run", "node", timeout=0.01)
+            await until(is_ending.is_set)
+            (waiter,) = spawn(store.wait_for("run", "node"))
+            await waiting(store)
+            await asyncio.sleep(0.1)
+            await other.put("run", "node", 1)
+            assert await outcomes_of([waiter]) == [1]
 
     async def test_thousands_of_waits_and_writes_at_random_moments_all_meet(self, pair: tuple[Any, Any]) -> None:
         store, writer = pair
@@ -656,7 +678,8 @@ class TestNoWakeUpIsLost:
         async with AsyncContextStore(file_path) as store, AsyncContextStore(file_path) as other:
             began = time.perf_counter()
             waiters = spawn(*(store.wait_for("run", node) for node in outputs))
-            await waiting(store, 10_000)
+            while sum(one.ticket is not None for one in subscriptions(store)) < 10_000:
+                await asyncio.sleep(0.05)  # to look takes a while, too
             subscribed = time.perf_counter()
             await (store if writer == "same" else other).put_many("run", outputs)
             put = time.perf_counter()
