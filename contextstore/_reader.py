@@ -79,10 +79,23 @@ class OutputCache:
 
     def note_committed(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
-            if type(operation) is PutOutput and not operation.exist_ok:
-                self.fill((operation.flow_run_id, operation.node_id), operation.value, self.deletions)
+            if type(operation) is PutOutput:
+                self._note_put(operation)
             elif type(operation) is DeleteRun:
                 self._forget_run(operation.flow_run_id)
+
+    def _note_put(self, put: PutOutput) -> None:
+        key = (put.flow_run_id, put.node_id)
+        cached = self._entries.get(key)
+        if cached is not None and cached != put.value:
+            # From a run of this name that another object has deleted, and prune forgotten. (Or, with exist_ok, equal in
+            # another form.) To be dropped also where the new value is not to be kept.
+            with self._lock:
+                old = self._entries.pop(key, None)
+                if old is not None:
+                    self.bytes -= ENTRY_BYTES + len(old.data)
+        if not put.exist_ok:  # else the stored value may be an equal one in another form
+            self.fill(key, put.value, self.deletions)
 
     def _forget_run(self, flow_run_id: str) -> None:
         with self._lock:

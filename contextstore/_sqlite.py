@@ -363,8 +363,11 @@ class _SQLiteEngine:
         row = connection.execute(_FETCH_GLOBAL, (key,)).fetchone()
         if row is None:
             return 0, None
-        record = None if row[2] is None else self._global_record(row, must_be_whole)
-        return row[4], record
+        version: object = row[4]
+        if not isinstance(version, int):
+            raise CorruptStoreError(f"the version of global {key!r} in {self.location} is damaged; restore a backup")
+        is_deleted = row[1] is None and row[2] is None  # codec and value: a value alone that is gone is damage
+        return version, None if is_deleted else self._global_record(row, must_be_whole)
 
     def _write_global(self, connection: sqlite3.Connection, key: str, version: int, value: Encoded, now: int) -> None:
         connection.execute(
@@ -411,7 +414,7 @@ class _SQLiteEngine:
     def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> tuple[int, bool]:
         rows = connection.execute(
             """
-            SELECT id, size FROM output_rows
+            SELECT id, CAST(size AS INTEGER) FROM output_rows
             WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL) LIMIT ?
             """,
             remove,
@@ -439,11 +442,13 @@ class _SQLiteEngine:
         return forgotten.rowcount
 
     def _give_back_space(self, connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:
-        ((free,),) = connection.execute("PRAGMA freelist_count").fetchall()
-        pages = min(int(free), give_back.pages)
-        for _ in range(pages):  # one by one, since the sqlite3 module ends this statement after its first step
+        ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
+        for _ in range(min(before, give_back.pages)):
+            # One by one, since the sqlite3 module ends this statement after its first step.
             connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
-        return pages
+        # Counted: it gives nothing back if somebody has rebuilt the file without auto_vacuum.
+        ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
+        return int(before - after)
 
     # -- reads: in the reading connection's thread, and within commits -------------------------------------------------
 
@@ -612,6 +617,8 @@ class _SQLiteEngine:
             yield connection
         except sqlite3.Error as error:
             raise translated(error, self.location, f"could not read {what} from") from error
+        except UnicodeDecodeError as error:  # in SQLite's own message, which quotes a damaged schema
+            raise CorruptStoreError(f"could not read {what} from {self.location}: it is damaged ({error})") from error
 
     def _fetch_outputs(self, connection: sqlite3.Connection, keys: Sequence[OutputKey]) -> list[Fetched]:
         try:
@@ -918,8 +925,11 @@ class FileEngine(_SharedFileEngine):
         return outcomes
 
     def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> tuple[int, bool]:
+        ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
         removed, more = super()._remove_outputs(connection, remove)
-        self._frames += removed
+        ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
+        # About. Where SQLite is built with secure_delete, as on Debian, each page that becomes free is overwritten.
+        self._frames += removed + max(0, after - before)
         return removed, more
 
     def _give_back_space(self, connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:

@@ -12,6 +12,7 @@ import pathlib
 import random
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 
@@ -253,6 +254,7 @@ FORGOTTEN = {
     """,
     "threads that go on when the main one has ended": """
         store = ContextStore(sys.argv[1])
+        store.open()
         def use(worker):
             for i in range(20):
                 time.sleep(0.01)
@@ -273,6 +275,7 @@ FORGOTTEN = {
     "an executor whose work goes on when the main thread has ended": """
         import concurrent.futures
         store = ContextStore(sys.argv[1])
+        store.open()
         def use(i):
             time.sleep(0.01)
             store.put("run", f"{i}", i)
@@ -287,11 +290,16 @@ FORGOTTEN = {
         sys.exit(0)
     """,
 }
+NO_LATE_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
+"""These start no thread once the main one has ended, not even for threads that go on: python/cpython#113964."""
+
 OFTEN = 3  # how many times each, since it is a race that is looked for
 
 
 @pytest.mark.parametrize("story", FORGOTTEN)
 def test_a_forgotten_close_keeps_no_process_from_ending_and_loses_nothing(story: str, file_path: pathlib.Path) -> None:
+    if NO_LATE_THREADS and "begins when" in story:
+        pytest.skip("this Python starts no thread once the main one has ended")
     for attempt in range(OFTEN):
         path = file_path.with_name(f"{attempt}.db")
         options = [[], ["-W", "default"], ["-W", "error::ResourceWarning"]][attempt % 3]
@@ -347,6 +355,7 @@ def test_a_store_closed_by_atexit_is_closed_in_time(file_path: pathlib.Path) -> 
     assert stored(file_path) == {"node"}
 
 
+@pytest.mark.skipif(NO_LATE_THREADS, reason="this Python starts no thread once the main one has ended")
 def test_a_call_from_atexit_is_refused_where_the_store_is_open_and_served_where_it_is_opened_there(
     file_path: pathlib.Path,
 ) -> None:

@@ -1412,21 +1412,18 @@ class TestKilledWhileCreating:
             path = tmp_path / str(round_number) / "store.db"
             path.parent.mkdir()
             children = [_opening_child(path, delay) for delay in range(0, 4000, 500)]
-            failures = [os.read(pipe, 1000).decode() for pipe in children]
-            for pipe in children:
+            failures = [os.read(pipe, 1000).decode() for _, pipe in children]
+            for child, pipe in children:
                 os.close(pipe)
+                os.waitpid(child, 0)
             assert failures == [""] * len(children)
-        while True:
-            try:
-                os.wait()
-            except ChildProcessError:
-                return
 
 
-def _opening_child(path: pathlib.Path, delay: int) -> int:
-    """The pipe in which a child says what was wrong."""
+def _opening_child(path: pathlib.Path, delay: int) -> tuple[int, int]:
+    """A child, and the pipe in which it says what was wrong."""
     reading, writing = os.pipe()
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         try:
             os.close(reading)
             threading.Event().wait(0.005 + delay / 1e6)
@@ -1437,7 +1434,7 @@ def _opening_child(path: pathlib.Path, delay: int) -> int:
         finally:
             os._exit(0)
     os.close(writing)
-    return reading
+    return child, reading
 
 
 def _frames(wal: bytes) -> dict[int, bytes]:
