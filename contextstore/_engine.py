@@ -16,7 +16,8 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from ._codec import Encoded
+from ._codec import BYTES, JSON, Encoded
+from ._codec import checksum as value_checksum
 from ._results import CheckReport
 from .errors import ContextStoreError, CorruptStoreError, StorageError
 
@@ -110,6 +111,31 @@ class OutputRecord(NamedTuple):
 Fetched: TypeAlias = "OutputRecord | CorruptStoreError | None"
 
 
+def is_whole(owner: str, name: str, encoded: Encoded, checksum: object, size: object) -> bool:
+    """Whether a value is what was written under these names, by all that the row says of it."""
+    return (
+        encoded.codec in (JSON, BYTES)
+        and type(encoded.data) is bytes
+        and len(encoded.data) == size
+        and type(name) is str
+        and value_checksum(owner, name, encoded) == checksum
+    )
+
+
+def is_time(microseconds: object) -> bool:
+    """Whether something can have been written then: before the year 10000, where the calendar of datetime ends."""
+    return type(microseconds) is int and 0 <= microseconds < 253_402_300_800_000_000
+
+
+def after_prefix(prefix: str) -> str | None:
+    """What sorts above every string with this prefix, and below all others above it, by code point; None: nothing."""
+    for index in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[index])
+        if code < 0x10FFFF:
+            return prefix[:index] + chr(0xE000 if code == 0xD7FF else code + 1)  # past the surrogates
+    return None
+
+
 def value_bytes(operation: Operation) -> int:
     """How much an operation brings with it."""
     value = getattr(operation, "value", None)
@@ -168,8 +194,6 @@ class Engine(Protocol):
     """How messages name the store. Never a password."""
     max_value_bytes: int
     group_limits: GroupLimits
-    linger: float
-    """Seconds for which it pays to wait, after a group, for another as large."""
     poll_seconds: tuple[float, float] | None
     """How often to ask for what others have written, at first and in the end. None: nobody else can write."""
     own_threads: set[int]
@@ -239,8 +263,13 @@ class Engine(Protocol):
 
     # -- in the engine room, beside the reads and writes --------------------------------------------------------------
 
-    async def poll(self, place: Place | None) -> tuple[Place, list[OutputKey]]:
-        """What was written after this place in the store's history, and the place now, by whomever; None: from now."""
+    async def poll(
+        self, place: Place | None, outputs: Sequence[OutputKey], runs: Sequence[str]
+    ) -> tuple[Place, list[OutputKey]]:
+        """What was written after this place in the store's history, by whomever, and the place now; None: from now.
+
+        At least what there is of these outputs, and of the outputs of these runs. It may report some again.
+        """
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         """Those of the runs that are deleted."""

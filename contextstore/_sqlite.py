@@ -39,6 +39,9 @@ from ._engine import (
     RunRecord,
     Unit,
     UpsertGlobal,
+    after_prefix,
+    is_time,
+    is_whole,
     value_bytes,
 )
 from ._filelock import POLL_SECONDS, FileLock
@@ -57,8 +60,6 @@ from ._sqlite_file import (
     create_schema,
     has_content,
     identity_of,
-    is_time,
-    is_whole,
     probe,
     refuse_meddled_schema,
     schema_version,
@@ -144,7 +145,6 @@ class _SQLiteEngine:
 
     max_value_bytes = 256 * 2**20
     group_limits = GroupLimits(operations=512, bytes=4 * 2**20)
-    linger = 0.0
     poll_seconds: tuple[float, float] | None = None
 
     def __init__(self, location: str, timeout: float) -> None:
@@ -476,7 +476,7 @@ class _SQLiteEngine:
                     ORDER BY node_id
                 )
                 """,
-                (flow_run_id, prefix, _after_prefix(prefix)),
+                (flow_run_id, prefix, after_prefix(prefix) or b""),
             ).fetchone()
         names: list[str] = _codec.decode(Encoded(_codec.JSON, nodes.encode()))
         return names
@@ -509,7 +509,7 @@ class _SQLiteEngine:
                 WHERE serial < ? AND deleted_at IS NULL AND flow_run_id >= ? AND flow_run_id < ?
                 ORDER BY serial DESC
             """
-            return self._run_records(connection, query, (below, prefix, _after_prefix(prefix)), limit)
+            return self._run_records(connection, query, (below, prefix, after_prefix(prefix) or b""), limit)
 
     async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
         with self._read("the runs") as connection:
@@ -566,7 +566,7 @@ class _SQLiteEngine:
             WHERE value IS NOT NULL AND {bound} AND key < ? ORDER BY key LIMIT ?
         """  # noqa: S608 - no input in it
         with self._read("the globals") as connection:
-            parameters = (after if is_next_page else prefix, _after_prefix(prefix), limit)
+            parameters = (after if is_next_page else prefix, after_prefix(prefix) or b"", limit)
             rows = connection.execute(query, parameters).fetchall()
             return [self._global_record(row) for row in rows]
 
@@ -576,7 +576,9 @@ class _SQLiteEngine:
 
     # -- care: in the engine room --------------------------------------------------------------------------------------
 
-    async def poll(self, place: Place | None) -> tuple[Place, list[OutputKey]]:
+    async def poll(
+        self, place: Place | None, outputs: Sequence[OutputKey], runs: Sequence[str]
+    ) -> tuple[Place, list[OutputKey]]:
         raise AssertionError("poll_seconds is None: nobody else can write")
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
@@ -668,15 +670,6 @@ def _column(value: Encoded) -> str | bytes:
     return str(value.data, "utf-8") if value.codec == _codec.JSON else value.data
 
 
-def _after_prefix(prefix: str) -> str | bytes:
-    """What sorts above every string with this prefix, and below all others that sort above it, by code point."""
-    for index in range(len(prefix) - 1, -1, -1):
-        code = ord(prefix[index])
-        if code < 0x10FFFF:
-            return prefix[:index] + chr(0xE000 if code == 0xD7FF else code + 1)  # past the surrogates
-    return b""  # any blob sorts above every text
-
-
 class MemoryEngine(_SQLiteEngine):
     """A store private to its object: one connection, and nothing that needs a file."""
 
@@ -734,7 +727,9 @@ class _SharedFileEngine(_SQLiteEngine):
             self._looking.close()
             self._looking = None
 
-    async def poll(self, place: Place | None) -> tuple[Place, list[OutputKey]]:
+    async def poll(
+        self, place: Place | None, outputs: Sequence[OutputKey], runs: Sequence[str]
+    ) -> tuple[Place, list[OutputKey]]:
         self._check_identity()
         try:
             connection = self._looking_connection()
@@ -765,8 +760,6 @@ class _SharedFileEngine(_SQLiteEngine):
 
 class FileEngine(_SharedFileEngine):
     """A store in a file that several processes may have open at once."""
-
-    linger = 0.0002
 
     def __init__(self, path: str, *, timeout: float, durability: str, create: bool) -> None:
         super().__init__(path, timeout)

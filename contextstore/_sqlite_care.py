@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from . import _codec
 from ._codec import Encoded
+from ._engine import is_time, is_whole
 from ._results import CheckReport, Problem
-from ._sqlite_file import APPLICATION_ID, SCHEMA_VERSION, create_schema, is_time, is_whole, sync_folder, uri_of
+from ._sqlite_file import APPLICATION_ID, SCHEMA_VERSION, create_schema, sync_folder, uri_of
 from .errors import ContextStoreError, StorageError
 
 _PAGE = 500

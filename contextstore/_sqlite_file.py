@@ -17,8 +17,6 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from ._codec import BYTES, JSON, Encoded
-from ._codec import checksum as value_checksum
 from .errors import (
     CorruptStoreError,
     IncompatibleStoreError,
@@ -395,22 +393,6 @@ def sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def is_whole(owner: str, name: str, encoded: Encoded, checksum: object, size: object) -> bool:
-    """Whether a value is what was written under these names, by all that the row says of it."""
-    return (
-        encoded.codec in (JSON, BYTES)
-        and type(encoded.data) is bytes
-        and len(encoded.data) == size
-        and type(name) is str
-        and value_checksum(owner, name, encoded) == checksum
-    )
-
-
-def is_time(microseconds: object) -> bool:
-    """Whether something can have been written then: before the year 10000, where the calendar of datetime ends."""
-    return type(microseconds) is int and 0 <= microseconds < 253_402_300_800_000_000
 
 
 _OWN_TABLES = ("runs", "output_rows", "global_rows")

@@ -16,7 +16,8 @@ from ._sqlite import FileEngine, MemoryEngine, ReadOnlyFileEngine
 Durability = Literal["full", "normal"]
 Target = str | os.PathLike[str]
 
-_KNOWN = "a path, ':memory:', 'sqlite:///relative.db' or 'sqlite:////absolute.db'"
+_KNOWN = "a path, ':memory:', 'sqlite:///relative.db', 'sqlite:////absolute.db' or 'postgresql://user@host/database'"
+_POSTGRES = ("postgresql", "postgres")
 
 
 def engine_for(target: Target, durability: Durability, timeout: float, read_only: bool, create: bool) -> Engine:
@@ -28,6 +29,14 @@ def engine_for(target: Target, durability: Durability, timeout: float, read_only
         raise TypeError(f"target must be a str or a Path, not {type(target).__name__}")
     elif target == ":memory:":
         return _memory_engine(timeout, read_only)
+    elif target.partition("://")[0].lower() in _POSTGRES and "://" in target:
+        from . import _postgres
+        from ._postgres_lane import address_of
+
+        address = address_of(target)
+        return _postgres.PostgresEngine(
+            address, timeout=timeout, durability=durability, read_only=read_only, create=create
+        )
     elif "://" in target:
         path = _path_of_url(target)
         if path == ":memory:":

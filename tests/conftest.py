@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import inspect
+import itertools
 import pathlib
 import signal
 import threading
@@ -19,6 +20,8 @@ from typing import Any, Self
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore
+
+from .servers import Server, running_server
 
 
 class Awaited:
@@ -48,10 +51,10 @@ class Awaited:
 class Target:
     """Where the stores of a test are, and how a second one of the same place is made."""
 
-    def __init__(self, face: str, engine: str, folder: pathlib.Path) -> None:
+    def __init__(self, face: str, engine: str, location: Any) -> None:
         self.face = face
         self.engine = engine
-        self.location: Any = ":memory:" if engine == "memory" else folder / "store.db"
+        self.location = location
         self.made: list[Any] = []
 
     def __call__(self, **options: Any) -> Any:
@@ -68,13 +71,16 @@ class Target:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FACES = ["async", "sync"]
-ENGINES = ["file", "memory"]
+ENGINES = ["file", "memory", "postgres"]
+_schemas = itertools.count(1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "make_store" in metafunc.fixturenames:
         # A test that needs two store objects on one place cannot run on an engine that keeps its place to itself.
-        engines = ["file"] if "shared_target" in metafunc.fixturenames else ENGINES
+        engines = [engine for engine in ENGINES if engine != "memory" or "shared_target" not in metafunc.fixturenames]
+        if "embedded" in metafunc.fixturenames:
+            engines.remove("postgres")
         metafunc.parametrize(
             "face_and_engine", [(f, e) for f in FACES for e in engines], ids=lambda pair: "-".join(pair), indirect=False
         )
@@ -86,10 +92,32 @@ def shared_target() -> None:
 
 
 @pytest.fixture
-async def make_store(face_and_engine: tuple[str, str], tmp_path: pathlib.Path) -> AsyncIterator[Target]:
+def embedded() -> None:
+    """Asked for by tests that are about SQLite, or look at its tables with plain sqlite3."""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A server for all tests that only look at behaviour: quick, and not made to survive anything."""
+    with running_server() as server:
+        yield server
+
+
+def new_location(engine: str, request: pytest.FixtureRequest) -> Any:
+    """Where nobody has been yet."""
+    if engine == "memory":
+        return ":memory:"
+    if engine == "postgres":
+        return request.getfixturevalue("postgres").url(schema=f"test_{next(_schemas)}")
+    return request.getfixturevalue("tmp_path") / "store.db"
+
+
+@pytest.fixture
+async def make_store(face_and_engine: tuple[str, str], request: pytest.FixtureRequest) -> AsyncIterator[Target]:
     # The default executor has a handful of threads, and a blocked call takes one.
     asyncio.get_running_loop().set_default_executor(concurrent.futures.ThreadPoolExecutor(100))
-    target = Target(*face_and_engine, tmp_path)
+    face, engine = face_and_engine
+    target = Target(face, engine, new_location(engine, request))
     yield target
     for store in target.made:
         await store.close()

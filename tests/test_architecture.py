@@ -30,15 +30,15 @@ FLOORS: list[tuple[str, ...]] = [
     ("errors",),  # what may go wrong
     ("_keys", "_codec", "_results", "_callers", "_filelock"),  # ids, values, results, ways to wait: each on its own
     ("_engine", "_sqlite_file"),  # the contract of an engine; the file of one
-    ("_room", "_lane", "_reader", "_batch", "_flow", "_sqlite_care"),
-    ("_watch", "_writer", "_sqlite"),  # who waits, who commits with whom; engines: all SQL (_postgres goes here)
+    ("_room", "_lane", "_postgres_lane", "_postgres_sql", "_reader", "_batch", "_flow", "_sqlite_care"),
+    ("_watch", "_writer", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL
     ("_target",),  # from a path or a URL to an engine
     ("_store",),  # the core, and the async face
     ("_sync",),  # the blocking face
     ("_atomic",),  # what is built on the public calls alone (_transfer and the like go here, then _cli)
     ("__init__",),  # the front door
 ]
-SQL_ROOMS = {"_sqlite", "_sqlite_care", "_sqlite_file", "_postgres"}
+SQL_ROOMS = {"_sqlite", "_sqlite_care", "_sqlite_file", "_postgres", "_postgres_sql"}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("**/*.py"))
 

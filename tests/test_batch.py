@@ -362,6 +362,7 @@ class TestNotComingToItsEnd:
         assert await contents(store) == NOTHING
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_one_that_waits_too_long_for_the_lock_stores_nothing(self, make_store: Target) -> None:
         async with make_store(timeout=0.05) as one, make_store() as other:
             gate = Gate(other)

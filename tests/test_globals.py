@@ -67,6 +67,7 @@ class TestEntries:
         assert (await store.get_global_entry("key")).value == b"\x00\xff"
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_a_damaged_one_is_an_error_that_names_it(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put_global("key", 1)
@@ -86,6 +87,7 @@ class TestEntries:
     @pytest.mark.parametrize(
         "change", ["version = 'damaged'", "written_at = 'damaged'", "written_at = 1 << 61", "written_at = -1"]
     )
+    @pytest.mark.usefixtures("embedded")
     async def test_so_is_one_whose_version_or_time_is_none(self, make_store: Target, change: str) -> None:
         async with make_store() as store:
             await store.put_global("key", 1)
@@ -101,6 +103,7 @@ class TestEntries:
                 assert (await store.get_global_entry("key")).version == 2
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_a_value_that_is_gone_does_not_pass_for_a_deleted_one(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put_global("key", 1)
@@ -176,6 +179,7 @@ class TestListing:
             await store.list_globals(after=7)
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_the_work_of_a_page_does_not_grow_with_those_before_it(self, make_store: Target) -> None:
         async with make_store():
             pass

@@ -79,6 +79,7 @@ class TestExists:
         assert await store.exists("run", "node")
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_it_loads_no_value(self, make_store: Target) -> None:
         async with make_store(cache_bytes=0) as store:
             await store.put("run", "node", 1)
@@ -129,6 +130,7 @@ class TestGetEntry:
         assert (await store.get_entry("run", "node")).value == [1]
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_a_damaged_output_is_an_error_that_names_it(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put("run", "node", 1)
@@ -138,6 +140,7 @@ class TestGetEntry:
 
     @pytest.mark.usefixtures("shared_target")
     @pytest.mark.parametrize("time", ["'yesterday'", "-1", "1 << 61", "1e300"])
+    @pytest.mark.usefixtures("embedded")
     async def test_so_is_one_whose_time_can_be_none(self, make_store: Target, time: str) -> None:
         async with make_store() as store:
             await store.put("run", "node", 1)
@@ -413,6 +416,7 @@ class TestGetMany:
             await store.get_many("run", ["a", ""])
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_a_damaged_output_among_them_is_an_error_that_names_it(self, make_store: Target) -> None:
         async with make_store(cache_bytes=0) as store:
             await store.put_many("run", {"a": 1, "b": 2})
@@ -495,6 +499,7 @@ class TestIterOutputs:
         assert peak < 5_000_000
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_a_paused_iteration_holds_nothing(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put_many("run", {f"{i:04}": "x" * 100 for i in range(1000)})
@@ -569,6 +574,7 @@ class TestIterOutputs:
             await ids_of(store, "")
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_a_damaged_output_is_an_error_that_names_it(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put_many("run", {f"{i:03}": i for i in range(10)})

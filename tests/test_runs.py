@@ -25,6 +25,7 @@ from contextstore import (
     RunDeletedError,
     StorageError,
     StoreClosedError,
+    _postgres,
     _sqlite,
     _store,
     new_flow_run_id,
@@ -60,6 +61,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(_sqlite, "time", clock)
     monkeypatch.setattr(_store, "time", clock)
+    monkeypatch.setattr(_postgres, "time", clock)
     return clock
 
 
@@ -304,6 +306,7 @@ class TestForkRun:
         assert await runs_of(store) == [target, "source"]
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_the_stored_bytes_are_the_same(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put_many("source", {"a": {"z": 1, "a": 2.50, "t": "é"}, "b": b"{}", "c": "{}"})
@@ -786,6 +789,7 @@ class TestPrune:
         assert await runs_of(store) == ["young"]
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_a_dry_run_leaves_the_tables_as_they_were(self, make_store: Target, clock: Clock) -> None:
         async with make_store() as store:
             await store.put("old", "a", 1)

@@ -33,7 +33,7 @@ from contextstore import (
     _store,
 )
 
-from .conftest import ENGINES, FACES, Target
+from .conftest import ENGINES, FACES, Target, new_location
 from .doubles import core_of, fail, until
 from .processes import Child, children
 
@@ -80,15 +80,16 @@ def nobody_is_left_waiting(request: pytest.FixtureRequest) -> Iterator[None]:
             time.sleep(0.001)
 
 
-PAIRS = [(face, *how) for face in FACES for how in [("file", "same"), ("memory", "same"), ("file", "other")]]
+HOW = [("file", "same"), ("memory", "same"), ("file", "other"), ("postgres", "same"), ("postgres", "other")]
+PAIRS = [(face, *how) for face in FACES for how in HOW]
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)
-async def pair(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> AsyncIterator[tuple[Any, Any]]:
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Any, Any]]:
     """A store that waits and one that writes: the same object, or another one on the same place."""
     face, engine, writer = request.param
     asyncio.get_running_loop().set_default_executor(concurrent.futures.ThreadPoolExecutor(100))
-    make_store = Target(face, engine, tmp_path)
+    make_store = Target(face, engine, new_location(engine, request))
     async with make_store() as store:
         if writer == "same":
             yield store, store
@@ -98,9 +99,9 @@ async def pair(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> AsyncI
 
 
 @pytest.fixture(params=ENGINES)
-async def tasks_store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> AsyncIterator[AsyncContextStore]:
+async def tasks_store(request: pytest.FixtureRequest) -> AsyncIterator[AsyncContextStore]:
     """For what the blocking face cannot do."""
-    async with Target("async", request.param, tmp_path)() as store:
+    async with Target("async", request.param, new_location(request.param, request))() as store:
         yield store
 
 
@@ -214,6 +215,7 @@ class TestWaitFor:
                 await store.wait_for(run, node, timeout=0)
 
     @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
     async def test_a_damaged_output_is_an_error_and_not_waited_for(
         self, make_store: Target, tmp_path: pathlib.Path
     ) -> None:
@@ -484,9 +486,9 @@ class TestCancellation:
             engine: Any = core_of(store)._engine
             poll, polls = engine.poll, itertools.count()
 
-            async def counting(place: Any) -> Any:
+            async def counting(*args: Any) -> Any:
                 next(polls)
-                return await poll(place)
+                return await poll(*args)
 
             engine.poll = counting
             await store.put("run", "there", 1)
@@ -606,18 +608,18 @@ class TestNoWakeUpIsLost:
                 await store.put(run, "last", 3)
                 assert await watch.take(1) == ["last"], point
 
-    @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("shared_target", "embedded")
     async def test_what_is_written_while_the_poller_takes_its_place_is_told(self, make_store: Target) -> None:
         for moment in ("before", "after"):
             async with make_store() as store:
                 engine: Any = core_of(store)._engine
                 poll, left = engine.poll, [moment]
 
-                async def interposed(place: Any, poll: Any = poll, left: list[str] = left) -> Any:
+                async def interposed(*args: Any, poll: Any = poll, left: list[str] = left) -> Any:
                     now = left.pop() if left else None
                     if now == "before":
                         _write_plainly(make_store.location, now)
-                    result = await poll(place)
+                    result = await poll(*args)
                     if now == "after":
                         _write_plainly(make_store.location, now)
                     return result
@@ -788,7 +790,7 @@ class TestWatch:
                 await store.put("run", f"{i:03}", i)
             assert [(await first).node_id, *await watch.take(199)] == [f"{i:03}" for i in range(200)]
 
-    @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("shared_target", "embedded")
     async def test_a_reader_that_lags_misses_nothing(self, make_store: Target) -> None:
         async with make_store(cache_bytes=0) as store, make_store() as other, watching(store) as watch:
             await store.put("run", "a", 0)
@@ -983,6 +985,7 @@ class TestAPollThatFails:
             (outcome,) = await outcomes_of(spawn(store.wait_for("run", "node")))
             assert isinstance(outcome, StorageError)
 
+    @pytest.mark.usefixtures("embedded")
     async def test_a_file_that_was_deleted_is_not_waited_for(self, make_store: Target) -> None:
         async with make_store() as store:
             (waiter,) = spawn(store.wait_for("run", "node"))
@@ -998,10 +1001,10 @@ class TestAPollThatFails:
             engine: Any = core_of(store)._engine
             poll, chance = engine.poll, random.Random(5)
 
-            async def failing(place: Any) -> Any:
+            async def failing(*args: Any) -> Any:
                 if chance.random() < 0.3:
                     raise StorageError("now and then")
-                return await poll(place)
+                return await poll(*args)
 
             engine.poll = failing
 

@@ -284,6 +284,7 @@ class TestFailures:
 
 
 class TestNoRoom:
+    @pytest.mark.usefixtures("embedded")
     async def test_a_full_database_refuses_exactly_what_does_not_fit(self, store: Any) -> None:
         for i in range(5):
             await store.put("run", f"before-{i}", "x")

@@ -1,0 +1,797 @@
+"""The engine past one machine: a schema in a PostgreSQL database.
+
+Rules of this room: with _postgres_sql, all SQL of PostgreSQL. Everything here runs on the engine room's loop, over
+connections of its own (_postgres_lane): one that writes, a few that read. Writes go through one at a time, grouped.
+
+A network may lose an answer, so each write carries a token, which is stored in the rows that it writes. Whoever is
+not answered connects anew and sends the same again under the same token: rows that bear it are his own. The server
+makes the second wait for the first if that is still under way, so that no order of the two stores anything twice.
+
+A deletion marks the run first, and removes its outputs in later commits. A put looks at the mark in the same statement;
+one that began before the mark may still leave a row behind it, which no reader sees and the next ``prune`` removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from . import _codec
+from ._codec import Encoded
+from ._engine import (
+    Counts,
+    DeleteGlobal,
+    DeleteRun,
+    EngineStats,
+    Fetched,
+    ForgetRuns,
+    GiveBackSpace,
+    GlobalRecord,
+    GroupLimits,
+    Job,
+    Operation,
+    Outcome,
+    OutputKey,
+    OutputRecord,
+    Place,
+    PutGlobal,
+    PutOutput,
+    RemoveOutputs,
+    RunRecord,
+    Unit,
+    UpsertGlobal,
+    after_prefix,
+    is_time,
+    is_whole,
+    own_error,
+    report_bug,
+)
+from ._postgres_lane import Address, Connection, ConnectionLostError, Deadline, TryAgainError, state_of
+from ._postgres_sql import SCHEMA, SCHEMA_VERSION, statements_for
+from ._results import CheckReport, Problem
+from .errors import (
+    AlreadyExistsError,
+    ContextStoreError,
+    CorruptStoreError,
+    GlobalAlreadyExistsError,
+    IncompatibleStoreError,
+    RunDeletedError,
+    StorageError,
+    StoreBusyError,
+    StoreNotFoundError,
+    VersionConflictError,
+)
+
+logger = logging.getLogger("contextstore")
+
+_READERS = 3
+_PAUSES = (0.01, 0.5)
+"""Seconds between two attempts to reach the server, at first and in the end."""
+_REMOVE_BYTES = 4 * 2**20
+"""How many bytes of outputs a commit removes, about."""
+_NOBODY = uuid.UUID(int=0)
+_LAST_CHANCE = 1.0
+"""Seconds that a commit gets at least, however long it has waited for its turn."""
+
+
+class _AlreadyDoneError(Exception):
+    """A row bears the token of the unit that is being tried again: it has been committed."""
+
+
+class _RunForgottenError(Exception):
+    """A run's tombstone was removed, and so its serial; its id may be used anew."""
+
+
+class PostgresEngine:
+    """A store in a schema of a PostgreSQL database, shared with any number of clients."""
+
+    max_value_bytes = 16 * 2**20
+    group_limits = GroupLimits(operations=256, bytes=2**20)
+    poll_seconds: tuple[float, float] | None = (0.005, 0.25)
+
+    def __init__(self, address: Address, *, timeout: float, durability: str, read_only: bool, create: bool) -> None:
+        self.location = address.location
+        self.own_threads: set[int] = set()
+        self._address = address
+        self._timeout = timeout
+        self._create = create and not read_only
+        self._settings = {"jit": "off"}
+        if durability == "normal":
+            self._settings["synchronous_commit"] = "off"
+        if read_only:
+            self._settings["default_transaction_read_only"] = "on"
+        self._durability = durability
+        self._sql = statements_for(address.schema)
+        self._writing = Connection(address, self._settings)
+        self._idle: list[Connection] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._jobs: set[asyncio.Task[None]] = set()
+        # Serials of runs that were alive when this object last looked. What is deleted since is seen by the insert.
+        self._serials: dict[str, int] = {}
+        self._turn_ends = 0.0
+        self._commit_time = 0
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._turns = asyncio.Lock()
+        self._readers = asyncio.Semaphore(_READERS)
+        try:
+            await self._open(time.monotonic() + self._timeout)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, ModuleNotFoundError) and error.name == "asyncpg":
+                raise StorageError(
+                    f"{self.location} needs asyncpg, which is not installed: pip install 'contextstore[postgres]'"
+                ) from error
+            raise
+
+    async def _open(self, deadline: Deadline) -> None:
+        collisions = 0
+        while True:
+            try:
+                if await self._is_set_up(deadline):
+                    break
+                if not self._create:
+                    raise StoreNotFoundError(f"there is no store at {self.location}; create=True would make one")
+                await self._set_up(deadline)
+                break
+            except ConnectionLostError as lost:
+                self._writing.terminate()
+                # A server that starts up or that is full will answer soon; one that does not answer at all may never.
+                if isinstance(lost.__cause__, OSError | None) or time.monotonic() > deadline:
+                    raise StorageError(
+                        f"could not connect to {self.location}: {lost}; is the server running, and the URL right?"
+                    ) from lost.__cause__
+            except TryAgainError:
+                pass
+            except StorageError as error:
+                # Somebody else creates it at the same moment: 23505, 42P06, 42P07 and 42710, also in spite of IF NOT
+                # EXISTS. Unless there are such tables and no store.
+                if state_of(error) not in ("23505", "42P06", "42P07", "42710"):
+                    raise
+                collisions += 1
+                if collisions > 20:
+                    raise IncompatibleStoreError(
+                        f"{self.location} has tables of another program; it was left as it is: name another schema"
+                    ) from error
+            await asyncio.sleep(random.uniform(*_PAUSES) / 4)  # noqa: S311 - no secret
+        await self._look_at_settings(deadline)
+
+    async def _is_set_up(self, deadline: Deadline) -> bool:
+        try:
+            rows = await self._writing.fetch(deadline, self._sql["format"])
+        except StorageError as error:
+            if state_of(error) in ("42P01", "3F000"):  # no such table, no such schema
+                return False
+            raise
+        if [tuple(row) for row in rows] != [(SCHEMA_VERSION,)]:
+            raise IncompatibleStoreError(
+                f"{self.location} was written by a newer version of contextstore (schema "
+                f"{[row[0] for row in rows]}, this one knows {SCHEMA_VERSION}); it was left as it is"
+            )
+        return True
+
+    async def _set_up(self, deadline: Deadline) -> None:
+        # One string without parameters is one transaction.
+        await self._writing.execute(deadline, SCHEMA.replace("{schema}", self._address.schema))
+
+    async def _look_at_settings(self, deadline: Deadline) -> None:
+        settings = dict(await self._writing.fetch(deadline, self._sql["settings"]))
+        if settings.get("server_encoding") != "UTF8":
+            raise IncompatibleStoreError(
+                f"{self.location} has the encoding {settings.get('server_encoding')}; a store needs UTF8"
+            )
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+            if settings.get(name) == "off" and self._durability == "full":
+                logger.warning("%s has %s=off: a power cut there may lose what was acknowledged", self.location, name)
+
+    async def close(self) -> None:
+        while self._jobs:
+            await asyncio.wait(self._jobs)
+        self._loop = None
+        for connection in (self._writing, *self._idle):
+            await connection.close()
+        self._idle.clear()
+        self._serials.clear()
+
+    def post_write(self, job: Job) -> None:
+        self._post(job)
+
+    def post_read(self, job: Job) -> None:
+        self._post(job)
+
+    def _post(self, job: Job) -> None:
+        loop = self._loop
+        if loop is None:
+            raise StorageError(f"{self.location} is closed")
+        if threading.get_ident() == self._loop_thread:
+            self._start(job)
+        else:
+            loop.call_soon_threadsafe(self._start, job)
+
+    def _start(self, job: Job) -> None:
+        task = asyncio.ensure_future(self._run(job))
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await job()
+        except Exception as error:  # noqa: BLE001 - a bug; nobody waits for this task
+            report_bug("a job of %s failed in an unforeseen way", self.location, error=error)
+
+    # -- writes -------------------------------------------------------------------------------------------------------
+
+    async def begin_turn(self, wanted: Callable[[], bool]) -> bool:
+        await self._turns.acquire()
+        self._turn_ends = time.monotonic() + self._timeout
+        pause, longest = _PAUSES
+        try:
+            while not self._writing.is_connected:
+                try:
+                    await self._writing.connect(time.monotonic() + min(self._timeout, 5.0))
+                except (ConnectionLostError, TryAgainError) as error:
+                    logger.info("%s does not answer: %s", self.location, error)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, longest)
+                    if not wanted():
+                        self._turns.release()
+                        return False
+        except BaseException:
+            self._turns.release()
+            raise
+        return True
+
+    def end_turn(self) -> None:
+        self._turns.release()
+
+    async def tidy(self) -> None:
+        """Nothing to do: the server does it."""
+
+    async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
+        deadline = max(self._turn_ends, time.monotonic() + _LAST_CHANCE)
+        # By this machine's clock, as on SQLite: an age is reckoned by the clock of whoever asks.
+        self._commit_time = time.time_ns() // 1000
+        outcomes: list[Outcome | None] = [None] * len(units)
+        puts = {place: unit[0] for place, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is PutOutput}
+        if puts:
+            for place, outcome in (await self._put_outputs(puts, deadline)).items():
+                outcomes[place] = outcome
+        for place, unit in enumerate(units):
+            if outcomes[place] is None:
+                try:
+                    outcomes[place] = await self._commit_unit(unit, deadline)
+                except ContextStoreError as error:
+                    outcomes[place] = error
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def _put_outputs(self, puts: dict[int, PutOutput], deadline: Deadline) -> dict[int, Outcome]:
+        """Put them in one statement; each is refused for itself. By place in the group.
+
+        Raises StorageError if the server refused the statement for good: then nothing is stored.
+        """
+        outcomes: dict[int, Outcome] = {}
+        left, token, sent = puts, uuid.uuid4(), False
+        attempt = _Attempts(self.location, deadline)
+        while left:
+            # A key once at a time: who comes later with the same is refused, or not, by what is there then.
+            now = {(put.flow_run_id, put.node_id): place for place, put in reversed(left.items())}
+            try:
+                runs = await self._alive_runs([put.flow_run_id for put in left.values()], token, deadline)
+                self._remember(runs)
+                rows = []
+                for (flow_run_id, _), place in now.items():
+                    serial = runs[flow_run_id]
+                    if serial is None:
+                        outcomes[place] = RunDeletedError(flow_run_id)
+                    else:
+                        rows.append((serial, place, left[place]))
+                if rows:
+                    sent = True
+                    outcomes |= await self._insert_outputs(rows, token, deadline)
+            except (ConnectionLostError, TryAgainError) as error:
+                if not await attempt.may_go_on(error):
+                    unknown = attempt.failure(sent)
+                    return outcomes | {place: own_error(unknown, self) for place in left}
+                continue
+            before = len(left)
+            left = {place: put for place, put in left.items() if place not in outcomes}
+            if len(left) < before:  # those with keys of their own are done: the rest are other writes
+                token, sent = uuid.uuid4(), False
+        return outcomes
+
+    async def _alive_runs(self, flow_run_ids: list[str], token: uuid.UUID, deadline: Deadline) -> dict[str, int | None]:
+        """The serials of the runs, which are made if they are new; None: the run is deleted."""
+        found: dict[str, int | None] = {run: self._serials[run] for run in flow_run_ids if run in self._serials}
+        missing = [run for run in dict.fromkeys(flow_run_ids) if run not in found]
+        while missing:
+            for run, serial, is_deleted in await self._writing.fetch(deadline, self._sql["find_runs"], missing):
+                found[run] = None if is_deleted else serial
+            missing = [run for run in missing if run not in found]
+            if missing:
+                await self._writing.execute(deadline, self._sql["insert_runs"], missing, token, self._commit_time)
+        return found
+
+    def _remember(self, runs: dict[str, int | None]) -> None:
+        if len(self._serials) > 10_000:
+            self._serials.clear()
+        self._serials.update({run: serial for run, serial in runs.items() if serial is not None})
+
+    async def _insert_outputs(
+        self, rows: list[tuple[int, int, PutOutput]], token: uuid.UUID, deadline: Deadline
+    ) -> dict[int, Outcome]:
+        """What became of each row (serial, place, put), by place; a place that is missing is to be tried again."""
+        columns = _columns([(serial, put) for serial, _, put in rows])
+        written = await self._writing.execute(deadline, self._sql["insert_outputs"], *columns, token, self._commit_time)
+        if written == len(rows):
+            return {place: [None] for _, place, _ in rows}
+        outcomes: dict[int, Outcome] = {}
+        looked = await self._writing.fetch(deadline, self._sql["look_back"], columns[0], columns[1])
+        for (_, place, put), seen in zip(rows, looked, strict=True):
+            try:
+                if self._is_mine(put, seen, token):
+                    outcomes[place] = [None]
+            except ContextStoreError as refused:
+                outcomes[place] = refused
+        return outcomes
+
+    def _is_mine(self, put: PutOutput, seen: Any, token: uuid.UUID) -> bool:
+        """Whether the output is stored, as asked. False: it has to be tried again. Raises what it is refused for."""
+        run_is_there, is_deleted, writer, codec, value, checksum, size = seen
+        if not run_is_there:  # its tombstone was forgotten: the id is free again
+            self._serials.pop(put.flow_run_id, None)
+            return False
+        if is_deleted:
+            self._serials.pop(put.flow_run_id, None)
+            raise RunDeletedError(put.flow_run_id)
+        if writer is None:
+            return False
+        if writer == token:
+            return True
+        stored = Encoded(codec, value)
+        if not is_whole(put.flow_run_id, put.node_id, stored, checksum, size):
+            raise self._damaged(put.flow_run_id, put.node_id)
+        same_value = _codec.equal(stored, put.value)
+        if not (put.exist_ok and same_value):
+            raise AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
+        return True
+
+    # -- units that are more than one put: a transaction each ----------------------------------------------------------
+
+    async def _commit_unit(self, unit: Unit, deadline: Deadline) -> list[Any]:
+        token = uuid.uuid4()
+        attempt = _Attempts(self.location, deadline)
+        unanswered: list[Any] | None = None  # the results of an earlier attempt, if the answer to its COMMIT was lost
+        while True:
+            results: list[Any] | None = None  # known before COMMIT is sent
+            try:
+                async with self._transaction(deadline):
+                    results = await self._apply_unit(unit, token, unanswered, deadline)
+                return results  # noqa: RET504 - needed where the answer to COMMIT is lost
+            except _AlreadyDoneError:
+                assert unanswered is not None
+                return unanswered
+            except _RunForgottenError:  # since its serial was looked up
+                continue
+            except TryAgainError as error:  # the server has undone this attempt for certain
+                if not await attempt.may_go_on(error):
+                    raise attempt.failure(unanswered is not None) from error
+            except ConnectionLostError as error:
+                unanswered = unanswered or results
+                in_time = await attempt.may_go_on(error)
+                if not in_time or (unanswered and not any(_leaves_a_token(operation) for operation in unit)):
+                    raise attempt.failure(unanswered is not None) from error
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, deadline: Deadline) -> AsyncIterator[None]:
+        await self._writing.execute(deadline, "BEGIN")
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, ConnectionLostError):
+                with contextlib.suppress(ConnectionLostError, TryAgainError, StorageError):
+                    await self._writing.execute(deadline, "ROLLBACK")
+            raise
+        try:
+            await self._writing.execute(deadline, "COMMIT")
+        except (TryAgainError, StorageError):  # refused, and so undone
+            with contextlib.suppress(ConnectionLostError, TryAgainError, StorageError):
+                await self._writing.execute(deadline, "ROLLBACK")
+            raise
+
+    async def _apply_unit(
+        self,
+        unit: Unit,
+        token: uuid.UUID,
+        unanswered: list[Any] | None,
+        deadline: Deadline,
+    ) -> list[Any]:
+        results: list[Any] = [None] * len(unit)
+        refused: dict[int, ContextStoreError] = {}
+        puts = {place: operation for place, operation in enumerate(unit) if type(operation) is PutOutput}
+        if puts and await self._apply_puts(puts, token, refused, deadline):
+            unanswered = None  # they were not there: an earlier attempt cannot have succeeded
+        keys = sorted({o.key for o in unit if isinstance(o, PutGlobal | UpsertGlobal | DeleteGlobal)})
+        if keys:
+            await self._apply_globals(unit, keys, token, unanswered, results, refused, deadline)
+        if refused:
+            raise refused[min(refused)]
+        for place, operation in enumerate(unit):
+            match operation:
+                case DeleteRun():
+                    results[place] = await self._delete_run(operation, token, deadline)
+                case RemoveOutputs():
+                    results[place] = await self._remove_outputs(operation, deadline)
+                case ForgetRuns():
+                    results[place] = await self._writing.execute(deadline, self._sql["forget_runs"], *operation)
+                case GiveBackSpace():  # the server does so by itself
+                    results[place] = 0
+        return results
+
+    async def _apply_puts(
+        self,
+        puts: dict[int, PutOutput],
+        token: uuid.UUID,
+        refused: dict[int, ContextStoreError],
+        deadline: Deadline,
+    ) -> bool:
+        """Whether any of them was new."""
+        serials = await self._alive_runs([put.flow_run_id for put in puts.values()], token, deadline)
+        rows = []
+        keys: dict[OutputKey, PutOutput] = {}
+        for place, put in puts.items():
+            serial = serials[put.flow_run_id]
+            twin = keys.setdefault((put.flow_run_id, put.node_id), put)
+            if serial is None:
+                refused[place] = RunDeletedError(put.flow_run_id)
+            elif twin is not put:
+                same_value = _codec.equal(twin.value, put.value)
+                if not (put.exist_ok and same_value):
+                    refused[place] = AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
+            else:
+                rows.append((serial, place, put))
+        anything_new = False
+        for some in _parts(rows, self.group_limits):
+            columns = _columns([(serial, put) for serial, _, put in some])
+            written = await self._writing.execute(
+                deadline, self._sql["insert_outputs"], *columns, token, self._commit_time
+            )
+            anything_new = anything_new or written > 0
+            if written == len(some):
+                continue
+            looked = await self._writing.fetch(deadline, self._sql["look_back"], columns[0], columns[1])
+            for (_, place, put), seen in zip(some, looked, strict=True):
+                if seen[2] == token and not anything_new:
+                    raise _AlreadyDoneError
+                try:
+                    if not self._is_mine(put, seen, token):
+                        raise _RunForgottenError
+                except ContextStoreError as error:
+                    refused[place] = error
+        return anything_new
+
+    async def _apply_globals(
+        self,
+        unit: Unit,
+        keys: list[str],
+        token: uuid.UUID,
+        unanswered: list[Any] | None,
+        results: list[Any],
+        refused: dict[int, ContextStoreError],
+        deadline: Deadline,
+    ) -> None:
+        await self._writing.execute(deadline, self._sql["claim_globals"], keys, _NOBODY)
+        state = {row[0]: row for row in await self._writing.fetch(deadline, self._sql["lock_globals"], keys)}
+        for place, operation in enumerate(unit):
+            if not isinstance(operation, PutGlobal | UpsertGlobal | DeleteGlobal):
+                continue
+            _, version, writer, codec, value, checksum, size, _ = state[operation.key]
+            if writer == token:
+                raise _AlreadyDoneError
+            if unanswered and isinstance(operation, UpsertGlobal) and version > unanswered[place]:
+                # It has had the version that this unit may have given it, and others have written it since.
+                raise StorageError(f"the connection to {self.location} was lost during a commit", True)
+            try:
+                new = self._new_global(
+                    operation, version, None if value is None else Encoded(codec, value), checksum, size
+                )
+            except ContextStoreError as error:
+                refused[place] = error
+                continue
+            if new is None:
+                results[place] = False if isinstance(operation, DeleteGlobal) else None
+                continue
+            new_version, new_value = new
+            results[place] = {PutGlobal: None, UpsertGlobal: new_version, DeleteGlobal: True}[type(operation)]
+            columns = (
+                (None, None, None, None)
+                if new_value is None
+                else (
+                    new_value.codec,
+                    new_value.data,
+                    _codec.checksum("", operation.key, new_value),
+                    len(new_value.data),
+                )
+            )
+            await self._writing.execute(
+                deadline, self._sql["write_global"], operation.key, new_version, token, *columns, self._commit_time
+            )
+
+    def _new_global(
+        self,
+        operation: PutGlobal | UpsertGlobal | DeleteGlobal,
+        version: int,
+        stored: Encoded | None,
+        checksum: int | None,
+        size: int | None,
+    ) -> tuple[int, Encoded | None] | None:
+        """The version and the value that it is to have; None: what it has. Raises what it is refused for."""
+        match operation:
+            case PutGlobal():
+                if stored is None:
+                    return version + 1, operation.value
+                if not is_whole("", operation.key, stored, checksum, size):
+                    raise CorruptStoreError(f"global {operation.key!r} in {self.location} is damaged")
+                same_value = _codec.equal(stored, operation.value)
+                if not (operation.exist_ok and same_value):
+                    raise GlobalAlreadyExistsError(operation.key, same_value)
+                return None
+            case UpsertGlobal():
+                actual = 0 if stored is None else version
+                if operation.expected_version is not None and operation.expected_version != actual:
+                    raise VersionConflictError(operation.key, operation.expected_version, actual)
+                return version + 1, operation.value
+            case DeleteGlobal():
+                return None if stored is None else (version, None)
+
+    async def _remove_outputs(self, remove: RemoveOutputs, deadline: Deadline) -> tuple[int, bool]:
+        removed = await self._writing.execute(deadline, self._sql["remove_outputs"], *remove, _REMOVE_BYTES)
+        return removed, bool(await self._writing.fetch(deadline, self._sql["has_outputs"], remove.flow_run_id))
+
+    async def _delete_run(self, delete: DeleteRun, token: uuid.UUID, deadline: Deadline) -> bool:
+        if delete.idle_since is None:
+            await self._writing.execute(
+                deadline, self._sql["insert_runs"], [delete.flow_run_id], _NOBODY, self._commit_time
+            )
+        rows = await self._writing.fetch(deadline, self._sql["lock_run"], delete.flow_run_id)
+        self._serials.pop(delete.flow_run_id, None)
+        if not rows:
+            return False
+        ((serial, is_deleted, writer),) = rows
+        if is_deleted:
+            if writer == token:
+                raise _AlreadyDoneError
+            return False
+        if delete.idle_since is not None:
+            ((last,),) = await self._writing.fetch(deadline, self._sql["last_written"], serial)
+            if last is None or last >= delete.idle_since:
+                return False
+        await self._writing.execute(deadline, self._sql["mark_deleted"], serial, token, self._commit_time)
+        return True
+
+    # -- reads --------------------------------------------------------------------------------------------------------
+
+    async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
+        """The rows of a statement that only reads, tried until the timeout."""
+        attempt = _Attempts(self.location, time.monotonic() + self._timeout)
+        while True:
+            try:
+                async with self._reading() as connection:
+                    return await connection.fetch(attempt.deadline, self._sql[statement], *arguments)
+            except (ConnectionLostError, TryAgainError) as error:
+                if not await attempt.may_go_on(error):
+                    raise attempt.failure(False) from error
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Connection]:
+        async with self._readers:
+            connection = self._idle.pop() if self._idle else Connection(self._address, self._settings)
+            try:
+                yield connection
+            finally:
+                self._idle.append(connection)
+
+    async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
+        found: list[Fetched] = [None] * len(keys)
+        rows = await self._fetch("fetch_outputs", [key[0] for key in keys], [key[1] for key in keys])
+        for place, *row in rows:
+            flow_run_id, node_id = keys[place - 1]
+            found[place - 1] = self._output_record(flow_run_id, node_id, *row)
+        return found
+
+    def _output_record(
+        self, flow_run_id: str, node_id: str, codec: int, value: bytes, checksum: int, written_at: int, size: int
+    ) -> OutputRecord | CorruptStoreError:
+        encoded = Encoded(codec, value)
+        if is_whole(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
+            return OutputRecord(node_id, encoded, written_at)
+        return self._damaged(flow_run_id, node_id)
+
+    def _damaged(self, flow_run_id: str, node_id: str) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"the output of node {node_id!r} of flow run {flow_run_id!r} in {self.location} is damaged: its checksum "
+            "does not fit; restore it from a backup"
+        )
+
+    async def exists(self, key: OutputKey) -> bool:
+        return bool(await self._fetch("exists", *key))
+
+    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+        ((names,),) = await self._fetch("list_node_ids", flow_run_id, prefix, after_prefix(prefix))
+        return names or []
+
+    async def page_outputs(self, flow_run_id: str, after: str, limit: int, max_bytes: int) -> list[Fetched]:
+        rows = await self._fetch("page_outputs", flow_run_id, after, limit, max_bytes)
+        return [self._output_record(flow_run_id, *row) for row in rows]
+
+    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
+        below = 2**63 - 1
+        if after is not None:
+            rows = await self._fetch("serial_of", after)
+            if not rows:
+                raise LookupError(after)
+            ((below,),) = rows
+        return [RunRecord(*row) for row in await self._fetch("list_runs", below, prefix, after_prefix(prefix), limit)]
+
+    async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
+        return [RunRecord(*row) for row in await self._fetch("page_runs", after, limit)]
+
+    async def is_deleted(self, flow_run_id: str) -> bool:
+        return bool(await self.deleted_among([flow_run_id]))
+
+    async def list_unfinished_deletions(self, limit: int) -> list[str]:
+        return [flow_run_id for (flow_run_id,) in await self._fetch("unfinished_deletions", limit)]
+
+    async def count_tombstones(self, deleted_before: int) -> int:
+        ((count,),) = await self._fetch("count_tombstones", deleted_before)
+        return int(count)
+
+    async def fetch_global(self, key: str) -> GlobalRecord | None:
+        rows = await self._fetch("fetch_global", key)
+        return self._global_record(rows[0]) if rows else None
+
+    async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
+        rows = await self._fetch("page_globals", prefix, after, after_prefix(prefix), limit)
+        return [self._global_record(row) for row in rows]
+
+    def _global_record(self, row: Any) -> GlobalRecord:
+        key, codec, value, checksum, version, written_at, size = row
+        encoded = Encoded(codec, value)
+        if not (is_whole("", key, encoded, checksum, size) and is_time(written_at)):
+            raise CorruptStoreError(
+                f"global {key!r} in {self.location} is damaged: its checksum does not fit; "
+                "restore it from a backup, or overwrite it with upsert_global"
+            )
+        return GlobalRecord(key, encoded, version, written_at)
+
+    async def count(self) -> Counts:
+        (row,) = await self._fetch("count")
+        return Counts(*map(int, row))
+
+    # -- beside the reads and writes ----------------------------------------------------------------------------------
+
+    async def poll(
+        self, place: Place | None, outputs: Sequence[OutputKey], runs: Sequence[str]
+    ) -> tuple[Place, list[OutputKey]]:
+        # No feed of all that is committed: ids and times are given before the commit, so that one may become visible
+        # behind another that was seen already. What is waited for is looked up instead, which misses nothing.
+        counts = dict(place or {})
+        found: list[OutputKey] = []
+        if outputs:
+            rows = await self._fetch("waited_for", [key[0] for key in outputs], [key[1] for key in outputs])
+            found += [(flow_run_id, node_id) for flow_run_id, node_id in rows]
+        if runs:
+            for flow_run_id, count in await self._fetch("count_of_runs", list(runs)):
+                if counts.get(flow_run_id) != count:
+                    counts[flow_run_id] = count
+                    found += [(flow_run_id, node_id) for node_id in await self.list_node_ids(flow_run_id, "")]
+        # Never the same place as before: a deletion changes nothing that is looked at here.
+        return counts | {"": counts.get("", 0) + 1}, found
+
+    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        return [flow_run_id for (flow_run_id,) in await self._fetch("deleted_among", list(flow_run_ids))]
+
+    async def stats(self) -> EngineStats:
+        ((version, size),) = await self._fetch("size")
+        return EngineStats(f"PostgreSQL {version}", int(size), 0, False)
+
+    async def check(self) -> CheckReport:
+        problems: list[Problem] = []
+        outputs = globals_ = leftovers = 0
+        run, node_id = -1, ""
+        while rows := await self._fetch("check_outputs", run, node_id):
+            run, node_id = rows[-1][:2]
+            for _, node, flow_run_id, is_deleted, *row in rows:
+                outputs += 1
+                leftovers += is_deleted
+                if flow_run_id is not None:
+                    record = self._output_record(flow_run_id, node, *row)
+                    if isinstance(record, CorruptStoreError):
+                        problems.append(Problem("output", (flow_run_id, node), "its checksum or time does not fit"))
+        key, is_first = "", True
+        while rows := await self._fetch("check_globals", key, is_first):
+            is_first = False
+            for row in rows:
+                key = row[0]
+                if row[1] is None and row[2] is None:  # deleted
+                    continue
+                globals_ += 1
+                try:
+                    self._global_record(row)
+                except CorruptStoreError:
+                    problems.append(Problem("global", (key,), "its checksum or time does not fit"))
+        note = f"{leftovers} outputs of deleted runs still take up space: prune() removes them"
+        notes = (note,) if leftovers else ()
+        return CheckReport((await self.count()).runs, outputs, globals_, tuple(problems), notes)
+
+    async def backup(self, path: str, report: Callable[[int, int], None]) -> None:
+        raise StorageError(
+            f"{self.location} is not copied to a file by backup(): use copy(store, {path!r}), or the server's pg_dump"
+        )
+
+
+class _Attempts:
+    """How often something is tried against a server that may be away for a while."""
+
+    def __init__(self, location: str, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self._location = location
+        self._pause = _PAUSES[0]
+        self._last: Exception | None = None
+
+    async def may_go_on(self, error: Exception) -> bool:
+        """After a failure: wait a little. False: the time is up."""
+        self._last = error
+        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - so that two that collide do not meet again
+        if time.monotonic() + pause > self.deadline:
+            return False
+        await asyncio.sleep(pause)
+        self._pause = min(self._pause * 2, _PAUSES[1])
+        return True
+
+    def failure(self, outcome_unknown: bool) -> StorageError:
+        if outcome_unknown:
+            message = f"the connection to {self._location} was lost during a commit: {self._last}"
+            failure: StorageError = StorageError(message, True)
+        else:
+            failure = StoreBusyError(f"{self._location} did not answer in time; nothing was stored: {self._last}")
+        failure.__cause__ = self._last
+        return failure
+
+
+def _leaves_a_token(operation: Operation) -> bool:
+    return not isinstance(operation, RemoveOutputs | ForgetRuns)
+
+
+def _columns(rows: Sequence[tuple[int, PutOutput]]) -> tuple[list[Any], ...]:
+    return (
+        [serial for serial, _ in rows],
+        [put.node_id for _, put in rows],
+        [put.value.codec for _, put in rows],
+        [_codec.checksum(put.flow_run_id, put.node_id, put.value) for _, put in rows],
+        [put.value.data for _, put in rows],
+    )
+
+
+def _parts(rows: list[tuple[int, int, PutOutput]], limits: GroupLimits) -> list[list[tuple[int, int, PutOutput]]]:
+    """Sorted by key, in parts of bounded size."""
+    parts: list[list[tuple[int, int, PutOutput]]] = []
+    size = limits.bytes
+    for row in sorted(rows, key=lambda row: (row[0], row[2].node_id)):
+        size += len(row[2].value.data)
+        if size > limits.bytes or len(parts[-1]) >= limits.operations:
+            parts.append([])
+            size = len(row[2].value.data)
+        parts[-1].append(row)
+    return parts

@@ -1,0 +1,228 @@
+"""What is said to PostgreSQL: the tables of a store, and its statements.
+
+Rules of this room: text only. ``{schema}`` is a checked name; whatever a user gives goes in as a parameter. The
+words are those that other servers of this protocol know, too.
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE SCHEMA IF NOT EXISTS {schema};
+CREATE TABLE {schema}.store_format (version integer NOT NULL);
+CREATE TABLE {schema}.runs (
+    serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- the order in which the store first saw the runs
+    flow_run_id text COLLATE "C" NOT NULL UNIQUE,
+    created_at bigint NOT NULL,                -- microseconds since 1970, UTC, as all times here
+    deleted_at bigint,                         -- not null: a tombstone
+    writer uuid NOT NULL                       -- the token of the write that deleted it, or made it
+);
+CREATE INDEX tombstones ON {schema}.runs (deleted_at) WHERE deleted_at IS NOT NULL;
+CREATE TABLE {schema}.output_rows (
+    run bigint NOT NULL,                       -- runs.serial
+    node_id text COLLATE "C" NOT NULL,
+    codec smallint NOT NULL,                   -- 0: value is JSON text in UTF-8; 1: value is the bytes themselves
+    checksum bigint NOT NULL,                  -- CRC-32 over flow_run_id, node_id, codec and value
+    written_at bigint NOT NULL,
+    size integer NOT NULL,                     -- bytes of value
+    writer uuid NOT NULL,                      -- the token of the write
+    value bytea NOT NULL,
+    PRIMARY KEY (run, node_id)
+);
+CREATE TABLE {schema}.global_rows (
+    key text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL,                   -- stays when the global is deleted, and is counted on
+    codec smallint,
+    checksum bigint,                           -- CRC-32 over key, codec and value
+    written_at bigint NOT NULL,
+    size integer,
+    writer uuid NOT NULL,
+    value bytea                                -- null: deleted
+);
+CREATE VIEW {schema}.outputs AS
+    SELECT runs.flow_run_id, output_rows.node_id,
+           CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value,
+           to_timestamp(written_at / 1e6) AS written_at
+    FROM {schema}.runs JOIN {schema}.output_rows ON output_rows.run = runs.serial
+    WHERE runs.deleted_at IS NULL;
+CREATE VIEW {schema}.globals AS
+    SELECT key, CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value, version,
+           to_timestamp(written_at / 1e6) AS written_at
+    FROM {schema}.global_rows WHERE value IS NOT NULL;
+INSERT INTO {schema}.store_format VALUES (1);
+"""
+
+STATEMENTS = {
+    "format": "SELECT version FROM {schema}.store_format",
+    "settings": """
+        SELECT name, setting FROM pg_settings WHERE name IN
+            ('fsync', 'full_page_writes', 'synchronous_commit', 'server_encoding')
+    """,
+    # -- writes ------------------------------------------------------------------------------------------------------
+    # Sorted, so that two that overlap wait for each other in one order and not in a circle.
+    "insert_outputs": """
+        INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
+        SELECT t.run, t.node_id, t.codec, t.checksum, $7, length(t.value), $6, t.value
+        FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[])
+            AS t (run, node_id, codec, checksum, value)
+        WHERE EXISTS (SELECT FROM {schema}.runs WHERE serial = t.run AND deleted_at IS NULL)
+        ORDER BY t.run, t.node_id
+        ON CONFLICT (run, node_id) DO NOTHING
+    """,
+    "look_back": """
+        SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.codec, o.value, o.checksum, o.size
+        FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (run, node_id, place)
+        LEFT JOIN {schema}.runs r ON r.serial = t.run
+        LEFT JOIN {schema}.output_rows o ON o.run = t.run AND o.node_id = t.node_id
+        ORDER BY t.place
+    """,
+    "find_runs": """
+        SELECT flow_run_id, serial, deleted_at IS NOT NULL FROM {schema}.runs WHERE flow_run_id = ANY($1::text[])
+    """,
+    "insert_runs": """
+        INSERT INTO {schema}.runs (flow_run_id, created_at, writer)
+        SELECT flow_run_id, $3, $2 FROM unnest($1::text[]) AS t (flow_run_id)
+        ON CONFLICT (flow_run_id) DO NOTHING
+    """,
+    "claim_globals": """
+        INSERT INTO {schema}.global_rows (key, version, written_at, writer)
+        SELECT key, 0, 0, $2 FROM unnest($1::text[]) AS t (key) ORDER BY key ON CONFLICT (key) DO NOTHING
+    """,
+    "lock_globals": """
+        SELECT key, version, writer, codec, value, checksum, size, written_at FROM {schema}.global_rows
+        WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE
+    """,
+    "write_global": """
+        UPDATE {schema}.global_rows SET version = $2, writer = $3, codec = $4, value = $5, checksum = $6, size = $7,
+            written_at = $8
+        WHERE key = $1
+    """,
+    "lock_run": """
+        SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.runs WHERE flow_run_id = $1 FOR UPDATE
+    """,
+    "last_written": "SELECT max(written_at) FROM {schema}.output_rows WHERE run = $1",
+    "mark_deleted": "UPDATE {schema}.runs SET deleted_at = $3, writer = $2 WHERE serial = $1",
+    "remove_outputs": """
+        DELETE FROM {schema}.output_rows WHERE (run, node_id) IN (
+            SELECT run, node_id FROM (
+                SELECT run, node_id, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
+                    SELECT run, node_id, size FROM {schema}.output_rows
+                    WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NOT NULL)
+                    ORDER BY node_id LIMIT $2
+                ) AS page
+            ) AS sized WHERE before < $3
+        )
+    """,
+    "has_outputs": """
+        SELECT FROM {schema}.output_rows
+        WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NOT NULL) LIMIT 1
+    """,
+    "forget_runs": """
+        DELETE FROM {schema}.runs WHERE serial IN (
+            SELECT serial FROM {schema}.runs
+            WHERE deleted_at < $1 AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial) LIMIT $2
+        )
+    """,
+    # -- reads -------------------------------------------------------------------------------------------------------
+    "fetch_outputs": """
+        SELECT t.place, o.codec, o.value, o.checksum, o.written_at, o.size
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, place)
+        JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
+        JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+    """,
+    "exists": """
+        SELECT FROM {schema}.runs r JOIN {schema}.output_rows o ON o.run = r.serial
+        WHERE r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
+    """,
+    "list_node_ids": """
+        SELECT array_agg(node_id ORDER BY node_id) FROM {schema}.output_rows
+        WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
+            AND node_id >= $2 AND ($3::text IS NULL OR node_id < $3)
+    """,
+    "page_outputs": """
+        SELECT node_id, codec, value, checksum, written_at, size FROM (
+            SELECT *, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
+                SELECT * FROM {schema}.output_rows
+                WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
+                    AND node_id > $2
+                ORDER BY node_id LIMIT $3
+            ) AS page
+        ) AS sized WHERE before < $4 ORDER BY node_id
+    """,
+    "serial_of": "SELECT serial FROM {schema}.runs WHERE flow_run_id = $1",
+    "list_runs": """
+        SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
+            SELECT serial, flow_run_id FROM {schema}.runs r
+            WHERE serial < $1 AND deleted_at IS NULL AND flow_run_id >= $2 AND ($3::text IS NULL OR flow_run_id < $3)
+                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+            ORDER BY serial DESC LIMIT $4
+        ) AS page CROSS JOIN LATERAL (
+            SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
+            FROM {schema}.output_rows WHERE run = page.serial
+        ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
+    """,
+    "page_runs": """
+        SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
+            SELECT serial, flow_run_id FROM {schema}.runs r
+            WHERE serial > $1 AND deleted_at IS NULL AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+            ORDER BY serial LIMIT $2
+        ) AS page CROSS JOIN LATERAL (
+            SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
+            FROM {schema}.output_rows WHERE run = page.serial
+        ) AS c WHERE c.outputs > 0 ORDER BY page.serial
+    """,
+    "deleted_among": """
+        SELECT flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
+    """,
+    "unfinished_deletions": """
+        SELECT flow_run_id FROM {schema}.runs r
+        WHERE deleted_at IS NOT NULL AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial) LIMIT $1
+    """,
+    "count_tombstones": "SELECT count(*) FROM {schema}.runs WHERE deleted_at < $1",
+    "fetch_global": """
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
+        WHERE key = $1 AND value IS NOT NULL
+    """,
+    "page_globals": """
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
+        WHERE value IS NOT NULL AND key >= $1 AND ($2::text IS NULL OR key > $2) AND ($3::text IS NULL OR key < $3)
+        ORDER BY key LIMIT $4
+    """,
+    "count": """
+        SELECT (SELECT count(*) FROM {schema}.runs r WHERE deleted_at IS NULL
+                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)),
+            (SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NOT NULL), count(*),
+            (SELECT count(*) FROM {schema}.global_rows WHERE value IS NOT NULL),
+            coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_rows), 0)
+        FROM {schema}.output_rows WHERE run IN (SELECT serial FROM {schema}.runs WHERE deleted_at IS NULL)
+    """,
+    "waited_for": """
+        SELECT r.flow_run_id, o.node_id FROM unnest($1::text[], $2::text[]) AS t (flow_run_id, node_id)
+        JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
+        JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+    """,
+    "count_of_runs": """
+        SELECT r.flow_run_id, (SELECT count(*) FROM {schema}.output_rows WHERE run = r.serial)
+        FROM {schema}.runs r WHERE r.flow_run_id = ANY($1::text[]) AND r.deleted_at IS NULL
+    """,
+    "size": """
+        SELECT split_part(version(), ' ', 2), sum(pg_total_relation_size(oid)) FROM pg_class
+        WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'r'
+    """,
+    "check_outputs": """
+        SELECT o.run, o.node_id, r.flow_run_id, r.serial IS NULL OR r.deleted_at IS NOT NULL,
+            o.codec, o.value, o.checksum, o.written_at, o.size
+        FROM {schema}.output_rows o LEFT JOIN {schema}.runs r ON r.serial = o.run
+        WHERE (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 50
+    """,
+    "check_globals": """
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
+        WHERE key > $1 OR $2 ORDER BY key LIMIT 50
+    """,
+}
+
+
+def statements_for(schema: str) -> dict[str, str]:
+    """The statements by name, of a store in this schema."""
+    return {name: text.replace("{schema}", schema) for name, text in STATEMENTS.items()}
