@@ -9,9 +9,10 @@ the same. Errors are in ``contextstore.errors``, and here as well.
 from ._atomic import AtomicWriter
 from ._flow import AsyncFlowRun, FlowRun
 from ._keys import new_flow_run_id
-from ._results import CheckReport, GlobalEntry, Output, Problem, PruneReport, RunInfo, StoreStats
+from ._results import CheckReport, CopyReport, GlobalEntry, Output, Problem, PruneReport, RunInfo, StoreStats
 from ._store import AsyncContextStore
 from ._sync import ContextStore
+from ._transfer import copy
 from .errors import (
     AlreadyExistsError,
     AtomicWriteError,
@@ -48,6 +49,7 @@ __all__ = [
     "CompletionFailedError",
     "ContextStore",
     "ContextStoreError",
+    "CopyReport",
     "CorruptStoreError",
     "DeserializationError",
     "FlowRun",
@@ -72,5 +74,6 @@ __all__ = [
     "VersionConflictError",
     "WriteFailedError",
     "WrongLoopError",
+    "copy",
     "new_flow_run_id",
 ]

@@ -88,8 +88,54 @@ class GiveBackSpace(NamedTuple):
     pages: int
 
 
+class LoadRun(NamedTuple):
+    """Take over a run of another store, after those before. Refused: RunDeletedError, if it is deleted only here.
+
+    Result: None.
+    """
+
+    flow_run_id: str
+    created_at: int
+    deleted_at: int | None
+
+
+class LoadOutput(NamedTuple):
+    """Take over an output of another store with its time. Refused: AlreadyExistsError, if it differs. Result: None."""
+
+    flow_run_id: str
+    node_id: str
+    value: Encoded
+    written_at: int
+
+    @property
+    def exist_ok(self) -> bool:
+        return True
+
+
+class LoadGlobal(NamedTuple):
+    """Take over a global of another store with its version and time; None: it is deleted. Result: None.
+
+    Refused: VersionConflictError, if it has come further here.
+    """
+
+    key: str
+    value: Encoded | None
+    version: int
+    written_at: int
+
+
 Operation: TypeAlias = (
-    PutOutput | PutGlobal | UpsertGlobal | DeleteGlobal | DeleteRun | RemoveOutputs | ForgetRuns | GiveBackSpace
+    PutOutput
+    | PutGlobal
+    | UpsertGlobal
+    | DeleteGlobal
+    | DeleteRun
+    | RemoveOutputs
+    | ForgetRuns
+    | GiveBackSpace
+    | LoadRun
+    | LoadOutput
+    | LoadGlobal
 )
 Unit: TypeAlias = Sequence[Operation]
 """Operations that commit together or not at all."""
@@ -158,6 +204,24 @@ class RunRecord(NamedTuple):
     bytes: int
     first_written_at: int
     last_written_at: int
+
+
+class RunTrace(NamedTuple):
+    """A run that the store has a trace of: alive, deleted, or without outputs."""
+
+    serial: int
+    flow_run_id: str
+    created_at: int
+    deleted_at: int | None
+
+
+class GlobalTrace(NamedTuple):
+    """A global that the store has a trace of; value None: it is deleted."""
+
+    key: str
+    value: Encoded | None
+    version: int
+    written_at: int
 
 
 class Counts(NamedTuple):
@@ -258,6 +322,12 @@ class Engine(Protocol):
 
     async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
         """By key, with a key above ``after``."""
+
+    async def page_run_traces(self, after: int, limit: int) -> list[RunTrace]:
+        """All runs, deleted ones too, oldest first, with a serial above ``after``."""
+
+    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace]:
+        """All globals, deleted ones too, by key, with a key above ``after``."""
 
     async def count(self) -> Counts: ...
 

@@ -34,8 +34,12 @@ from ._engine import (
     ForgetRuns,
     GiveBackSpace,
     GlobalRecord,
+    GlobalTrace,
     GroupLimits,
     Job,
+    LoadGlobal,
+    LoadOutput,
+    LoadRun,
     Operation,
     Outcome,
     OutputKey,
@@ -45,6 +49,7 @@ from ._engine import (
     PutOutput,
     RemoveOutputs,
     RunRecord,
+    RunTrace,
     Unit,
     UpsertGlobal,
     after_prefix,
@@ -332,8 +337,8 @@ class PostgresEngine:
         self, rows: list[tuple[int, int, PutOutput]], token: uuid.UUID, deadline: Deadline
     ) -> dict[int, Outcome]:
         """What became of each row (serial, place, put), by place; a place that is missing is to be tried again."""
-        columns = _columns([(serial, put) for serial, _, put in rows])
-        written = await self._writing.execute(deadline, self._sql["insert_outputs"], *columns, token, self._commit_time)
+        columns = _columns([(serial, put) for serial, _, put in rows], self._commit_time)
+        written = await self._writing.execute(deadline, self._sql["insert_outputs"], *columns, token)
         if written == len(rows):
             return {place: [None] for _, place, _ in rows}
         outcomes: dict[int, Outcome] = {}
@@ -346,7 +351,7 @@ class PostgresEngine:
                 outcomes[place] = refused
         return outcomes
 
-    def _is_mine(self, put: PutOutput, seen: Any, token: uuid.UUID) -> bool:
+    def _is_mine(self, put: PutOutput | LoadOutput, seen: Any, token: uuid.UUID) -> bool:
         """Whether the output is stored, as asked. False: it has to be tried again. Raises what it is refused for."""
         run_is_there, is_deleted, writer, codec, value, checksum, size = seen
         if not run_is_there:  # its tombstone was forgotten: the id is free again
@@ -419,10 +424,10 @@ class PostgresEngine:
     ) -> list[Any]:
         results: list[Any] = [None] * len(unit)
         refused: dict[int, ContextStoreError] = {}
-        puts = {place: operation for place, operation in enumerate(unit) if type(operation) is PutOutput}
+        puts = {place: operation for place, operation in enumerate(unit) if isinstance(operation, _Put)}
         if puts and await self._apply_puts(puts, token, refused, deadline):
             unanswered = None  # they were not there: an earlier attempt cannot have succeeded
-        keys = sorted({o.key for o in unit if isinstance(o, PutGlobal | UpsertGlobal | DeleteGlobal)})
+        keys = sorted({o.key for o in unit if isinstance(o, _GlobalOperation)})
         if keys:
             await self._apply_globals(unit, keys, token, unanswered, results, refused, deadline)
         if refused:
@@ -437,19 +442,21 @@ class PostgresEngine:
                     results[place] = await self._writing.execute(deadline, self._sql["forget_runs"], *operation)
                 case GiveBackSpace():  # the server does so by itself
                     results[place] = 0
+                case LoadRun():
+                    await self._load_run(operation, token, deadline)
         return results
 
     async def _apply_puts(
         self,
-        puts: dict[int, PutOutput],
+        puts: dict[int, PutOutput | LoadOutput],
         token: uuid.UUID,
         refused: dict[int, ContextStoreError],
         deadline: Deadline,
     ) -> bool:
         """Whether any of them was new."""
         serials = await self._alive_runs([put.flow_run_id for put in puts.values()], token, deadline)
-        rows = []
-        keys: dict[OutputKey, PutOutput] = {}
+        rows: list[tuple[int, int, PutOutput | LoadOutput]] = []
+        keys: dict[OutputKey, PutOutput | LoadOutput] = {}
         for place, put in puts.items():
             serial = serials[put.flow_run_id]
             twin = keys.setdefault((put.flow_run_id, put.node_id), put)
@@ -463,10 +470,8 @@ class PostgresEngine:
                 rows.append((serial, place, put))
         anything_new = False
         for some in _parts(rows, self.group_limits):
-            columns = _columns([(serial, put) for serial, _, put in some])
-            written = await self._writing.execute(
-                deadline, self._sql["insert_outputs"], *columns, token, self._commit_time
-            )
+            columns = _columns([(serial, put) for serial, _, put in some], self._commit_time)
+            written = await self._writing.execute(deadline, self._sql["insert_outputs"], *columns, token)
             anything_new = anything_new or written > 0
             if written == len(some):
                 continue
@@ -494,7 +499,7 @@ class PostgresEngine:
         await self._writing.execute(deadline, self._sql["claim_globals"], keys, _NOBODY)
         state = {row[0]: row for row in await self._writing.fetch(deadline, self._sql["lock_globals"], keys)}
         for place, operation in enumerate(unit):
-            if not isinstance(operation, PutGlobal | UpsertGlobal | DeleteGlobal):
+            if not isinstance(operation, _GlobalOperation):
                 continue
             _, version, writer, codec, value, checksum, size, _ = state[operation.key]
             if writer == token:
@@ -513,7 +518,8 @@ class PostgresEngine:
                 results[place] = False if isinstance(operation, DeleteGlobal) else None
                 continue
             new_version, new_value = new
-            results[place] = {PutGlobal: None, UpsertGlobal: new_version, DeleteGlobal: True}[type(operation)]
+            written_at = operation.written_at if isinstance(operation, LoadGlobal) else self._commit_time
+            results[place] = {UpsertGlobal: new_version, DeleteGlobal: True}.get(type(operation))
             columns = (
                 (None, None, None, None)
                 if new_value is None
@@ -525,12 +531,12 @@ class PostgresEngine:
                 )
             )
             await self._writing.execute(
-                deadline, self._sql["write_global"], operation.key, new_version, token, *columns, self._commit_time
+                deadline, self._sql["write_global"], operation.key, new_version, token, *columns, written_at
             )
 
     def _new_global(
         self,
-        operation: PutGlobal | UpsertGlobal | DeleteGlobal,
+        operation: PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal,
         version: int,
         stored: Encoded | None,
         checksum: int | None,
@@ -554,6 +560,13 @@ class PostgresEngine:
                 return version + 1, operation.value
             case DeleteGlobal():
                 return None if stored is None else (version, None)
+            case LoadGlobal():
+                is_deleted_since = version == operation.version and operation.value is None
+                if version < operation.version or is_deleted_since:
+                    return operation.version, operation.value
+                if (version, stored) != (operation.version, operation.value):
+                    raise VersionConflictError(operation.key, operation.version, version)
+                return None
 
     async def _remove_outputs(self, remove: RemoveOutputs, deadline: Deadline) -> tuple[int, bool]:
         removed = await self._writing.execute(deadline, self._sql["remove_outputs"], *remove, _REMOVE_BYTES)
@@ -579,6 +592,15 @@ class PostgresEngine:
                 return False
         await self._writing.execute(deadline, self._sql["mark_deleted"], serial, token, self._commit_time)
         return True
+
+    async def _load_run(self, load: LoadRun, token: uuid.UUID, deadline: Deadline) -> None:
+        await self._writing.execute(deadline, self._sql["load_run"], *load, token)
+        ((serial, is_deleted, _),) = await self._writing.fetch(deadline, self._sql["lock_run"], load.flow_run_id)
+        if is_deleted and load.deleted_at is None:
+            raise RunDeletedError(load.flow_run_id)
+        if not is_deleted and load.deleted_at is not None:
+            await self._writing.execute(deadline, self._sql["mark_deleted"], serial, token, load.deleted_at)
+            self._serials.pop(load.flow_run_id, None)
 
     # -- reads --------------------------------------------------------------------------------------------------------
 
@@ -674,6 +696,17 @@ class PostgresEngine:
                 "restore it from a backup, or overwrite it with upsert_global"
             )
         return GlobalRecord(key, encoded, version, written_at)
+
+    async def page_run_traces(self, after: int, limit: int) -> list[RunTrace]:
+        return [RunTrace(*row) for row in await self._fetch("page_run_traces", after, limit)]
+
+    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace]:
+        return [
+            GlobalTrace(row[0], None, row[4], row[5])
+            if row[1] is None and row[2] is None
+            else GlobalTrace(*self._global_record(row))
+            for row in await self._fetch("page_global_traces", after, limit)
+        ]
 
     async def count(self) -> Counts:
         (row,) = await self._fetch("count")
@@ -774,19 +807,26 @@ def _leaves_a_token(operation: Operation) -> bool:
     return not isinstance(operation, RemoveOutputs | ForgetRuns)
 
 
-def _columns(rows: Sequence[tuple[int, PutOutput]]) -> tuple[list[Any], ...]:
+_Put = PutOutput | LoadOutput
+_GlobalOperation = PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal
+
+
+def _columns(rows: Sequence[tuple[int, PutOutput | LoadOutput]], now: int) -> tuple[list[Any], ...]:
     return (
         [serial for serial, _ in rows],
         [put.node_id for _, put in rows],
         [put.value.codec for _, put in rows],
         [_codec.checksum(put.flow_run_id, put.node_id, put.value) for _, put in rows],
         [put.value.data for _, put in rows],
+        [put.written_at if isinstance(put, LoadOutput) else now for _, put in rows],
     )
 
 
-def _parts(rows: list[tuple[int, int, PutOutput]], limits: GroupLimits) -> list[list[tuple[int, int, PutOutput]]]:
+def _parts(
+    rows: list[tuple[int, int, PutOutput | LoadOutput]], limits: GroupLimits
+) -> list[list[tuple[int, int, PutOutput | LoadOutput]]]:
     """Sorted by key, in parts of bounded size."""
-    parts: list[list[tuple[int, int, PutOutput]]] = []
+    parts: list[list[tuple[int, int, PutOutput | LoadOutput]]] = []
     size = limits.bytes
     for row in sorted(rows, key=lambda row: (row[0], row[2].node_id)):
         size += len(row[2].value.data)

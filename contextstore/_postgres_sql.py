@@ -63,9 +63,9 @@ STATEMENTS = {
     # Sorted, so that two that overlap wait for each other in one order and not in a circle.
     "insert_outputs": """
         INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
-        SELECT t.run, t.node_id, t.codec, t.checksum, $7, length(t.value), $6, t.value
-        FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[])
-            AS t (run, node_id, codec, checksum, value)
+        SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $7, t.value
+        FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[], $6::bigint[])
+            AS t (run, node_id, codec, checksum, value, written_at)
         WHERE EXISTS (SELECT FROM {schema}.runs WHERE serial = t.run AND deleted_at IS NULL)
         ORDER BY t.run, t.node_id
         ON CONFLICT (run, node_id) DO NOTHING
@@ -113,6 +113,10 @@ STATEMENTS = {
                 ) AS page
             ) AS sized WHERE before < $3
         )
+    """,
+    "load_run": """
+        INSERT INTO {schema}.runs (flow_run_id, created_at, deleted_at, writer) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (flow_run_id) DO NOTHING
     """,
     "has_outputs": """
         SELECT FROM {schema}.output_rows
@@ -188,6 +192,14 @@ STATEMENTS = {
         SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
         WHERE value IS NOT NULL AND key >= $1 AND ($2::text IS NULL OR key > $2) AND ($3::text IS NULL OR key < $3)
         ORDER BY key LIMIT $4
+    """,
+    "page_run_traces": """
+        SELECT serial, flow_run_id, created_at, deleted_at FROM {schema}.runs
+        WHERE serial > $1 ORDER BY serial LIMIT $2
+    """,
+    "page_global_traces": """
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
+        WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT $2
     """,
     "count": """
         SELECT (SELECT count(*) FROM {schema}.runs r WHERE deleted_at IS NULL

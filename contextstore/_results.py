@@ -56,6 +56,21 @@ class PruneReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What ``copy`` has copied, and proved equal."""
+
+    runs: int
+    outputs: int
+    globals: int
+    tombstones: int
+    """Deleted runs, which stay deleted in the copy."""
+    bytes: int
+    """Of all values, encoded."""
+    digest: str
+    """SHA-256 over everything in its order; the same for both stores."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStats:
     """How much there is, and what this store object has done since it was opened."""
 

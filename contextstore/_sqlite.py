@@ -26,8 +26,12 @@ from ._engine import (
     ForgetRuns,
     GiveBackSpace,
     GlobalRecord,
+    GlobalTrace,
     GroupLimits,
     Job,
+    LoadGlobal,
+    LoadOutput,
+    LoadRun,
     Operation,
     Outcome,
     OutputKey,
@@ -37,6 +41,7 @@ from ._engine import (
     PutOutput,
     RemoveOutputs,
     RunRecord,
+    RunTrace,
     Unit,
     UpsertGlobal,
     after_prefix,
@@ -287,7 +292,7 @@ class _SQLiteEngine:
         connection.execute("RELEASE puts")
         return complete
 
-    def _output_row(self, connection: sqlite3.Connection, put: PutOutput, now: int) -> tuple[Any, ...]:
+    def _output_row(self, connection: sqlite3.Connection, put: PutOutput | LoadOutput, now: int) -> tuple[Any, ...]:
         run = self._serial(connection, put.flow_run_id, now)
         checksum = _codec.checksum(put.flow_run_id, put.node_id, put.value)
         return (run, put.node_id, put.value.codec, checksum, now, len(put.value.data), _column(put.value))
@@ -327,8 +332,14 @@ class _SQLiteEngine:
                 return self._forget_runs(connection, operation)
             case GiveBackSpace():
                 return self._give_back_space(connection, operation)
+            case LoadRun():
+                return self._load_run(connection, operation)
+            case LoadOutput():
+                return self._put_output(connection, operation, operation.written_at)
+            case LoadGlobal():
+                return self._load_global(connection, operation)
 
-    def _put_output(self, connection: sqlite3.Connection, put: PutOutput, now: int) -> None:
+    def _put_output(self, connection: sqlite3.Connection, put: PutOutput | LoadOutput, now: int) -> None:
         row = self._output_row(connection, put, now)
         if connection.execute(_INSERT_OUTPUTS[1], row).rowcount == 1:
             return
@@ -369,7 +380,12 @@ class _SQLiteEngine:
         is_deleted = row[1] is None and row[2] is None  # codec and value: a value alone that is gone is damage
         return version, None if is_deleted else self._global_record(row, must_be_whole)
 
-    def _write_global(self, connection: sqlite3.Connection, key: str, version: int, value: Encoded, now: int) -> None:
+    def _write_global(
+        self, connection: sqlite3.Connection, key: str, version: int, value: Encoded | None, now: int
+    ) -> None:
+        columns: tuple[Any, ...] = (None, None, now, None, None)
+        if value is not None:
+            columns = (value.codec, _codec.checksum("", key, value), now, len(value.data), _column(value))
         connection.execute(
             """
             INSERT INTO global_rows (key, version, codec, checksum, written_at, size, value)
@@ -378,7 +394,7 @@ class _SQLiteEngine:
                 checksum = excluded.checksum, written_at = excluded.written_at, size = excluded.size,
                 value = excluded.value
             """,
-            (key, version, value.codec, _codec.checksum("", key, value), now, len(value.data), _column(value)),
+            (key, version, *columns),
         )
 
     def _delete_global(self, connection: sqlite3.Connection, delete: DeleteGlobal, now: int) -> bool:
@@ -449,6 +465,26 @@ class _SQLiteEngine:
         # Counted: it gives nothing back if somebody has rebuilt the file without auto_vacuum.
         ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
         return int(before - after)
+
+    def _load_run(self, connection: sqlite3.Connection, load: LoadRun) -> None:
+        query = "SELECT deleted_at FROM runs WHERE flow_run_id = ?"
+        row = connection.execute(query, (load.flow_run_id,)).fetchone()
+        if row is None:
+            connection.execute("INSERT INTO runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)", load)
+        elif row[0] is None and load.deleted_at is not None:
+            mark = "UPDATE runs SET deleted_at = ? WHERE flow_run_id = ?"
+            connection.execute(mark, (load.deleted_at, load.flow_run_id))
+            self._serials.pop(load.flow_run_id, None)
+        elif row[0] is not None and load.deleted_at is None:
+            raise RunDeletedError(load.flow_run_id)
+
+    def _load_global(self, connection: sqlite3.Connection, load: LoadGlobal) -> None:
+        version, stored = self._global_state(connection, load.key)
+        is_deleted_since = version == load.version and load.value is None
+        if version < load.version or is_deleted_since:
+            self._write_global(connection, load.key, load.version, load.value, load.written_at)
+        elif (version, None if stored is None else stored.value) != (load.version, load.value):
+            raise VersionConflictError(load.key, load.version, version)
 
     # -- reads: in the reading connection's thread, and within commits -------------------------------------------------
 
@@ -569,6 +605,24 @@ class _SQLiteEngine:
             parameters = (after if is_next_page else prefix, after_prefix(prefix) or b"", limit)
             rows = connection.execute(query, parameters).fetchall()
             return [self._global_record(row) for row in rows]
+
+    async def page_run_traces(self, after: int, limit: int) -> list[RunTrace]:
+        with self._read("the runs") as connection:
+            query = """
+                SELECT serial, flow_run_id, created_at, deleted_at FROM runs WHERE serial > ? ORDER BY serial LIMIT ?
+            """
+            return [RunTrace(*row) for row in connection.execute(query, (after, limit)).fetchall()]
+
+    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace]:
+        query = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key > ? OR ? ORDER BY key LIMIT ?"  # noqa: S608 - no input in it
+        with self._read("the globals") as connection:
+            rows = connection.execute(query, (after or "", after is None, limit)).fetchall()
+            return [
+                GlobalTrace(row[0], None, row[4], row[5])
+                if row[1] is None and row[2] is None
+                else GlobalTrace(*self._global_record(row))
+                for row in rows
+            ]
 
     async def count(self) -> Counts:
         with self._read("the counts") as connection:

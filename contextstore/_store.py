@@ -950,6 +950,16 @@ class AsyncContextStore:
         if self._read_only:
             raise ReadOnlyStoreError(f"{self._engine.location} was opened with read_only=True; nothing was stored")
 
+    async def _read(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """For ``copy``: a read of the engine's."""
+        await self._ready()
+        return await self._reader.call(call)
+
+    async def _load(self, operations: list[Operation]) -> None:
+        """For ``copy``: a commit of what another store has."""
+        await self._writable()
+        await self._commit(operations)
+
     async def _commit(self, operations: list[Operation]) -> list[Any]:
         self._refuse_if_read_only()
         return await self._writer.commit(operations)

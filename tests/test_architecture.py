@@ -35,7 +35,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("_target",),  # from a path or a URL to an engine
     ("_store",),  # the core, and the async face
     ("_sync",),  # the blocking face
-    ("_atomic",),  # what is built on the public calls alone (_transfer and the like go here, then _cli)
+    ("_atomic", "_transfer"),  # what is built on the store
     ("__init__",),  # the front door
 ]
 SQL_ROOMS = {"_sqlite", "_sqlite_care", "_sqlite_file", "_postgres", "_postgres_sql"}

@@ -24,6 +24,7 @@ from contextstore import (
     CompletionFailedError,
     ContextStore,
     ContextStoreError,
+    CopyReport,
     CorruptStoreError,
     DeserializationError,
     FlowRun,
@@ -48,6 +49,7 @@ from contextstore import (
     VersionConflictError,
     WriteFailedError,
     WrongLoopError,
+    copy,
     errors,
     new_flow_run_id,
 )
@@ -350,6 +352,17 @@ def results(
     assert_type(report.problems, tuple[Problem, ...])
     for problem in report.problems:
         assert_type((problem.kind, problem.key, problem.message), tuple[str, tuple[str, ...], str])
+
+
+def copies(one: ContextStore, other: ContextStore) -> None:
+    report = copy(one, other, progress=lambda done, total: print(done, total))
+    assert_type(report, CopyReport)
+    assert_type((report.runs, report.outputs, report.digest), tuple[int, int, str])
+
+
+async def awaited_copies(one: ContextStore, other: AsyncContextStore) -> None:
+    assert_type(await copy(one, other), CopyReport)
+    assert_type(await copy(other, one), CopyReport)
 
 
 def facts(error: Exception) -> None:
