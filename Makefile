@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-slow test-core torture lint format bench clean
+.PHONY: help demo test test-slow test-core torture lint format bench bench-calls clean
 
 help:
 	@echo "make demo        run a real flow, kill it half-way, see it go on"
 	@echo "make test        all tests but the slow ones"
 	@echo "make test-slow   the slow ones"
-	@echo "make torture     power cuts, disk errors, damage; MINUTES=10"
+	@echo "make torture     power cuts, kills, disk errors, damage, a model; MINUTES=10"
 	@echo "make lint        linter, formatter's check, type checkers"
 	@echo "make bench       measure against the peers"
 
@@ -63,7 +63,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# About ten minutes, during which nothing else should run; BENCH_ARGS=--quick takes two and writes nothing.
 bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-calls: $(VENV)/.bench
 	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
 
 clean:

@@ -100,7 +100,8 @@ def code_of(error: sqlite3.Error) -> int:
 
 def translated(error: sqlite3.Error, location: str, doing: str, outcome_unknown: bool = False) -> StorageError:
     code = code_of(error)
-    primary = code & 0xFF
+    # A -shm file that cannot grow: there is no room, whatever the system called it.
+    primary = sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else code & 0xFF
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     advice = _ADVICE.get(primary)
     message = f"{doing} {location}: {error} ({name})" + (f": {advice}" if advice else "")
@@ -322,6 +323,9 @@ def schema_version(connection: sqlite3.Connection, location: str) -> int:
             f"{location} has schema {version}, and this version of contextstore knows schemas up to {SCHEMA_VERSION}: "
             "upgrade contextstore; the file was left as it is"
         )
+    (encoding,) = connection.execute("PRAGMA encoding").fetchall()[0]
+    if encoding != "UTF-8":  # by some other program's dump: what is put there would not come back as it was
+        raise IncompatibleStoreError(f"{location} holds its text as {encoding}, and a store holds UTF-8")
     return cast("int", version)
 
 

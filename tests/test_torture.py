@@ -1,19 +1,27 @@
-"""Power cuts, disk errors and damage, a little of each: ``make torture`` does the same for as long as you like."""
+"""Power cuts, kills, disk errors and damage, a little of each: ``make torture`` does it for as long as you like."""
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from .torture import damage, errors, power, shim
-from .torture.workload import PLANTS
+from .torture import damage, errors, kills, machine, power, shim
+from .torture.workload import OTHER_PLANTS, PLANTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.one_python]
+pytestmark = pytest.mark.one_python
+
+QUICK = ["puts", "prunes", "two processes, one killed"]
+
+
+def slow_but(quick: Sequence[str], names: Sequence[str]) -> list[Any]:
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +75,12 @@ def lossy(findings: list[power.Finding]) -> list[str]:
 # -- power cuts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scenario", power.SCENARIOS)
+@pytest.mark.parametrize("scenario", slow_but(QUICK, power.SCENARIOS))
 def test_after_a_power_cut_all_that_was_told_holds(lab: power.Lab, scenario: str, seed: int) -> None:
     assert lossy(cut(lab, scenario, seed, 12)) == []
 
 
+@pytest.mark.slow
 def test_after_two_power_cuts_all_that_was_told_holds(lab: power.Lab, seed: int) -> None:
     dice = random.Random(seed)
     first = lab.record("threads", [power.Life("threads")], seed)
@@ -79,11 +88,12 @@ def test_after_two_power_cuts_all_that_was_told_holds(lab: power.Lab, seed: int)
     assert lossy(list(lab.cut(second, power.choose_cases(second, 20, dice)))) == []
 
 
+@pytest.mark.slow
 def test_with_relaxed_durability_a_power_cut_loses_acknowledged_writes(lab: power.Lab, seed: int) -> None:
     assert lossy(cut(lab, "puts", seed, 20, "--durability", "normal"))
 
 
-@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("plant", slow_but(["acknowledged before COMMIT"], list(PLANTS)))
 def test_without_one_of_its_cures_the_store_is_found_to_lose(lab: power.Lab, plant: str, seed: int) -> None:
     scenario, *_ = power.SCENARIOS_OF_PLANTS[plant]
     for attempt in range(12):
@@ -95,10 +105,65 @@ def test_without_one_of_its_cures_the_store_is_found_to_lose(lab: power.Lab, pla
     pytest.fail(f"nothing was lost with {plant}")
 
 
+# -- kills ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_whoever_is_killed_what_was_acknowledged_is_there(folder: pathlib.Path, seed: int, rounds: int) -> None:
+    with kills.Kills(folder, seed) as processes:
+        results = list(processes.rounds(rounds))
+    assert [str(result) for result in results if result.problems] == []
+    assert sum(result.killed for result in results) >= rounds / 2
+    assert sum(result.acknowledged for result in results) > 20 * rounds
+
+
+# -- a model ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_stores_of_several_processes_answer_as_a_dict_does(folder: pathlib.Path, seed: int, examples: int) -> None:
+    machine.run(folder, seed, examples=examples, steps=30)
+
+
+# -- faults that no power cut shows -----------------------------------------------------------------------------------
+
+
+def test_every_planted_fault_is_looked_for_somewhere() -> None:
+    assert set(kills.SHOWS + machine.SHOWS + errors.SHOWS) == set(OTHER_PLANTS)
+    assert power.SCENARIOS_OF_PLANTS.keys() == PLANTS.keys()
+
+
+@pytest.mark.parametrize("plant", slow_but(["replaces instead of refusing"], kills.SHOWS))
+def test_a_planted_fault_is_found_by_the_kills(folder: pathlib.Path, seed: int, plant: str) -> None:
+    with kills.Kills(folder, seed, plant, guard_seconds=3) as processes:
+        for result in processes.rounds(20):
+            if result.problems:
+                word = {"forgets a caller": "hangs", "leaves a thread behind": "left a thread"}.get(plant, "were told")
+                assert any(word in problem for problem in result.problems), result
+                return
+    pytest.fail(f"nothing was found of a store that {plant}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", machine.SHOWS)
+def test_a_planted_fault_is_found_by_the_model(folder: pathlib.Path, seed: int, plant: str) -> None:
+    with pytest.raises(AssertionError):
+        machine.run(folder, seed, examples=100, steps=30, plant=plant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", errors.SHOWS)
+def test_a_planted_fault_is_found_by_the_errors_of_the_disk(
+    lab: power.Lab, scratch: pathlib.Path, folder: pathlib.Path, plant: str
+) -> None:
+    fault = errors.Fault("sync", errno.EIO, ever=False)
+    assert [result for result in errors.run(scratch / "shim.so", folder, [(fault, 1, 3)], plant) if result.problems]
+
+
 # -- errors from the disk ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", errors.KINDS)
+@pytest.mark.parametrize("call", slow_but(["ftruncate"], list(errors.KINDS)))
 def test_an_error_of_the_disk_is_told_truly_and_passes(
     lab: power.Lab, scratch: pathlib.Path, folder: pathlib.Path, call: str, seed: int
 ) -> None:
@@ -110,6 +175,7 @@ def test_an_error_of_the_disk_is_told_truly_and_passes(
     assert [str(result) for result in results if result.problems] == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_refuses_writes_until_there_is_room_again(folder: pathlib.Path, seed: int) -> None:
     try:
         results = list(errors.run_full(folder, seed, 3))
@@ -131,6 +197,7 @@ def test_a_flipped_bit_never_changes_a_value(folder: pathlib.Path, seed: int) ->
     assert [result for result in results if result.outcome in ("broken", "unnoticed")] == []
 
 
+@pytest.mark.slow
 def test_crafted_files_do_no_harm(folder: pathlib.Path) -> None:
     results = list(damage.run(folder, "crafted", *damage.CRAFTED))
     assert [result.case for result in results] == list(damage.CRAFTED)

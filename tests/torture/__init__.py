@@ -6,6 +6,9 @@
     power          cut, open again, compare with what was acknowledged
     errors         a call that fails, each in turn; a file system that is full
     damage         flipped bits and crafted files
+    kills          four processes on one file, and SIGKILL at any moment
+    machine        stores of several processes, and a dict that says what each must answer
+    nursery        the processes of these two
 
 ``python -m tests.torture --minutes 10 --seed 1`` runs all of it and prints a table; tests/test_torture.py a little.
 """

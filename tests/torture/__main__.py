@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import pathlib
 import random
 import sys
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
-from . import damage, errors, power, shim
-from .workload import PLANTS
+from . import damage, errors, kills, machine, power, shim
+from .workload import OTHER_PLANTS, PLANTS
 
 CASES = 60
+ROUNDS = 10
+EXAMPLES, STEPS = 30, 40
 
 
 class Table:
@@ -56,6 +60,51 @@ def power_rounds(table: Table, lab: power.Lab, seed: int) -> Rounds:
             again = lab.go_on(recording, power.lives_of("killed, then resumed", dice), dice)
             for finding in lab.cut(again, power.choose_cases(again, CASES // 2, dice)):
                 table.add("power cut: after a power cut, killed, resumed", str(finding) if finding.problems else None)
+            yield
+
+
+def kill_rounds(table: Table, fresh: Callable[[], pathlib.Path], seed: int) -> Rounds:
+    for turn in range(10**9):
+        with kills.Kills(fresh(), seed + turn) as processes:
+            for result in processes.rounds(ROUNDS):
+                kind = "SIGKILL: four processes, both faces, one file (rounds)"
+                table.add(kind, str(result) if result.problems else None)
+                table.others[kind]["killed"] += result.killed
+                table.others[kind]["acknowledged"] += result.acknowledged
+        yield
+
+
+def machine_rounds(table: Table, fresh: Callable[[], pathlib.Path], seed: int) -> Rounds:
+    for turn in range(10**9):
+        kind = f"model of four stores, three processes (sequences of {STEPS} steps)"
+        story = None
+        try:
+            machine.run(fresh(), seed + turn, examples=EXAMPLES, steps=STEPS)
+        except Exception:
+            story = f"seed {seed + turn}: {traceback.format_exc()}"
+        table.add(kind, story)
+        table.cases[kind] += EXAMPLES - 1
+        yield
+
+
+def other_planted_rounds(table: Table, library: pathlib.Path, fresh: Callable[[], pathlib.Path], seed: int) -> Rounds:
+    fault = errors.Fault("sync", errno.EIO, ever=False)
+    for turn in range(10**9):
+        for name in OTHER_PLANTS:
+            if name in kills.SHOWS:
+                with kills.Kills(fresh(), seed + turn, name, guard_seconds=2) as processes:
+                    for result in processes.rounds(2):
+                        table.add(f"planted: {name} (rounds of SIGKILL)", str(result) if result.problems else None)
+            if name in machine.SHOWS:
+                story = None
+                try:
+                    machine.run(fresh(), seed + turn, examples=EXAMPLES, steps=STEPS, plant=name)
+                except Exception as error:
+                    story = repr(error)
+                table.add(f"planted: {name} (model)", story)
+            if name in errors.SHOWS:
+                for struck in errors.run(library, fresh(), [(fault, 1, 7)], name):
+                    table.add(f"planted: {name} (a sync fails)", str(struck) if struck.problems else None)
             yield
 
 
@@ -127,7 +176,10 @@ def main() -> int:
         parts = [
             power_rounds(table, lab, given.seed),
             power_rounds(table, lab, given.seed + 1),  # it is what matters most
+            kill_rounds(table, fresh, given.seed),
+            machine_rounds(table, fresh, given.seed),
             planted_rounds(table, lab, given.seed),
+            other_planted_rounds(table, folder / "shim.so", fresh, given.seed),
             error_rounds(table, folder / "shim.so", fresh, given.seed),
             damage_rounds(table, fresh, given.seed),
         ]

@@ -29,6 +29,7 @@ from contextstore import ContextStore, ContextStoreError, StorageError, StoreFul
 from . import shim
 from .facts import Facts, global_value_of, value_of
 from .shim import ROOT, Shim
+from .workload import ALL_PLANTS
 
 GUARD_SECONDS = 30
 
@@ -53,6 +54,9 @@ FAULTS = [
 ]
 
 
+SHOWS = ["swallows errors"]
+"""Which planted faults it shows."""
+
 FULL = "a file system is full, then has room"
 
 
@@ -71,10 +75,12 @@ class Result:
 # -- in the test -------------------------------------------------------------------------------------------------------
 
 
-def run(library: pathlib.Path, folder: pathlib.Path, faults: list[tuple[Fault, int, int]]) -> Iterator[Result]:
+def run(
+    library: pathlib.Path, folder: pathlib.Path, faults: list[tuple[Fault, int, int]], plant: str = ""
+) -> Iterator[Result]:
     """For each fault: the small program with its first, and then every stride-th, call of that kind failing."""
     given = json.dumps([(dataclasses.asdict(fault), first, stride) for fault, first, stride in faults])
-    process = shim.start(library, "tests.torture.errors", "faults", folder, given)
+    process = shim.start(library, "tests.torture.errors", "faults", folder, given, plant)
     yield from _results(process)
 
 
@@ -334,7 +340,9 @@ def _say(*words: Any) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["faults", folder, faults]:
+        case ["faults", folder, faults, plant]:
+            if plant:
+                ALL_PLANTS[plant]()
             for fault, first, stride in json.loads(faults):
                 _faults(pathlib.Path(folder), Fault(**fault), first, stride)
         case ["full", folder, seed, rounds]:

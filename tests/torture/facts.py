@@ -23,6 +23,11 @@ def value_of(run: str, node: str) -> dict[str, Any]:
     return {"run": run, "node": node, "text": f"{dice:08x}" * (dice % 64 if dice % 5 else dice % 1500)}
 
 
+def contested_value_of(run: str, node: str, attempt: str) -> dict[str, Any]:
+    """Where many put to one key, each has a value of its own."""
+    return {**value_of(run, node), "by": attempt}
+
+
 def global_value_of(key: str, attempt: str) -> dict[str, Any]:
     return {"key": key, "by": attempt, "text": attempt * (zlib.crc32(attempt.encode()) % 50)}
 
@@ -46,6 +51,10 @@ class Facts:
         self.groups: list[tuple[list[tuple[str, str]], list[str], str]] = []
         self.tried_deletions: set[str] = set()
         self.deleted: set[str] = set()
+        self.tried_prunes: set[str] = set()
+        self.pruned: set[str] = set()
+        self.contests: dict[str, dict[str, dict[str, Any]]] = {}  # by run and node: who tried to put what
+        self.winners: dict[str, dict[str, list[str]]] = {}  # and who was told that it is stored
         self.versions: dict[str, dict[int, dict[str, Any]]] = {}  # certain, by key
         self.tried_globals: dict[str, list[dict[str, Any]]] = {}
         self.backups: dict[str, Facts] = {}
@@ -66,6 +75,9 @@ class Facts:
             case ["saw", "global", key, version, value]:
                 self.versions.setdefault(key, {})[version] = value
                 self.acknowledged["saw"] += 1
+            case ["saw", "contested", run, node]:
+                self.winners.setdefault(run, {}).setdefault(node, [])
+                self.acknowledged["saw"] += 1
             case ["saw", "deleted", run]:
                 self.deleted.add(run)
                 self.acknowledged["saw"] += 1
@@ -82,8 +94,13 @@ class Facts:
             self.tried_globals.setdefault(key, []).append(global_value_of(key, attempt))
         if len(outputs) + len(keys) > 1:
             self.groups.append((outputs, keys, attempt))
-        if words[0] == "delete":
-            self.tried_deletions.add(words[1])
+        match words:
+            case ["delete", run]:
+                self.tried_deletions.add(run)
+            case ["prune"]:  # of everything, by the one that is alone with it
+                self.tried_prunes |= self.tried.keys()
+            case ["contest", run, node]:
+                self.contests.setdefault(run, {}).setdefault(node, {})[attempt] = contested_value_of(run, node, attempt)
 
     def _note_acknowledgement(self, attempt: str, words: list[Any], result: Any) -> None:
         outputs, keys = _targets(words)
@@ -93,11 +110,16 @@ class Facts:
             # A batch is not told its versions; its globals are its own alone, so that they have the first one.
             version = result if words[0] == "upsert" else 1
             self.versions.setdefault(key, {})[version] = global_value_of(key, attempt)
-        if words[0] == "delete":
-            self.deleted.add(words[1])
-        if words[0] == "backup":
-            self.backups[words[1]] = copy.deepcopy(self)
-            self.backups[words[1]].backups.clear()
+        match words:
+            case ["delete", run]:
+                self.deleted.add(run)
+            case ["prune"]:
+                self.pruned |= self.tried.keys()
+            case ["contest", run, node]:
+                self.winners.setdefault(run, {}).setdefault(node, []).append(attempt)
+            case ["backup", name]:
+                self.backups[name] = copy.deepcopy(self)
+                self.backups[name].backups.clear()
 
     def __len__(self) -> int:
         return sum(self.acknowledged.values())
@@ -125,13 +147,15 @@ class Facts:
     def _disputes_of(self, store: ContextStore) -> list[Problem]:
         problems = [Problem("damaged", str(problem)) for problem in store.check().problems]
         there = {run.flow_run_id: store.get_run(run.flow_run_id) for run in store.list_runs(limit=10_000)}
-        for run in sorted(there.keys() | self.tried.keys() | self.deleted):
+        for run in sorted((there.keys() | self.tried.keys() | self.deleted) - self.contests.keys()):
             problems += self._disputes_of_run(store, run, there.get(run, {}))
+        for run in self.contests:
+            problems += self._disputes_of_contests(run, there.get(run, {}))
         globals_ = {entry.key: (entry.version, entry.value) for entry in store.list_globals(limit=10_000)}
         for key in sorted(globals_.keys() | self.tried_globals.keys()):
             problems += self._disputes_of_global(key, *globals_.get(key, (0, None)))
         for outputs, keys, attempt in self.groups:
-            if not any(run in self.tried_deletions for run, _ in outputs):
+            if not any(run in self.tried_deletions | self.tried_prunes for run, _ in outputs):
                 present = [node in there.get(run, {}) for run, node in outputs] + [key in globals_ for key in keys]
                 if any(present) and not all(present):
                     problems.append(
@@ -151,13 +175,31 @@ class Facts:
         missing = self.outputs.get(run, set()) - there.keys()
         if run in self.tried_deletions or run in self.deleted:
             is_deleted = _is_deleted(store, run)
-            if run in self.deleted and not is_deleted:
+            if run in self.deleted and not is_deleted and run not in self.tried_prunes:  # which forgets tombstones
                 problems.append(Problem("lost", f"the deletion of {run}: it takes outputs"))
             if is_deleted:
                 if there:
                     problems.append(Problem("half", f"{run} is deleted, and {sorted(there)} are there"))
                 missing = set()
+        if run in self.tried_prunes and not there:
+            missing = set()
+        if run in self.pruned and there:
+            problems.append(Problem("lost", f"{run} was pruned, and {sorted(there)} are there"))
         problems += [Problem("lost", f"the output {run}/{node}, which was acknowledged") for node in sorted(missing)]
+        return problems
+
+    def _disputes_of_contests(self, run: str, there: dict[str, Any]) -> list[Problem]:
+        problems = []
+        for node, value in there.items():
+            if value not in self.contests[run].get(node, {}).values():
+                problems.append(Problem("wrong", f"{run}/{node} is {value!r:.80}, which nobody has put"))
+        for node, winners in self.winners.get(run, {}).items():
+            if node not in there:
+                problems.append(Problem("lost", f"the contested output {run}/{node}, which was told of"))
+            elif len(winners) > 1:
+                problems.append(Problem("wrong", f"{len(winners)} were told that {run}/{node} is theirs"))
+            elif winners and there[node] != self.contests[run][node][winners[0]]:
+                problems.append(Problem("wrong", f"{run}/{node} is {there[node]!r:.80}; another was told to have won"))
         return problems
 
     def _disputes_of_global(self, key: str, version: int, value: Any) -> list[Problem]:

@@ -200,6 +200,8 @@ def lives_of(scenario: str, dice: random.Random) -> list[Life]:
             return [Life("resume", ("--fail-sync", str(dice.randint(1, 40))))]
         case "killed, then a sync fails":
             return [_killed("resume", dice), Life("resume", ("--fail-sync", str(dice.randint(1, 6))))]
+        case "killed while it prunes, then prunes":
+            return [_killed("prunes", dice), Life("prunes", ("--name", "again-"))]
         case "small WAL":
             return [Life("threads", ("--truncate-bytes", "40000"))]
         case "as shipped":
@@ -215,6 +217,8 @@ SCENARIOS = [
     "threads",
     "reopen",
     "backup",
+    "prunes",
+    "killed while it prunes, then prunes",
     "small WAL",
     "two processes",
     "two processes, one killed",

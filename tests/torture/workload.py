@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import errno
 import itertools
 import os
@@ -16,41 +17,58 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from contextstore import AlreadyExistsError, AsyncContextStore, ContextStore, RunDeletedError, StorageError, _sqlite
+from contextstore import (
+    AlreadyExistsError,
+    AsyncContextStore,
+    ContextStore,
+    RunDeletedError,
+    StorageError,
+    _lane,
+    _sqlite,
+    _store,
+    _writer,
+)
 
-from .facts import global_value_of, value_of
+from .facts import contested_value_of, global_value_of, value_of
 from .shim import SYNC, Shim
 
 STORE = "store.db"
 
 
+class Marks(Protocol):
+    def mark(self, *words: Any) -> None:
+        """Have these words in the log, before anything that comes later."""
+
+
 class Teller:
     """Writes what becomes of each call into the log."""
 
-    def __init__(self, shim: Shim, folder: pathlib.Path) -> None:
-        self._shim = shim
+    def __init__(self, marks: Marks, folder: pathlib.Path) -> None:
+        self._marks = marks
         self.folder = folder
         self._numbers = itertools.count()
         self.faults_expected = False
 
     def attempt(self, words: list[Any]) -> str:
         number = f"{os.getpid()}-{next(self._numbers)}"
-        self._shim.mark("try", number, *words)
+        self._marks.mark("try", number, *words)
         return number
 
     def acknowledged(self, attempt: str, result: Any) -> None:
-        self._shim.mark("ack", attempt, result)
+        self._marks.mark("ack", attempt, result)
 
     def refused(self, attempt: str, words: list[Any], error: Exception) -> None:
         """Only what an earlier life of the program explains; anything else is not expected here."""
-        self._shim.mark("no", attempt, type(error).__name__)
+        self._marks.mark("no", attempt, type(error).__name__)
         match words:
             case [_, run, *_] if isinstance(error, RunDeletedError):
-                self._shim.mark("saw", "deleted", run)
+                self._marks.mark("saw", "deleted", run)
             case ["put", run, node] if isinstance(error, AlreadyExistsError):
                 self.saw_output(run, node)
+            case ["contest", run, node] if isinstance(error, AlreadyExistsError):
+                self._marks.mark("saw", "contested", run, node)
             case ["many" | "batch", run, nodes, *_] if isinstance(error, AlreadyExistsError):
                 for node in nodes:  # they were written together, so that one tells of all
                     self.saw_output(run, node)
@@ -58,10 +76,10 @@ class Teller:
                 raise error
 
     def saw_output(self, run: str, node: str) -> None:
-        self._shim.mark("saw", "output", run, node)
+        self._marks.mark("saw", "output", run, node)
 
     def saw_global(self, key: str, version: int, value: Any) -> None:
-        self._shim.mark("saw", "global", key, version, value)
+        self._marks.mark("saw", "global", key, version, value)
 
 
 def plan(dice: random.Random, worker: str, steps: int) -> Iterator[list[Any]]:
@@ -92,6 +110,10 @@ def perform(store: ContextStore, teller: Teller, words: list[Any], exist_ok: boo
         match words:
             case ["put", run, node]:
                 store.put(run, node, value_of(run, node), exist_ok=exist_ok)
+            case ["contest", run, node]:
+                store.put(run, node, contested_value_of(run, node, attempt))
+            case ["prune"]:
+                store.prune(older_than=datetime.timedelta(0))
             case ["many", run, nodes]:
                 store.put_many(run, {node: value_of(run, node) for node in nodes}, exist_ok=exist_ok)
             case ["batch", run, nodes, keys]:
@@ -122,6 +144,8 @@ async def perform_async(store: AsyncContextStore, teller: Teller, words: list[An
         match words:
             case ["put", run, node]:
                 await store.put(run, node, value_of(run, node))
+            case ["contest", run, node]:
+                await store.put(run, node, contested_value_of(run, node, attempt))
             case ["many", run, nodes]:
                 await store.put_many(run, {node: value_of(run, node) for node in nodes})
             case ["batch", run, nodes, keys]:
@@ -192,6 +216,21 @@ class Program:
                     perform(store, self.teller, words)
                 perform(store, self.teller, ["backup", f"backup-{self.name}{part}.db"])
 
+    def prunes(self) -> None:
+        """Runs that are put, some of them deleted, and then all of them pruned; one that is left in the end."""
+        with ContextStore(self.path, **self.options) as store:
+            dice = random.Random(self.seed)
+            for part in range(3):
+                for number in range(3):
+                    run = f"pruned-{self.name}{part}-{number}"
+                    perform(store, self.teller, ["many", run, [f"{node}" for node in range(dice.randint(2, 14))]])
+                    perform(store, self.teller, ["put", run, "put"])
+                    perform(store, self.teller, ["batch", run, ["batch 0", "batch 1"], [f"batch-{run}"]])
+                    if dice.random() < 0.3:
+                        perform(store, self.teller, ["delete", run])
+                perform(store, self.teller, ["prune"])
+            perform(store, self.teller, ["put", f"left-{self.name}", "0"])
+
     def resume(self) -> None:
         """A later life: first everything is answered that can be without a commit, then the plan is done again."""
         with ContextStore(self.path, **self.options) as store:
@@ -236,7 +275,7 @@ class Program:
             raise failures[0]
 
 
-PROGRAMS = ["tasks", "threads", "puts", "reopen", "create", "backup", "resume", "glance"]
+PROGRAMS = ["tasks", "threads", "puts", "reopen", "create", "backup", "prunes", "resume", "glance"]
 
 
 # -- planted faults: the store with one of its cures taken away --------------------------------------------------------
@@ -288,12 +327,68 @@ def _no_sync_of_folder() -> None:
     _sqlite.sync_folder = lambda folder: None
 
 
+def _replacing() -> None:
+    """What is put to a key that has an output takes its place."""
+    for rows, statement in _sqlite._INSERT_OUTPUTS.items():
+        replacing = statement.replace("INSERT INTO", "INSERT OR REPLACE INTO").removesuffix(" ON CONFLICT DO NOTHING")
+        assert replacing.count("REPLACE") == 1
+        assert "CONFLICT" not in replacing
+        _sqlite._INSERT_OUTPUTS[rows] = replacing
+
+
+def _swallowed_errors() -> None:
+    """Whatever a commit raises, its callers are told that all went well."""
+    engine: Any = _sqlite.FileEngine
+    commit = engine.commit
+
+    async def commit_well(self: Any, units: Any) -> Any:
+        try:
+            return await commit(self, units)
+        except StorageError:
+            return [[None] * len(unit) for unit in units]
+
+    engine.commit = commit_well
+
+
+def _lost_waiters() -> None:
+    """Of each group that has several callers, and now and then of one that has one, somebody is never answered."""
+    answer = _writer.Writer._answer
+    turns = itertools.count()
+
+    def forgetful(self: Any, group: Any, outcomes: Any) -> None:
+        forgotten = len(group) > 1 or next(turns) % 10 == 9
+        answer(self, group[forgotten:], outcomes[forgotten:])
+
+    _writer.Writer._answer = forgetful  # type: ignore[method-assign]
+
+
+def _leaked_threads() -> None:
+    """close() forgets the reading connection, and so its thread."""
+    close = _sqlite.FileEngine.close
+
+    async def close_half(self: Any) -> None:
+        forgotten, self._reading = self._reading, _lane.Lane(self.own_threads)
+        self._forgotten = forgotten
+        await close(self)
+
+    _sqlite.FileEngine.close = close_half  # type: ignore[method-assign]
+
+
+# Those that a power cut shows.
 PLANTS: dict[str, Callable[[], None]] = {
     "synchronous=OFF": _synchronous_off,
     "acknowledged before COMMIT": _early_acknowledgement,
     "adopted frames not synced": _no_sync_of_adopted_frames,
     "folder not synced": _no_sync_of_folder,
 }
+# Those that it does not.
+OTHER_PLANTS: dict[str, Callable[[], None]] = {
+    "replaces instead of refusing": _replacing,
+    "swallows errors": _swallowed_errors,
+    "forgets a caller": _lost_waiters,
+    "leaves a thread behind": _leaked_threads,
+}
+ALL_PLANTS = PLANTS | OTHER_PLANTS
 
 
 def main() -> None:
@@ -303,7 +398,7 @@ def main() -> None:
     parser.add_argument("log", type=pathlib.Path)
     parser.add_argument("seed", type=int)
     parser.add_argument("--name", default="")
-    parser.add_argument("--plant", choices=PLANTS)
+    parser.add_argument("--plant", choices=ALL_PLANTS)
     parser.add_argument("--durability", default="full")
     parser.add_argument("--checkpoint-frames", type=int, default=12)
     parser.add_argument("--truncate-bytes", type=int, default=2**26)
@@ -315,8 +410,9 @@ def main() -> None:
     _sqlite._CHECKPOINT_FRAMES = given.checkpoint_frames
     _sqlite._TRUNCATE_WAL_BYTES = given.truncate_bytes
     _sqlite._WAL_HEAD_START_BYTES = given.head_start_bytes
+    _store._REMOVE_ROWS = 5
     if given.plant:
-        PLANTS[given.plant]()
+        ALL_PLANTS[given.plant]()
     shim = Shim()
     shim.watch(given.folder, given.log)
     if given.kill:

@@ -1,0 +1,1 @@
+"""contextstore measured beside its peers, in the same run, as ratios."""

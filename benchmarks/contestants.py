@@ -1,0 +1,352 @@
+"""Who is measured: this library's two faces, and its peers, each as its own documentation has it used.
+
+All are set to the same durability: "full" (what was acknowledged survives a power cut) or "normal" (it survives the
+death of the process). A contestant's put is whatever makes one output durable by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import pathlib
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from contextstore import AsyncContextStore, ContextStore
+
+VALUE = {"rows": 1234, "ok": True, "name": "extract", "items": list(range(20)), "note": "x" * 90}  # 200 bytes of JSON
+RUN = "018f3a00-0000-7000-8000-000000000001"
+
+
+class Contestant:
+    """One way to keep outputs in a folder."""
+
+    name = ""
+    needs: str | None = None
+    is_atomic = True
+    """Whether each of many concurrent puts stands or falls for itself."""
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        raise NotImplementedError
+
+    async def put(self, key: str) -> None:
+        raise NotImplementedError
+
+    async def put_all(self, keys: Iterable[str]) -> None:
+        """Many at once, as a program with as many tasks would have them."""
+        await asyncio.gather(*(self.put(key) for key in keys))
+
+    async def get(self, key: str) -> Any:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+class Ours(Contestant):
+    name = "contextstore"
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        self.store = AsyncContextStore(folder / f"{id(self)}.db", durability=durability, **self._options)  # type: ignore[arg-type]
+        await self.store.open()
+
+    async def put(self, key: str) -> None:
+        await self.store.put(RUN, key, VALUE)
+
+    async def get(self, key: str) -> Any:
+        return await self.store.get(RUN, key)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+class OursBlocking(Contestant):
+    name = "contextstore (sync)"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        self.store = ContextStore(folder / f"{id(self)}.db", durability=durability)  # type: ignore[arg-type]
+        self.store.open()
+
+    async def put(self, key: str) -> None:
+        self.store.put(RUN, key, VALUE)
+
+    async def get(self, key: str) -> Any:
+        return self.store.get(RUN, key)
+
+    async def close(self) -> None:
+        self.store.close()
+
+
+_CREATE = "CREATE TABLE outputs (run TEXT, node TEXT, value TEXT, PRIMARY KEY (run, node))"
+_INSERT = "INSERT INTO outputs VALUES (?, ?, ?)"
+_SELECT = "SELECT value FROM outputs WHERE run = ? AND node = ?"
+_SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
+
+
+class RawSQLite(Contestant):
+    """The standard library, one commit a put."""
+
+    name = "sqlite3"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        self.connection = sqlite3.connect(folder / f"{type(self).__name__}.db", isolation_level=None)
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+        self.connection.execute(_CREATE)
+
+    async def put(self, key: str) -> None:
+        self.connection.execute(_INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+
+    async def get(self, key: str) -> Any:
+        return orjson.loads(self.connection.execute(_SELECT, (RUN, key)).fetchone()[0])
+
+    async def close(self) -> None:
+        self.connection.close()
+
+
+class RawSQLiteTogether(RawSQLite):
+    """All in one transaction: the limit of what SQLite can do, and no longer each put for itself."""
+
+    name = "sqlite3, one transaction"
+    is_atomic = False
+
+    async def put_all(self, keys: Iterable[str]) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
+        for key in keys:
+            self.connection.execute(_INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+        self.connection.execute("COMMIT")
+
+
+class Apsw(Contestant):
+    name = "apsw"
+    needs = "apsw"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        self.connection = importlib.import_module("apsw").Connection(str(folder / "apsw.db"))
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+        self.connection.execute(_CREATE)
+
+    async def put(self, key: str) -> None:
+        self.connection.execute(_INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+
+    async def get(self, key: str) -> Any:
+        return orjson.loads(self.connection.execute(_SELECT, (RUN, key)).fetchone()[0])
+
+    async def close(self) -> None:
+        self.connection.close()
+
+
+class Aiosqlite(Contestant):
+    """As people write it: one connection for all tasks, execute, then commit. One task's commit commits another's."""
+
+    name = "aiosqlite"
+    is_atomic = False
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        self.connection = await importlib.import_module("aiosqlite").connect(folder / "aio.db")
+        await self.connection.execute("PRAGMA journal_mode = WAL")
+        await self.connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+        await self.connection.execute(_CREATE)
+
+    async def put(self, key: str) -> None:
+        await self.connection.execute(_INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+        await self.connection.commit()
+
+    async def get(self, key: str) -> Any:
+        async with self.connection.execute(_SELECT, (RUN, key)) as cursor:
+            return orjson.loads((await cursor.fetchone())[0])
+
+    async def hop(self) -> None:
+        """One trip to the connection's thread and back."""
+        await self.connection.execute_fetchall("SELECT 1")
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+
+class LangGraphSaver(Contestant):
+    name = "langgraph saver"
+    needs = "langgraph.checkpoint.sqlite.aio"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        kind = importlib.import_module(self.needs or "").AsyncSqliteSaver
+        self.stack = contextlib.AsyncExitStack()
+        self.saver = await self.stack.enter_async_context(kind.from_conn_string(str(folder / "saver.db")))
+        await self.saver.setup()
+        await self.saver.conn.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+
+    def _config(self, key: str) -> dict[str, Any]:
+        return {"configurable": {"thread_id": key, "checkpoint_ns": ""}}
+
+    async def put(self, key: str) -> None:
+        checkpoint = {
+            "v": 1, "ts": "2026-01-01T00:00:00+00:00", "id": key, "channel_values": VALUE, "channel_versions": {},
+            "versions_seen": {},
+        }  # fmt: skip
+        await self.saver.aput(self._config(key), checkpoint, {}, {})
+
+    async def get(self, key: str) -> Any:
+        return await self.saver.aget_tuple(self._config(key))
+
+    async def close(self) -> None:
+        await self.stack.aclose()
+
+
+class LangGraphStore(Contestant):
+    """It gathers what comes within a loop turn into one transaction, which stands or falls as a whole."""
+
+    name = "langgraph store"
+    is_atomic = False
+    needs = "langgraph.store.sqlite.aio"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        kind = importlib.import_module(self.needs or "").AsyncSqliteStore
+        self.stack = contextlib.AsyncExitStack()
+        self.store = await self.stack.enter_async_context(kind.from_conn_string(str(folder / "lgstore.db")))
+        await self.store.setup()
+        await self.store.conn.execute("PRAGMA journal_mode = WAL")
+        await self.store.conn.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+
+    async def put(self, key: str) -> None:
+        await self.store.aput((RUN,), key, VALUE)
+
+    async def get(self, key: str) -> Any:
+        return await self.store.aget((RUN,), key)
+
+    async def close(self) -> None:
+        await self.stack.aclose()
+
+
+class DiskCache(Contestant):
+    name = "diskcache"
+    needs = "diskcache"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        level = {"full": 2, "normal": 1}[durability]
+        self.cache = importlib.import_module("diskcache").Cache(str(folder / "diskcache"), sqlite_synchronous=level)
+
+    async def put(self, key: str) -> None:
+        self.cache.add((RUN, key), orjson.dumps(VALUE))
+
+    async def get(self, key: str) -> Any:
+        return orjson.loads(self.cache[(RUN, key)])
+
+    async def close(self) -> None:
+        self.cache.close()
+
+
+class KeyValueDisk(Contestant):
+    """py-key-value-aio's disk store, over diskcache."""
+
+    name = "py-key-value disk"
+    needs = "key_value.aio.stores.disk"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        level = {"full": 2, "normal": 1}[durability]
+        cache = importlib.import_module("diskcache").Cache(str(folder / "kv"), sqlite_synchronous=level)
+        self.store = importlib.import_module(self.needs or "").DiskStore(disk_cache=cache)
+        self.cache = cache
+
+    async def put(self, key: str) -> None:
+        await self.store.put(key, VALUE, collection=RUN)
+
+    async def get(self, key: str) -> Any:
+        return await self.store.get(key, collection=RUN)
+
+    async def close(self) -> None:
+        self.cache.close()
+
+
+class SqliteDict(Contestant):
+    """It commits in a thread of its own; a put waits for that with commit(blocking=True)."""
+
+    name = "sqlitedict"
+    needs = "sqlitedict"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        kind = importlib.import_module("sqlitedict").SqliteDict
+        self.dict = kind(str(folder / "dict.db"), journal_mode="WAL", encode=lambda v: orjson.dumps(v).decode(),
+                         decode=orjson.loads)  # fmt: skip
+        self.dict.conn.select_one(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+
+    async def put(self, key: str) -> None:
+        self.dict[key] = VALUE
+        self.dict.commit(blocking=True)
+
+    async def get(self, key: str) -> Any:
+        return self.dict[key]
+
+    async def close(self) -> None:
+        self.dict.close()
+
+
+class Lmdb(Contestant):
+    name = "lmdb"
+    needs = "lmdb"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        sync = durability == "full"
+        self.env = importlib.import_module("lmdb").open(str(folder / "lmdb"), map_size=2**32, sync=sync, metasync=sync)
+
+    async def put(self, key: str) -> None:
+        with self.env.begin(write=True) as transaction:
+            transaction.put(f"{RUN}/{key}".encode(), orjson.dumps(VALUE), overwrite=False)
+
+    async def get(self, key: str) -> Any:
+        return self.get_now(key)
+
+    def get_now(self, key: str) -> Any:
+        with self.env.begin() as transaction:
+            return orjson.loads(transaction.get(f"{RUN}/{key}".encode()))
+
+    async def close(self) -> None:
+        self.env.close()
+
+
+class RocksDict(Contestant):
+    name = "rocksdict"
+    needs = "rocksdict"
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        module = importlib.import_module("rocksdict")
+        self.db = module.Rdict(str(folder / "rocks"), module.Options(raw_mode=True))
+        options = module.WriteOptions()
+        options.sync = durability == "full"
+        self.db.set_write_options(options)
+
+    async def put(self, key: str) -> None:
+        self.db[f"{RUN}/{key}".encode()] = orjson.dumps(VALUE)
+
+    async def get(self, key: str) -> Any:
+        return orjson.loads(self.db[f"{RUN}/{key}".encode()])
+
+    async def close(self) -> None:
+        self.db.close()
+
+
+PEERS: list[type[Contestant]] = [
+    RawSQLite, RawSQLiteTogether, Apsw, Aiosqlite, LangGraphSaver, LangGraphStore, DiskCache, KeyValueDisk, SqliteDict,
+    Lmdb, RocksDict,
+]  # fmt: skip
+
+
+def available() -> tuple[list[Contestant], list[str]]:
+    """Our two faces and the peers that are installed; and the names of those that are not."""
+    found: list[Contestant] = [Ours(), OursBlocking()]
+    missing = []
+    for kind in PEERS:
+        try:
+            if kind.needs:
+                importlib.import_module(kind.needs)
+            found.append(kind())
+        except ImportError:
+            missing.append(kind.name)
+    return found, missing

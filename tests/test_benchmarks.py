@@ -1,0 +1,51 @@
+"""The benchmarks run: each workload at its smallest size. What it measures is nobody's business here."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import measure
+from benchmarks.contestants import Ours, OursBlocking, RawSQLite
+from benchmarks.measure import TINY, Times
+
+pytestmark = pytest.mark.one_python
+
+
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peers are an extra."""
+    monkeypatch.setattr(measure, "available", lambda: ([Ours(), OursBlocking(), RawSQLite()], []))
+
+
+def all_measured(times: Times, *names: str) -> bool:
+    return set(names) <= times.keys() and all(len(some) == 1 and some[0] > 0 for some in times.values())
+
+
+async def test_puts_one_after_the_other() -> None:
+    assert all_measured(await measure.sequential_puts(TINY, "full"), "contextstore", "contextstore (sync)", "sqlite3")
+
+
+async def test_puts_at_once() -> None:
+    assert all_measured(await measure.concurrent_puts(TINY, "normal", 8), "contextstore", "sqlite3")
+
+
+async def test_puts_by_threads() -> None:
+    assert all_measured(await measure.threads_of_puts(TINY, "full"), "eight threads", "sqlite3")
+
+
+async def test_large_values() -> None:
+    assert all_measured(await measure.values_of(TINY, 4096), "contextstore", "sqlite3")
+
+
+async def test_a_store_that_grows() -> None:
+    figures = await measure.growing(TINY)
+    assert figures["put, large"] > 0
+    assert figures["MB at last"] > 0
+
+
+def test_processes() -> None:
+    assert all(puts > 0 for puts, _, _ in measure.processes(2, 0.1))
+
+
+def test_opening_and_closing() -> None:
+    assert min(measure.open_and_close(TINY)) > 0
