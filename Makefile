@@ -34,8 +34,10 @@ $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) install --editable '.[bench]'
 	@touch $@
 
+# STORE=postgresql://… runs it there, and needs the extra: make demo installs it then.
 demo: $(VENV)/.demo
-	@$(BIN)/python examples/survey.py $(DEMO_ARGS)
+	@case "$(STORE)" in postgres*) $(BIN)/python -c "import asyncpg" 2>/dev/null || $(PIP) install --editable '.[postgres]';; esac
+	@$(BIN)/python examples/survey.py $(if $(STORE),--store '$(STORE)') $(DEMO_ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)

@@ -490,7 +490,13 @@ class _SQLiteEngine:
 
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         with self._read("the outputs") as connection:
-            return self._fetch_outputs(connection, keys)
+            if len(keys) == 1:
+                return self._fetch_outputs(connection, keys)
+            connection.execute("BEGIN")  # or each statement would lock and unlock the file: two system calls
+            try:
+                return self._fetch_outputs(connection, keys)
+            finally:
+                connection.execute("ROLLBACK")
 
     async def exists(self, key: OutputKey) -> bool:
         with self._read(f"the output of {_named(key)}") as connection:

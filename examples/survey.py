@@ -422,7 +422,8 @@ def demonstrate(options: argparse.Namespace, console: Console) -> bool:
     """Run the flow, kill it, run it again. Returns whether all went as it must."""
     nodes = survey(standard_library(), options.limit)
     with tempfile.TemporaryDirectory(prefix="contextstore-survey-") as folder:
-        store_path = (options.store or pathlib.Path(folder, "survey.db")).absolute()
+        place = options.store or str(pathlib.Path(folder, "survey.db"))
+        store_path = place if "://" in place else os.path.abspath(place)
         journal = Journal(pathlib.Path(folder, "journal"))
         flow_run_id = new_flow_run_id()
         console.print(
@@ -434,7 +435,7 @@ def demonstrate(options: argparse.Namespace, console: Console) -> bool:
         say(f"flow run  {flow_run_id}\n")
         with ContextStore(store_path):
             pass  # makes the store, so that there is something to watch from the first moment on
-        command = [sys.executable, __file__, "--worker", flow_run_id, "--store", str(store_path)]
+        command = [sys.executable, __file__, "--worker", flow_run_id, "--store", store_path]
         command += ["--journal", os.path.join(folder, "journal"), "--pace", str(options.pace)]
         command += [] if options.limit is None else ["--limit", str(options.limit)]
         checks = [Check("nodes of the flow", len(nodes))]
@@ -466,14 +467,15 @@ def demonstrate(options: argparse.Namespace, console: Console) -> bool:
                 console.print(findings_table(report))
         if options.store:
             sql = f"SELECT value FROM outputs WHERE flow_run_id = '{flow_run_id}' AND node_id = 'survey/report'"
-            say(f'Look for yourself:\n  sqlite3 {shlex.quote(str(store_path))} "{sql}"\n')
+            tool = "psql" if "://" in store_path else "sqlite3"
+            say(f'Look for yourself:\n  {tool} {shlex.quote(store_path)} "{sql}"\n')
     console.print("[green]Every claim holds.[/]" if holds else "[bold red]A claim does not hold.[/]")
     return holds
 
 
 def run_process(
     command: Sequence[str],
-    store_path: pathlib.Path,
+    store_path: str,
     flow_run_id: str,
     bar: ProgressBar,
     kill_at: int | None = None,
@@ -505,10 +507,15 @@ class Snapshot(NamedTuple):
     completed: Counter[str]
 
     @classmethod
-    def of(cls, store_path: pathlib.Path, flow_run_id: str, journal: Journal) -> Snapshot:
-        """Read by Python's own sqlite3: what is in the store is no secret of the library."""
+    def of(cls, store_path: str, flow_run_id: str, journal: Journal) -> Snapshot:
+        """Read by Python's own sqlite3, if it is a file: what is in the store is no secret of the library."""
         rows = defaultdict(list)
-        uri = f"file:{urllib.parse.quote(str(store_path))}?mode=ro"
+        if "://" in store_path:
+            with ContextStore(store_path, read_only=True) as store:
+                for output in store.iter_outputs(flow_run_id):
+                    rows[output.node_id].append((repr(output.value), output.written_at.isoformat()))
+            return cls(rows, journal.counts("began"), journal.counts("completed"))
+        uri = f"file:{urllib.parse.quote(store_path)}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             query = "SELECT node_id, value, written_at FROM outputs WHERE flow_run_id = ?"
             for node_id, value, written_at in connection.execute(query, (flow_run_id,)):
@@ -662,7 +669,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Survey Python's standard library; the flow is killed half-way and goes on where it was."
     )
-    parser.add_argument("--store", type=pathlib.Path, metavar="PATH", help="keep the store here (else it is temporary)")
+    parser.add_argument("--store", metavar="TARGET", help="a path or a URL: keep it there (else it is temporary)")
     parser.add_argument(
         "--kill-at", type=fraction, default=0.5, metavar="FRACTION", help="kill when so much is done (default: 0.5)"
     )

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from .servers import Server
+
 ROOT = pathlib.Path(__file__).parent.parent
 SURVEY = ROOT / "examples" / "survey.py"
 
@@ -283,3 +285,9 @@ def test_the_survey_takes_the_standard_library_without_tests_and_without_what_wa
     assert {"os", "json", "json.decoder", "asyncio.tasks", "__future__"} <= library.keys()
     assert not [name for name in library if {"test", "tests", "idle_test", "pytest"} & set(name.split("."))]
     assert library["json"].name == "__init__.py"
+
+
+def test_it_runs_on_postgresql(postgres: Server) -> None:
+    shown = Demonstration(*SMALL, "--store", postgres.url(schema="survey"))
+    assert shown.status == 0
+    assert "Every claim holds." in shown.text
