@@ -12,6 +12,7 @@ import contextlib
 import inspect
 import itertools
 import pathlib
+import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -84,6 +85,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "face_and_engine", [(f, e) for f in FACES for e in engines], ids=lambda pair: "-".join(pair), indirect=False
         )
+
+
+def named(value: object) -> str:
+    """An id for a parameter, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_what_is_good_passes(check: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize(("value", "word"), BAD, ids=lambda value: ascii(value)[:40])
+@pytest.mark.parametrize(("value", "word"), BAD, ids=lambda value: ascii(named(value))[1:40] or "empty")
 def test_what_is_bad_is_an_invalid_key_error_that_says_why(check: Any, value: Any, word: str) -> None:
     with pytest.raises(InvalidKeyError) as caught:
         check(value)

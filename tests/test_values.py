@@ -39,6 +39,8 @@ from hypothesis import strategies as st
 from contextstore import DeserializationError, SerializationError, _codec
 from contextstore._codec import BYTES, JSON, MAX_DEPTH, Encoded, checksum, decode, encode, equal
 
+from .conftest import named
+
 UTC = datetime.UTC
 PLENTY = 10**9
 
@@ -533,7 +535,7 @@ class Zone(datetime.tzinfo):
         NOW.replace(tzinfo=Zone(ValueError("no"))),
         NOW.replace(tzinfo=Zone("seven")),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_a_time_whose_offset_cannot_be_written_is_refused(value: Any) -> None:
     assert refusal({"at": value}).path == "$.at"
@@ -644,7 +646,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("bad", REFUSED, ids=repr)
+@pytest.mark.parametrize("bad", REFUSED, ids=named)
 def test_what_is_refused_is_refused_with_a_word_of_advice(bad: Bad) -> None:
     error = refusal({"items": [0, None, "null", {"score": bad.value}]})
     assert error.path == "$.items[3].score"
@@ -936,7 +938,7 @@ def test_brackets_within_strings_are_not_taken_for_depth(text: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- the size
 
 
-@pytest.mark.parametrize("value", [b"12345678", "123456", [1, 2, 3.5], {"é": 1}, Data], ids=repr)
+@pytest.mark.parametrize("value", [b"12345678", "123456", [1, 2, 3.5], {"é": 1}, Data], ids=named)
 def test_max_value_bytes_is_the_size_of_the_encoded_value_and_that_much_fits(value: Any) -> None:
     value = Data("x") if value is Data else value
     size = len(encoded(value).data)
@@ -969,7 +971,7 @@ def test_what_happens_to_the_value_later_does_not_reach_the_encoded_one() -> Non
     assert decode(stored) == {"a": [1, {"b": 2}]}
 
 
-@pytest.mark.parametrize("kind", [None, Any, dict, dict[str, list[Any]]], ids=repr)
+@pytest.mark.parametrize("kind", [None, Any, dict, dict[str, list[Any]]], ids=named)
 def test_each_decoding_makes_new_objects(kind: Any) -> None:
     stored = encoded({"a": [1, {"b": 2}]})
     first = decode(stored, kind)
@@ -1527,7 +1529,7 @@ async def test_get_of_a_value_that_does_not_fit_names_the_place_and_a_default_is
     assert await store.get_global("other", default, type=Item) is default
 
 
-@pytest.mark.parametrize("kind", ["int", 5, Anything[int], Callable[[int], str]], ids=repr)
+@pytest.mark.parametrize("kind", ["int", 5, Anything[int], Callable[[int], str]], ids=named)
 def test_what_is_no_type_to_convert_to_is_a_type_error_that_names_it(kind: Any) -> None:
     for wrapping in (kind, list[kind], Apple | list[kind] | Pear) if not isinstance(kind, str | int) else (kind,):
         with pytest.raises(TypeError) as caught:
@@ -1555,7 +1557,7 @@ def test_a_type_variable_and_any_and_object_stand_for_anything() -> None:
         assert there_and_back(b"x", kind) == b"x"
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, bytes | None, str | bytes, Any, object], ids=repr)
+@pytest.mark.parametrize("kind", [bytes, bytearray, bytes | None, str | bytes, Any, object], ids=named)
 def test_bytes_come_back_through_types_that_have_them(kind: Any) -> None:
     assert there_and_back(b"eHl6", kind) == b"eHl6"
 
