@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from contextstore import ContextStoreError, InvalidKeyError, _keys, new_flow_run_id
 from contextstore._keys import check_count, flow_run_key, global_key, node_key, prefix_key
 
+from .conftest import named
+
 ID = uuid.UUID("01234567-89AB-7DEF-8123-456789ABCDEF")
 CHECKS: list[Callable[[Any], str]] = [flow_run_key, node_key, global_key]
 
