@@ -36,6 +36,8 @@ from .conftest import Target
 from .doubles import core_of, fail, until
 from .processes import Child
 
+pytestmark = pytest.mark.usefixtures("embedded")  # a server is looked after in test_care_postgres
+
 EVERYTHING = {
     "run-1": {f"node-{i:03}": {"i": i, "text": "x" * (i * 7 % 300)} for i in range(60)},
     "run-2": {"large": "y" * 20_000, "bytes": bytes(range(256)), "null": None},
