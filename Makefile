@@ -39,8 +39,9 @@ demo: $(VENV)/.demo
 	@case "$(STORE)" in postgres*) $(BIN)/python -c "import asyncpg" 2>/dev/null || $(PIP) install --editable '.[postgres]';; esac
 	@$(BIN)/python examples/survey.py $(if $(STORE),--store '$(STORE)') $(DEMO_ARGS)
 
+# Three at a time, on two cores: many tests wait for a disk, a process or a server.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(or $(WORKERS),3) $(TEST_ARGS)
 
 # Those that take longer than some seconds each, the torture's short run among them.
 test-slow: $(VENV)/.dev
@@ -53,7 +54,7 @@ torture: $(VENV)/.dev
 # What must hold on every supported Python.
 CORE_TESTS := $(foreach name,contract writer model values keys errors crash,tests/test_$(name).py)
 test-core: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not one_python and not slow" $(CORE_TESTS) $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not one_python and not slow" --numprocesses $(or $(WORKERS),3) $(CORE_TESTS) $(TEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -126,7 +126,7 @@ class AsyncContextStore:
             max_value_bytes = self._engine.max_value_bytes
         self._max_value_bytes = check_count("max_value_bytes", max_value_bytes, 1)
         self._read_only = read_only
-        self._callers = self._make_callers()
+        self._callers = self._make_callers(float(timeout))
         self._cache = OutputCache(cache_bytes)
         self._news = News(self._engine, self._callers)
         notes = [self._cache.note_committed, self._news.note_committed]
@@ -146,8 +146,8 @@ class AsyncContextStore:
         self._is_open = False
         self._is_closed = False
 
-    def _make_callers(self) -> Callers:
-        return TaskCallers(self._engine.location)
+    def _make_callers(self, timeout: float) -> Callers:
+        return TaskCallers(self._engine.location, timeout)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._is_open else "not opened yet"

@@ -38,7 +38,7 @@ def _documented_as(original: Callable[..., Any]) -> Callable[[F], F]:
 class _Core(AsyncContextStore):
     """The core, with threads for callers."""
 
-    def _make_callers(self) -> Callers:
+    def _make_callers(self, timeout: float) -> Callers:
         return ThreadCallers(self._engine.location, self._engine.own_threads)
 
 

@@ -680,6 +680,7 @@ class TestAtomicWriter:
         assert calls == [1]
         assert await store.get("run", "node") == {"rows": 3}
 
+    @pytest.mark.usefixtures("embedded")
     async def test_the_output_is_in_the_file_when_complete_is_called(
         self, make_store: Target, shared_target: None
     ) -> None:
