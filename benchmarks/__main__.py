@@ -234,7 +234,7 @@ def plot(tables: dict[str, Any], path: pathlib.Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     columns = [("one put after the other, full", "one put"), ("64 puts at once, full", "64 puts at once"),
                ("gets of the same 64", "repeated get")]  # fmt: skip
@@ -249,11 +249,14 @@ def plot(tables: dict[str, Any], path: pathlib.Path) -> None:
         )
         axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
         axis.set_xscale("log")
-        axis.set_title(f"{title}: time, contextstore = 1")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=8)
         axis.margins(x=0.2)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
+    figure.supxlabel("time of one operation, contextstore = 1, logarithmic: shorter is better", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
