@@ -29,6 +29,8 @@ class Contestant:
     needs: str | None = None
     is_atomic = True
     """Whether each of many concurrent puts stands or falls for itself."""
+    durabilities: tuple[str, ...] = ("full", "normal")
+    has_get = True
 
     async def open(self, folder: pathlib.Path, durability: str) -> None:
         raise NotImplementedError
@@ -85,7 +87,7 @@ class OursBlocking(Contestant):
 
 
 _CREATE = "CREATE TABLE outputs (run TEXT, node TEXT, value TEXT, PRIMARY KEY (run, node))"
-_INSERT = "INSERT INTO outputs VALUES (?, ?, ?)"
+INSERT = "INSERT INTO outputs VALUES (?, ?, ?)"
 _SELECT = "SELECT value FROM outputs WHERE run = ? AND node = ?"
 _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
@@ -96,13 +98,14 @@ class RawSQLite(Contestant):
     name = "sqlite3"
 
     async def open(self, folder: pathlib.Path, durability: str) -> None:
-        self.connection = sqlite3.connect(folder / f"{type(self).__name__}.db", isolation_level=None)
+        self.path = folder / f"{type(self).__name__}.db"
+        self.connection = sqlite3.connect(self.path, isolation_level=None)
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
         self.connection.execute(_CREATE)
 
     async def put(self, key: str) -> None:
-        self.connection.execute(_INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+        self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
 
     async def get(self, key: str) -> Any:
         return orjson.loads(self.connection.execute(_SELECT, (RUN, key)).fetchone()[0])
@@ -120,7 +123,7 @@ class RawSQLiteTogether(RawSQLite):
     async def put_all(self, keys: Iterable[str]) -> None:
         self.connection.execute("BEGIN IMMEDIATE")
         for key in keys:
-            self.connection.execute(_INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+            self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
         self.connection.execute("COMMIT")
 
 
@@ -135,7 +138,7 @@ class Apsw(Contestant):
         self.connection.execute(_CREATE)
 
     async def put(self, key: str) -> None:
-        self.connection.execute(_INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+        self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
 
     async def get(self, key: str) -> Any:
         return orjson.loads(self.connection.execute(_SELECT, (RUN, key)).fetchone()[0])
@@ -157,7 +160,7 @@ class Aiosqlite(Contestant):
         await self.connection.execute(_CREATE)
 
     async def put(self, key: str) -> None:
-        await self.connection.execute(_INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+        await self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
         await self.connection.commit()
 
     async def get(self, key: str) -> Any:
@@ -332,9 +335,55 @@ class RocksDict(Contestant):
         self.db.close()
 
 
+class Dbos(Contestant):
+    """It records the steps of a workflow: one workflow runs a step for each put, and for many at once as many tasks.
+
+    Its SQLite keeps a rollback journal and syncs at each commit; it has no call that reads a step's output alone.
+    """
+
+    name = "dbos step"
+    needs = "dbos"
+    durabilities = ("full",)
+    has_get = False
+
+    async def open(self, folder: pathlib.Path, durability: str) -> None:
+        module = importlib.import_module("dbos")
+        self.module, self.wanted = module, asyncio.Queue[tuple[int, asyncio.Future[None]] | None]()
+        module.DBOS(config={
+            "name": "benchmark", "system_database_url": f"sqlite:///{folder}/dbos.db", "run_admin_server": False,
+            "log_level": "ERROR",
+        })  # fmt: skip
+
+        async def step() -> Any:
+            return VALUE
+
+        async def flow() -> None:
+            while (wanted := await self.wanted.get()) is not None:
+                count, done = wanted
+                await asyncio.gather(*(module.DBOS.run_step_async(None, step) for _ in range(count)))
+                done.set_result(None)
+
+        workflow = module.DBOS.workflow()(flow)
+        module.DBOS.launch()
+        self.running = asyncio.ensure_future(workflow())
+
+    async def put(self, key: str) -> None:
+        await self.put_all([key])
+
+    async def put_all(self, keys: Iterable[str]) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self.wanted.put_nowait((len(list(keys)), done))
+        await done
+
+    async def close(self) -> None:
+        self.wanted.put_nowait(None)
+        await self.running
+        self.module.DBOS.destroy(destroy_registry=True)
+
+
 PEERS: list[type[Contestant]] = [
     RawSQLite, RawSQLiteTogether, Apsw, Aiosqlite, LangGraphSaver, LangGraphStore, DiskCache, KeyValueDisk, SqliteDict,
-    Lmdb, RocksDict,
+    Lmdb, RocksDict, Dbos,
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import pathlib
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -20,9 +21,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+import orjson
+
 from contextstore import AsyncContextStore, ContextStore
 
-from .contestants import RUN, VALUE, Aiosqlite, Contestant, Lmdb, Ours, RawSQLite, RawSQLiteTogether, available
+from .contestants import INSERT, RUN, VALUE, Aiosqlite, Contestant, Lmdb, Ours, RawSQLite, RawSQLiteTogether, available
 
 Times = dict[str, list[float]]
 """Seconds per operation, a figure for each round, by who was measured."""
@@ -54,6 +57,10 @@ async def opened(contestants: Sequence[Contestant], durability: str) -> AsyncIte
         yield
 
 
+def competing(durability: str) -> list[Contestant]:
+    return [one for one in available()[0] if durability in one.durabilities]
+
+
 async def timed(work: Callable[[], Awaitable[Any]], operations: int) -> float:
     began = time.perf_counter()
     await work()
@@ -72,7 +79,7 @@ async def in_turns(workloads: dict[str, Callable[[], Awaitable[float]]], rounds:
 
 async def sequential_puts(size: Size, durability: str, contestants: Sequence[Contestant] | None = None) -> Times:
     """One put after the other."""
-    chosen = contestants or [one for one in available()[0] if not isinstance(one, RawSQLiteTogether)]
+    chosen = contestants or [one for one in competing(durability) if not isinstance(one, RawSQLiteTogether)]
 
     def work(one: Contestant) -> Callable[[], Awaitable[float]]:
         async def puts() -> None:
@@ -87,7 +94,7 @@ async def sequential_puts(size: Size, durability: str, contestants: Sequence[Con
 
 async def concurrent_puts(size: Size, durability: str, at_once: int) -> Times:
     """So many tasks, a put each, again and again. Blocking contestants can only do them one after the other."""
-    chosen = [one for one in available()[0] if one.name != "contextstore (sync)"]
+    chosen = [one for one in competing(durability) if one.name != "contextstore (sync)"]
 
     def work(one: Contestant) -> Callable[[], Awaitable[float]]:
         groups = max(1, size.operations // at_once)
@@ -104,7 +111,7 @@ async def concurrent_puts(size: Size, durability: str, at_once: int) -> Times:
 
 async def repeated_gets(size: Size) -> Times:
     """The same 64 outputs, again and again; and ours without a cache, one at a time and 64 at once."""
-    chosen = available()[0]
+    chosen = [one for one in available()[0] if one.has_get]
     uncached = Ours(cache_bytes=0)
     uncached.name = "contextstore, no cache"
     hop = next((one for one in chosen if isinstance(one, Aiosqlite)), Aiosqlite())
@@ -207,6 +214,89 @@ async def threads_of_puts(size: Size, durability: str) -> Times:
         return times
 
 
+async def gets_beside_writes(size: Size) -> Times:
+    """One get after the other, without a cache, while eight others write durably all the time."""
+    names = keys(64)
+    ours, raw, aio = Ours(cache_bytes=0), RawSQLite(), Aiosqlite()
+
+    def beside(
+        writers: Callable[[asyncio.Event], Awaitable[Any]], get: Callable[[str], Awaitable[Any]]
+    ) -> Callable[[], Awaitable[float]]:
+        async def gets() -> None:
+            for name in names[: size.operations]:
+                await get(name)
+
+        async def work() -> float:
+            stopped = asyncio.Event()
+            writing = asyncio.ensure_future(writers(stopped))
+            await asyncio.sleep(0.01)
+            try:
+                return await timed(gets, len(names[: size.operations]))
+            finally:
+                stopped.set()
+                await writing
+
+        return work
+
+    def tasks(one: Contestant) -> Callable[[asyncio.Event], Awaitable[Any]]:
+        async def put(stopped: asyncio.Event) -> None:
+            while not stopped.is_set():
+                await one.put(keys(1)[0])
+
+        return lambda stopped: asyncio.gather(*(put(stopped) for _ in range(8)))
+
+    async def thread(stopped: asyncio.Event) -> None:
+        """Eight tasks cannot block one loop: one thread, with a connection of its own, writes as fast as it can."""
+
+        def write() -> None:
+            with contextlib.closing(sqlite3.connect(raw.path, isolation_level=None)) as connection:
+                connection.execute("PRAGMA synchronous = FULL")
+                while not stopped.is_set():
+                    connection.execute(INSERT, (RUN, keys(1)[0], orjson.dumps(VALUE).decode()))
+
+        await asyncio.to_thread(write)
+
+    async with opened([ours, raw, aio], "full"):
+        for one in (ours, raw, aio):
+            await one.put_all(names)
+        workloads = {
+            "contextstore": beside(tasks(ours), ours.get),
+            "sqlite3": beside(thread, raw.get),
+            "aiosqlite": beside(tasks(aio), aio.get),
+        }
+        return await in_turns(workloads, size.rounds)
+
+
+async def puts_on_a_busy_loop(size: Size) -> Times:
+    """One put after the other, while another task works for a millisecond at each turn of the loop."""
+    chosen: list[Contestant] = [Ours(), RawSQLite(), Aiosqlite()]
+
+    async def busy() -> None:
+        while True:
+            end = time.perf_counter() + 0.001
+            while time.perf_counter() < end:
+                pass
+            await asyncio.sleep(0)
+
+    def work(one: Contestant) -> Callable[[], Awaitable[float]]:
+        async def puts() -> None:
+            for key in keys(size.operations // 4):
+                await one.put(key)
+                await asyncio.sleep(0)  # for those that block the loop
+
+        async def beside() -> float:
+            other = asyncio.ensure_future(busy())
+            try:
+                return await timed(puts, size.operations // 4)
+            finally:
+                other.cancel()
+
+        return beside
+
+    async with opened(chosen, "full"):
+        return await in_turns({one.name: work(one) for one in chosen}, size.rounds)
+
+
 async def values_of(size: Size, value_bytes: int) -> Times:
     """Durable puts of one large value at a time, against sqlite3."""
     with tempfile.TemporaryDirectory(prefix="contextstore-benchmark-") as folder:
@@ -253,7 +343,10 @@ async def growing(size: Size) -> dict[str, float]:
             await fill(size.rows - size.rows // 100, "large")
             await asyncio.sleep(0.5)
             figures["put, large"] = await puts()
-            figures["list_keys"] = await timed(lambda: store.list_keys("small"), size.rows // 100)
+            for nodes in (10, 1000, min(100_000, size.rows // 10)):
+                await fill(nodes, f"run of {nodes}")
+                lists = [await timed(lambda: store.list_keys(f"run of {nodes}"), nodes) for _ in range(3)]  # noqa: B023
+                figures[f"list_keys of {nodes:,} nodes, µs a node"] = statistics.median(lists) * 1e6
             figures["bytes an output"] = (await store.stats()).file_bytes / size.rows
             figures["iteration"] = await timed(lambda: _iterate(store, "large", figures), size.rows)
     return figures

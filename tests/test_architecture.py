@@ -28,7 +28,9 @@ PACKAGE = pathlib.Path(contextstore.__file__).parent
 
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),  # what may go wrong
-    ("_keys", "_codec", "_results", "_callers", "_filelock"),  # ids, values, results, ways to wait: each on its own
+    ("_keys", "_encoding", "_results", "_callers", "_filelock"),  # ids, values, results, ways to wait: each on its own
+    ("_conversion",),  # values as types
+    ("_codec",),  # values as they are stored
     ("_engine", "_sqlite_file"),  # the contract of an engine; the file of one
     ("_room", "_lane", "_postgres_lane", "_postgres_sql", "_reader", "_batch", "_flow", "_sqlite_care"),
     ("_watch", "_writer", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL

@@ -33,6 +33,14 @@ async def test_puts_by_threads() -> None:
     assert all_measured(await measure.threads_of_puts(TINY, "full"), "eight threads", "sqlite3")
 
 
+async def test_gets_beside_writes() -> None:
+    assert all_measured(await measure.gets_beside_writes(TINY), "contextstore", "sqlite3", "aiosqlite")
+
+
+async def test_puts_on_a_busy_loop() -> None:
+    assert all_measured(await measure.puts_on_a_busy_loop(TINY), "contextstore", "sqlite3", "aiosqlite")
+
+
 async def test_large_values() -> None:
     assert all_measured(await measure.values_of(TINY, 4096), "contextstore", "sqlite3")
 

@@ -36,8 +36,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextstore import DeserializationError, SerializationError, _codec
-from contextstore._codec import BYTES, JSON, MAX_DEPTH, Encoded, checksum, decode, encode, equal
+from contextstore import DeserializationError, SerializationError, _encoding
+from contextstore._codec import BYTES, JSON, Encoded, checksum, decode, encode, equal
+from contextstore._encoding import MAX_DEPTH
 
 from .conftest import named
 
@@ -930,7 +931,7 @@ def test_an_object_met_twice_is_no_circle() -> None:
 def test_brackets_within_strings_are_not_taken_for_depth(text: str) -> None:
     value = {"text": text, text: [text, 1], "rows": [{"t": text[:7]}] * 300}
     assert form(value) == value
-    with mock.patch.object(_codec, "_encode_json_slowly") as slowly:
+    with mock.patch.object(_encoding, "_encode_json_slowly") as slowly:
         encoded(value)
     slowly.assert_not_called()
 
