@@ -78,7 +78,7 @@ class Callers(Protocol):
     def ticket(self) -> Ticket:
         """A place to wait for one answer."""
 
-    async def wait(self, ticket: Ticket, timeout: float | None, expire: Callable[[], object | None]) -> Any:
+    def wait(self, ticket: Ticket, timeout: float | None, expire: Callable[[], object | None]) -> Awaitable[Any]:
         """The answer. After ``timeout`` seconds ``expire()`` is asked once; what it returns, unless None, is it."""
 
     async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -100,6 +100,18 @@ class Callers(Protocol):
         """Answer tickets, from any thread. Those that nobody waits for any more are passed over."""
 
 
+_process = object()
+"""Another one in a forked child. Each call looks at it; os.getpid() is a system call, a tenth of a get."""
+
+
+def _note_fork() -> None:
+    global _process
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
 class TaskCallers:
     """Tasks of the one event loop that the first call came from."""
 
@@ -108,11 +120,11 @@ class TaskCallers:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._usual_timeout = usual_timeout
         self._deadlines = _Deadlines(usual_timeout)
-        self._pid = os.getpid()
+        self._process = _process
         self._flights: dict[object, _TaskFlight] = {}
 
     def admit(self) -> None:
-        if os.getpid() != self._pid:
+        if self._process is not _process:
             raise ForkedProcessError(self._location)
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -124,7 +136,7 @@ class TaskCallers:
             self._loop = loop
 
     def admit_close(self) -> None:
-        if self._loop is not None and self._loop.is_closed() and os.getpid() == self._pid:
+        if self._loop is not None and self._loop.is_closed() and self._process is _process:
             return
         self.admit()
 
@@ -132,16 +144,19 @@ class TaskCallers:
         assert self._loop is not None
         return self._loop.create_future()
 
-    async def wait(
+    def wait(
         self, ticket: asyncio.Future[Any], timeout: float | None, expire: Callable[[], object | None]
-    ) -> Any:
+    ) -> Awaitable[Any]:
+        # Not a coroutine, which each put and get would make and run through for nothing but the usual cases below.
         if timeout is None:
-            return await ticket
+            return ticket
         assert self._loop is not None
         if timeout == self._usual_timeout:
             self._deadlines.add(self._loop, ticket, expire)
-            return await ticket
-        timer = self._loop.call_later(timeout, _expire, ticket, expire)
+            return ticket
+        return self._wait(self._loop.call_later(timeout, _expire, ticket, expire), ticket)
+
+    async def _wait(self, timer: asyncio.TimerHandle, ticket: asyncio.Future[Any]) -> Any:
         try:
             return await ticket
         finally:
@@ -252,12 +267,12 @@ class ThreadCallers:
     def __init__(self, location: str, own_threads: set[int]) -> None:
         self._location = location
         self._own_threads = own_threads
-        self._pid = os.getpid()
+        self._process = _process
         self._lock = threading.Lock()
         self._flights: dict[object, _ThreadFlight] = {}
 
     def admit(self) -> None:
-        if os.getpid() != self._pid:
+        if self._process is not _process:
             raise ForkedProcessError(self._location)
         if threading.get_ident() in self._own_threads:
             raise WrongLoopError(

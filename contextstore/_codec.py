@@ -37,8 +37,9 @@ def encode(value: Any, max_bytes: int) -> Encoded:
 
 def decode(encoded: Encoded, type: Any = None) -> Any:
     """The value anew; with ``type``, converted to it and checked. Raises ``DeserializationError``."""
-    value: Any = encoded.data
-    if encoded.codec == JSON:
+    value: Any
+    codec, value = encoded
+    if codec == JSON:
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError as error:

@@ -81,7 +81,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 def _is_too_deep(data: bytes) -> bool:
     """Whether this JSON is nested deeper than MAX_DEPTH."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+    if len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
     # Brackets within strings may raise a false alarm; to leave the strings out each time takes longer than all else.
     return _brackets_nest_too_deep(data) and _brackets_nest_too_deep(_STRING.sub(b"", data))

@@ -61,47 +61,52 @@ class OutputCache:
         return value
 
     def fill(self, key: OutputKey, value: Encoded, deletions: int) -> None:
+        with self._lock:
+            if deletions == self.deletions:
+                self._keep(key, value)
+
+    def note_committed(self, operations: Iterable[Operation]) -> None:
+        with self._lock:
+            for operation in operations:
+                if type(operation) is PutOutput:
+                    self._note_put(operation)
+                elif type(operation) is DeleteRun:
+                    self._forget_run(operation.flow_run_id)
+
+    # -- under the lock -----------------------------------------------------------------------------------------------
+
+    def _keep(self, key: OutputKey, value: Encoded) -> None:
+        # It may be there: read by somebody else just now, or of a run of this name that was deleted and forgotten.
+        self._drop(key)
         size = ENTRY_BYTES + len(value.data)
         if size > self._max_bytes:
             return
-        with self._lock:
-            if deletions != self.deletions:
-                return
-            # It may be there: read by somebody else just now, or of a run of this name that was deleted and forgotten.
-            old = self._entries.pop(key, None)
-            if old is not None:
-                self.bytes -= ENTRY_BYTES + len(old.data)
-            self._entries[key] = value
-            self.bytes += size
-            while self.bytes > self._max_bytes:
-                _, evicted = self._entries.popitem(last=False)
-                self.bytes -= ENTRY_BYTES + len(evicted.data)
+        self._entries[key] = value
+        self.bytes += size
+        while self.bytes > self._max_bytes:
+            _, evicted = self._entries.popitem(last=False)
+            self.bytes -= ENTRY_BYTES + len(evicted.data)
 
-    def note_committed(self, operations: Iterable[Operation]) -> None:
-        for operation in operations:
-            if type(operation) is PutOutput:
-                self._note_put(operation)
-            elif type(operation) is DeleteRun:
-                self._forget_run(operation.flow_run_id)
+    def _drop(self, key: OutputKey) -> None:
+        old = self._entries.pop(key, None)
+        if old is not None:
+            self.bytes -= ENTRY_BYTES + len(old.data)
 
     def _note_put(self, put: PutOutput) -> None:
         key = (put.flow_run_id, put.node_id)
-        cached = self._entries.get(key)
-        if cached is not None and cached != put.value:
-            # From a run of this name that another object has deleted, and prune forgotten. (Or, with exist_ok, equal in
-            # another form.) To be dropped also where the new value is not to be kept.
-            with self._lock:
-                old = self._entries.pop(key, None)
-                if old is not None:
-                    self.bytes -= ENTRY_BYTES + len(old.data)
-        if not put.exist_ok:  # else the stored value may be an equal one in another form
-            self.fill(key, put.value, self.deletions)
+        if not put.exist_ok:
+            self._keep(key, put.value)
+        elif self._entries.get(key) != put.value:
+            # Equal in another form than what is stored, or from a run of this name that another object has deleted, and
+            # prune forgotten.
+            self._drop(key)
 
     def _forget_run(self, flow_run_id: str) -> None:
-        with self._lock:
-            self.deletions += 1
-            for key in [key for key in self._entries if key[0] == flow_run_id]:
-                self.bytes -= ENTRY_BYTES + len(self._entries.pop(key).data)
+        self.deletions += 1
+        for key in [key for key in self._entries if key[0] == flow_run_id]:
+            self._drop(key)
+
+    # -- anywhere -----------------------------------------------------------------------------------------------------
 
     def clear(self) -> None:
         with self._lock:

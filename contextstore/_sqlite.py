@@ -992,6 +992,8 @@ class FileEngine(_SharedFileEngine):
         return freed
 
     async def tidy(self) -> None:
+        if self._wal_is_grown and self._frames < self._checkpoint_at:
+            return
         try:
             self._check_identity()
         except StorageError:

@@ -272,10 +272,13 @@ class AsyncContextStore:
         self._callers.admit()
         if not self._is_open:
             await self.open()
-        key = (flow_run_key(flow_run_id), node_key(node_id))
+        # A plain str is looked for as it is: what is found was checked when it went in.
+        key: Any = (flow_run_id, node_id)
+        if flow_run_id.__class__ is not str or node_id.__class__ is not str:
+            key = (flow_run_key(flow_run_id), node_key(node_id))
         value = self._cache.get(key)
         if value is None:
-            record = await self._reader.fetch(key)
+            record = await self._reader.fetch((flow_run_key(flow_run_id), node_key(node_id)))
             if record is None:
                 return default
             value = record.value
@@ -960,9 +963,9 @@ class AsyncContextStore:
         await self._writable()
         await self._commit(operations)
 
-    async def _commit(self, operations: list[Operation]) -> list[Any]:
+    def _commit(self, operations: list[Operation]) -> Coroutine[Any, Any, list[Any]]:
         self._refuse_if_read_only()
-        return await self._writer.commit(operations)
+        return self._writer.commit(operations)
 
 
 def _several(node_ids: Iterable[Id]) -> Iterable[Id]:

@@ -40,7 +40,7 @@ class _Entry:
 
     def __init__(self, operations: list[Operation], ticket: Ticket, deadline: float) -> None:
         self.operations = operations
-        self.bytes = sum(OPERATION_BYTES + value_bytes(operation) for operation in operations)
+        self.bytes = OPERATION_BYTES * len(operations) + sum(map(value_bytes, operations))
         self.ticket = ticket
         self.deadline = deadline
         self.state = _WAITING
@@ -264,9 +264,9 @@ class Writer:
             self.writes += len(done)
             self.largest_group = max(self.largest_group, len(done))
         try:
-            for entry in done:
-                for note in self._note_committed:
-                    note(entry.operations)
+            committed = [operation for entry in done for operation in entry.operations]
+            for note in self._note_committed:
+                note(committed)
         finally:
             self._callers.answer([(entry.ticket, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
 
