@@ -8,7 +8,9 @@ not answered connects anew and sends the same again under the same token: rows t
 makes the second wait for the first if that is still under way, so that no order of the two stores anything twice.
 
 A deletion marks the run first, and removes its outputs in later commits. A put looks at the mark in the same statement;
-one that began before the mark may still leave a row behind it, which no reader sees and the next ``prune`` removes.
+one that began before the mark may still leave a row behind it, which no reader sees and the next ``prune`` removes. It
+is as if the put had come first, which is right for ``delete_run``. ``prune`` must not delete a run that has just got an
+output, and waits for the puts under way.
 """
 
 from __future__ import annotations
@@ -577,7 +579,8 @@ class PostgresEngine:
             await self._writing.execute(
                 deadline, self._sql["insert_runs"], [delete.flow_run_id], _NOBODY, self._commit_time
             )
-        rows = await self._writing.fetch(deadline, self._sql["lock_run"], delete.flow_run_id)
+        lock = "lock_run" if delete.idle_since is None else "lock_idle_run"
+        rows = await self._writing.fetch(deadline, self._sql[lock], delete.flow_run_id)
         self._serials.pop(delete.flow_run_id, None)
         if not rows:
             return False

@@ -60,13 +60,17 @@ STATEMENTS = {
             ('fsync', 'full_page_writes', 'synchronous_commit', 'server_encoding')
     """,
     # -- writes ------------------------------------------------------------------------------------------------------
-    # Sorted, so that two that overlap wait for each other in one order and not in a circle.
+    # Sorted, so that two that overlap wait for each other in one order and not in a circle. The lock on the run, which
+    # all puts share, keeps prune from deleting it as idle while an output of it is being committed.
     "insert_outputs": """
         INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
         SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $7, t.value
         FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[], $6::bigint[])
             AS t (run, node_id, codec, checksum, value, written_at)
-        WHERE EXISTS (SELECT FROM {schema}.runs WHERE serial = t.run AND deleted_at IS NULL)
+        JOIN (
+            SELECT serial FROM {schema}.runs
+            WHERE serial = ANY($1::bigint[]) AND deleted_at IS NULL ORDER BY serial FOR KEY SHARE
+        ) AS alive ON alive.serial = t.run
         ORDER BY t.run, t.node_id
         ON CONFLICT (run, node_id) DO NOTHING
     """,
@@ -99,6 +103,10 @@ STATEMENTS = {
         WHERE key = $1
     """,
     "lock_run": """
+        SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.runs WHERE flow_run_id = $1 FOR NO KEY UPDATE
+    """,
+    # Waits for the puts that are under way to this run, and they for it.
+    "lock_idle_run": """
         SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.runs WHERE flow_run_id = $1 FOR UPDATE
     """,
     "last_written": "SELECT max(written_at) FROM {schema}.output_rows WHERE run = $1",

@@ -14,6 +14,7 @@ import signal
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ from contextstore import (
     StoreBusyError,
     StoreNotFoundError,
 )
+from contextstore._postgres_sql import statements_for
 
 from .conftest import new_location
 from .doubles import until
@@ -43,6 +45,7 @@ GRANTS = """
     GRANT USAGE ON SCHEMA {schema} TO {role};
     GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role};
     GRANT INSERT ON {schema}.runs, {schema}.output_rows TO {role};
+    GRANT UPDATE (created_at) ON {schema}.runs TO {role};
 """
 
 
@@ -495,6 +498,60 @@ async def test_no_output_survives_a_deletion_that_races_with_puts(postgres: Serv
             await fresh.prune(older_than=datetime.timedelta(0))
     rows = await asyncio.to_thread(execute, postgres, f"SELECT count(*) FROM {schema}.output_rows")
     assert rows[0][0] == 0
+
+
+def test_prune_waits_for_a_put_under_way_and_leaves_its_run(postgres: Server, url: str, schema: str) -> None:
+    insert = statements_for(schema)["insert_outputs"]
+
+    async def put_slowly(store: AsyncContextStore) -> None:
+        connection = await asyncpg.connect(postgres.url())
+        now = time.time_ns() // 1000
+        async with connection.transaction():
+            serial = await connection.fetchval(f"SELECT serial FROM {schema}.runs")
+            await connection.execute(insert, [serial], ["new"], [0], [0], [b"1"], [now], uuid.uuid4())
+            pruning = asyncio.ensure_future(store.prune(older_than=datetime.timedelta(seconds=0.2)))
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while not await connection.fetchval(waiting):
+                assert not pruning.done()
+                await asyncio.sleep(0.01)
+        await connection.close()
+        assert (await pruning).runs == 0
+
+    async def run() -> None:
+        async with AsyncContextStore(url) as store:
+            await store.put("run", "old", 1)
+            await asyncio.sleep(0.3)
+            await put_slowly(store)
+            assert await store.list_keys("run") == ["new", "old"]
+            await store.put("run", "later", 1)
+
+    asyncio.run(run())
+
+
+async def test_prune_loses_no_acknowledged_put_that_races_with_it(url: str) -> None:
+    async with AsyncContextStore(url) as writer, AsyncContextStore(url) as pruner:
+        runs = [f"run-{number}" for number in range(150)]
+        refused = 0
+        for _ in range(3):
+            await asyncio.gather(*(writer.put(run, uuid.uuid4(), "old") for run in runs if run))
+            await asyncio.sleep(0.3)
+            pruning = asyncio.ensure_future(pruner.prune(older_than=datetime.timedelta(seconds=0.25)))
+
+            async def put(run: str) -> str | None:
+                await asyncio.sleep(random.random() * 0.2)
+                try:
+                    await writer.put_many(run, {"new-1": 1, "new-2": 2})
+                except RunDeletedError:
+                    return None
+                return run
+
+            acknowledged = await asyncio.gather(*map(put, runs))
+            await pruning
+            for run in filter(None, acknowledged):
+                assert await pruner.get(run, "new-2") == 2, run
+            refused += acknowledged.count(None)
+            runs = [f"{run}+" for run in runs]
+        assert 0 < refused < 450
 
 
 def test_threads_share_commits(url: str) -> None:
