@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,3 +120,34 @@ def running_server(**settings: object) -> Iterator[Server]:
                 server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_pooler(server: Server) -> Iterator[int]:
+    """PgBouncer before a server, handing out connections by transaction; its port."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("there is no PgBouncer here: apt-get install pgbouncer")
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="contextstore-pgbouncer-", dir="/tmp") as folder:
+        settings = pathlib.Path(folder) / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\npostgres = host=127.0.0.1 port={server.port} user=postgres\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {folder}\n"
+            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n"
+        )
+        if server.identity:
+            os.chmod(folder, 0o755)
+        process = subprocess.Popen(
+            [program, settings], cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **server.identity
+        )
+        try:
+            for _ in range(200):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield port
+        finally:
+            process.terminate()
+            process.wait()

@@ -39,7 +39,7 @@ from .conftest import new_location
 from .doubles import until
 from .processes import children
 from .proxy import Proxy
-from .servers import Server, running_server
+from .servers import Server, running_pooler, running_server
 
 GRANTS = """
     GRANT USAGE ON SCHEMA {schema} TO {role};
@@ -552,6 +552,31 @@ async def test_prune_loses_no_acknowledged_put_that_races_with_it(url: str) -> N
             refused += acknowledged.count(None)
             runs = [f"{run}+" for run in runs]
         assert 0 < refused < 450
+
+
+async def test_behind_a_pooler_that_hands_out_connections_by_transaction(postgres: Server, schema: str) -> None:
+    with running_pooler(postgres) as port:
+        url = f"postgresql://postgres@127.0.0.1:{port}/postgres?pooler=transaction&schema={schema}"
+        stores = [AsyncContextStore(url) for _ in range(6)]  # more than the pool has connections
+        try:
+            puts = [store.put("run", f"{i}-{n}", i) for n, store in enumerate(stores) for i in range(100)]
+            await asyncio.gather(*puts)
+            await asyncio.gather(
+                *(store.update_global("count", lambda n: n + 1, 0) for store in stores for _ in range(5)),
+                *(store.put_many("batch", {str(n): n, f"{n}+": n}) for n, store in enumerate(stores)),
+            )
+            results = await asyncio.gather(*(store.put("run", "one", i) for i, store in enumerate(stores)),
+                                           return_exceptions=True)  # fmt: skip
+            assert results.count(None) == 1
+            assert await stores[0].get("run", "one") == results.index(None)
+            assert len(await stores[1].list_keys("run")) == 601
+            assert len(await stores[2].get_run("batch")) == 12
+            assert await stores[3].get_global("count") == 30
+            assert await stores[4].delete_run("run") == 601
+            assert (await stores[5].check()).ok
+        finally:
+            for store in stores:
+                await store.close()
 
 
 def test_threads_share_commits(url: str) -> None:
