@@ -725,6 +725,10 @@ def _named(key: OutputKey) -> str:
     return f"node {key[1]!r} of flow run {key[0]!r}"
 
 
+def _milliseconds(timeout: float) -> int:
+    return min(int(timeout * 1000), 2**31 - 1)  # SQLite takes more for less than nothing
+
+
 def _column(value: Encoded) -> str | bytes:
     """JSON goes in as TEXT, so that every SQLite tool shows it."""
     return str(value.data, "utf-8") if value.codec == _codec.JSON else value.data
@@ -896,7 +900,7 @@ class FileEngine(_SharedFileEngine):
     def _set_up(self, connection: sqlite3.Connection) -> None:
         secure(connection)
         # Nobody else opens, commits or checkpoints while we hold the lock file; a program that does not know it may.
-        connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}").close()
+        connection.execute(f"PRAGMA busy_timeout = {_milliseconds(self._timeout)}").close()
         connection.execute("PRAGMA wal_autocheckpoint = 0").close()  # before a migration commits anything
         bring_up_to_date(connection, self.location)
         # Reads its answer to the end: an I/O error here does not raise, it leaves the mode as it was.
@@ -918,7 +922,7 @@ class FileEngine(_SharedFileEngine):
         connection.execute("PRAGMA query_only = 1").close()
         connection.execute("PRAGMA wal_autocheckpoint = 0").close()
         # Readers wait for nobody in WAL mode, but for another program's recovery or its exclusive lock.
-        connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}").close()
+        connection.execute(f"PRAGMA busy_timeout = {_milliseconds(self._timeout)}").close()
 
     async def close(self) -> None:
         self._stop_looking()
@@ -1111,7 +1115,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
     def _set_up(self, connection: sqlite3.Connection) -> None:
         secure(connection)
         connection.execute("PRAGMA query_only = 1").close()
-        connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}").close()
+        connection.execute(f"PRAGMA busy_timeout = {_milliseconds(self._timeout)}").close()
         version = schema_version(connection, self.location)
         if version == 0:
             raise IncompatibleStoreError(f"{self.location} is empty: open it once without read_only=True")

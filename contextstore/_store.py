@@ -829,7 +829,7 @@ class AsyncContextStore:
     # -- care ---------------------------------------------------------------------------------------------------------
 
     async def stats(self) -> StoreStats:
-        """How much there is, and what this store object has done. It counts all rows: a second for some millions.
+        """How much there is, and what this store object has done. It counts all rows: about a second for a million.
 
         Raises:
             StorageError: the engine could not count.

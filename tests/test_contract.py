@@ -305,3 +305,10 @@ class TestTwoObjectsOnOneFile:
                 assert [type(r) for r in results].count(AlreadyExistsError) == 9
                 winner = next(i for i, r in enumerate(results) if r is None)
                 assert await one.get("run", str(key)) == await other.get("run", str(key)) == winner
+
+
+async def test_a_timeout_may_be_as_long_as_one_likes(make_store: Target) -> None:
+    async with make_store(timeout=1e10) as store:
+        await store.put("run", "a", 1)
+        assert await store.get("run", "a") == 1
+        assert await store.list_keys("run") == ["a"]

@@ -347,6 +347,26 @@ async def test_killing_a_replicated_primary_loses_nothing_that_was_acknowledged(
         await asyncio.to_thread(nodes.__exit__, None, None, None)
 
 
+async def test_a_standby_is_read_and_not_written() -> None:
+    nodes = two_nodes()
+    primary, standby = await asyncio.to_thread(nodes.__enter__)
+    try:
+        async with (
+            AsyncContextStore(primary.url()) as writer,
+            AsyncContextStore(standby.url(), read_only=True, cache_bytes=0) as reader,
+        ):
+            await writer.put("run", "a", 1)
+            assert await reader.wait_for("run", "a", timeout=20) == 1
+            waiting = asyncio.ensure_future(reader.wait_for("run", "b", timeout=20))
+            await writer.put("run", "b", 2)
+            assert await waiting == 2
+            assert (await reader.check()).ok
+            with pytest.raises(ReadOnlyStoreError):
+                await reader.put("run", "c", 3)
+    finally:
+        await asyncio.to_thread(nodes.__exit__, None, None, None)
+
+
 # ------------------------------------------------------------------------------------------------------- set-up, rights
 
 

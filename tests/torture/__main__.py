@@ -21,6 +21,10 @@ ROUNDS = 10
 EXAMPLES, STEPS = 30, 40
 
 
+ENOUGH = 60
+"""Cases after which a fault that was planted must have been found: the rarest shows in one of twelve."""
+
+
 class Table:
     def __init__(self) -> None:
         self.cases: Counter[str] = Counter()
@@ -187,7 +191,11 @@ def main() -> int:
             for part in parts:
                 next(part)
     print(table)
-    return int(any(losses for kind, losses in table.losses.items() if not kind.startswith("planted")))
+    unfound = [kind for kind, cases in table.cases.items() if cases >= ENOUGH and not table.losses[kind]]
+    blind = [kind for kind in unfound if kind.startswith("planted")]
+    for kind in blind:
+        print(f"{kind}: {ENOUGH} cases and more did not find it; the other figures prove little")
+    return int(bool(blind) or any(losses for kind, losses in table.losses.items() if not kind.startswith("planted")))
 
 
 if __name__ == "__main__":
