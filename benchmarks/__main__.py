@@ -185,6 +185,7 @@ def environment() -> list[str]:
         "  taken within a round, and what is told is the median of the rounds. A virtual machine's disk is noisy:",
         "  ratios below 1.2 say little.",
         "- Libraries that block put 64 at once one after the other: that is all that they can do on an event loop.",
+        "- DBOS records steps of a workflow; its SQLite is what it offers for development, and PostgreSQL is its home.",
         *([f"- Not installed: {', '.join(missing)}."] if missing else []),
     ]
 

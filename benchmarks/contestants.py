@@ -7,6 +7,7 @@ death of the process). A contestant's put is whatever makes one output durable b
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import importlib
 import pathlib
@@ -379,6 +380,8 @@ class Dbos(Contestant):
         self.wanted.put_nowait(None)
         await self.running
         self.module.DBOS.destroy(destroy_registry=True)
+        # It had made its own executor the loop's, and has shut it down.
+        asyncio.get_running_loop().set_default_executor(concurrent.futures.ThreadPoolExecutor())
 
 
 PEERS: list[type[Contestant]] = [
