@@ -725,8 +725,9 @@ def _named(key: OutputKey) -> str:
     return f"node {key[1]!r} of flow run {key[0]!r}"
 
 
-def _milliseconds(timeout: float) -> int:
-    return min(int(timeout * 1000), 2**31 - 1)  # SQLite takes more for less than nothing
+def _let_wait(connection: sqlite3.Connection, timeout: float) -> None:
+    """Have SQLite itself wait for others' locks. It takes a number beyond 31 bits for less than nothing."""
+    connection.execute(f"PRAGMA busy_timeout = {int(min(timeout * 1000, 2**31 - 1))}").close()
 
 
 def _column(value: Encoded) -> str | bytes:
@@ -900,7 +901,7 @@ class FileEngine(_SharedFileEngine):
     def _set_up(self, connection: sqlite3.Connection) -> None:
         secure(connection)
         # Nobody else opens, commits or checkpoints while we hold the lock file; a program that does not know it may.
-        connection.execute(f"PRAGMA busy_timeout = {_milliseconds(self._timeout)}").close()
+        _let_wait(connection, self._timeout)
         connection.execute("PRAGMA wal_autocheckpoint = 0").close()  # before a migration commits anything
         bring_up_to_date(connection, self.location)
         # Reads its answer to the end: an I/O error here does not raise, it leaves the mode as it was.
@@ -922,7 +923,7 @@ class FileEngine(_SharedFileEngine):
         connection.execute("PRAGMA query_only = 1").close()
         connection.execute("PRAGMA wal_autocheckpoint = 0").close()
         # Readers wait for nobody in WAL mode, but for another program's recovery or its exclusive lock.
-        connection.execute(f"PRAGMA busy_timeout = {_milliseconds(self._timeout)}").close()
+        _let_wait(connection, self._timeout)
 
     async def close(self) -> None:
         self._stop_looking()
@@ -1115,7 +1116,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
     def _set_up(self, connection: sqlite3.Connection) -> None:
         secure(connection)
         connection.execute("PRAGMA query_only = 1").close()
-        connection.execute(f"PRAGMA busy_timeout = {_milliseconds(self._timeout)}").close()
+        _let_wait(connection, self._timeout)
         version = schema_version(connection, self.location)
         if version == 0:
             raise IncompatibleStoreError(f"{self.location} is empty: open it once without read_only=True")
