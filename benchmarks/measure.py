@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import pathlib
 import sqlite3
 import statistics
@@ -268,8 +269,11 @@ async def gets_beside_writes(size: Size) -> Times:
 
 
 async def puts_on_a_busy_loop(size: Size) -> Times:
-    """One put after the other, while another task works for a millisecond at each turn of the loop."""
-    chosen: list[Contestant] = [Ours(), RawSQLite(), Aiosqlite()]
+    """One put after the other, while another task works for a millisecond at each turn of the loop.
+
+    Not aiosqlite: its thread gets the GIL about once a second then, and a single put took up to 32 seconds.
+    """
+    chosen: list[Contestant] = [Ours(), RawSQLite()]
 
     async def busy() -> None:
         while True:
@@ -416,12 +420,18 @@ def processes(count: int, seconds: float) -> list[tuple[int, float, float]]:
 
 
 def python_seconds(code: str, times: int) -> list[float]:
-    """How long the code takes in fresh interpreters, as they tell it."""
+    """How long the code takes in fresh interpreters, as they tell it. What it imports is compiled before."""
     program = f"import time; began = time.perf_counter()\n{code}\nprint(time.perf_counter() - began)"
-    return [
-        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
-        for _ in range(times)
-    ]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+    def once() -> float:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+        )
+        return float(done.stdout)
+
+    once()
+    return [once() for _ in range(times)]
 
 
 def open_and_close(size: Size) -> tuple[float, float]:

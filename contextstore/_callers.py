@@ -22,6 +22,7 @@ import contextvars
 import inspect
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -119,7 +120,7 @@ class TaskCallers:
         self._location = location
         self._loop: asyncio.AbstractEventLoop | None = None
         self._usual_timeout = usual_timeout
-        self._deadlines = _Deadlines(usual_timeout)
+        self._waits = _Waits(usual_timeout)
         self._process = _process
         self._flights: dict[object, _TaskFlight] = {}
 
@@ -152,7 +153,7 @@ class TaskCallers:
             return ticket
         assert self._loop is not None
         if timeout == self._usual_timeout:
-            self._deadlines.add(self._loop, ticket, expire)
+            self._waits.add(self._loop, ticket, expire)
             return ticket
         return self._wait(self._loop.call_later(timeout, _expire, ticket, expire), ticket)
 
@@ -195,6 +196,8 @@ class TaskCallers:
         loop = asyncio.get_running_loop()  # not always the own one, see admit_close
         ticket: asyncio.Future[T] = loop.create_future()
         promise.add_done_callback(lambda done: _answer_on(loop, [(ticket, done.result())]))
+        if loop is self._loop:
+            self._waits.add(loop, ticket, lambda: None)
         return await ticket
 
     async def join_thread(self, thread: threading.Thread) -> None:
@@ -206,16 +209,24 @@ class TaskCallers:
         _answer_on(self._loop, answers)
 
 
-class _Deadlines:
-    """Waits that all have the same timeout, and so end in the order in which they began: one timer does for all.
+class _Waits:
+    """Waits for the store's own threads. All have the same timeout, and so end in the order in which they began: one
+    timer does for all. (A timer of its own for each took a tenth of what a put among many takes.)
 
-    A timer of its own for each took a tenth of what a put among many takes.
+    The timer also sees to it that those threads get on. A loop that has something to do at each turn leaves the GIL for
+    a microsecond between two turns, to look at its sockets. Who waits for the GIL is woken by that, and comes too late;
+    and CPython, which has a holder hand it over after 5 ms, counts these anew each time. Beside a task that works for a
+    millisecond at a time, a thread got the GIL 1 to 20 times a second, and a put took up to 30 seconds. So a loop
+    that keeps a call waiting while it is busy itself takes a breath now and then.
     """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._waits: deque[tuple[float, asyncio.Future[Any], Callable[[], object | None]]] = deque()
+        self._overdue: list[asyncio.Future[Any]] = []  # what is under way, however long it takes
         self._timer: asyncio.TimerHandle | None = None
+        self._pause = _PATIENCE
+        self._looked_at = self._worked_until = 0.0
 
     def add(
         self, loop: asyncio.AbstractEventLoop, ticket: asyncio.Future[Any], expire: Callable[[], object | None]
@@ -223,18 +234,41 @@ class _Deadlines:
         waits = self._waits
         while waits and waits[0][1].done():  # so that what is answered is not kept
             waits.popleft()
-        waits.append((loop.time() + self._timeout, ticket, expire))
+        now = loop.time()
+        waits.append((now, ticket, expire))
         if self._timer is None:
-            self._timer = loop.call_at(waits[0][0], self._end_some, loop)
+            self._pause = _PATIENCE
+            self._looked_at, self._worked_until = now, time.thread_time()
+            self._timer = loop.call_at(min(now + _PATIENCE, now + self._timeout), self._look, loop)
 
-    def _end_some(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         waits = self._waits
-        while waits and (waits[0][1].done() or waits[0][0] <= loop.time()):
+        now = loop.time()
+        while waits and (waits[0][1].done() or waits[0][0] + self._timeout <= now):
             _, ticket, expire = waits.popleft()
             _expire(ticket, expire)
+            if not ticket.done():
+                self._overdue.append(ticket)
+        self._overdue = [ticket for ticket in self._overdue if not ticket.done()]
+        if not waits and not self._overdue:
+            return
+        worked_until = time.thread_time()
+        is_busy = worked_until - self._worked_until > (now - self._looked_at) / 2
+        self._pause = _PATIENCE if is_busy else min(2 * self._pause, _MOST_PATIENCE)
+        if is_busy and (self._overdue or now - waits[0][0] >= _PATIENCE):
+            time.sleep(_BREATH)
+        self._looked_at, self._worked_until = loop.time(), worked_until
+        next_look = self._looked_at + self._pause
         if waits:
-            self._timer = loop.call_at(waits[0][0], self._end_some, loop)
+            next_look = min(next_look, waits[0][0] + self._timeout)
+        self._timer = loop.call_at(next_look, self._look, loop)
+
+
+_PATIENCE, _MOST_PATIENCE = 0.002, 0.1
+"""Seconds between two looks at what waits: at first and while the loop is busy; in the end, if it is not."""
+_BREATH = 0.0002
+"""Seconds that a busy loop leaves the GIL to others. Less than a thread's wake-up would be in vain."""
 
 
 def _answer_on(loop: asyncio.AbstractEventLoop, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:

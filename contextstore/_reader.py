@@ -21,7 +21,7 @@ from .errors import ContextStoreError, StoreClosedError
 T = TypeVar("T")
 
 
-def _never() -> None:
+def _keep_waiting() -> None:
     """Reads have no deadline here: an engine that waits for something keeps to the timeout itself."""
 
 
@@ -119,9 +119,10 @@ class OutputCache:
 
 
 class Reader:
-    def __init__(self, engine: Engine, callers: Callers, cache: OutputCache) -> None:
+    def __init__(self, engine: Engine, callers: Callers, cache: OutputCache, timeout: float) -> None:
         self._engine = engine
         self._callers = callers
+        self._timeout = timeout
         self._cache = cache
         self._lock = threading.Lock()
         self._wanted: list[tuple[OutputKey, Ticket]] = []
@@ -143,7 +144,7 @@ class Reader:
             if not self._fetching:
                 self._engine.post_read(self._fetch_next_group)
                 self._fetching = True
-        answer = await self._callers.wait(ticket, None, _never)
+        answer = await self._callers.wait(ticket, self._timeout, _keep_waiting)
         if isinstance(answer, ContextStoreError):
             raise answer
         record: OutputRecord | None = answer
@@ -168,7 +169,7 @@ class Reader:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
             self._engine.post_read(partial(self._answer_call, read, ticket))
-        done, result = await self._callers.wait(ticket, None, _never)
+        done, result = await self._callers.wait(ticket, self._timeout, _keep_waiting)
         if not done:
             raise result
         value: T = result

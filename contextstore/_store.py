@@ -131,7 +131,7 @@ class AsyncContextStore:
         self._news = News(self._engine, self._callers)
         notes = [self._cache.note_committed, self._news.note_committed]
         self._writer = Writer(self._engine, self._callers, notes, float(timeout))
-        self._reader = Reader(self._engine, self._callers, self._cache)
+        self._reader = Reader(self._engine, self._callers, self._cache, float(timeout))
         self._updates = Turns(self._callers)
         writer, reader, news = self._writer, self._reader, self._news
 

@@ -38,7 +38,7 @@ async def test_gets_beside_writes() -> None:
 
 
 async def test_puts_on_a_busy_loop() -> None:
-    assert all_measured(await measure.puts_on_a_busy_loop(TINY), "contextstore", "sqlite3", "aiosqlite")
+    assert all_measured(await measure.puts_on_a_busy_loop(TINY), "contextstore", "sqlite3")
 
 
 async def test_large_values() -> None:

@@ -18,6 +18,7 @@ import pathlib
 import random
 import sqlite3
 import threading
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
@@ -552,6 +553,7 @@ def no_blocking_call() -> Iterator[None]:
         for function in detector.functions.values():
             function.can_block_in("contextstore/_room.py", "_run")  # the engine's loop is there to be blocked
             function.can_block_in("contextstore/_target.py", "engine_for")  # asks for the current folder, once
+            function.can_block_in("contextstore/_callers.py", "_look")  # a busy loop's breath of 0.2 ms
         yield
 
 
@@ -569,3 +571,25 @@ async def test_no_call_blocks_the_event_loop(no_blocking_call: None, file_path: 
     await asyncio.sleep(0)
     await asyncio.gather(store.close(), store.close())
     await asyncio.gather(*tasks)
+
+
+async def test_beside_a_task_that_keeps_the_loop_busy_calls_come_to_their_end(file_path: pathlib.Path) -> None:
+    # Each turn leaves the GIL for a moment too short for another thread to take it: without a breath now and then each
+    # of these takes up to 30 seconds.
+    async def busy() -> None:
+        while True:
+            end = time.perf_counter() + 0.001
+            while time.perf_counter() < end:
+                pass
+            await asyncio.sleep(0)
+
+    other = asyncio.ensure_future(busy())
+    try:
+        async with asyncio.timeout(60), AsyncContextStore(file_path, cache_bytes=0) as store:
+            for number in range(30):
+                await store.put("run", f"{number}", number)
+                assert await store.get("run", f"{number}") == number
+            assert (await store.check()).ok
+        assert not other.done()
+    finally:
+        other.cancel()
