@@ -23,6 +23,7 @@ import inspect
 import os
 import threading
 import time
+from asyncio import get_running_loop  # each call asks for it, and to look it up in the module takes as long
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -127,7 +128,7 @@ class TaskCallers:
     def admit(self) -> None:
         if self._process is not _process:
             raise ForkedProcessError(self._location)
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         if loop is not self._loop:
             if self._loop is not None:
                 raise WrongLoopError(

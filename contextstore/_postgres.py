@@ -340,7 +340,11 @@ class PostgresEngine:
     ) -> dict[int, Outcome]:
         """What became of each row (serial, place, put), by place; a place that is missing is to be tried again."""
         columns = _columns([(serial, put) for serial, _, put in rows], self._commit_time)
-        written = await self._writing.execute(deadline, self._sql["insert_outputs"], *columns, token)
+        if len(rows) == 1:
+            one = [column[0] for column in columns]
+            written = await self._writing.execute(deadline, self._sql["insert_output"], *one, token)
+        else:
+            written = await self._writing.execute(deadline, self._sql["insert_outputs"], *columns, token)
         if written == len(rows):
             return {place: [None] for _, place, _ in rows}
         outcomes: dict[int, Outcome] = {}
@@ -630,9 +634,9 @@ class PostgresEngine:
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         found: list[Fetched] = [None] * len(keys)
         rows = await self._fetch("fetch_outputs", [key[0] for key in keys], [key[1] for key in keys])
-        for place, *row in rows:
+        for place, codec, value, checksum, written_at, size in rows:
             flow_run_id, node_id = keys[place - 1]
-            found[place - 1] = self._output_record(flow_run_id, node_id, *row)
+            found[place - 1] = self._output_record(flow_run_id, node_id, codec, value, checksum, written_at, size)
         return found
 
     def _output_record(

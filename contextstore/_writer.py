@@ -40,7 +40,9 @@ class _Entry:
 
     def __init__(self, operations: list[Operation], ticket: Ticket, deadline: float) -> None:
         self.operations = operations
-        self.bytes = OPERATION_BYTES * len(operations) + sum(map(value_bytes, operations))
+        self.bytes = OPERATION_BYTES * len(operations)
+        for operation in operations:
+            self.bytes += value_bytes(operation)
         self.ticket = ticket
         self.deadline = deadline
         self.state = _WAITING
@@ -256,19 +258,23 @@ class Writer:
         return len(self._queue) + len(self._waiting)
 
     def _answer(self, group: list[_Entry], outcomes: list[Outcome]) -> None:
-        done = [
-            entry for entry, outcome in zip(group, outcomes, strict=True) if not isinstance(outcome, ContextStoreError)
-        ]
-        if done:
+        answers: list[tuple[Ticket, Outcome]] = []
+        committed: list[Operation] = []
+        writes = 0
+        for entry, outcome in zip(group, outcomes, strict=True):
+            answers.append((entry.ticket, outcome))
+            if type(outcome) is list:
+                writes += 1
+                committed += entry.operations
+        if writes:
             self.commits += 1
-            self.writes += len(done)
-            self.largest_group = max(self.largest_group, len(done))
+            self.writes += writes
+            self.largest_group = max(self.largest_group, writes)
         try:
-            committed = [operation for entry in done for operation in entry.operations]
             for note in self._note_committed:
                 note(committed)
         finally:
-            self._callers.answer([(entry.ticket, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
+            self._callers.answer(answers)
 
     def _refuse_all(self, error: StorageError) -> None:
         with self._lock:

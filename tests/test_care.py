@@ -25,6 +25,7 @@ from contextstore import (
     CheckReport,
     ContextStore,
     ContextStoreError,
+    CorruptStoreError,
     Problem,
     StorageError,
     StoreClosedError,
@@ -517,6 +518,25 @@ class TestDamage:
 
     def test_an_index_entry_without_its_row_is_found(self, path: pathlib.Path) -> None:
         out_of_sight_of_its_index(path, "DELETE FROM output_rows WHERE node_id = 'node-007'")
+        assert ("file", ()) in found(path)
+
+    def test_index_entries_that_lead_to_each_others_rows_give_no_wrong_value(self, path: pathlib.Path) -> None:
+        swap = "UPDATE output_rows SET id = {} WHERE node_id = '{}'"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            query = "SELECT id FROM output_rows WHERE node_id IN ('node-007', 'node-008') ORDER BY node_id"
+            seven, eight = (number for (number,) in connection.execute(query))
+        out_of_sight_of_its_index(
+            path, swap.format(-1, "node-007"), swap.format(seven, "node-008"), swap.format(eight, "node-007")
+        )
+        with ContextStore(path) as store:
+            for call in (
+                lambda: store.get("run-1", "node-007"),
+                lambda: store.get_entry("run-1", "node-008"),
+                lambda: store.get_many("run-1", ["node-006", "node-007"]),
+            ):
+                with pytest.raises(CorruptStoreError):
+                    call()
+            assert store.get_many("run-1", ["node-006"]).keys() == {"node-006"}
         assert ("file", ()) in found(path)
 
 
