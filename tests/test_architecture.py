@@ -33,6 +33,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("_codec",),  # values as they are stored
     ("_engine", "_sqlite_file"),  # the contract of an engine; the file of one
     ("_room", "_lane", "_postgres_lane", "_postgres_sql", "_reader", "_batch", "_flow", "_sqlite_care"),
+    ("_sqlite_statements",),  # what is said to SQLite
     ("_watch", "_writer", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL
     ("_target",),  # from a path or a URL to an engine
     ("_store",),  # the core, and the async face
@@ -40,7 +41,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("_atomic", "_transfer"),  # what is built on the store
     ("__init__",),  # the front door
 ]
-SQL_ROOMS = {"_sqlite", "_sqlite_care", "_sqlite_file", "_postgres", "_postgres_sql"}
+SQL_ROOMS = {"_sqlite", "_sqlite_care", "_sqlite_file", "_sqlite_statements", "_postgres", "_postgres_sql"}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("**/*.py"))
 

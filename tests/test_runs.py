@@ -26,7 +26,7 @@ from contextstore import (
     StorageError,
     StoreClosedError,
     _postgres,
-    _sqlite,
+    _sqlite_statements,
     _store,
     new_flow_run_id,
 )
@@ -59,7 +59,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(_sqlite, "time", clock)
+    monkeypatch.setattr(_sqlite_statements, "time", clock)
     monkeypatch.setattr(_store, "time", clock)
     monkeypatch.setattr(_postgres, "time", clock)
     return clock

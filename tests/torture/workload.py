@@ -27,6 +27,7 @@ from contextstore import (
     StorageError,
     _lane,
     _sqlite,
+    _sqlite_statements,
     _store,
     _writer,
 )
@@ -329,11 +330,11 @@ def _no_sync_of_folder() -> None:
 
 def _replacing() -> None:
     """What is put to a key that has an output takes its place."""
-    for rows, statement in _sqlite._INSERT_OUTPUTS.items():
+    for rows, statement in _sqlite_statements._INSERT_OUTPUTS.items():
         replacing = statement.replace("INSERT INTO", "INSERT OR REPLACE INTO").removesuffix(" ON CONFLICT DO NOTHING")
         assert replacing.count("REPLACE") == 1
         assert "CONFLICT" not in replacing
-        _sqlite._INSERT_OUTPUTS[rows] = replacing
+        _sqlite_statements._INSERT_OUTPUTS[rows] = replacing
 
 
 def _swallowed_errors() -> None:
