@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, overload
 
 from ._callers import step
-from ._keys import Id
+from ._keys import Id, check_function
 from ._store import AsyncContextStore
 from ._sync import ContextStore
 from .errors import AlreadyExistsError, CompletionFailedError, ContextStoreError, WriteFailedError
@@ -59,6 +59,7 @@ class AtomicWriter(Generic[S]):
             CompletionFailedError: ``complete`` raised an ``Exception``; the output stays.
         """
         store = self._store
+        check_function("complete", complete)
         if isinstance(store, AsyncContextStore):
             return _write_and_complete(store.put, flow_run_id, node_id, value, complete)
         if inspect.iscoroutinefunction(complete):

@@ -21,7 +21,7 @@ class Gathered:
     def __init__(
         self,
         ready: Callable[[], Awaitable[None]],
-        encode: Callable[[Any], Encoded],
+        encode: Callable[..., Encoded],
         commit: Callable[[list[Operation]], Awaitable[Any]],
     ) -> None:
         self._ready = ready
@@ -35,14 +35,15 @@ class Gathered:
     def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write an output when the block ends. See the store's ``put``."""
         self._check_open()
-        put = PutOutput(flow_run_key(flow_run_id), node_key(node_id), self._encode(value), exist_ok)
+        flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
+        put = PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)
         self._operations[len(self._operations)] = put
 
     def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write a global, once, when the block ends. See the store's ``put_global``."""
         self._check_open()
         name = global_key(key)
-        self._operations[name] = PutGlobal(name, self._encode(value), exist_ok)
+        self._operations[name] = PutGlobal(name, self._encode(value, name), exist_ok)
 
     def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> None:
         """Write or overwrite a global when the block ends. See the store's ``upsert_global``."""
@@ -50,7 +51,7 @@ class Gathered:
         if expected_version is not None:
             check_count("expected_version", expected_version, 0)
         name = global_key(key)
-        self._operations[name] = UpsertGlobal(name, self._encode(value), expected_version)
+        self._operations[name] = UpsertGlobal(name, self._encode(value, name), expected_version)
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -65,7 +65,7 @@ def _custom(kind: Any, value: Any) -> Any:
         return value
     if issubclass(kind, str | int | list | dict) and issubclass(kind, type(value)):
         return _of_base(kind, value)
-    raise _MisfitError("$", f"no way to make {type_name(kind)} of {type_name(type(value))} is known")
+    raise _MisfitError("$", f"{type_name(type(value))} cannot be converted to {type_name(kind)}")
 
 
 class _Conversion:

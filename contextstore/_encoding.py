@@ -173,7 +173,7 @@ def _text(value: str, what: str) -> str:
 
 def _key(key: Any) -> str:
     if type(key) is not str:
-        raise _RefusedError(f"the key {shown(key)} is a {type(key).__name__}; keys must be str")
+        raise _RefusedError(f"the key {shown(key)} is of the type {type(key).__name__}; keys must be str")
     return _text(key, f"the key {shown(key)}")
 
 
@@ -248,6 +248,8 @@ def _with_lost_numbers(dumped: Any, objects: Any) -> Any:
 def _time_text(value: datetime.datetime | datetime.date | datetime.time) -> str:
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         return datetime.date.isoformat(value)
+    if value != value:  # pandas.NaT, which passes for a datetime
+        raise _RefusedError(f"{shown(value)} is no time; store None instead")
     if getattr(value, "nanosecond", 0):  # a pandas.Timestamp; the base class would drop them
         raise _RefusedError("a datetime with nanoseconds would lose them; store it as a str")
     base: Any = datetime.datetime if isinstance(value, datetime.datetime) else datetime.time
@@ -284,7 +286,10 @@ _HINTS: dict[type, str] = {
 def _why_not(value: Any) -> str:
     kind = type(value)
     hints = (hint for refused, hint in _HINTS.items() if issubclass(kind, refused))
-    hint = next(hints, "convert it to dict, list, str, int, float, bool or None, or make it a dataclass")
+    own = (f"store what its {method}() returns" for method in ("tolist", "to_dict") if hasattr(kind, method))  # numpy's
+    hint = next(hints, None) or next(
+        own, "convert it to dict, list, str, int, float, bool or None, or make it a dataclass"
+    )
     return f"{type_name(kind)} is not JSON: {hint}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ._keys import Id, Outputs
+from ._keys import Id, Outputs, check_function
 from ._results import Output
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class AsyncFlowRun:
 
         The keyword ``type`` is that of ``get``; to pass ``fn`` one, wrap it in a lambda.
         """
+        check_function("fn", fn)
         return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
 
     async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
@@ -162,6 +163,7 @@ class FlowRun:
 
     @_documented_as(AsyncFlowRun.step)
     def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
+        check_function("fn", fn)
         return self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
 
     @_documented_as(AsyncFlowRun.wait_for)

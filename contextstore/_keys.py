@@ -22,16 +22,16 @@ Outputs: TypeAlias = Mapping[str, Any] | Mapping[uuid.UUID, Any] | Mapping[Id, A
 MAX_KEY_BYTES = 512  # PostgreSQL's index entries end at 2,704 bytes; two ids of 512 stay clear of that
 
 
-def flow_run_key(flow_run_id: Id) -> str:
-    return _key("flow_run_id", flow_run_id)
+def flow_run_key(flow_run_id: Id, name: str = "flow_run_id") -> str:
+    return _key(name, flow_run_id)
 
 
 def node_key(node_id: Id) -> str:
     return _key("node_id", node_id)
 
 
-def global_key(key: Id) -> str:
-    return _key("key", key, may_be_empty=True)
+def global_key(key: Id, name: str = "key") -> str:
+    return _key(name, key, may_be_empty=True)
 
 
 def prefix_key(prefix: str) -> str:
@@ -62,6 +62,19 @@ def _key(name: str, value: Id, may_be_empty: bool = False) -> str:
     if "\0" in value:
         raise InvalidKeyError(name, f"{_shown(value)} has a NUL character")
     return value
+
+
+def check_function(name: str, function: object) -> None:
+    if not callable(function):
+        kind = type(function).__name__
+        raise TypeError(f"{name} must be a function, not {kind}: pass the function itself, not what it returns")
+
+
+def check_seconds(name: str, seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
+    if seconds != seconds:
+        raise ValueError(f"{name} must be a number of seconds, not NaN")
 
 
 def check_count(name: str, value: int, least: int) -> int:

@@ -108,7 +108,9 @@ class PostgresEngine:
         self.own_threads: set[int] = set()
         self._address = address
         self._timeout = timeout
-        self._create = create and not read_only
+        self._why_not_create = "" if create else "create=True would make one"
+        if read_only:
+            self._why_not_create = "with read_only=True none is made: open it once without"
         self._settings = {"jit": "off"}
         if durability == "normal":
             self._settings["synchronous_commit"] = "off"
@@ -139,7 +141,7 @@ class PostgresEngine:
             await self.close()
             if isinstance(error, ModuleNotFoundError) and error.name == "asyncpg":
                 raise StorageError(
-                    f"{self.location} needs asyncpg, which is not installed: pip install 'contextstore[postgres]'"
+                    f"{self.location} needs asyncpg, which is not installed: pip install asyncpg"
                 ) from error
             raise
 
@@ -149,8 +151,8 @@ class PostgresEngine:
             try:
                 if await self._is_set_up(deadline):
                     break
-                if not self._create:
-                    raise StoreNotFoundError(f"there is no store at {self.location}; create=True would make one")
+                if self._why_not_create:
+                    raise StoreNotFoundError(f"there is no store at {self.location}; {self._why_not_create}")
                 await self._set_up(deadline)
                 break
             except ConnectionLostError as lost:
@@ -777,7 +779,8 @@ class PostgresEngine:
 
     async def backup(self, path: str, report: Callable[[int, int], None]) -> None:
         raise StorageError(
-            f"{self.location} is not copied to a file by backup(): use copy(store, {path!r}), or the server's pg_dump"
+            f"{self.location} is not copied to a file by backup(): use copy(store, ContextStore({path!r})), or the "
+            "server's pg_dump"
         )
 
 

@@ -67,9 +67,7 @@ def address_of(url: str) -> Address:
         raise ValueError(f"pooler={pooler!r} is not known; known is pooler=transaction")
     credentials, at, hosts = parts.netloc.rpartition("@")
     user, _, secret = credentials.partition(":")
-    location = urllib.parse.urlunsplit(
-        ("postgresql", f"{user}{at}{hosts}", parts.path, urllib.parse.urlencode(shown), "")
-    )
+    location = f"postgresql://{user}{at}{hosts}{parts.path}" + ("?" + urllib.parse.urlencode(shown) if shown else "")
     return Address(
         urllib.parse.urlunsplit(("postgresql", parts.netloc, parts.path, urllib.parse.urlencode(passed_on), "")),
         location,

@@ -45,6 +45,7 @@ class EngineRoom:
         self._stopped: asyncio.Event | None = None
         self._stopping = False
         self._calls: set[asyncio.Task[None]] = set()
+        self.is_warned_of = False
         # Both give an error as their result instead of raising it, so that nobody raises another's exception object.
         self.opened: Promise[BaseException | None] = Promise()
         """Kept once the engine is open, or has failed to open and the thread is at its end."""
@@ -220,10 +221,12 @@ def _is_working(thread: threading.Thread) -> bool:
     return not any(thread is room.thread or thread.ident in room._engine.own_threads for room in _rooms.copy())
 
 
-def warn_unclosed(room: EngineRoom) -> None:
-    warnings.warn(
-        f"the store {room._engine.location} was not closed: use 'with' or call close()", ResourceWarning, stacklevel=2
-    )
+def warn_unclosed(room: EngineRoom, store: object = None) -> None:
+    """Warn, once, and by the place where the store was made, if tracemalloc knows it."""
+    if not room.is_warned_of:
+        room.is_warned_of = True
+        message = f"the store {room._engine.location} was not closed: use 'with' or call close()"
+        warnings.warn(message, ResourceWarning, stacklevel=2, source=store)
 
 
 def _forget_in_child() -> None:

@@ -171,7 +171,7 @@ class FileEngine(_SharedFileEngine):
     def __init__(self, path: str, *, timeout: float, durability: str, create: bool) -> None:
         super().__init__(path, timeout)
         self._synchronous = {"full": 2, "normal": 1}[durability]
-        self._create = create
+        self._why_not_create = "" if create else "create=True would make one"
         self._lock: FileLock = cast("FileLock", None)
         self._wal_is_grown = False
         self._frames = 0
@@ -198,7 +198,7 @@ class FileEngine(_SharedFileEngine):
         self._path = path = os.path.realpath(self._given_path)
         self._uri = uri_of(path, "rw")
         seems_foreign = False
-        if check_place(path, self.location, self._create):
+        if check_place(path, self.location, self._why_not_create):
             try:
                 probe(path, self.location)  # before the lock file is made: beside a file of others we leave nothing
             except StorageError:
@@ -219,7 +219,7 @@ class FileEngine(_SharedFileEngine):
             raise
         self._lock = lock  # only now: close() waits for it once more, to close what was opened
         try:
-            if check_place(path, self.location, self._create):
+            if check_place(path, self.location, self._why_not_create):
                 if seems_foreign:
                     probe(path, self.location)
                 check_side_files(path, self.location, lock.noted())
@@ -288,10 +288,14 @@ class FileEngine(_SharedFileEngine):
 
     @contextlib.asynccontextmanager
     async def _lane_for_care(self) -> AsyncIterator[Lane]:
+        self._check_identity()
         lane = Lane(self.own_threads)
         try:
-            await lane.open(self._uri)
-            await lane.run(self._set_up_reading)
+            try:
+                await lane.open(self._uri)
+                await lane.run(self._set_up_reading)
+            except sqlite3.Error as error:
+                raise translated(error, self.location, "could not open") from error
             yield lane
         finally:
             await lane.close()
@@ -419,7 +423,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
     async def open(self) -> None:
         try:
             self._path = path = os.path.realpath(self._given_path)
-            check_place(path, self.location, create=False)
+            check_place(path, self.location, "with read_only=True none is made: open it once without")
             self._identity = identity_of(path)
             try:
                 probe(path, self.location)  # before SQLite makes files beside it

@@ -17,7 +17,7 @@ from ._codec import Encoded
 from ._engine import is_time, is_whole
 from ._results import CheckReport, Problem
 from ._sqlite_file import APPLICATION_ID, SCHEMA_VERSION, create_schema, sync_folder, uri_of
-from .errors import ContextStoreError, StorageError
+from .errors import ContextStoreError, StorageError, StoreNotFoundError
 
 _PAGE = 500
 _BLIND = 1_000_000  # how many ids are tried one by one where the index cannot say which there are
@@ -255,6 +255,9 @@ def _wal_reset_note(version: tuple[int, ...]) -> str | None:
 def back_up(connection: sqlite3.Connection, path: str, report: Callable[[int, int], None]) -> None:
     """Copy one snapshot into a new file, mode 0600. It gets its name only once it is whole and on the disk."""
     part = path + ".part"
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise StoreNotFoundError(f"could not back up to {path}: there is no folder {folder}; create it first")
     try:
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError as error:
@@ -277,7 +280,7 @@ def back_up(connection: sqlite3.Connection, path: str, report: Callable[[int, in
         for name in (part, part + "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
-    sync_folder(os.path.dirname(path))
+    sync_folder(folder)
 
 
 def _give_name(part: str, path: str) -> None:

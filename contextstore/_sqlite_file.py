@@ -146,13 +146,14 @@ def check_identity(path: str, identity: tuple[int, int], location: str) -> None:
         there = identity_of(path)
     except FileNotFoundError:
         raise StoreNotFoundError(
-            f"{location} was deleted while it was open; nothing was stored: make a new store object"
+            f"{location} was deleted while it was open, and takes and gives nothing more: make a new store object"
         ) from None
     except OSError as error:
         raise translated_os(error, location, "could not find") from error
     if there != identity:
         raise StorageError(
-            f"{location} was replaced by another file while it was open; nothing was stored: make a new store object"
+            f"{location} was replaced by another file while it was open, and takes and gives nothing more: make a new "
+            "store object"
         )
 
 
@@ -191,18 +192,17 @@ def has_content(path: str) -> bool:
     return size_of(path) > 0
 
 
-def check_place(path: str, location: str, create: bool) -> bool:
-    """Whether the file exists. Raises if it cannot be a store, or is missing and not to be created."""
+def check_place(path: str, location: str, why_not_create: str = "") -> bool:
+    """Whether the file exists. Raises if it cannot be a store, or is missing and not to be created, for that reason."""
     try:
         there = os.stat(path)
     except FileNotFoundError:
         folder = os.path.dirname(path)
         if not os.path.isdir(folder):
-            raise StoreNotFoundError(
-                f"could not open {location}: there is no folder {folder}; create it first"
-            ) from None
-        if not create:
-            raise StoreNotFoundError(f"there is no store at {location}; create=True would make one") from None
+            hint = "; ~ is not expanded: use Path.expanduser()" if "/~" in folder else "; create it first"
+            raise StoreNotFoundError(f"could not open {location}: there is no folder {folder}{hint}") from None
+        if why_not_create:
+            raise StoreNotFoundError(f"there is no store at {location}; {why_not_create}") from None
         _refuse_long_name(path, location)
         _refuse_network_file_system(folder, location)
         return False

@@ -622,6 +622,7 @@ class SQLiteEngine:
     @contextlib.asynccontextmanager
     async def _lane_for_care(self) -> AsyncIterator[Lane]:
         """Where something may take long: a connection of its own, if there can be one."""
+        self._check_identity()
         yield self._reading
 
     def _check_identity(self) -> None:

@@ -16,14 +16,13 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, NoReturn, Self, TypeVar, overload
 
-from . import _codec
 from ._batch import AsyncBatch
 from ._callers import Callers, Events, TaskCallers, Turns
-from ._codec import Encoded, decode
+from ._codec import Encoded, decode, encode
 from ._engine import (
     DeleteGlobal,
     DeleteRun,
@@ -42,7 +41,17 @@ from ._engine import (
     own_error,
 )
 from ._flow import AsyncFlowRun
-from ._keys import Id, Outputs, check_count, flow_run_key, global_key, node_key, prefix_key
+from ._keys import (
+    Id,
+    Outputs,
+    check_count,
+    check_function,
+    check_seconds,
+    flow_run_key,
+    global_key,
+    node_key,
+    prefix_key,
+)
 from ._keys import new_flow_run_id as new_id
 from ._reader import OutputCache, Reader
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
@@ -54,6 +63,7 @@ from .errors import (
     AlreadyExistsError,
     ContextStoreError,
     CorruptStoreError,
+    DeserializationError,
     InvalidKeyError,
     ReadOnlyStoreError,
     RunDeletedError,
@@ -117,9 +127,8 @@ class AsyncContextStore:
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-            raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-        if not (math.isfinite(timeout) and timeout >= 0):
+        check_seconds("timeout", timeout)
+        if not 0 <= timeout < math.inf:
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout!r}")
         check_count("cache_bytes", cache_bytes, 0)
         self._engine = engine_for(target, durability, float(timeout), read_only, create)
@@ -149,6 +158,11 @@ class AsyncContextStore:
 
     def _make_callers(self, timeout: float) -> Callers:
         return TaskCallers(self._engine.location, timeout)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"the store {self._engine.location} cannot be copied or sent to another process: make a store object there"
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._is_open else "not opened yet"
@@ -222,7 +236,7 @@ class AsyncContextStore:
         if room is not None and room.is_running_here():
             room.stop()  # first: the warning may be an error
             if not self._is_closed:
-                warn_unclosed(room)
+                warn_unclosed(room, self)
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
@@ -244,8 +258,8 @@ class AsyncContextStore:
         self._callers.admit()
         if not self._is_open:
             await self.open()
-        put = PutOutput(flow_run_key(flow_run_id), node_key(node_id), self._encode(value), exist_ok)
-        await self._commit([put])
+        flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
+        await self._commit([PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)])
 
     @overload
     async def get(self, flow_run_id: Id, node_id: Id, default: Any = None) -> Any: ...
@@ -283,7 +297,7 @@ class AsyncContextStore:
             if record is None:
                 return default
             value = record.value
-        return decode(value, type)
+        return decode(value) if type is None else _converted(value, type, flow_run_id, node_id)
 
     async def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:
         """The ids of the nodes that have an output, sorted by code point; loads no values.
@@ -313,7 +327,8 @@ class AsyncContextStore:
             InvalidKeyError, SerializationError, StorageError: as for ``put``.
         """
         await self._ready()
-        await self._commit([PutGlobal(global_key(key), self._encode(value), exist_ok)])
+        name = global_key(key)
+        await self._commit([PutGlobal(name, self._encode(value, name), exist_ok)])
 
     async def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
         """Write a global key, or overwrite whatever is there, also what ``put_global`` wrote.
@@ -331,7 +346,8 @@ class AsyncContextStore:
         await self._ready()
         if expected_version is not None:
             check_count("expected_version", expected_version, 0)
-        (version,) = await self._commit([UpsertGlobal(global_key(key), self._encode(value), expected_version)])
+        name = global_key(key)
+        (version,) = await self._commit([UpsertGlobal(name, self._encode(value, name), expected_version)])
         return int(version)
 
     @overload
@@ -354,7 +370,7 @@ class AsyncContextStore:
         await self._ready()
         name = global_key(key)
         record = await self._reader.call(lambda: self._engine.fetch_global(name))
-        return default if record is None else decode(record.value, type)
+        return default if record is None else _converted(record.value, type, name)
 
     async def get_global_entry(self, key: Id) -> GlobalEntry | None:
         """A global key's value with its version and when it was written; None where there is none.
@@ -379,7 +395,7 @@ class AsyncContextStore:
             CorruptStoreError: one of the stored values is damaged.
         """
         await self._ready()
-        literal, name = prefix_key(prefix), None if after is None else global_key(after)
+        literal, name = prefix_key(prefix), None if after is None else global_key(after, "after")
         check_count("limit", limit, 1)
         records = await self._reader.call(lambda: self._engine.page_globals(literal, name, limit))
         return [_global_entry(record) for record in records]
@@ -410,13 +426,14 @@ class AsyncContextStore:
         """
         await self._writable()
         name = global_key(key)
+        check_function("fn", fn)
         return await self._updates.in_turn(name, lambda: self._update_global(name, fn, default))
 
     async def _update_global(self, name: str, fn: Callable[[Any], Any], default: Any) -> Any:
         while True:
             record = await self._reader.call(lambda: self._engine.fetch_global(name))
             old = copy.deepcopy(default) if record is None else decode(record.value)
-            new = self._encode(await self._result_of(fn, old))
+            new = self._encode(await self._result_of(fn, old), name)
             version = 0 if record is None else record.version
             try:
                 await self._commit([UpsertGlobal(name, new, version)])
@@ -462,10 +479,12 @@ class AsyncContextStore:
         """
         await self._ready()
         flow_run = flow_run_key(flow_run_id)
-        puts: list[Operation] = [
-            PutOutput(flow_run, node_key(node_id), self._encode(value, f" (node {node_id!s})"), exist_ok)
-            for node_id, value in dict(outputs).items()
-        ]
+        if not isinstance(outputs, Mapping):
+            raise TypeError(f"outputs must be a mapping of node ids to values, not {type(outputs).__name__}")
+        puts: list[Operation] = []
+        for node_id, value in dict(outputs).items():
+            node = node_key(node_id)
+            puts.append(PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok))
         if puts:
             await self._commit(puts)
 
@@ -562,10 +581,11 @@ class AsyncContextStore:
         """
         await self._ready()
         key = (flow_run_key(flow_run_id), node_key(node_id))
+        check_function("factory", factory)
         value = self._cache.get(key)
         if value is None:
             value = await self._callers.once(key, lambda: self._get_or_put(key, factory))
-        return decode(value, type)
+        return _converted(value, type, *key)
 
     async def _get_or_put(self, key: OutputKey, factory: Callable[[], Any]) -> Encoded:
         record = await self._reader.fetch(key)
@@ -573,7 +593,7 @@ class AsyncContextStore:
             # Before the factory is called for nothing. Whether the run is deleted is left to the commit: asking for it
             # here would cost each new output a trip to the engine.
             self._refuse_if_read_only()
-            value = self._encode(await self._result_of(factory))
+            value = self._encode(await self._result_of(factory), *key)
             try:
                 await self._commit([PutOutput(*key, value, exist_ok=False)])
             except AlreadyExistsError:  # another process was first
@@ -586,7 +606,7 @@ class AsyncContextStore:
         """The output of a node, waited for until it is written, by any process.
 
         Args:
-            timeout: seconds. None: for ever.
+            timeout: seconds. None: for ever; 0 or less: look once.
             type: as for ``get``.
 
         Raises:
@@ -596,11 +616,17 @@ class AsyncContextStore:
         """
         await self._ready()
         key = (flow_run_key(flow_run_id), node_key(node_id))
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+            deadline = time.monotonic() + timeout
         value = self._cache.get(key)
         if value is None:
-            value = await self._wait_for(key, deadline)
-        return decode(value, type)
+            try:
+                value = await self._wait_for(key, deadline)
+            except TimeoutError:
+                raise TimeoutError(f"{_named(*key)} had no output within {timeout:g} seconds") from None
+        return _converted(value, type, *key)
 
     async def _wait_for(self, key: OutputKey, deadline: float | None) -> Encoded:
         record = await self._reader.fetch(key)
@@ -668,7 +694,7 @@ class AsyncContextStore:
             InvalidKeyError: there is no trace of the run ``after``.
         """
         await self._ready()
-        literal, run = prefix_key(prefix), None if after is None else flow_run_key(after)
+        literal, run = prefix_key(prefix), None if after is None else flow_run_key(after, "after")
         check_count("limit", limit, 1)
         try:
             records = await self._reader.call(lambda: self._engine.list_runs(literal, run, limit))
@@ -784,6 +810,8 @@ class AsyncContextStore:
             raise TypeError(f"older_than must be a datetime.timedelta, not {type(older_than).__name__}")
         if older_than < datetime.timedelta(0):
             raise ValueError("older_than must not be negative")
+        if progress is not None:
+            check_function("progress", progress)
         if not dry_run:
             self._refuse_if_read_only()
         # Not below 0: a timedelta reaches further back than the integers of an engine.
@@ -887,6 +915,10 @@ class AsyncContextStore:
             StorageError: the file is there already, or cannot be written. Then there is no copy.
         """
         await self._ready()
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be a str or a Path, not {type(path).__name__}")
+        if progress is not None:
+            check_function("progress", progress)
         target = os.path.abspath(os.fsdecode(path))
         if "\0" in target:
             raise ValueError(f"path {target!r} has a NUL character")
@@ -942,13 +974,12 @@ class AsyncContextStore:
             return await self._callers.awaited(result, function)
         return result
 
-    def _encode(self, value: Any, where: str = "") -> Encoded:
+    def _encode(self, value: Any, *key: str) -> Encoded:
+        """The stored form of what is to stand under this key: that of a global, or a flow run and a node."""
         try:
-            return _codec.encode(value, self._max_value_bytes)
+            return encode(value, self._max_value_bytes)
         except SerializationError as error:
-            if not where:
-                raise
-            raise SerializationError(error.path, error.problem + where) from error.__cause__
+            raise SerializationError(error.path, f"{error.problem} ({_named(*key)})") from error.__cause__
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:
@@ -972,7 +1003,22 @@ class AsyncContextStore:
 def _several(node_ids: Iterable[Id]) -> Iterable[Id]:
     if isinstance(node_ids, str | uuid.UUID):  # a str would be taken for its letters, and find nothing
         raise TypeError(f"node_ids must be several ids, not one: pass [{node_ids!r}]")
+    if not isinstance(node_ids, Iterable):
+        raise TypeError(f"node_ids must be several ids, not {type(node_ids).__name__}")
     return node_ids
+
+
+def _named(*key: object) -> str:
+    return f"global {key[0]!r}" if len(key) == 1 else f"node {key[1]!r} of flow run {key[0]!r}"
+
+
+def _converted(value: Encoded, type: Any, *key: object) -> Any:
+    """The value as one of a type. If it does not fit, the error says whose it is."""
+    try:
+        return decode(value, type)
+    except DeserializationError as error:
+        named = DeserializationError(error.path, f"{error.problem} ({_named(*key)})")
+        raise named from error.__cause__ or error
 
 
 def _time(microseconds: int) -> datetime.datetime:

@@ -14,7 +14,7 @@ import datetime
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, NoReturn, Self, TypeVar, cast, overload
 
 from ._batch import Batch
 from ._callers import Callers, ThreadCallers, step
@@ -78,6 +78,9 @@ class ContextStore:
             read_only=read_only,
             create=create,
         )
+
+    def __reduce__(self) -> NoReturn:
+        self._core.__reduce__()
 
     def __repr__(self) -> str:
         return repr(self._core).replace("_Core", type(self).__name__, 1)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, overload
 
 from ._callers import step
 from ._engine import LoadGlobal, LoadOutput, LoadRun, Operation, OutputRecord
+from ._keys import check_function
 from ._results import CopyReport
 from ._store import AsyncContextStore
 from ._sync import ContextStore
@@ -53,9 +54,13 @@ def copy(source: Store, target: Store, *, progress: Progress | None = None) -> C
     """
     for store in (source, target):
         if not isinstance(store, AsyncContextStore | ContextStore):
-            raise TypeError(f"copy takes two stores, not {type(store).__name__}")
+            raise TypeError(
+                f"copy takes two stores, not {type(store).__name__}: open a path or a URL by ContextStore(...)"
+            )
     if source is target:
         raise ValueError("source and target are the same store")
+    if progress is not None:
+        check_function("progress", progress)
     if isinstance(source, ContextStore) and isinstance(target, ContextStore):
         return step(_copy(_Side(source, False), _Side(target, False), progress))
     return _copy(_Side(source, True), _Side(target, True), progress)

@@ -175,7 +175,7 @@ class TestListing:
             await store.list_globals(limit="1")
         with pytest.raises(InvalidKeyError, match="prefix"):
             await store.list_globals(7)
-        with pytest.raises(InvalidKeyError, match="key"):
+        with pytest.raises(InvalidKeyError, match="after"):
             await store.list_globals(after=7)
 
     @pytest.mark.usefixtures("shared_target")

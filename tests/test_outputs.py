@@ -222,7 +222,7 @@ class TestPutMany:
         with pytest.raises(SerializationError) as caught:
             await store.put_many("run", {"fine": 1, "bad": {"items": [1, {"score": float("nan")}]}})
         assert caught.value.path == "$.items[1].score"
-        assert "node bad" in str(caught.value)
+        assert "node 'bad' of flow run 'run'" in str(caught.value)
         assert await store.list_keys("run") == []
 
     async def test_a_bad_node_id_refuses_all(self, store: Any) -> None:
