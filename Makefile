@@ -7,12 +7,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: help demo test test-slow test-core torture lint format bench bench-calls clean
 
 help:
-	@echo "make demo        run a real flow, kill it half-way, see it go on"
-	@echo "make test        all tests but the slow ones"
+	@echo "make demo        run a real flow, kill it half-way, see it go on; STORE=flows.db, DEMO_ARGS=--help"
+	@echo "make test        all tests but the slow ones, some minutes; WORKERS=3, TEST_ARGS='-k survey'"
 	@echo "make test-slow   the slow ones"
+	@echo "make test-core   what must hold on every supported Python; PYTHON=python3.12 VENV=.venv-3.12"
 	@echo "make torture     power cuts, kills, disk errors, damage, a model; MINUTES=10"
 	@echo "make lint        linter, formatter's check, type checkers"
-	@echo "make bench       measure against the peers"
+	@echo "make format      do what the linter and the formatter can do by themselves"
+	@echo "make bench       measure against the peers; BENCH_ARGS=--quick"
+	@echo "make bench-calls measure single calls"
+	@echo "make clean       remove the virtual environment and what the tools have left"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,7 +56,7 @@ torture: $(VENV)/.dev
 	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),10)
 
 # What must hold on every supported Python.
-CORE_TESTS := $(foreach name,contract writer model values keys errors crash,tests/test_$(name).py)
+CORE_TESTS := $(foreach name,contract writer model values keys errors crash ending sync cancellation processes processes_lock,tests/test_$(name).py)
 test-core: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not one_python and not slow" --numprocesses $(or $(WORKERS),3) $(CORE_TESTS) $(TEST_ARGS)
 

@@ -172,13 +172,14 @@ async def run(size: Size) -> tuple[list[Goal], dict[str, Any]]:
 def environment() -> list[str]:
     with open("/proc/cpuinfo") as file:
         cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.machine())
+    kernel = ".".join(platform.release().split(".")[:2])
     folder = tempfile.gettempdir()
     system = subprocess.run(
         ["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=False
     ).stdout.strip()
     _, missing = available()
     return [
-        f"- {cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, file system {system}",
+        f"- {cpu}, {os.cpu_count()} cores, {platform.system()} {kernel}, file system {system}",
         f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
         f"contextstore {contextstore.__version__}",
         "- Everybody is set to the same durability, and takes turns with the others within each round; a ratio is",

@@ -5,6 +5,7 @@ Rules of this room: each call checks and encodes at once, and nothing is written
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +31,7 @@ class Gathered:
         # In the order of the calls, since the first refusal is the one that is raised. A global stands under its key,
         # so that its last write takes the place of the ones before; an output under its number, since each counts.
         self._operations: dict[int | str, Operation] = {}
+        self._numbers = itertools.count()
         self._is_open = False
 
     def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
@@ -37,7 +39,7 @@ class Gathered:
         self._check_open()
         flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
         put = PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)
-        self._operations[len(self._operations)] = put
+        self._operations[next(self._numbers)] = put
 
     def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write a global, once, when the block ends. See the store's ``put_global``."""

@@ -17,7 +17,6 @@ an ``Event`` or a ``concurrent.futures.Future``, may stay locked for ever.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import inspect
 import os
@@ -25,9 +24,10 @@ import threading
 import time
 from asyncio import get_running_loop  # each call asks for it, and to look it up in the module takes as long
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from ._circles import Work, waiting_for, within
 from .errors import ForkedProcessError, WrongLoopError
 
 T = TypeVar("T")
@@ -73,6 +73,9 @@ class Promise(Generic[T]):
 class Callers(Protocol):
     def admit(self) -> None:
         """Raise if a call may not come from here: another loop, a forked child, a thread of the store's own."""
+
+    def bind(self) -> None:
+        """The store is open now, and belongs to whoever was admitted; a failed opening binds nobody."""
 
     def admit_close(self) -> None:
         """The same for ``close()``, which may also come from another loop once the own one is closed."""
@@ -120,6 +123,7 @@ class TaskCallers:
     def __init__(self, location: str, usual_timeout: float) -> None:
         self._location = location
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_bound = False
         self._usual_timeout = usual_timeout
         self._waits = _Waits(usual_timeout)
         self._process = _process
@@ -130,12 +134,16 @@ class TaskCallers:
             raise ForkedProcessError(self._location)
         loop = get_running_loop()
         if loop is not self._loop:
-            if self._loop is not None:
+            if self._loop is not None and (self._is_bound or not self._loop.is_closed()):
                 raise WrongLoopError(
                     f"the store {self._location} belongs to the event loop that opened it and was called from another "
                     "one: make one AsyncContextStore per loop, or use ContextStore, which may be called from anywhere"
                 )
             self._loop = loop
+            self._waits = _Waits(self._usual_timeout)
+
+    def bind(self) -> None:
+        self._is_bound = True
 
     def admit_close(self) -> None:
         if self._loop is not None and self._loop.is_closed() and self._process is _process:
@@ -168,25 +176,30 @@ class TaskCallers:
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _TaskFlight()
-            with _within(flight):
-                flight.task = asyncio.ensure_future(compute())
-            flight.task.add_done_callback(lambda _: self._land(key, flight))
-        with _waiting_for(flight, key):
-            flight.waiters += 1
+            try:
+                with within(flight):
+                    flight.task = asyncio.ensure_future(compute())
+                flight.task.add_done_callback(lambda _: self._land(key, flight))
+            except BaseException:  # RecursionError, MemoryError: or nobody could ask for the key any more
+                self._land(key, flight)
+                raise
+        with waiting_for(flight, key):
+            flight.callers += 1
             try:
                 result: T = await asyncio.shield(flight.task)
                 return result
             except asyncio.CancelledError:
-                if flight.waiters == 1 and not flight.task.done():  # all who waited were cancelled
+                if flight.callers == 1 and not flight.task.done():  # all who waited were cancelled
                     self._land(key, flight)
                     flight.task.cancel()
                     # As if it had run in this task: when the call is over, so is what it has called.
                     await asyncio.wait([flight.task])
                 raise
             finally:
-                flight.waiters -= 1
+                flight.callers -= 1
 
     def _land(self, key: object, flight: _TaskFlight) -> None:
+        flight.is_done = True
         if self._flights.get(key) is flight:
             del self._flights[key]
 
@@ -224,6 +237,7 @@ class _Waits:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._waits: deque[tuple[float, asyncio.Future[Any], Callable[[], object | None]]] = deque()
+        self._sweep_at = _SWEEP_AT
         self._overdue: list[asyncio.Future[Any]] = []  # what is under way, however long it takes
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _PATIENCE
@@ -233,14 +247,19 @@ class _Waits:
         self, loop: asyncio.AbstractEventLoop, ticket: asyncio.Future[Any], expire: Callable[[], object | None]
     ) -> None:
         waits = self._waits
-        while waits and waits[0][1].done():  # so that what is answered is not kept
+        while waits and waits[0][1].done():  # so that what is answered is not kept,
             waits.popleft()
+        if len(waits) >= self._sweep_at:  # nor behind one that is not answered
+            waits = self._waits = deque(wait for wait in waits if not wait[1].done())
+            self._sweep_at = max(_SWEEP_AT, 2 * len(waits))
         now = loop.time()
         waits.append((now, ticket, expire))
         if self._timer is None:
             self._pause = _PATIENCE
             self._looked_at, self._worked_until = now, time.thread_time()
-            self._timer = loop.call_at(min(now + _PATIENCE, now + self._timeout), self._look, loop)
+            # In a context of its own: the timer goes on after the first call, whose trace span it would keep.
+            begin = min(now + _PATIENCE, now + self._timeout)
+            self._timer = loop.call_at(begin, self._look, loop, context=contextvars.Context())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
@@ -266,6 +285,7 @@ class _Waits:
         self._timer = loop.call_at(next_look, self._look, loop)
 
 
+_SWEEP_AT = 64
 _PATIENCE, _MOST_PATIENCE = 0.002, 0.1
 """Seconds between two looks at what waits: at first and while the loop is busy; in the end, if it is not."""
 _BREATH = 0.0002
@@ -315,6 +335,9 @@ class ThreadCallers:
                 "hand the call to another thread"
             )
 
+    def bind(self) -> None:
+        """Any thread may call."""
+
     def admit_close(self) -> None:
         self.admit()
 
@@ -338,7 +361,7 @@ class ThreadCallers:
                 with self._lock:
                     flight = self._flights.setdefault(key, own)
                 if flight is own:
-                    with _within(own):
+                    with waiting_for(own, key), within(own):
                         result = await compute()
                     own.answer = (True, result)
                     return result
@@ -351,7 +374,7 @@ class ThreadCallers:
                     self._land(key, own)
                 finally:
                     self._land(key, own)
-            with _waiting_for(flight, key):
+            with waiting_for(flight, key):
                 await self.join(flight.landed)
             if flight.answer is not None:
                 succeeded, answer = flight.answer
@@ -362,6 +385,7 @@ class ThreadCallers:
             # Who computed was interrupted, and that is nobody else's business: compute it anew, or join who does.
 
     def _land(self, key: object, flight: _ThreadFlight) -> None:
+        flight.is_done = True
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]
@@ -414,21 +438,14 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine that must not suspend did")
 
 
-class _Work:
-    """Something under way that others may wait for."""
-
-    def __init__(self) -> None:
-        self.waits_for: list[_Work] = []
-
-
-class _TaskFlight(_Work):
+class _TaskFlight(Work):
     """A computation under way, and how many wait for it."""
 
     task: asyncio.Future[Any]
-    waiters = 0
+    callers = 0
 
 
-class _ThreadFlight(_Work):
+class _ThreadFlight(Work):
     """A computation under way in some thread: whether it succeeded, with its result or its error. None: neither."""
 
     def __init__(self) -> None:
@@ -437,54 +454,7 @@ class _ThreadFlight(_Work):
         self.answer: tuple[bool, Any] | None = None
 
 
-_own_work: contextvars.ContextVar[frozenset[_Work]] = contextvars.ContextVar("contextstore work", default=frozenset())
-"""What the caller is a part of. It is inherited by the tasks that it starts, and outlives the work in them."""
-
-_waiting_lock = threading.Lock()
-
-
-def _renew_lock_in_child() -> None:
-    global _waiting_lock
-    _waiting_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock_in_child)
-
-
-@contextlib.contextmanager
-def _within(work: _Work) -> Iterator[None]:
-    before = _own_work.get()
-    try:
-        _own_work.set(before | {work})
-        yield
-    finally:
-        _own_work.set(before)
-
-
-@contextlib.contextmanager
-def _waiting_for(work: _Work, key: object) -> Iterator[None]:
-    """Around waiting for it. Raises RuntimeError if it waits, however indirectly, for what the caller is a part of."""
-    own = _own_work.get()
-    if not own:
-        yield
-        return
-    with _waiting_lock:
-        waited_for = [work]
-        for one in waited_for:  # which grows meanwhile
-            if one in own:
-                raise RuntimeError(f"{key!r} was asked for by what computes or updates it: it would wait for itself")
-            waited_for += [other for other in one.waits_for if other not in waited_for]
-        for one in own:
-            one.waits_for.append(work)
-    try:
-        yield
-    finally:
-        with _waiting_lock:
-            for one in own:
-                one.waits_for.remove(work)
-
-
-class _Turn(_Work):
+class _Turn(Work):
     """A caller in a queue."""
 
     def __init__(self, ticket: Ticket) -> None:
@@ -497,22 +467,21 @@ class Turns:
 
     def __init__(self, callers: Callers) -> None:
         self._callers = callers
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a coroutine that is collected while it is held leaves its queue
         self._queues: dict[str, list[_Turn]] = {}
 
     async def in_turn(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         # Not a context manager: if it is interrupted as it is entered or left, the turn stays taken.
         own = _Turn(self._callers.ticket())
         try:
-            with self._lock:
-                queue = self._queues.setdefault(key, [])
-                own.waits_for += queue[-1:]
-                queue.append(own)
-            if own.waits_for:
-                with _waiting_for(own.waits_for[0], key):
-                    await self._callers.wait(own.ticket, None, lambda: None)
-                own.waits_for.clear()
-            with _within(own):
+            with waiting_for(own, key), within(own):
+                with self._lock:
+                    queue = self._queues.setdefault(key, [])
+                    before = queue[-1:]
+                    queue.append(own)
+                for turn in before:
+                    with waiting_for(turn, key):
+                        await self._callers.wait(own.ticket, None, lambda: None)
                 return await work()
         finally:
             # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
@@ -522,6 +491,7 @@ class Turns:
                 self._leave(key, own)
 
     def _leave(self, key: str, own: _Turn) -> None:
+        own.is_done = True
         with self._lock:
             queue = self._queues.get(key, [])
             if own in queue:

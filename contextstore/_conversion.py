@@ -93,6 +93,11 @@ class _Conversion:
         except (TypeError, NameError, KeyError, _TakeApartError) as error:  # KeyError: an attrs class without types
             failure = TypeError(f"no way to convert to {type_name(kind)} is known: {error}")
             failure.__cause__ = error
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - from a class's own check, which may raise anything
+            failure = DeserializationError(path, f"{type_name(kind)} does not take it: {error!r}")
+            failure.__cause__ = error
         made = self._by_parts(value, kind, path)
         if made is _WHOLE or isinstance(failure, DeserializationError):
             raise failure
@@ -183,8 +188,10 @@ class _Conversion:
         }
         try:
             return _built(kind, parts)
-        except (TypeError, ValueError) as error:
-            raise DeserializationError(path, f"no {type_name(kind)} can be made of it: {error}") from error
+        except RecursionError:
+            raise
+        except Exception as error:
+            raise DeserializationError(path, f"no {type_name(kind)} can be made of it: {error!r}") from error
 
 
 def _of_base(kind: Any, value: Any) -> Any:

@@ -14,7 +14,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 from ._codec import BYTES, JSON, Encoded
 from ._codec import checksum as value_checksum
@@ -180,6 +180,11 @@ def after_prefix(prefix: str) -> str | None:
         if code < 0x10FFFF:
             return prefix[:index] + chr(0xE000 if code == 0xD7FF else code + 1)  # past the surrogates
     return None
+
+
+def is_deletion(operation: Operation) -> TypeGuard[DeleteRun | LoadRun]:
+    """Whether a run may be deleted when this is committed."""
+    return type(operation) is DeleteRun or (type(operation) is LoadRun and operation.deleted_at is not None)
 
 
 def value_bytes(operation: Operation) -> int:

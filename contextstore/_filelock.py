@@ -14,6 +14,8 @@ import time
 import weakref
 from collections.abc import Callable
 
+from .errors import IncompatibleStoreError
+
 POLL_SECONDS = (0.0001, 0.002)
 """How often a lock that somebody else holds is tried again, at first and in the end."""
 
@@ -72,7 +74,9 @@ class FileLock:
                 with contextlib.suppress(FileNotFoundError):
                     self._descriptor = os.open(self.path, flags)
                     if database is None:
+                        self._refuse_other_content()
                         return
+        self._refuse_other_content()
         # Whoever may write the database must be able to lock it. So the mode and the owner again: the umask took its
         # part, and those of the database may have been changed since the lock file was made.
         there = os.fstat(self._descriptor)
@@ -81,6 +85,16 @@ class FileLock:
                 os.fchown(self._descriptor, database.st_uid, database.st_gid)
             if stat.S_IMODE(there.st_mode) != mode:
                 os.fchmod(self._descriptor, mode)
+
+    def _refuse_other_content(self) -> None:
+        content = os.pread(self._descriptor, 100, 0)
+        if content.replace(b" ", b"").rstrip(b"\n").isdigit() or not content:
+            return
+        self.close()
+        raise IncompatibleStoreError(
+            f"{self.path} is a file of something else, and a store beside it would need that name for its lock: choose "
+            "another name for the store; nothing was changed"
+        )
 
     def _close_if_replaced(self) -> bool:
         """Whether the file under the path is another one than ours, which then nobody else looks at."""

@@ -41,11 +41,12 @@ def prefix_key(prefix: str) -> str:
     return _key("prefix", prefix, may_be_empty=True)
 
 
-def _key(name: str, value: Id, may_be_empty: bool = False) -> str:
-    if type(value) is not str:
-        if isinstance(value, uuid.UUID):
+def _key(name: str, value: Any, may_be_empty: bool = False) -> str:
+    kind = type(value)  # isinstance would believe what a mock or a proxy says of itself
+    if kind is not str:
+        if issubclass(kind, uuid.UUID):
             return uuid.UUID.__str__(value)
-        if not isinstance(value, str):
+        if not issubclass(kind, str):
             raise InvalidKeyError(name, f"must be a str or a uuid.UUID, not {type(value).__name__}")
         value = str.__str__(value)  # a subclass may have a __str__ of its own; this is its text, as a plain str
     if not value and not may_be_empty:
@@ -61,7 +62,8 @@ def _key(name: str, value: Id, may_be_empty: bool = False) -> str:
         raise InvalidKeyError(name, f"{_shown(value)} has {size} bytes as UTF-8; {MAX_KEY_BYTES} is the most")
     if "\0" in value:
         raise InvalidKeyError(name, f"{_shown(value)} has a NUL character")
-    return value
+    key: str = value
+    return key
 
 
 def check_function(name: str, function: object) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import random
 import threading
@@ -227,7 +228,9 @@ class PostgresEngine:
         if threading.get_ident() == self._loop_thread:
             self._start(job)
         else:
-            loop.call_soon_threadsafe(self._start, job)
+            loop.call_soon_threadsafe(
+                self._start, job, context=contextvars.Context()
+            )  # not the first caller's, for ever
 
     def _start(self, job: Job) -> None:
         task = asyncio.ensure_future(self._run(job))
@@ -432,6 +435,9 @@ class PostgresEngine:
     ) -> list[Any]:
         results: list[Any] = [None] * len(unit)
         refused: dict[int, ContextStoreError] = {}
+        for operation in unit:  # before their outputs
+            if isinstance(operation, LoadRun):
+                await self._load_run(operation, token, deadline)
         puts = {place: operation for place, operation in enumerate(unit) if isinstance(operation, _Put)}
         if puts and await self._apply_puts(puts, token, refused, deadline):
             unanswered = None  # they were not there: an earlier attempt cannot have succeeded
@@ -450,8 +456,6 @@ class PostgresEngine:
                     results[place] = await self._writing.execute(deadline, self._sql["forget_runs"], *operation)
                 case GiveBackSpace():  # the server does so by itself
                     results[place] = 0
-                case LoadRun():
-                    await self._load_run(operation, token, deadline)
         return results
 
     async def _apply_puts(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ._callers import Callers, Ticket
 from ._codec import Encoded
-from ._engine import DeleteRun, Engine, Operation, OutputKey, OutputRecord, PutOutput, own_error
+from ._engine import Engine, LoadOutput, Operation, OutputKey, OutputRecord, PutOutput, is_deletion, own_error
 from .errors import ContextStoreError, StoreClosedError
 
 T = TypeVar("T")
@@ -67,6 +67,7 @@ class OutputCache:
     def note_committed(self, operations: Iterable[Operation]) -> None:
         with self._lock:
             written: list[tuple[OutputKey, Encoded]] = []
+            deleted: set[str] = set()
             for operation in operations:
                 if type(operation) is PutOutput:
                     flow_run_id, node_id, value, exist_ok = operation
@@ -77,11 +78,14 @@ class OutputCache:
                         # Equal in another form than what is stored, or from a run of this name that another object has
                         # deleted, and prune forgotten.
                         self._drop(key)
-                elif type(operation) is DeleteRun:
-                    self._keep(written)
-                    written = []
-                    self._forget_run(operation.flow_run_id)
+                elif type(operation) is LoadOutput:
+                    self._drop((operation.flow_run_id, operation.node_id))
+                elif is_deletion(operation):
+                    deleted.add(operation.flow_run_id)
             self._keep(written)
+            # Last, in whatever order they were asked for: of one commit, what was put into a run that was deleted was
+            # put before.
+            self._forget_runs(deleted)
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
@@ -105,10 +109,11 @@ class OutputCache:
         if old is not None:
             self.bytes -= ENTRY_BYTES + len(old.data)
 
-    def _forget_run(self, flow_run_id: str) -> None:
-        self.deletions += 1
-        for key in [key for key in self._entries if key[0] == flow_run_id]:
-            self._drop(key)
+    def _forget_runs(self, flow_run_ids: set[str]) -> None:
+        if flow_run_ids:
+            self.deletions += 1
+            for key in [key for key in self._entries if key[0] in flow_run_ids]:
+                self._drop(key)
 
     # -- anywhere -----------------------------------------------------------------------------------------------------
 

@@ -12,30 +12,48 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a node has produced, with when it was written and how large it is."""
+    """What a node has produced, with when it was written and how large it is.
+
+    Attributes:
+        flow_run_id, node_id: under which it is stored.
+        value: a fresh object, without a ``type``.
+        written_at: when it was written, by the clock of the writing machine; aware, in UTC.
+        size: bytes of the stored value.
+    """
 
     flow_run_id: str
     node_id: str
     value: Any
     written_at: datetime.datetime
     size: int
-    """Bytes of the stored value."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A flow run that has outputs."""
+    """A flow run that has outputs.
+
+    Attributes:
+        flow_run_id: its id.
+        outputs: how many it has.
+        first_written_at, last_written_at: when the first and the last of these were written; aware, in UTC.
+    """
 
     flow_run_id: str
     outputs: int
-    """How many."""
     first_written_at: datetime.datetime
     last_written_at: datetime.datetime
 
 
 @dataclass(frozen=True, slots=True)
 class GlobalEntry:
-    """A global key with its value and its version."""
+    """A global key with its value and its version.
+
+    Attributes:
+        key: its key.
+        value: a fresh object, without a ``type``.
+        version: 1, 2, …; it rises with each write, and never repeats.
+        written_at: when this version was written; aware, in UTC.
+    """
 
     key: str
     value: Any
@@ -45,34 +63,61 @@ class GlobalEntry:
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """What ``prune`` has deleted, or with ``dry_run`` would delete."""
+    """What ``prune`` has deleted, or with ``dry_run`` would delete.
+
+    Attributes:
+        runs: how many runs.
+        outputs: how many outputs these had.
+        bytes: bytes of the stored values of these outputs.
+        tombstones: how many deleted runs were forgotten.
+    """
 
     runs: int
     outputs: int
     bytes: int
-    """Of the values of these outputs."""
     tombstones: int
-    """How many deleted runs were forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """What ``copy`` has copied, and proved equal."""
+    """What ``copy`` has copied, and proved equal.
+
+    Attributes:
+        runs, outputs, globals: how many of each.
+        tombstones: how many deleted runs, which stay deleted in the copy.
+        bytes: bytes of all stored values.
+        digest: SHA-256 over everything in its order, in hexadecimal; the same for both stores.
+    """
 
     runs: int
     outputs: int
     globals: int
     tombstones: int
-    """Deleted runs, which stay deleted in the copy."""
     bytes: int
-    """Of all values, encoded."""
     digest: str
-    """SHA-256 over everything in its order; the same for both stores."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """How much there is, and what this store object has done since it was opened."""
+    """How much there is, and what this store object has done since it was opened.
+
+    Attributes:
+        location: where the store is; a URL without its password.
+        runs, outputs, globals: how many there are.
+        tombstones: how many deleted runs are remembered.
+        value_bytes: bytes of the stored values of all outputs and globals.
+        file_bytes: bytes of the database file, or of the tables on a server with their indexes; 0 in memory.
+        wal_bytes: bytes of the write-ahead log beside the file; 0 on a server and in memory.
+        commits: how many commits this object has made.
+        writes: how many units went into them: a put is one, a batch is one.
+        largest_group: the most units that shared a commit.
+        queued_writes: how many units now wait for a commit, or for room in the queue.
+        cache_hits, cache_misses: how many reads the cache has answered, and how many it could not.
+        cache_entries: how many outputs it holds.
+        cache_bytes: bytes that these are reckoned to take up.
+        checkpoint_pinned: whether the last checkpoint was incomplete, since a reader holds on to an old snapshot.
+        engine: the engine's name and version.
+    """
 
     location: str
     runs: int
@@ -80,49 +125,50 @@ class StoreStats:
     globals: int
     tombstones: int
     value_bytes: int
-    """Of all outputs and globals, encoded."""
     file_bytes: int
-    """Of the database file; 0 in memory."""
     wal_bytes: int
-    """Of the write-ahead log beside it."""
     commits: int
-    """Commits that this object has made."""
     writes: int
-    """Units that went into them: a put is one, a batch is one."""
     largest_group: int
-    """The most units that shared a commit."""
     queued_writes: int
     cache_hits: int
     cache_misses: int
     cache_entries: int
     cache_bytes: int
     checkpoint_pinned: bool
-    """Whether the last checkpoint was incomplete, since a reader holds on to an old snapshot."""
     engine: str
-    """The engine's name and version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that ``check`` found."""
+    """Something that ``check`` found.
+
+    Attributes:
+        kind: one of ``output``, ``global``, ``run``, ``schema``, ``file``.
+        key: ``(flow_run_id, node_id)``, ``(key,)``, ``(flow_run_id,)``, ``(name,)``, or ``()`` for the file.
+        message: what is wrong with it.
+    """
 
     kind: str
-    """One of output, global, run, schema, file."""
     key: tuple[str, ...]
-    """(flow_run_id, node_id), (key,), (flow_run_id,), (name,), or () for the file."""
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What ``check`` looked at, and every problem that it found."""
+    """What ``check`` looked at, and every problem that it found.
+
+    Attributes:
+        runs, outputs, globals: how many of each were looked at.
+        problems: every problem found; empty if nothing is wrong.
+        notes: what is no damage and yet worth knowing, such as a SQLite version with a known bug.
+    """
 
     runs: int
     outputs: int
     globals: int
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
-    """What is no damage and yet worth knowing, such as a SQLite version with a known bug."""
 
     @property
     def ok(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextvars
 import logging
 import os
 import threading
@@ -98,7 +99,8 @@ class EngineRoom:
         with self._lock:
             if self._loop is None:
                 raise StoreClosedError(self._engine.location)
-            self._loop.call_soon_threadsafe(begin)
+            # In a context of its own: what is begun here may outlive the caller, whose trace span it would keep.
+            self._loop.call_soon_threadsafe(begin, context=contextvars.Context())
         return promise
 
     def stop(self) -> None:
@@ -125,6 +127,9 @@ class EngineRoom:
                 runner.run(self._live())
         except BaseException as raised:  # noqa: BLE001 - handed over to whoever waits: nobody may wait for ever
             error = raised
+            if isinstance(raised, OSError) and not isinstance(raised, StorageError):  # no descriptors for a loop
+                error = StorageError(f"could not open {self._engine.location}: {raised}")
+                error.__cause__ = raised
         finally:
             self._engine.own_threads.discard(threading.get_ident())
             self._leave(error)

@@ -259,12 +259,16 @@ def back_up(connection: sqlite3.Connection, path: str, report: Callable[[int, in
     if not os.path.isdir(folder):
         raise StoreNotFoundError(f"could not back up to {path}: there is no folder {folder}; create it first")
     try:
-        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
         raise StorageError(
             f"{part} is there already: another backup is under way, or was cut off; remove it"
         ) from error
     try:
+        try:
+            os.fchmod(descriptor, 0o600)  # again, since the umask took its part
+        finally:
+            os.close(descriptor)
         if os.path.lexists(path):
             raise StorageError(f"{path} is there already and was not overwritten: choose another name")
         with contextlib.closing(sqlite3.connect(uri_of(part, "rw"), uri=True, isolation_level=None)) as copy:

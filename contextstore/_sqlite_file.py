@@ -180,12 +180,21 @@ def create_file(path: str) -> None:
     """
     for side_file in (path + "-wal", path + "-shm"):
         with contextlib.suppress(FileNotFoundError):
+            _refuse_database(side_file)
             os.unlink(side_file)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)  # again, since the umask took its part
     finally:
         os.close(descriptor)
+
+
+def _refuse_database(side_file: str) -> None:
+    with open(side_file, "rb") as file:
+        if file.read(16) == b"SQLite format 3\0":
+            raise IncompatibleStoreError(
+                f"{side_file} is a database, whose name a store beside it would need for its own: choose another name"
+            )
 
 
 def has_content(path: str) -> bool:
@@ -213,6 +222,11 @@ def check_place(path: str, location: str, why_not_create: str = "") -> bool:
     _refuse_long_name(path, location)
     if not stat.S_ISREG(there.st_mode):
         raise IncompatibleStoreError(f"{location} is not a regular file")
+    if there.st_nlink > 1:  # https://sqlite.org/howtocorrupt.html, 2.5
+        raise IncompatibleStoreError(
+            f"{location} has {there.st_nlink} names (hard links), and beside each there would be another -wal, which "
+            "destroys it: remove all names but one, or make the others symbolic links"
+        )
     _refuse_network_file_system(path, location)
     return True
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import datetime
 import inspect
-import math
 import os
 import threading
 import time
@@ -58,7 +57,7 @@ from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, St
 from ._room import EngineRoom, warn_unclosed
 from ._target import Durability, Target, engine_for
 from ._watch import News
-from ._writer import Writer
+from ._writer import LEAST_PATIENCE, Writer
 from .errors import (
     AlreadyExistsError,
     ContextStoreError,
@@ -73,12 +72,17 @@ from .errors import (
     VersionConflictError,
 )
 
+kind_of = type  # whose name is that of a parameter here
+
 T = TypeVar("T")
 D = TypeVar("D")
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_LARGEST = 999_000_000  # bytes of a value: SQLite's rows end at 10**9, with the keys in them; PostgreSQL's beyond that
+_MOST = 2**31 - 1  # what every engine takes for a limit
 _GET_MANY = 500  # outputs that get_many fetches in one trip to the engine
 _PAGE_ROWS = 200  # rows of a page at most,
+_PART_ROWS = 8  # outputs that are fetched by name at a time, however large each of them may be
 _PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory
 _REMOVE_ROWS = 500  # rows that a commit removes
 _GIVE_BACK_PAGES = 500  # pages that a commit gives back
@@ -128,20 +132,22 @@ class AsyncContextStore:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
         check_seconds("timeout", timeout)
-        if not 0 <= timeout < math.inf:
+        if not 0 <= timeout < 1e300:
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout!r}")
         check_count("cache_bytes", cache_bytes, 0)
         self._engine = engine_for(target, durability, float(timeout), read_only, create)
         if max_value_bytes is None:
             max_value_bytes = self._engine.max_value_bytes
         self._max_value_bytes = check_count("max_value_bytes", max_value_bytes, 1)
+        if max_value_bytes > _LARGEST:
+            raise ValueError(f"max_value_bytes must be at most {_LARGEST:,}, not {max_value_bytes:,}")
         self._read_only = read_only
-        self._callers = self._make_callers(float(timeout))
+        self._callers = self._make_callers(max(float(timeout), LEAST_PATIENCE))
         self._cache = OutputCache(cache_bytes)
         self._news = News(self._engine, self._callers)
         notes = [self._cache.note_committed, self._news.note_committed]
         self._writer = Writer(self._engine, self._callers, notes, float(timeout))
-        self._reader = Reader(self._engine, self._callers, self._cache, float(timeout))
+        self._reader = Reader(self._engine, self._callers, self._cache, self._writer.patience)
         self._updates = Turns(self._callers)
         writer, reader, news = self._writer, self._reader, self._news
 
@@ -196,6 +202,7 @@ class AsyncContextStore:
             if self._is_closed:
                 raise StoreClosedError(self._engine.location)
             if error is None:
+                self._callers.bind()
                 self._is_open = True
                 return
             if self._room is room:
@@ -256,10 +263,11 @@ class AsyncContextStore:
             StoreBusyError, StoreFullError, StorageError: the engine could not; see ``outcome_unknown``.
         """
         self._callers.admit()
-        if not self._is_open:
-            await self.open()
         flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
-        await self._commit([PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)])
+        put = PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)
+        if not self._is_open:  # only now: meanwhile the caller may change the value
+            await self.open()
+        await self._commit([put])
 
     @overload
     async def get(self, flow_run_id: Id, node_id: Id, default: Any = None) -> Any: ...
@@ -288,7 +296,7 @@ class AsyncContextStore:
         if not self._is_open:
             await self.open()
         # A plain str is looked for as it is: what is found was checked when it went in.
-        if flow_run_id.__class__ is str is node_id.__class__:
+        if kind_of(flow_run_id) is str is kind_of(node_id):
             value = self._cache.get((flow_run_id, node_id))
         else:
             value = self._cache.get((flow_run_key(flow_run_id), node_key(node_id)))
@@ -326,9 +334,11 @@ class AsyncContextStore:
             GlobalAlreadyExistsError: the key is there already, and its value stands.
             InvalidKeyError, SerializationError, StorageError: as for ``put``.
         """
-        await self._ready()
+        self._callers.admit()
         name = global_key(key)
-        await self._commit([PutGlobal(name, self._encode(value, name), exist_ok)])
+        put = PutGlobal(name, self._encode(value, name), exist_ok)
+        await self._ready()
+        await self._commit([put])
 
     async def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
         """Write a global key, or overwrite whatever is there, also what ``put_global`` wrote.
@@ -343,11 +353,13 @@ class AsyncContextStore:
             VersionConflictError: the key is at another version than expected.
             InvalidKeyError, SerializationError, StorageError: as for ``put``.
         """
-        await self._ready()
+        self._callers.admit()
         if expected_version is not None:
             check_count("expected_version", expected_version, 0)
         name = global_key(key)
-        (version,) = await self._commit([UpsertGlobal(name, self._encode(value, name), expected_version)])
+        upsert = UpsertGlobal(name, self._encode(value, name), expected_version)
+        await self._ready()
+        (version,) = await self._commit([upsert])
         return int(version)
 
     @overload
@@ -396,8 +408,8 @@ class AsyncContextStore:
         """
         await self._ready()
         literal, name = prefix_key(prefix), None if after is None else global_key(after, "after")
-        check_count("limit", limit, 1)
-        records = await self._reader.call(lambda: self._engine.page_globals(literal, name, limit))
+        most = min(check_count("limit", limit, 1), _MOST)
+        records = await self._reader.call(lambda: self._engine.page_globals(literal, name, most))
         return [_global_entry(record) for record in records]
 
     async def delete_global(self, key: Id) -> bool:
@@ -477,7 +489,7 @@ class AsyncContextStore:
         Raises:
             AlreadyExistsError and the others of ``put``, for the first that is refused; then nothing was stored.
         """
-        await self._ready()
+        self._callers.admit()
         flow_run = flow_run_key(flow_run_id)
         if not isinstance(outputs, Mapping):
             raise TypeError(f"outputs must be a mapping of node ids to values, not {type(outputs).__name__}")
@@ -485,6 +497,7 @@ class AsyncContextStore:
         for node_id, value in dict(outputs).items():
             node = node_key(node_id)
             puts.append(PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok))
+        await self._ready()
         if puts:
             await self._commit(puts)
 
@@ -695,9 +708,9 @@ class AsyncContextStore:
         """
         await self._ready()
         literal, run = prefix_key(prefix), None if after is None else flow_run_key(after, "after")
-        check_count("limit", limit, 1)
+        most = min(check_count("limit", limit, 1), _MOST)
         try:
-            records = await self._reader.call(lambda: self._engine.list_runs(literal, run, limit))
+            records = await self._reader.call(lambda: self._engine.list_runs(literal, run, most))
         except LookupError:
             raise InvalidKeyError("after", f"{run!r} is no run that this store has a trace of: begin anew") from None
         return [
@@ -737,8 +750,12 @@ class AsyncContextStore:
             if wanted is None:
                 page = await self._page_outputs(source, after)
             else:
-                part, wanted = wanted[:_PAGE_ROWS], wanted[_PAGE_ROWS:]
-                page = await self._fetch_records(source, part)
+                page, size = [], 0
+                while wanted and len(page) < _PAGE_ROWS and size < _PAGE_BYTES:
+                    part, wanted = wanted[:_PART_ROWS], wanted[_PART_ROWS:]
+                    some = await self._fetch_records(source, part)
+                    page += some
+                    size += sum(len(record.value.data) for record in some if isinstance(record, OutputRecord))
             puts: list[Operation] = []
             for record in page:
                 if isinstance(record, ContextStoreError):

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar, overload
 
 from ._callers import step
-from ._engine import LoadGlobal, LoadOutput, LoadRun, Operation, OutputRecord
+from ._engine import LoadGlobal, LoadOutput, LoadRun, Operation, OutputRecord, value_bytes
 from ._keys import check_function
 from ._results import CopyReport
 from ._store import AsyncContextStore
@@ -41,7 +40,8 @@ def copy(source: Store, target: Store, *, progress: Progress | None = None) -> C
 
     Runs, deleted ones too, come over in their order, outputs and globals with their times and versions. Between any two
     stores: a file, memory, PostgreSQL. It is done in commits of bounded size; if it is interrupted, the same call goes
-    on. What is written to the source meanwhile may or may not come along; the target must not be written meanwhile.
+    on. What is written to the source meanwhile may or may not come along; the target must not be written meanwhile, and
+    should be empty or hold an earlier copy: with anything else in it the two are not equal in the end.
 
     Args:
         source, target: open or not; neither is closed. To be awaited if either is an ``AsyncContextStore``.
@@ -62,8 +62,10 @@ def copy(source: Store, target: Store, *, progress: Progress | None = None) -> C
     if progress is not None:
         check_function("progress", progress)
     if isinstance(source, ContextStore) and isinstance(target, ContextStore):
-        return step(_copy(_Side(source, False), _Side(target, False), progress))
-    return _copy(_Side(source, True), _Side(target, True), progress)
+        return step(_copy(_Side(source, False), _Side(target, False), source._core, progress))
+    asked = target if isinstance(source, ContextStore) else source
+    assert isinstance(asked, AsyncContextStore)
+    return _copy(_Side(source, True), _Side(target, True), asked, progress)
 
 
 class _Side:
@@ -87,16 +89,21 @@ class _Side:
             await self.do(lambda: self.core._load(operations))
 
     async def contents(self) -> AsyncIterator[Operation]:
-        """Everything, as what would load it: each run before its outputs."""
+        """Everything, as what would load it: each run before its outputs; not runs without any, unless deleted."""
         engine = self.core._engine
         serial = 0
         while runs := await self.read(partial(engine.page_run_traces, serial, _PAGE_ROWS)):
             for run in runs:
                 serial = run.serial
-                yield LoadRun(run.flow_run_id, run.created_at, run.deleted_at)
+                load: LoadRun | None = LoadRun(run.flow_run_id, run.created_at, run.deleted_at)
                 if run.deleted_at is None:
                     async for output in self._outputs(run.flow_run_id):
+                        if load is not None:
+                            yield load
+                            load = None
                         yield output
+                elif load is not None:
+                    yield load
         key: str | None = None
         while some := await self.read(partial(engine.page_global_traces, key, _PAGE_ROWS)):
             for one in some:
@@ -144,32 +151,27 @@ class _Digest:
         return self._hash.hexdigest()
 
 
-async def _copy(source: _Side, target: _Side, progress: Progress | None) -> CopyReport:
+async def _copy(source: _Side, target: _Side, asked: AsyncContextStore, progress: Progress | None) -> CopyReport:
     await source.do(source.core._ready)
     await target.do(target.core._writable)
     total = 0
     if progress is not None:
         counts = await source.read(source.core._engine.count)
         total = counts.runs + counts.tombstones + counts.globals
-    copied, done = _Digest(), 0
+    copied, done, size = _Digest(), 0, 0
     waiting: list[Operation] = []
-    size = 0
     async for operation in source.contents():
         copied.add(operation)
-        # A run is committed before its outputs: a unit takes the run's place in the order from what is there already.
-        if not isinstance(operation, LoadOutput) or len(waiting) >= _PAGE_ROWS or size > _PAGE_BYTES:
+        # A run that is not deleted goes in one commit with the first of its outputs: without any it cannot be.
+        if (len(waiting) >= _PAGE_ROWS or size > _PAGE_BYTES) and not isinstance(waiting[-1], LoadRun):
             await target.load(waiting)
             waiting, size = [], 0
         waiting.append(operation)
-        size += len(getattr(getattr(operation, "value", None), "data", b""))
+        size += value_bytes(operation)
         if not isinstance(operation, LoadOutput):
-            await target.load(waiting)
-            waiting = []
             done += 1
             if progress is not None:
-                result = progress(done, max(total, done))
-                if inspect.isawaitable(result):
-                    await result
+                await asked._result_of(progress, done, max(total, done))
     await target.load(waiting)
     arrived = _Digest()
     async for operation in target.contents():

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Any, TypeAlias
 
 from ._callers import Callers, Promise, Ticket
-from ._engine import DeleteRun, Engine, Operation, OutputKey, PutOutput, own_error
+from ._engine import Engine, LoadOutput, Operation, OutputKey, PutOutput, is_deletion, own_error
 from ._room import EngineRoom
 from .errors import ContextStoreError, StoreClosedError
 
@@ -85,6 +86,7 @@ class News:
         # Dicts where sets would do but for the order: who came first is told first.
         self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
         self._by_run: dict[str, dict[Subscription, None]] = {}
+        self._left: deque[Subscription] = deque()
         self._closed = False
         self._polling: _Polling | None = None
 
@@ -128,7 +130,18 @@ class News:
         polling.set_result(has_begun)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        with self.lock:
+        # Without waiting for the lock: an iterator may be collected, and so closed, by a thread that holds it.
+        self._left.append(subscription)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._remove_those_who_left()
+            finally:
+                self.lock.release()
+
+    def _remove_those_who_left(self) -> None:
+        """Under the lock. Whoever takes it next does so for those who could not."""
+        while self._left:
+            subscription = self._left.popleft()
             if subscription.node_id is None:
                 _remove(self._by_run, subscription.flow_run_id, subscription)
             else:
@@ -139,9 +152,13 @@ class News:
         if not self._by_output and not self._by_run:
             return
         self._tell(
-            [(operation.flow_run_id, operation.node_id) for operation in operations if type(operation) is PutOutput],
+            [
+                (operation.flow_run_id, operation.node_id)
+                for operation in operations
+                if isinstance(operation, PutOutput | LoadOutput)
+            ],
             # Perhaps deleted: prune leaves a run alone that has been written to meanwhile.
-            [operation.flow_run_id for operation in operations if type(operation) is DeleteRun],
+            [operation.flow_run_id for operation in operations if is_deletion(operation)],
         )
 
     def close(self) -> None:
@@ -188,6 +205,7 @@ class News:
 
     def _is_wanted(self, polling: _Polling) -> bool:
         with self.lock:
+            self._remove_those_who_left()
             if not self._closed and (self._by_output or self._by_run):
                 return True
             if self._polling is polling:  # in the same breath, so that whoever comes now starts another
@@ -209,6 +227,7 @@ class News:
         tickets: list[Ticket] = []
         anybody = False
         with self.lock:
+            self._remove_those_who_left()
             for key in found:
                 for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
                     anybody = True

@@ -30,6 +30,9 @@ QUEUE_BYTES = 64 * 2**20
 OPERATION_BYTES = 200
 """What an operation is reckoned to take up beside its value."""
 
+LEAST_PATIENCE = 1.0
+"""Seconds that a caller leaves the writer at least to try once, which knows the deadline, too, and keeps to it."""
+
 _WAITING, _QUEUED, _TAKEN, _WITHDRAWN = range(4)
 
 
@@ -60,8 +63,10 @@ class Writer:
         self._callers = callers
         self._note_committed = note_committed
         self._timeout = timeout
+        self.patience = max(timeout, LEAST_PATIENCE)
         # Guards what follows. Held for a few operations on the queues only: never while calling anything that waits.
-        self._lock = threading.Lock()
+        # Reentrant: a coroutine that is collected while it is held withdraws its unit in the same thread.
+        self._lock = threading.RLock()
         self._queue: deque[_Entry] = deque()
         self._queued_bytes = 0
         self._waiting: deque[_Entry] = deque()
@@ -81,7 +86,7 @@ class Writer:
         entry = _Entry(operations, self._callers.ticket(), time.monotonic() + self._timeout)
         try:
             self._submit(entry)
-            outcome = await self._callers.wait(entry.ticket, self._timeout, partial(self._expire, entry))
+            outcome = await self._callers.wait(entry.ticket, self.patience, partial(self._expire, entry))
         except BaseException:
             self._withdraw(entry)
             raise
@@ -108,7 +113,8 @@ class Writer:
         with self._lock:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
-            if self._queue and self._queued_bytes + entry.bytes > QUEUE_BYTES:
+            # Behind those who wait for room, too, or many small ones would keep out a large one for ever.
+            if self._waiting or (self._queue and self._queued_bytes + entry.bytes > QUEUE_BYTES):
                 self._waiting.append(entry)
             else:
                 entry.state = _QUEUED

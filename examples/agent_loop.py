@@ -86,4 +86,7 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        print("usage: agent_loop.py FILE", file=sys.stderr)
+        sys.exit(2)
     main(sys.argv[1])

@@ -1,8 +1,6 @@
-"""A runner for flows that are DAGs. Kill it wherever you like (kill -9 will do), start it again: it goes on.
+"""A runner for flows that are DAGs: python examples/dag_runner.py flows.db night-1
 
-    python examples/dag_runner.py flows.db night-1
-
-What it knows of its past is in the store: a node that has an output is not computed again, whoever computed it.
+Kill it wherever you like (kill -9 will do), start it again: it goes on with the nodes that have no output yet.
 """
 
 import asyncio
@@ -20,7 +18,7 @@ class Node(NamedTuple):
 
 
 async def run_dag(store: AsyncContextStore, flow_run_id: str, dag: Mapping[str, Node]) -> dict[str, Any]:
-    """The outputs of all nodes. Each begins once those that it needs are there, beside whatever else can run."""
+    """The outputs of all nodes. Each begins once those that it needs are there; one in the store is not computed."""
     run = store.run(flow_run_id)
     tasks: dict[str, asyncio.Task[Any]] = {}
 
@@ -39,8 +37,7 @@ async def run_dag(store: AsyncContextStore, flow_run_id: str, dag: Mapping[str, 
 
 
 async def add(*above: int) -> int:
-    await asyncio.sleep(0.03)  # stands for the work
-    return sum(above) or 1
+    return await asyncio.sleep(0.03, sum(above) or 1)  # stands for the work
 
 
 PASCAL = {  # his triangle: each node adds up the one or two above it
@@ -56,4 +53,7 @@ async def main(path: str, flow_run_id: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        print("usage: dag_runner.py FILE FLOW_RUN_ID", file=sys.stderr)
+        sys.exit(2)
     asyncio.run(main(*sys.argv[1:]))

@@ -1,6 +1,6 @@
 """What a flow runner does with a store besides writing outputs: share work, re-run from a node, keep what is needed.
 
-    python examples/retention.py [FILE]
+    python examples/retention.py [FILE]      # a file of its own: whatever is older in it is pruned
 
 Three workers share the flow runs of a night by a map that is kept in the store: whoever claims a run has it alone. Then
 a mistake is found in one node of one run; the run is forked with the outputs before that node, and goes on from there
@@ -31,7 +31,7 @@ NIGHTLY: Flow = {
 MENDED: Flow = {**NIGHTLY, "total": lambda outputs: sum(outputs["clean"])}
 
 RUNS = "runs"  # a global: what became of each run, or whose it is
-LAST_PRUNE = "last-prune"  # a global: the night for which the retention was done
+LAST_PRUNE = "last-prune"  # a global: when the night began for which the retention was done
 WORKERS = ("ada", "grace", "edsger")
 
 
@@ -113,11 +113,14 @@ async def is_mine_to_prune(store: AsyncContextStore, night: str) -> bool:
     return True
 
 
-async def keep_only(store: AsyncContextStore, age: datetime.timedelta) -> None:
-    plan = await store.prune(older_than=age, dry_run=True)
+async def keep_since(store: AsyncContextStore, began: datetime.datetime) -> None:
+    def age() -> datetime.timedelta:  # reckoned anew for each call: it grows
+        return datetime.datetime.now(datetime.UTC) - began
+
+    plan = await store.prune(older_than=age(), dry_run=True)
     print(f"to prune: {plan.runs} runs with {plan.outputs} outputs, {plan.bytes:,} bytes")
     before = (await store.stats()).value_bytes
-    await store.prune(older_than=age, progress=lambda done, total: print(f"  {done} of {total} runs looked at"))
+    await store.prune(older_than=age(), progress=lambda done, total: print(f"  {done} of {total} runs looked at"))
     print(f"pruned: {before:,} bytes of values before, {(await store.stats()).value_bytes:,} after")
     # The map is ours to keep: without the runs that are gone.
     kept = {run.flow_run_id async for run in all_runs(store)}
@@ -136,17 +139,18 @@ async def all_runs(store: AsyncContextStore) -> AsyncIterator[RunInfo]:
 async def main(path: pathlib.Path) -> None:
     async with AsyncContextStore(path) as store:
         await one_night(store, path, "monday", 12)
-        tuesday_began = datetime.datetime.now(datetime.UTC)
+        tonight = datetime.datetime.now(datetime.UTC)
         tuesday = await one_night(store, path, "tuesday", 8)
 
         print(f"{tuesday[0]}: {await store.get(tuesday[0], 'report')}, which cannot be")
         forked = await rerun_from(store, tuesday[0], "total", MENDED)
         print(f"{forked}: {await store.get(forked, 'report')}, re-run from 'total'")
 
-        mine = await asyncio.gather(*(is_mine_to_prune(store, "tuesday") for _ in WORKERS))
+        # By date and time: "tuesday" alone would be the tuesday of last week, too.
+        mine = await asyncio.gather(*(is_mine_to_prune(store, tonight.isoformat()) for _ in WORKERS))
         (worker,) = [worker for worker, is_mine in zip(WORKERS, mine, strict=True) if is_mine]
         print(f"{worker} does the retention")
-        await keep_only(store, datetime.datetime.now(datetime.UTC) - tuesday_began)
+        await keep_since(store, tonight)
 
         states = await store.get_global(RUNS)
         print(f"left: {len(states)} runs, {sum(state == 'done' for state in states.values())} of them in force")

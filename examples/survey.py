@@ -10,7 +10,8 @@ has (``list_keys``), compute what is missing.
 The flow runs in a process of its own. Whoever started it watches the store, kills the process by SIGKILL once half of
 the outputs are there, starts another one for the same flow run, and proves what became of every node: by a journal to
 which the processes append a line whenever they begin or complete a node, and by reading the outputs back through plain
-``sqlite3``. If any claim does not hold, the exit status is 1.
+``sqlite3`` (on a server, through the store). If any claim does not hold, the exit status is 1; if the store cannot be
+opened, it is 2.
 
 What a program of your own would take over is ``run_flow``; the rest is what it computes, and the proof.
 """
@@ -26,6 +27,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import shlex
 import signal
 import sqlite3
@@ -42,7 +44,7 @@ from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
-from contextstore import AsyncContextStore, AtomicWriter, ContextStore, new_flow_run_id
+from contextstore import AsyncContextStore, AtomicWriter, ContextStore, ContextStoreError, new_flow_run_id
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -410,72 +412,105 @@ async def work(options: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------------------------- the demonstration
 
 
+class Place(NamedTuple):
+    """Where the store is: for the library, and for people and their tools."""
+
+    target: str  # what the library is given; a URL may have a password in it
+    location: str  # the path or the URL, without one
+
+    @property
+    def is_file(self) -> bool:
+        return "://" not in self.location
+
+    def query(self, condition: str) -> str:
+        """The command that shows the values of the outputs for which this SQL holds."""
+        if self.is_file:
+            return f'sqlite3 {shlex.quote(self.location)} "SELECT value FROM outputs WHERE {condition}"'
+        parts = urllib.parse.urlsplit(self.location)
+        options = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+        schema = options.pop("schema", "contextstore")  # this library's own option, unknown to psql
+        url = urllib.parse.urlunsplit(parts._replace(query=urllib.parse.urlencode(options)))
+        return f'psql {shlex.quote(url)} -c "SELECT value FROM {schema}.outputs WHERE {condition}"'
+
+
+def make_store(target: str) -> Place:
+    """Make the store, so that there is something to watch from the first moment on."""
+    with ContextStore(target) as store:
+        location = store.stats().location
+    if location == ":memory:":
+        raise ValueError("a store in memory ends with its process, and this takes several: name a file")
+    place = Place(target, location)
+    return Place(location, location) if place.is_file else place
+
+
 class Check(NamedTuple):
     """A line of the closing table. ``holds`` is None where a figure is told and nothing is claimed of it."""
 
     label: str
     figure: int
+    expected: str = ""
     holds: bool | None = None
 
 
-def demonstrate(options: argparse.Namespace, console: Console) -> bool:
+def demonstrate(options: argparse.Namespace, place: Place, folder: str, console: Console) -> bool:
     """Run the flow, kill it, run it again. Returns whether all went as it must."""
     nodes = survey(standard_library(), options.limit)
-    with tempfile.TemporaryDirectory(prefix="contextstore-survey-") as folder:
-        place = options.store or str(pathlib.Path(folder, "survey.db"))
-        store_path = place if "://" in place else os.path.abspath(place)
-        journal = Journal(pathlib.Path(folder, "journal"))
-        flow_run_id = new_flow_run_id()
+    journal = Journal(pathlib.Path(folder, "journal"))
+    flow_run_id = new_flow_run_id()
+    console.print(
+        f"[bold]A survey of the standard library of Python {platform.python_version()}[/]: {len(nodes):,} nodes",
+        highlight=False,
+    )
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say(f"store     {place.location}{' (temporary)' if options.store is None else ''}")
+    say(f"flow run  {flow_run_id}\n")
+    command = [sys.executable, __file__, "--worker", flow_run_id, "--store", place.target]
+    command += ["--journal", os.path.join(folder, "journal"), "--pace", str(options.pace)]
+    command += [] if options.limit is None else ["--limit", str(options.limit)]
+    checks = [Check("nodes of the flow", len(nodes))]
+    killed = Snapshot({}, Counter(), Counter())
+    with ProgressDisplay(console, len(nodes)) as display:
+        if options.kill:
+            bar = display.bar("first process")
+            status = run_process(command, place, flow_run_id, bar, math.ceil(options.kill_at * len(nodes)))
+            killed = Snapshot.of(place, flow_run_id, journal)
+            was_killed = status == -signal.SIGKILL
+            how = "killed by SIGKILL" if was_killed else f"ended by itself, status {status}"
+            bar.end(len(killed.rows), how, "red")
+            if status == 0:
+                say("It was through before it could be killed: take a larger --limit, or a --pace.")
+            checks.append(Check("processes killed by SIGKILL", int(was_killed), "1", was_killed))
+        bar = display.bar("second process" if options.kill else "the process")
+        status = run_process(command, place, flow_run_id, bar)
+        end = Snapshot.of(place, flow_run_id, journal)
+        how = "done" if status == 0 else f"failed, status {status}"
+        bar.end(len(end.rows), how, "green" if status == 0 else "red")
+        checks.append(Check("processes that came to the end", int(status == 0), "1", status == 0))
+    console.print()
+    checks += compare(nodes, killed, end)
+    console.print(checks_table(checks, console))
+    if killed.began:
         console.print(
-            f"[bold]A survey of the standard library of Python {platform.python_version()}[/]: {len(nodes):,} nodes",
+            "A node is written once its output is in the store, and completed once the flow has been told so, which "
+            "comes after. The kill may come between the two.\n",
             highlight=False,
         )
-        say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-        say(f"store     {store_path}{'' if options.store else ' (temporary)'}")
-        say(f"flow run  {flow_run_id}\n")
-        with ContextStore(store_path):
-            pass  # makes the store, so that there is something to watch from the first moment on
-        command = [sys.executable, __file__, "--worker", flow_run_id, "--store", store_path]
-        command += ["--journal", os.path.join(folder, "journal"), "--pace", str(options.pace)]
-        command += [] if options.limit is None else ["--limit", str(options.limit)]
-        checks = [Check("nodes of the flow", len(nodes))]
-        killed = Snapshot({}, Counter(), Counter())
-        with ProgressDisplay(console, len(nodes)) as display:
-            if options.kill:
-                bar = display.bar("first process")
-                status = run_process(command, store_path, flow_run_id, bar, math.ceil(options.kill_at * len(nodes)))
-                killed = Snapshot.of(store_path, flow_run_id, journal)
-                was_killed = status == -signal.SIGKILL
-                how = "killed by SIGKILL" if was_killed else f"ended by itself, status {status}"
-                bar.end(len(killed.rows), how, "red")
-                if status == 0:
-                    say("It was through before it could be killed: take a larger --limit, or a --pace.")
-                checks.append(Check("processes killed by SIGKILL", int(was_killed), was_killed))
-            bar = display.bar("second process" if options.kill else "the process")
-            status = run_process(command, store_path, flow_run_id, bar)
-            end = Snapshot.of(store_path, flow_run_id, journal)
-            how = "done" if status == 0 else f"failed, status {status}"
-            bar.end(len(end.rows), how, "green" if status == 0 else "red")
-            checks.append(Check("processes that came to the end", int(status == 0), status == 0))
-        console.print()
-        checks += compare(nodes, killed, end)
-        console.print(checks_table(checks, console))
-        if holds := all(check.holds is not False for check in checks):
-            with ContextStore(store_path, read_only=True) as store:
-                report = store.get(flow_run_id, "survey/report", type=Report)
-            if report is not None:
-                console.print(findings_table(report))
-        if options.store:
-            sql = f"SELECT value FROM outputs WHERE flow_run_id = '{flow_run_id}' AND node_id = 'survey/report'"
-            tool = "psql" if "://" in store_path else "sqlite3"
-            say(f'Look for yourself:\n  {tool} {shlex.quote(store_path)} "{sql}"\n')
+    if holds := all(check.holds is not False for check in checks):
+        # Not read-only: whoever closes a file last then leaves nothing in a -wal beside it.
+        with ContextStore(place.target) as store:
+            report = store.get(flow_run_id, "survey/report", type=Report)
+        if report is not None:
+            console.print(findings_table(report, console))
+    if options.store is not None:
+        condition = f"flow_run_id = '{flow_run_id}' AND node_id = 'survey/report'"
+        say(f"Look for yourself:\n  {place.query(condition)}\n")
     console.print("[green]Every claim holds.[/]" if holds else "[bold red]A claim does not hold.[/]")
     return holds
 
 
 def run_process(
     command: Sequence[str],
-    store_path: str,
+    place: Place,
     flow_run_id: str,
     bar: ProgressBar,
     kill_at: int | None = None,
@@ -485,7 +520,7 @@ def run_process(
     child = subprocess.Popen(command, process_group=0)
     try:
         # Read-only: what a killed process leaves behind is for the next one to put in order, not for the watcher.
-        with ContextStore(store_path, read_only=True) as store:
+        with ContextStore(place.target, read_only=True) as store:
             while child.poll() is None:
                 written = len(store.list_keys(flow_run_id))
                 bar.show(written)
@@ -507,15 +542,15 @@ class Snapshot(NamedTuple):
     completed: Counter[str]
 
     @classmethod
-    def of(cls, store_path: str, flow_run_id: str, journal: Journal) -> Snapshot:
+    def of(cls, place: Place, flow_run_id: str, journal: Journal) -> Snapshot:
         """Read by Python's own sqlite3, if it is a file: what is in the store is no secret of the library."""
         rows = defaultdict(list)
-        if "://" in store_path:
-            with ContextStore(store_path, read_only=True) as store:
+        if not place.is_file:
+            with ContextStore(place.target, read_only=True) as store:
                 for output in store.iter_outputs(flow_run_id):
                     rows[output.node_id].append((repr(output.value), output.written_at.isoformat()))
             return cls(rows, journal.counts("began"), journal.counts("completed"))
-        uri = f"file:{urllib.parse.quote(store_path)}?mode=ro"
+        uri = f"file:{urllib.parse.quote(place.location)}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             query = "SELECT node_id, value, written_at FROM outputs WHERE flow_run_id = ?"
             for node_id, value, written_at in connection.execute(query, (flow_run_id,)):
@@ -533,23 +568,31 @@ def compare(nodes: Collection[str], killed: Snapshot, end: Snapshot) -> list[Che
         told_nobody = killed.rows.keys() - acknowledged
         lost = acknowledged - killed.rows.keys()
         unchanged = [node_id for node_id, rows in killed.rows.items() if end.rows.get(node_id) == rows]
+        at_most = f"at most {CONCURRENCY}"
         checks += [
             Check("completed before the kill", len(acknowledged)),
-            Check("  whose output was lost", len(lost), not lost),
-            Check("  computed again", len(acknowledged & begun_again), not acknowledged & begun_again),
-            Check("written at the kill, but not yet completed", len(told_nobody)),
-            Check("  computed again", len(told_nobody & begun_again), not told_nobody & begun_again),
-            Check("being computed at the kill, not yet written", len(in_flight), len(in_flight) <= CONCURRENCY),
-            Check("  computed again", len(in_flight & begun_again), in_flight <= begun_again),
-            Check("outputs unchanged since the kill", len(unchanged), len(unchanged) == len(killed.rows)),
+            Check("  whose output was lost", len(lost), "0", not lost),
+            Check("  computed again", len(acknowledged & begun_again), "0", not acknowledged & begun_again),
+            Check("written at the kill, not completed", len(told_nobody)),
+            Check("  computed again", len(told_nobody & begun_again), "0", not told_nobody & begun_again),
+            Check("being computed at the kill", len(in_flight), at_most, len(in_flight) <= CONCURRENCY),
+            Check("  computed again", len(in_flight & begun_again), f"{len(in_flight)}", in_flight <= begun_again),
+            Check(
+                "outputs unchanged since the kill",
+                len(unchanged),
+                f"{len(killed.rows):,}",
+                len(unchanged) == len(killed.rows),
+            ),
         ]
     once = [node_id for node_id in nodes if len(end.rows.get(node_id, [])) == 1]
     foreign = end.rows.keys() - set(nodes)
-    most = len(nodes) + len(in_flight)
+    is_all = len(once) == len(nodes) and not foreign
+    computed = end.began.total()
+    expected = f"{len(nodes):,}" + (f" + {len(in_flight)}" if killed.began else "")
     return [
         *checks,
-        Check("outputs at the end, each there exactly once", len(once), len(once) == len(nodes) and not foreign),
-        Check("computations in all", end.began.total(), end.began.total() == most),
+        Check("outputs at the end, each once", len(once), f"{len(nodes):,}", is_all),
+        Check("computations in all", computed, expected, computed == len(nodes) + len(in_flight)),
     ]
 
 
@@ -618,23 +661,22 @@ def checks_table(checks: Sequence[Check], console: Console) -> Table:
     table = Table(title="What became of the nodes", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("measured")
     table.add_column("nodes", justify="right")
-    table.add_column("as it must be")
+    table.add_column("expected")
     for check in checks:
-        table.add_row(
-            check.label, f"{check.figure:,}", verdicts[check.holds], style="" if check.label[0] != " " else "dim"
-        )
+        verdict = f"{check.expected} {verdicts[check.holds]}"
+        table.add_row(check.label, f"{check.figure:,}", verdict, style="" if check.label[0] != " " else "dim")
     return table
 
 
-def findings_table(report: Report) -> Table:
+def findings_table(report: Report, console: Console) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(title="What the survey found", title_justify="left", title_style="bold", box=box.SIMPLE)
     table.show_header = False
-    table.add_column(no_wrap=True)
-    table.add_column(max_width=44, overflow="fold")
+    table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
+    width = console.width - 23  # the rest is for the figures, their units and the space between
     sums = report.totals
     for label, figure in (
         ("modules", f"{sums.modules:,}"),
@@ -644,7 +686,7 @@ def findings_table(report: Report) -> Table:
         ("public with docstring", f"{sums.documented / sums.public:.0%}"),
         ("import cycles", f"{len(report.import_cycles)}"),
     ):
-        table.add_row(label, "", f"{figure} {'':<9}")
+        table.add_row(label, f"{figure} {'':<9}")
     for label, ranking, unit in (
         ("largest packages", report.largest_packages, "lines"),
         ("most imported modules", report.most_imported, "importers"),
@@ -657,9 +699,20 @@ def findings_table(report: Report) -> Table:
         ),
     ):
         table.add_section()
-        for place, entry in enumerate(ranking):
-            table.add_row(label if place == 0 else "", entry.name, f"{entry.figure:,} [dim]{unit:<9}[/]")
+        table.add_row(label)
+        for entry in ranking:
+            table.add_row(folded(entry.name, width), f"{entry.figure:,} [dim]{unit:<9}[/]")
     return table
+
+
+def folded(name: str, width: int) -> str:
+    """The name, indented, in lines that end after a dot or a comma, as far as they are not too long otherwise."""
+    lines = ["  "]
+    for part in re.split(r"(?<=[. ])", name):
+        if lines[-1].strip() and len(lines[-1] + part.rstrip()) > width:
+            lines.append("    ")
+        lines[-1] += part
+    return "\n".join(map(str.rstrip, lines))
 
 
 # --------------------------------------------------------------------------------------------------------- command line
@@ -706,10 +759,19 @@ def main() -> int:
     except ImportError:
         print("The demonstration is displayed by the library rich: pip install rich", file=sys.stderr)
         return 2
-    try:
-        return 0 if demonstrate(options, Console()) else 1
-    except KeyboardInterrupt:
-        return 130
+    with tempfile.TemporaryDirectory(prefix="contextstore-survey-") as folder:
+        try:
+            place = make_store(os.path.join(folder, "survey.db") if options.store is None else options.store)
+        except (ContextStoreError, ValueError) as error:  # ValueError: no target is written like that
+            print(error, file=sys.stderr)
+            return 2
+        try:
+            return 0 if demonstrate(options, place, folder, Console()) else 1
+        except ContextStoreError as error:  # a server that went away meanwhile
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
 
 
 if __name__ == "__main__":

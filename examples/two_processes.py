@@ -1,9 +1,10 @@
 """Two processes, each of which waits for what the other one writes. All that they share is the store.
 
-    python examples/two_processes.py flows.db
+    python examples/two_processes.py flows.db                  # tells the id of its flow run
+    python examples/two_processes.py flows.db FLOW_RUN_ID      # goes on with that one
 
 Neither asks again and again whether it is there yet: ``wait_for`` returns soon after it was written, by whomever. Kill
-one and start it again, and it finds what was written meanwhile; what it had written itself is there already.
+them at any point and start them again with the same FLOW_RUN_ID: each finds what was written before, its own too.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def seller(path: str, flow_run_id: str) -> None:
         sell(store.run(flow_run_id))
 
 
-def main(path: str) -> None:
-    flow_run_id = new_flow_run_id()
+def main(path: str, flow_run_id: str) -> None:
+    print("flow run", flow_run_id, flush=True)
     other = multiprocessing.get_context("spawn").Process(target=seller, args=(path, flow_run_id))
     other.start()
     with ContextStore(path) as store:
@@ -59,4 +60,7 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if len(sys.argv) not in (2, 3):
+        print("usage: two_processes.py FILE [FLOW_RUN_ID]", file=sys.stderr)
+        sys.exit(2)
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else new_flow_run_id())

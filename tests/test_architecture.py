@@ -28,7 +28,8 @@ PACKAGE = pathlib.Path(contextstore.__file__).parent
 
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),  # what may go wrong
-    ("_keys", "_encoding", "_results", "_callers", "_filelock"),  # ids, values, results, ways to wait: each on its own
+    ("_keys", "_encoding", "_results", "_circles", "_filelock"),  # ids, values, results, waits: each on its own
+    ("_callers",),  # ways to wait
     ("_conversion",),  # values as types
     ("_codec",),  # values as they are stored
     ("_engine", "_sqlite_file"),  # the contract of an engine; the file of one

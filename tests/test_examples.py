@@ -8,6 +8,8 @@ import json
 import os
 import pathlib
 import re
+import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from contextstore._postgres_lane import address_of
 
 from .servers import Server
 
@@ -30,10 +34,13 @@ SMALL = ["--limit", "40", "--pace", "0.2", "--kill-at", "0.4"]
 class Demonstration:
     """A run of the survey, as somebody without a terminal sees it."""
 
-    def __init__(self, *arguments: Any, program: pathlib.Path = SURVEY) -> None:
+    def __init__(
+        self, *arguments: Any, program: pathlib.Path = SURVEY, columns: int = 100, folder: pathlib.Path | None = None
+    ) -> None:
         done = subprocess.run(
             [sys.executable, str(program), *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "COLUMNS": "100"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "COLUMNS": str(columns)},
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=120,
@@ -45,9 +52,13 @@ class Demonstration:
     @property
     def figures(self) -> list[tuple[str, int]]:
         """The closing table: what was measured, in its order."""
-        table = self.text.partition("as it must be")[2].partition("What the survey found")[0]
-        rows = re.findall(r"^ +(\S.*?) {2,}([\d,]+) ", table, re.MULTILINE)
-        return [(label, int(figure.replace(",", ""))) for label, figure in rows]
+        return [(label, int(figure.replace(",", ""))) for label, figure, _ in self.table]
+
+    @property
+    def table(self) -> list[tuple[str, str, str]]:
+        """Its rows: what was measured, how much it is, what is expected with the verdict."""
+        table = self.text.partition("expected")[2].partition("What the survey found")[0]
+        return re.findall(r"^ +(\S.*?) {2,}([\d,]+) +(\S.*?)? *$", table, re.MULTILINE)
 
     @property
     def flow_run_id(self) -> str:
@@ -95,12 +106,12 @@ def test_a_killed_survey_goes_on_and_its_table_says_what_became_of_every_node(tm
         "completed before the kill",
         "whose output was lost",
         "computed again",
-        "written at the kill, but not yet completed",
+        "written at the kill, not completed",
         "computed again",
-        "being computed at the kill, not yet written",
+        "being computed at the kill",
         "computed again",
         "outputs unchanged since the kill",
-        "outputs at the end, each there exactly once",
+        "outputs at the end, each once",
         "computations in all",
     ]
     (
@@ -115,6 +126,11 @@ def test_a_killed_survey_goes_on_and_its_table_says_what_became_of_every_node(tm
     assert unchanged == completed + untold
     assert outputs == nodes == len(rows_of(store, shown.flow_run_id))
     assert computations == nodes + in_flight
+    assert [expected for _, _, expected in shown.table] == [
+        "", "1 ✓", "1 ✓", "", "0 ✓", "0 ✓", "", "0 ✓", "at most 8 ✓", f"{in_flight} ✓",
+        f"{unchanged} ✓", f"{nodes} ✓", f"{nodes} + {in_flight} ✓",
+    ]  # fmt: skip
+    assert "written once its output is in the store" in shown.text
 
 
 @pytest.mark.slow
@@ -139,18 +155,71 @@ def test_a_survey_that_is_not_killed_computes_each_node_once(tmp_path: pathlib.P
     figures = dict(shown.figures)
     assert figures["computations in all"] == figures["nodes of the flow"] == len(rows_of(store, shown.flow_run_id))
     assert "completed before the kill" not in figures
+    assert "The kill may come" not in shown.text
 
 
-def test_the_query_that_is_shown_in_the_end_finds_the_report(tmp_path: pathlib.Path) -> None:
-    store = tmp_path / "a folder [of mine].db"
-    shown = Demonstration("--limit", 5, "--no-kill", "--store", store)
+@pytest.mark.parametrize("target", ["{0}/a file [of mine].db", "sqlite:///{0}/a%20file%20[of%20mine].db", "mine.db"])
+def test_the_query_that_is_shown_in_the_end_finds_the_report(tmp_path: pathlib.Path, target: str) -> None:
+    shown = Demonstration("--limit", 5, "--no-kill", "--store", target.format(tmp_path), folder=tmp_path)
 
-    assert f"sqlite3 '{store}'" in shown.text
-    sql = re.search(r'"(SELECT .*)"$', shown.text, re.MULTILINE)
-    assert sql is not None
-    with contextlib.closing(sqlite3.connect(store)) as connection:
-        ((report,),) = connection.execute(sql[1]).fetchall()
+    command = re.search(r"Look for yourself:\n  (sqlite3 .*)$", shown.text, re.MULTILINE)
+    assert command is not None
+    _, store, sql = shlex.split(command[1])
+    assert pathlib.Path(store).is_absolute()
+    assert f"store     {store}\n" in shown.text
+    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        ((report,),) = connection.execute(sql).fetchall()
     assert json.loads(report)["totals"]["modules"] == 5
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("{0}/missing/flows.db", "there is no folder {0}/missing"),
+        ("{0}", "{0} is a folder"),
+        ("", "target must not be empty"),
+        ("file:flows.db", "is a SQLite URI"),
+        ("mysql://host/flows", "'mysql' is not known"),
+        (":memory:", "a store in memory ends with its process"),
+        ("sqlite:///:memory:", "a store in memory ends with its process"),
+        ("postgresql://me:s3cr3t@127.0.0.1:1/flows", "could not connect to postgresql://me@127.0.0.1:1/flows"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_one_sentence(tmp_path: pathlib.Path, target: str, complaint: str) -> None:
+    refused = Demonstration("--store", target.format(tmp_path))
+    assert (refused.status, refused.text) == (2, "")
+    assert complaint.format(tmp_path) in refused.errors
+    assert len(refused.errors.splitlines()) == 1
+
+
+def test_on_a_server_the_query_is_for_psql_which_knows_neither_our_options_nor_the_password(survey: ModuleType) -> None:
+    target = "postgresql://me:s3cr3t@a:1,b:2/flows?schema=nights&pooler=transaction&target_session_attrs=read-write"
+    location = address_of(target).location
+    assert survey.Place(target, location).query("true") == (
+        "psql 'postgresql://me@a:1,b:2/flows?target_session_attrs=read-write' "
+        '-c "SELECT value FROM nights.outputs WHERE true"'
+    )
+    plain = survey.Place("postgres://me@a/flows", address_of("postgres://me@a/flows").location)
+    assert plain.query("true") == 'psql postgresql://me@a/flows -c "SELECT value FROM contextstore.outputs WHERE true"'
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_in_a_narrow_terminal_names_are_broken_after_a_dot(columns: int) -> None:
+    shown = Demonstration("--no-kill", columns=columns)
+    assert max(map(len, shown.text.partition("What became")[2].splitlines())) <= columns
+    found = shown.text.partition("longest functions")[2].partition("deepest nesting")[0]
+    lines = [line.strip() for line in found.splitlines() if line.strip()]
+    assert len(lines) >= 5
+    for line, follower in zip(lines, [*lines[1:], "x 1 lines"], strict=True):
+        name = line.split()[0]
+        assert name.endswith(".") == ("lines" not in follower), (line, follower)
+
+
+def test_a_name_is_folded_after_dots_and_commas(survey: ModuleType) -> None:
+    assert survey.folded("os", 20) == "  os"
+    assert survey.folded("package.module.Class.method", 20) == "  package.module.\n    Class.method"
+    assert survey.folded("codecs, encodings, os", 14) == "  codecs,\n    encodings,\n    os"
+    assert survey.folded("a_name_without_any_dot", 10) == "  a_name_without_any_dot"
 
 
 def test_a_temporary_store_is_gone_in_the_end() -> None:
@@ -202,11 +271,11 @@ def test_what_must_not_have_happened_to_a_node_fails_a_check(survey: ModuleType)
     overwritten = failures(killed, ({"a": later, "b": row}, ["a", "b", "b"], ["a", "b"]))
     assert overwritten == ["outputs unchanged since the kill"]
     twice = failures(killed, ({"a": row, "b": [*row, *later]}, ["a", "b", "b"], ["a", "b"]))
-    assert twice == ["outputs at the end, each there exactly once"]
+    assert twice == ["outputs at the end, each once"]
     foreign = failures(killed, ({"a": row, "b": row, "c": row}, ["a", "b", "b"], ["a", "b"]))
-    assert foreign == ["outputs at the end, each there exactly once"]
+    assert foreign == ["outputs at the end, each once"]
     missing = failures(killed, ({"a": row}, ["a", "b", "b"], ["a"]))
-    assert missing == ["outputs at the end, each there exactly once"]
+    assert missing == ["outputs at the end, each once"]
 
 
 # ----------------------------------------------------------------------------------------------- what it measures is so
@@ -291,3 +360,10 @@ def test_it_runs_on_postgresql(postgres: Server) -> None:
     shown = Demonstration(*SMALL, "--store", postgres.url(schema="survey"))
     assert shown.status == 0
     assert "Every claim holds." in shown.text
+    command = re.search(r"Look for yourself:\n  (psql .*)$", shown.text, re.MULTILINE)
+    assert command is not None
+    psql, *arguments = shlex.split(command[1])
+    found = shutil.which(psql, path=f"{postgres.binaries}:{os.environ.get('PATH', '')}")
+    if found is not None:  # the server's programs may come without it
+        done = subprocess.run([found, *arguments, "-tA"], capture_output=True, text=True, timeout=60, check=True)
+        assert json.loads(done.stdout)["totals"]["modules"] == 40

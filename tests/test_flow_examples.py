@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import pytest
@@ -61,8 +61,26 @@ def dag_runner() -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize(
+    ("example", "arguments"),
+    [
+        ("dag_runner.py", []),
+        ("dag_runner.py", ["flows.db"]),
+        ("agent_loop.py", []),
+        ("two_processes.py", []),
+        ("two_processes.py", ["flows.db", "flow", "more"]),
+    ],
+)
+def test_without_its_arguments_an_example_says_what_they_are(example: str, arguments: list[str]) -> None:
+    process = start(example, *arguments)
+    said, errors = process.communicate(timeout=60)
+    assert (process.returncode, said) == (2, "")
+    (usage,) = errors.splitlines()
+    assert usage.startswith(f"usage: {example} FILE")
+
+
 class TestDagRunner:
-    def test_it_has_less_than_sixty_lines(self) -> None:
+    def test_it_has_fewer_than_sixty_lines(self) -> None:
         assert len((EXAMPLES / "dag_runner.py").read_text().splitlines()) < 60
 
     def test_it_computes_each_node_once_and_a_second_start_computes_none(self, tmp_path: pathlib.Path) -> None:
@@ -236,17 +254,35 @@ class TestAgentLoop:
 
 
 class TestTwoProcesses:
+    DEAL = (
+        "the buyer was offered 60.00 in 2 days and says yes",
+        "the seller was asked for 3 of lamp and told yes",
+    )
+    OUTPUTS = MappingProxyType(
+        {
+            "order": {"item": "lamp", "count": 3},
+            "offer": {"price": 60.0, "days": 2},
+            "decision": "yes",
+        }
+    )
+
     def test_each_waits_for_what_the_other_one_writes(self, tmp_path: pathlib.Path) -> None:
-        status, said = run("two_processes.py", tmp_path / "flows.db")
+        status, (told, *said) = run("two_processes.py", tmp_path / "flows.db")
         assert status == 0
-        assert sorted(said) == [
-            "the buyer was offered 60.00 in 2 days and says yes",
-            "the seller was asked for 3 of lamp and told yes",
-        ]
+        assert sorted(said) == [*self.DEAL]
         with ContextStore(tmp_path / "flows.db", create=False) as store:
             (info,) = store.list_runs()
-            assert store.get_run(info.flow_run_id) == {
-                "order": {"item": "lamp", "count": 3},
-                "offer": {"price": 60.0, "days": 2},
-                "decision": "yes",
-            }
+            assert told == f"flow run {info.flow_run_id}"
+            assert store.get_run(info.flow_run_id) == self.OUTPUTS
+
+    @pytest.mark.parametrize("written", [[], ["order"], ["order", "offer"], ["order", "offer", "decision"]])
+    def test_a_run_that_was_killed_goes_on_by_its_id(self, tmp_path: pathlib.Path, written: list[str]) -> None:
+        with ContextStore(tmp_path / "flows.db") as store:
+            store.put_many("flow", {node_id: self.OUTPUTS[node_id] for node_id in written})
+            before = [store.get_entry("flow", node_id) for node_id in written]
+        status, (told, *said) = run("two_processes.py", tmp_path / "flows.db", "flow")
+        assert (status, told) == (0, "flow run flow")
+        assert sorted(said) == [*self.DEAL]
+        with ContextStore(tmp_path / "flows.db", create=False) as store:
+            assert store.get_run("flow") == self.OUTPUTS
+            assert [store.get_entry("flow", node_id) for node_id in written] == before

@@ -44,7 +44,8 @@ from .servers import Server, running_pooler, running_server
 GRANTS = """
     GRANT USAGE ON SCHEMA {schema} TO {role};
     GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role};
-    GRANT INSERT ON {schema}.runs, {schema}.output_rows TO {role};
+    GRANT INSERT (flow_run_id, created_at, writer) ON {schema}.runs TO {role};
+    GRANT INSERT ON {schema}.output_rows TO {role};
     GRANT UPDATE (created_at) ON {schema}.runs TO {role};
 """
 

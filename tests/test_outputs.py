@@ -33,7 +33,7 @@ from contextstore import (
 )
 
 from .conftest import Target
-from .doubles import Gate, core_of, fail
+from .doubles import Gate, core_of, fail, until
 from .processes import Child
 
 RUN = uuid.UUID("018f3a00-0000-7000-8000-00000000000f")
@@ -609,3 +609,57 @@ class TestIterOutputs:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
             assert len(await store.get_run("run")) == 300
+
+
+@pytest.mark.usefixtures("embedded")
+async def test_listing_reads_no_values(make_store: Target) -> None:
+    async with make_store(cache_bytes=0) as store:
+        await store.put_many("run", {f"{i}": b"x" * 20_000_000 for i in range(3)})
+        engine: Any = core_of(store)._engine
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        async def counting() -> None:
+            engine._reading.connection.set_progress_handler(count, 1)
+
+        engine.post_read(counting)
+        tracemalloc.start()
+        try:
+            assert await store.list_keys("run") == ["0", "1", "2"]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 1_000_000
+        assert 0 < steps < 1000
+
+
+@pytest.mark.usefixtures("embedded", "shared_target")
+async def test_an_iteration_paused_within_a_page_that_bytes_have_cut_holds_nothing(make_store: Target) -> None:
+    async with make_store(cache_bytes=0) as store:
+        await store.put_many("run", {f"{i}": b"x" * 600_000 for i in range(6)})
+        iterator = store.iter_outputs("run") if make_store.face == "async" else store.blocking.iter_outputs("run")
+        first = await anext(iterator) if make_store.face == "async" else await asyncio.to_thread(next, iterator)
+        assert first.node_id == "0"
+        engine: Any = core_of(store)._engine
+        busy: list[Any] = []
+
+        async def look() -> None:
+            engine._writing.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+            busy.append(engine._reading.connection.in_transaction)
+
+        await store.put("run", "later", 1)
+        engine.post_write(look)
+        await until(lambda: busy)
+        (checkpoint,) = [await asyncio.to_thread(checkpointed, make_store.location)]
+        assert checkpoint == 0  # nobody pins an old snapshot
+        await (iterator.aclose() if make_store.face == "async" else asyncio.to_thread(iterator.close))
+
+
+def checkpointed(path: Any) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+        return int(busy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import signal
 import stat
 import threading
 import time
+import warnings
 from typing import Any
 
 import pytest
@@ -490,3 +492,22 @@ def test_of_threads_that_share_a_process_only_one_store_object_holds_the_lock(fi
     for thread in threads:
         thread.join()
     assert most == 1
+
+
+@pytest.mark.one_python
+def test_a_forked_child_that_ends_does_not_free_its_parents_lock(file_path: pathlib.Path) -> None:
+    lock = _filelock.FileLock(str(file_path))
+    assert lock.acquire(lambda: False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    descriptor = os.open(lock.path, os.O_RDWR)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+        lock.close()

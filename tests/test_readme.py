@@ -9,6 +9,7 @@ alone. A command that nobody here knows how to check fails.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import pathlib
 import re
@@ -23,6 +24,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+
+import contextstore
+from contextstore import AsyncContextStore, ContextStore, errors
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -218,6 +222,55 @@ def test_the_first_flow_of_the_readme_goes_on_where_sigkill_met_it(tmp_path: pat
     assert set(computed) <= set(nodes)
     assert len(computed) >= len(nodes) - 1
     assert after.stdout.endswith("sum 385\n")
+
+
+# ------------------------------------------------------------------------------------------------ what they leave out
+
+
+def section_of(path: pathlib.Path, title: str) -> str:
+    return path.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def names_in(text: str) -> set[str]:
+    """The names in the code within the text: of ``put(flow_run_id, value)`` it is ``put``."""
+    return {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"^(?:.*\.)?(\w+)", code)}
+
+
+def test_the_readme_names_every_public_call() -> None:
+    calls = section_of(README, "All calls")
+    first_cells = "".join(line.split("|")[1] for line in calls.splitlines() if line.startswith("| "))
+    assert names_in(first_cells) == {name for name in vars(AsyncContextStore) if not name.startswith("_")}
+    functions = {name for name in contextstore.__all__ if inspect.isfunction(getattr(contextstore, name))}
+    assert functions | {"write_and_complete"} <= names_in(calls)
+
+
+def test_the_readme_names_every_error_but_those_that_stand_for_several() -> None:
+    rows = re.findall(r"^\|(.*?)\|", section_of(README, "Errors"), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"\w+Error\b", row)}
+    kinds = {name: getattr(errors, name) for name in errors.__all__}
+    several = {name for name, kind in kinds.items() if set(kind.__subclasses__()) & set(kinds.values())}
+    assert named == kinds.keys() - several | {"TimeoutError"}
+
+
+def test_the_readme_has_every_option() -> None:
+    options = [name for name in inspect.signature(ContextStore).parameters if name != "target"]
+    assert re.findall(r"^\| `(\w+)`", section_of(README, "Options"), re.MULTILINE) == options
+
+
+def test_every_room_has_its_line_below_those_that_it_imports_from() -> None:
+    section = section_of(ROOT / "CONTRIBUTING.md", "Where things are")
+    rows = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\|(.*?)\|", section, re.MULTILINE)]
+    rooms = [room for row in rows for room in row]
+    assert sorted(rooms) == sorted({path.stem for path in (ROOT / "contextstore").glob("*.py")} - {"__init__"})
+    for place, room in enumerate(rooms):
+        source = (ROOT / "contextstore" / f"{room}.py").read_text()
+        imported = set(re.findall(r"^from \.(\w+) import", source, re.MULTILINE))
+        assert imported <= set(rooms[:place]), room
+
+
+def test_make_help_names_every_target() -> None:
+    help_text = makefile().partition("\nhelp:\n")[2].partition("\n\n")[0]
+    assert set(re.findall(r"make ([a-z-]+)", help_text)) == make_targets() - {"help"}
 
 
 # ---------------------------------------------------------------------------------------------- what these tests notice

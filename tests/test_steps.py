@@ -31,6 +31,7 @@ from contextstore import (
     StoreClosedError,
     StoreFullError,
     _callers,
+    _circles,
 )
 
 from .conftest import Target
@@ -90,7 +91,7 @@ def waiters(store: Any) -> int:
     count = 0
     for flight in list(flights(store).values()):
         if isinstance(flight, _callers._TaskFlight):
-            count += flight.waiters - 1
+            count += flight.callers - 1
         else:
             count += len(flight.landed._callbacks)
     return count
@@ -106,7 +107,7 @@ def nothing_is_left_in_the_air(request: pytest.FixtureRequest) -> Iterator[None]
     yield
     assert [flights(store) for store in made] == [{} for _ in made]
     assert [core_of(store)._updates._queues for store in made] == [{} for _ in made]
-    assert _callers._own_work.get() == frozenset()
+    assert _circles._own_work.get() is None
 
 
 class OneFace:
@@ -782,14 +783,14 @@ class TestThreads:
     def test_an_interrupt_at_any_moment_leaves_nobody_waiting(self, threads_store: ContextStore, part: str) -> None:
         """As Ctrl-C would, but at each chance it has within ``once``, in who computes or in who joined."""
         threads_store.open()
-        functions = {"once", "_land", "_within", "_waiting_for", "join", "set_result", "add_done_callback"}
+        functions = {"once", "_land", "within", "waiting_for", "join", "set_result", "add_done_callback"}
         assert every_interrupt(functions, functools.partial(join_one_that_is_interrupted, threads_store, part)) > 10
 
     @pytest.mark.one_python
     @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
     def test_an_interrupt_at_any_moment_leaves_no_turn_taken(self, threads_store: ContextStore) -> None:
         threads_store.open()
-        functions = {"in_turn", "_leave", "_within", "_waiting_for"}
+        functions = {"in_turn", "_leave", "within", "waiting_for"}
         assert every_interrupt(functions, functools.partial(queue_behind_one_that_is_interrupted, threads_store)) > 10
 
 
@@ -865,7 +866,7 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 
 class InterruptAt:
-    """Raises KeyboardInterrupt in certain functions of _callers, at the so-and-so-manieth chance that a signal has.
+    """Raises KeyboardInterrupt in certain functions of these rooms, at the so-and-so-manieth chance that a signal has.
 
     CPython looks for signals where a function begins, at a jump backwards, and after each call.
     """
@@ -887,7 +888,10 @@ class InterruptAt:
             self._previous.clear()
 
     def _trace(self, frame: Any, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename != _callers.__file__ or frame.f_code.co_name not in self._functions:
+        if (
+            frame.f_code.co_filename not in (_callers.__file__, _circles.__file__)
+            or frame.f_code.co_name not in self._functions
+        ):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False

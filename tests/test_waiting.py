@@ -1072,3 +1072,18 @@ def _figures(latencies: list[float]) -> str:
     ordered = sorted(latencies)
     median, high = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
     return f"median {median * 1000:.2f} ms, p99 {high * 1000:.2f} ms"
+
+
+@pytest.mark.one_python
+def test_an_iterator_that_is_collected_by_whoever_holds_the_lock_does_no_harm(file_path: pathlib.Path) -> None:
+    with ContextStore(file_path) as store:
+        store.put("run", "node", 1)
+        watch: Any = store.watch("run")
+        next(watch)
+        news = core_of(store)._news
+        with news.lock:  # as in the middle of anything, when the collector runs
+            watch.close()
+            assert news._by_run
+        with pytest.raises(TimeoutError):
+            store.wait_for("other", "node", timeout=0.05)
+        assert not news._by_run

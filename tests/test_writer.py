@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import pathlib
 import sqlite3
+import threading
+import time
 from typing import Any
 
 import pytest
 
 from contextstore import (
     AlreadyExistsError,
+    AsyncContextStore,
+    ContextStore,
     StorageError,
     StoreBusyError,
     StoreClosedError,
@@ -309,6 +316,19 @@ class TestNoRoom:
             await store.put("run", str(i), large)
         assert len(await store.list_keys("run")) == 14
 
+    @pytest.mark.usefixtures("shared_target", "embedded")
+    async def test_a_run_that_was_new_in_a_group_that_failed_is_new_again(self, make_store: Target) -> None:
+        async with make_store(cache_bytes=0) as store:
+            await store.put("first", "node", 0)
+            await self.limit_pages(store, 30)
+            with pytest.raises(StoreFullError):
+                await store.put("new", "node", "x" * 500_000)
+            await self.limit_pages(store, 100_000)
+            await store.put("new", "node", 1)
+            await store.put("other", "node", 2)
+            assert [await store.get(run, "node") for run in ("first", "new", "other")] == [0, 1, 2]
+            assert (await store.check()).ok
+
     async def limit_pages(self, store: Any, pages: int) -> None:
         engine: Any = core_of(store)._engine
         done = asyncio.get_running_loop().create_future()
@@ -320,3 +340,83 @@ class TestNoRoom:
 
         engine.post_write(limit)
         await done
+
+
+@pytest.mark.usefixtures("embedded")
+async def test_with_a_timeout_of_nothing_a_write_that_need_not_wait_is_done(make_store: Target) -> None:
+    async with make_store(timeout=0) as store:
+        for number in range(50):
+            await store.put("run", f"{number}", number)
+        assert await outcomes_of(spawn(*(store.put("run", f"at once {i}", i) for i in range(50)))) == [None] * 50
+
+
+async def test_small_writes_do_not_overtake_a_large_one_that_waits_for_room(
+    make_store: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_writer, "QUEUE_BYTES", 10_000)
+    async with make_store() as store:
+        gate = Gate(store)
+        first = spawn(store.put("run", "first", 0))
+        await gate.wait_for_arrival()
+        small = spawn(store.put("run", "small", "x"))
+        await until(lambda: queued(store) == 1)
+        large = spawn(store.put("run", "large", "x" * 20_000))
+        await until(lambda: queued(store) == 2)
+        late = spawn(*(store.put("run", f"late {i}", "x") for i in range(3)))
+        await until(lambda: queued(store) == 5)
+        waiting = [entry.operations[0].node_id for entry in core_of(store)._writer._waiting]
+        assert waiting[0] == "large"
+        assert len(waiting) == 4
+        gate.open()
+        assert await outcomes_of(first + small + large + late) == [None] * 6
+
+
+async def test_a_write_is_answered_before_anything_is_tidied(make_store: Target) -> None:
+    async with make_store() as store:
+        await store.put("run", "first", 0)
+        engine: Any = core_of(store)._engine
+        tidied = threading.Event()
+
+        async def after_the_first() -> None:
+            tidied.set()
+
+        engine.post_write(after_the_first)
+        await until(tidied.is_set)
+        tidy, answered = engine.tidy, threading.Event()
+
+        async def after_the_answer() -> None:
+            deadline = time.monotonic() + 30
+            while not answered.is_set() and time.monotonic() < deadline:
+                await asyncio.sleep(0) if make_store.engine == "postgres" else time.sleep(0.001)
+            assert answered.is_set()
+            await tidy()
+
+        engine.tidy = after_the_answer
+        async with asyncio.timeout(20):
+            await store.put("run", "second", 1)
+        answered.set()
+        engine.tidy = tidy
+
+
+def test_a_write_whose_loop_is_gone_does_not_wait_for_another_process_for_ever(file_path: pathlib.Path) -> None:
+    with ContextStore(file_path) as made:
+        made.put("run", "node", 1)
+    loop = asyncio.new_event_loop()
+    store = AsyncContextStore(file_path, timeout=0.5)
+    loop.run_until_complete(store.open())
+    descriptor = os.open(f"{file_path}-lock", os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        abandoned = loop.create_task(store.put("run", "late", 1))
+        loop.run_until_complete(asyncio.sleep(0.05))
+        loop.close()
+        deadline = time.monotonic() + 30
+        while core_of(store)._writer.queued:  # nobody is left whose timer would end it
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.close(descriptor)
+    del abandoned
+    asyncio.run(store.close())
+    with ContextStore(file_path) as opened:
+        assert opened.list_keys("run") == ["node"]

@@ -1,0 +1,146 @@
+"""Waiting for each other: a circle is refused, and to look for one costs next to nothing and remembers nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import weakref
+
+import pytest
+
+from contextstore import AsyncContextStore, _circles
+from contextstore._circles import Work, waiting_for, within
+
+
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many works are looked at for each wait that is registered from now on."""
+    counts: list[int] = []
+    original = _circles._rank_above
+
+    class Counting(dict[Work, int]):
+        def __iter__(self) -> object:  # type: ignore[override]
+            counts[-1] += len(self)
+            return super().__iter__()
+
+    def counted(waiter: Work, work: Work, key: object) -> None:
+        counts.append(0)
+        original(waiter, work, key)
+
+    make = Work.__init__
+
+    def make_counting(self: Work) -> None:
+        make(self)
+        self.waiters = Counting()
+
+    monkeypatch.setattr(Work, "__init__", make_counting)
+    monkeypatch.setattr(_circles, "_rank_above", counted)
+    return counts
+
+
+async def layered(layers: int, width: int) -> int:
+    """Each node of a layer asks for all of the layer below."""
+    async with AsyncContextStore(":memory:") as store:
+
+        async def node(layer: int) -> int:
+            if layer == 0:
+                await asyncio.sleep(0)
+                return 1
+            return sum(await asyncio.gather(*(ask(layer - 1, place) for place in range(width)))) % 1000
+
+        async def ask(layer: int, place: int) -> int:
+            return int(await store.get_or_put("run", f"{layer}/{place}", lambda: node(layer)))
+
+        return sum(await asyncio.gather(*(ask(layers - 1, place) for place in range(width))))
+
+
+async def test_steps_that_ask_for_each_others_outputs_are_looked_at_a_few_times_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = looks(monkeypatch)
+    await layered(12, 12)
+    waits = 11 * 12 * 12
+    assert len(counts) >= waits - 12
+    assert sum(counts) < 20 * waits  # to walk all that is waited for, at each wait, looked at 300 times as many
+
+
+def test_of_random_waits_exactly_those_that_close_a_circle_are_refused() -> None:
+    for seed in range(200):
+        chance = random.Random(seed)
+        works = [Work() for _ in range(8)]
+        edges: set[tuple[int, int]] = set()
+        held = []
+
+        def reaches(start: int, end: int) -> bool:
+            seen, ahead = set(), [start]
+            while ahead:
+                one = ahead.pop()
+                if one == end:
+                    return True
+                if one not in seen:
+                    seen.add(one)
+                    ahead += [b for a, b in edges if a == one]  # noqa: B023
+            return False
+
+        for _ in range(40):
+            one, other = chance.randrange(8), chance.randrange(8)
+            closes = reaches(other, one)
+            waiting = waiting_for(works[other], "key")
+            with within(works[one]):
+                if closes:
+                    with pytest.raises(RuntimeError, match="wait for itself"):
+                        waiting.__enter__()
+                else:
+                    waiting.__enter__()
+                    edges.add((one, other))
+                    held.append((waiting, one, other))
+            if held and chance.random() < 0.3:
+                waiting, one, other = held.pop(chance.randrange(len(held)))
+                waiting.__exit__(None, None, None)
+                if not any((a, b) == (one, other) for _, a, b in held):
+                    edges.discard((one, other))
+        assert all(works[a].rank > works[b].rank for a, b in edges), f"seed {seed}"
+
+
+async def test_a_chain_of_steps_each_started_by_the_one_before_is_not_remembered() -> None:
+    async with AsyncContextStore(":memory:") as store:
+        made: list[weakref.ref[Work]] = []
+        ended = asyncio.Event()
+        tasks = set()
+
+        async def step(number: int) -> None:
+            await store.get_or_put("run", f"{number}", lambda: compute(number))
+
+        async def compute(number: int) -> int:
+            own = _circles._own_work.get()
+            assert own is not None
+            made.append(weakref.ref(own))
+            if number < 50:
+                task = asyncio.ensure_future(step(number + 1))  # in the context of this one
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            else:
+                ended.set()
+            return number
+
+        await step(0)
+        await ended.wait()
+        await asyncio.gather(*tasks)
+        gc.collect()
+        assert len(made) == 51
+        assert sum(work() is not None for work in made) <= 2
+
+
+async def test_a_step_that_could_not_begin_can_be_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AsyncContextStore(":memory:") as store:
+        ensure_future = asyncio.ensure_future
+
+        def refuse(coroutine: object) -> None:
+            coroutine.close()  # type: ignore[attr-defined]
+            raise RecursionError
+
+        monkeypatch.setattr(asyncio, "ensure_future", refuse)
+        with pytest.raises(RecursionError):
+            await store.get_or_put("run", "node", lambda: 1)
+        monkeypatch.setattr(asyncio, "ensure_future", ensure_future)
+        assert await store.get_or_put("run", "node", lambda: 1) == 1
