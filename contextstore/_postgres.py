@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from . import _codec
 from ._codec import Encoded
@@ -61,7 +61,15 @@ from ._engine import (
     own_error,
     report_bug,
 )
-from ._postgres_lane import Address, Connection, ConnectionLostError, Deadline, TryAgainError, state_of
+from ._postgres_lane import (
+    Address,
+    Connection,
+    ConnectionLostError,
+    Deadline,
+    TryAgainError,
+    state_of,
+    state_of_cause,
+)
 from ._postgres_sql import SCHEMA, SCHEMA_VERSION, statements_for
 from ._results import CheckReport, Problem
 from .errors import (
@@ -70,12 +78,15 @@ from .errors import (
     CorruptStoreError,
     GlobalAlreadyExistsError,
     IncompatibleStoreError,
+    ReadOnlyStoreError,
     RunDeletedError,
     StorageError,
     StoreBusyError,
     StoreNotFoundError,
     VersionConflictError,
 )
+
+T = TypeVar("T")
 
 logger = logging.getLogger("contextstore")
 
@@ -84,7 +95,12 @@ _PAUSES = (0.01, 0.5)
 """Seconds between two attempts to reach the server, at first and in the end."""
 _REMOVE_BYTES = 4 * 2**20
 """How many bytes of outputs a commit removes, about."""
+_PAGE_BYTES = 2**20
+"""How many bytes of values one answer of the server has, about."""
+_LAST_TIME = 253_402_300_799_999_999
 _NOBODY = uuid.UUID(int=0)
+_LEAST_ATTEMPT = 0.05
+"""Seconds without which nothing is tried again: an attempt that is cut off leaves an unknown outcome."""
 _LAST_CHANCE = 1.0
 """Seconds that a commit gets at least, however long it has waited for its turn."""
 
@@ -112,7 +128,10 @@ class PostgresEngine:
         self._why_not_create = "" if create else "create=True would make one"
         if read_only:
             self._why_not_create = "with read_only=True none is made: open it once without"
-        self._settings = {"jit": "off"}
+        # What a role's own settings would break off is not stored, and then it was; and a lock that somebody else holds
+        # must not be waited for by connections that nobody listens to any more.
+        patience = max(1, int(timeout * 900))
+        self._settings = {"jit": "off", "statement_timeout": "0", "lock_timeout": f"{min(patience, 2**31 - 1)}ms"}
         if durability == "normal":
             self._settings["synchronous_commit"] = "off"
         if read_only:
@@ -137,7 +156,7 @@ class PostgresEngine:
         self._turns = asyncio.Lock()
         self._readers = asyncio.Semaphore(_READERS)
         try:
-            await self._open(time.monotonic() + self._timeout)
+            await self._open(time.monotonic() + max(self._timeout, _LAST_CHANCE))
         except BaseException as error:
             await self.close()
             if isinstance(error, ModuleNotFoundError) and error.name == "asyncpg":
@@ -148,8 +167,10 @@ class PostgresEngine:
 
     async def _open(self, deadline: Deadline) -> None:
         collisions = 0
+        last: Exception | None = None
         while True:
             try:
+                await self._look_at_settings(deadline)  # before anything is made
                 if await self._is_set_up(deadline):
                     break
                 if self._why_not_create:
@@ -160,11 +181,15 @@ class PostgresEngine:
                 self._writing.terminate()
                 # A server that starts up or that is full will answer soon; one that does not answer at all may never.
                 if isinstance(lost.__cause__, OSError | None) or time.monotonic() > deadline:
+                    told = lost if lost.__cause__ is not None or last is None else last
                     raise StorageError(
-                        f"could not connect to {self.location}: {lost}; is the server running, and the URL right?"
-                    ) from lost.__cause__
-            except TryAgainError:
-                pass
+                        f"could not connect to {self.location}: {told}; is the server running, and the URL right?"
+                    ) from told.__cause__
+                last = lost
+            except TryAgainError as error:
+                last = error
+                if time.monotonic() > deadline:
+                    raise StoreBusyError(f"could not open {self.location}: {error}") from error
             except StorageError as error:
                 # Somebody else creates it at the same moment: 23505, 42P06, 42P07 and 42710, also in spite of IF NOT
                 # EXISTS. Unless there are such tables and no store.
@@ -176,7 +201,6 @@ class PostgresEngine:
                         f"{self.location} has tables of another program; it was left as it is: name another schema"
                     ) from error
             await asyncio.sleep(random.uniform(*_PAUSES) / 4)  # noqa: S311 - no secret
-        await self._look_at_settings(deadline)
 
     async def _is_set_up(self, deadline: Deadline) -> bool:
         try:
@@ -186,15 +210,19 @@ class PostgresEngine:
                 return False
             raise
         if [tuple(row) for row in rows] != [(SCHEMA_VERSION,)]:
+            versions = [row[0] for row in rows]
             raise IncompatibleStoreError(
-                f"{self.location} was written by a newer version of contextstore (schema "
-                f"{[row[0] for row in rows]}, this one knows {SCHEMA_VERSION}); it was left as it is"
+                f"{self.location} is of no version that this one knows (its store_format has {versions}, known is "
+                f"{SCHEMA_VERSION}); it was left as it is: upgrade contextstore, or restore a backup"
             )
         return True
 
     async def _set_up(self, deadline: Deadline) -> None:
+        # Not "if not exists" alone, which asks for the right to make schemas also where there is one.
+        if not await self._writing.fetch(deadline, self._sql["has_schema"], self._address.schema):
+            await self._writing.execute(deadline, self._sql["create_schema"])
         # One string without parameters is one transaction.
-        await self._writing.execute(deadline, SCHEMA.replace("{schema}", self._address.schema))
+        await self._writing.execute(deadline, SCHEMA.replace("{schema}", f'"{self._address.schema}"'))
 
     async def _look_at_settings(self, deadline: Deadline) -> None:
         settings = dict(await self._writing.fetch(deadline, self._sql["settings"]))
@@ -202,9 +230,25 @@ class PostgresEngine:
             raise IncompatibleStoreError(
                 f"{self.location} has the encoding {settings.get('server_encoding')}; a store needs UTF8"
             )
+        if self._durability != "full":
+            return
+        if settings.get("synchronous_commit") == "off" and not self._address.has_pooler:
+            self._settings["synchronous_commit"] = (
+                "on"  # for ourselves, as we have promised; never less than the server's
+            )
+            self._writing.terminate()
+            await self._look_at_settings(deadline)
+            return
         for name in ("fsync", "full_page_writes", "synchronous_commit"):
-            if settings.get(name) == "off" and self._durability == "full":
+            if settings.get(name) == "off":
                 logger.warning("%s has %s=off: a power cut there may lose what was acknowledged", self.location, name)
+        if not settings.get("synchronous_standby_names") and await self._writing.fetch(
+            deadline, self._sql["has_standby"]
+        ):
+            logger.warning(
+                "%s has standbys, none in synchronous_standby_names: a fail-over may lose what was acknowledged",
+                self.location,
+            )
 
     async def close(self) -> None:
         while self._jobs:
@@ -294,15 +338,16 @@ class PostgresEngine:
         Raises StorageError if the server refused the statement for good: then nothing is stored.
         """
         outcomes: dict[int, Outcome] = {}
-        left, token, sent = puts, uuid.uuid4(), False
+        left, token = puts, uuid.uuid4()
+        unanswered = False  # whether an insert of these was sent under this token, and nobody knows what became of it
         attempt = _Attempts(self.location, deadline)
         while left:
             # A key once at a time: who comes later with the same is refused, or not, by what is there then.
             now = {(put.flow_run_id, put.node_id): place for place, put in reversed(left.items())}
             try:
-                runs = await self._alive_runs([put.flow_run_id for put in left.values()], token, deadline)
+                runs = await self._alive_runs(sorted({key[0] for key in now}), token, deadline)
                 self._remember(runs)
-                rows = []
+                rows: _Rows = []
                 for (flow_run_id, _), place in now.items():
                     serial = runs[flow_run_id]
                     if serial is None:
@@ -310,17 +355,28 @@ class PostgresEngine:
                     else:
                         rows.append((serial, place, left[place]))
                 if rows:
-                    sent = True
-                    outcomes |= await self._insert_outputs(rows, token, deadline)
+                    try:
+                        inserted = await self._insert_outputs(rows, token, deadline)
+                    except ConnectionLostError as lost:
+                        unanswered = unanswered or not lost.is_refusal
+                        raise
+                    outcomes |= {place: [None] for place in inserted}
+                    outcomes |= await self._look_back([row for row in rows if row[1] not in inserted], token, deadline)
             except (ConnectionLostError, TryAgainError) as error:
+                left = {place: put for place, put in left.items() if place not in outcomes}
                 if not await attempt.may_go_on(error):
-                    unknown = attempt.failure(sent)
-                    return outcomes | {place: own_error(unknown, self) for place in left}
+                    return outcomes | {place: own_error(attempt.failure(unanswered), self) for place in left}
                 continue
+            except StorageError as error:  # refused for good
+                left = {place: put for place, put in left.items() if place not in outcomes}
+                if not unanswered and not outcomes:
+                    raise  # nothing is stored: the writer goes on one by one
+                told = attempt.unknown(error) if unanswered else error
+                return outcomes | {place: own_error(told, self) for place in left}
             before = len(left)
             left = {place: put for place, put in left.items() if place not in outcomes}
             if len(left) < before:  # those with keys of their own are done: the rest are other writes
-                token, sent = uuid.uuid4(), False
+                token, unanswered = uuid.uuid4(), False
         return outcomes
 
     async def _alive_runs(self, flow_run_ids: list[str], token: uuid.UUID, deadline: Deadline) -> dict[str, int | None]:
@@ -340,48 +396,65 @@ class PostgresEngine:
             self._serials.clear()
         self._serials.update({run: serial for run, serial in runs.items() if serial is not None})
 
-    async def _insert_outputs(
-        self, rows: list[tuple[int, int, PutOutput]], token: uuid.UUID, deadline: Deadline
-    ) -> dict[int, Outcome]:
-        """What became of each row (serial, place, put), by place; a place that is missing is to be tried again."""
+    async def _insert_outputs(self, rows: _Rows, token: uuid.UUID, deadline: Deadline) -> set[int]:
+        """The places of those rows (serial, place, put) that were not there and are now."""
         columns = _columns([(serial, put) for serial, _, put in rows], self._commit_time)
         if len(rows) == 1:
             one = [column[0] for column in columns]
-            written = await self._writing.execute(deadline, self._sql["insert_output"], *one, token)
+            new = await self._writing.fetch(deadline, self._sql["insert_output"], *one, token)
         else:
-            written = await self._writing.execute(deadline, self._sql["insert_outputs"], *columns, token)
-        if written == len(rows):
-            return {place: [None] for _, place, _ in rows}
+            new = await self._writing.fetch(deadline, self._sql["insert_outputs"], *columns, token)
+        if len(new) == len(rows):
+            return {place for _, place, _ in rows}
+        keys = {tuple(row) for row in new}
+        return {place for serial, place, put in rows if (serial, put.node_id) in keys}
+
+    async def _look_back(self, rows: _Rows, token: uuid.UUID, deadline: Deadline) -> dict[int, Outcome]:
+        """What became of rows that were not inserted, by place; a place that is missing is to be tried again."""
         outcomes: dict[int, Outcome] = {}
-        looked = await self._writing.fetch(deadline, self._sql["look_back"], columns[0], columns[1])
-        for (_, place, put), seen in zip(rows, looked, strict=True):
-            try:
-                if self._is_mine(put, seen, token):
-                    outcomes[place] = [None]
-            except ContextStoreError as refused:
-                outcomes[place] = refused
+        if not rows:
+            return outcomes
+        keys = [[serial for serial, _, _ in rows], [put.node_id for _, _, put in rows]]
+        names = [put.flow_run_id for _, _, put in rows]
+        looked = await self._writing.fetch(deadline, self._sql["look_back"], *keys, names)
+        others: list[tuple[tuple[int, int, PutOutput | LoadOutput], int]] = []
+        for row, (run_is_there, is_deleted, writer, size) in zip(rows, looked, strict=True):
+            _, place, put = row
+            if not run_is_there or is_deleted:
+                self._serials.pop(put.flow_run_id, None)
+            if run_is_there and is_deleted:
+                outcomes[place] = RunDeletedError(put.flow_run_id)
+            elif writer == token:
+                outcomes[place] = [None]
+            elif writer is not None:
+                others.append((row, size))
+        for some in _pieces(others):
+            outcomes |= await self._compare(some, deadline)
         return outcomes
 
-    def _is_mine(self, put: PutOutput | LoadOutput, seen: Any, token: uuid.UUID) -> bool:
-        """Whether the output is stored, as asked. False: it has to be tried again. Raises what it is refused for."""
-        run_is_there, is_deleted, writer, codec, value, checksum, size = seen
-        if not run_is_there:  # its tombstone was forgotten: the id is free again
-            self._serials.pop(put.flow_run_id, None)
-            return False
-        if is_deleted:
-            self._serials.pop(put.flow_run_id, None)
-            raise RunDeletedError(put.flow_run_id)
-        if writer is None:
-            return False
-        if writer == token:
-            return True
-        stored = Encoded(codec, value)
-        if not is_whole(put.flow_run_id, put.node_id, stored, checksum, size):
-            raise self._damaged(put.flow_run_id, put.node_id)
-        same_value = _codec.equal(stored, put.value)
-        if not (put.exist_ok and same_value):
-            raise AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
-        return True
+    async def _compare(self, rows: _Rows, deadline: Deadline) -> dict[int, Outcome]:
+        """The outcomes of puts to outputs that somebody else has written."""
+        keys = [[serial for serial, _, _ in rows], [put.node_id for _, _, put in rows]]
+        try:
+            found = await self._writing.fetch(deadline, self._sql["stored_values"], *keys)
+        except CorruptStoreError as error:
+            if len(rows) > 1:
+                half = len(rows) // 2
+                return await self._compare(rows[:half], deadline) | await self._compare(rows[half:], deadline)
+            ((_, place, put),) = rows
+            return {place: self._damaged(put.flow_run_id, put.node_id, error)}
+        outcomes: dict[int, Outcome] = {}
+        for (_, place, put), (codec, value, checksum, size) in zip(rows, found, strict=True):
+            if value is None:  # deleted since
+                continue
+            stored = Encoded(codec, value)
+            if not is_whole(put.flow_run_id, put.node_id, stored, checksum, size):
+                outcomes[place] = self._damaged(put.flow_run_id, put.node_id)
+                continue
+            same_value = _codec.equal(stored, put.value)
+            accepted = put.exist_ok and same_value
+            outcomes[place] = [None] if accepted else AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
+        return outcomes
 
     # -- units that are more than one put: a transaction each ----------------------------------------------------------
 
@@ -389,11 +462,13 @@ class PostgresEngine:
         token = uuid.uuid4()
         attempt = _Attempts(self.location, deadline)
         unanswered: list[Any] | None = None  # the results of an earlier attempt, if the answer to its COMMIT was lost
+        found: dict[str, _Version] = {}  # how its globals were before
         while True:
             results: list[Any] | None = None  # known before COMMIT is sent
+            seen: dict[str, _Version] = {}
             try:
                 async with self._transaction(deadline):
-                    results = await self._apply_unit(unit, token, unanswered, deadline)
+                    results = await self._apply_unit(unit, token, unanswered, found, seen, deadline)
                 return results  # noqa: RET504 - needed where the answer to COMMIT is lost
             except _AlreadyDoneError:
                 assert unanswered is not None
@@ -404,33 +479,38 @@ class PostgresEngine:
                 if not await attempt.may_go_on(error):
                     raise attempt.failure(unanswered is not None) from error
             except ConnectionLostError as error:
-                unanswered = unanswered or results
+                if results is not None and unanswered is None and not error.is_refusal:
+                    unanswered, found = results, seen
                 in_time = await attempt.may_go_on(error)
                 if not in_time or (unanswered and not any(_leaves_a_token(operation) for operation in unit)):
                     raise attempt.failure(unanswered is not None) from error
+            except StorageError as error:  # refused for good
+                if unanswered is None or error.outcome_unknown:
+                    raise
+                raise attempt.unknown(error) from error
 
     @contextlib.asynccontextmanager
     async def _transaction(self, deadline: Deadline) -> AsyncIterator[None]:
         await self._writing.execute(deadline, "BEGIN")
+        self._writing.is_in_transaction = True
         try:
             yield
+            await self._writing.execute(deadline, "COMMIT")
         except BaseException as error:
-            if not isinstance(error, ConnectionLostError):
+            if not isinstance(error, ConnectionLostError):  # also where COMMIT itself was refused
                 with contextlib.suppress(ConnectionLostError, TryAgainError, StorageError):
                     await self._writing.execute(deadline, "ROLLBACK")
             raise
-        try:
-            await self._writing.execute(deadline, "COMMIT")
-        except (TryAgainError, StorageError):  # refused, and so undone
-            with contextlib.suppress(ConnectionLostError, TryAgainError, StorageError):
-                await self._writing.execute(deadline, "ROLLBACK")
-            raise
+        finally:
+            self._writing.is_in_transaction = False
 
     async def _apply_unit(
         self,
         unit: Unit,
         token: uuid.UUID,
         unanswered: list[Any] | None,
+        found: dict[str, _Version],
+        seen: dict[str, _Version],
         deadline: Deadline,
     ) -> list[Any]:
         results: list[Any] = [None] * len(unit)
@@ -439,11 +519,12 @@ class PostgresEngine:
             if isinstance(operation, LoadRun):
                 await self._load_run(operation, token, deadline)
         puts = {place: operation for place, operation in enumerate(unit) if isinstance(operation, _Put)}
-        if puts and await self._apply_puts(puts, token, refused, deadline):
+        if puts and await self._apply_puts(puts, token, unanswered is not None, refused, deadline):
             unanswered = None  # they were not there: an earlier attempt cannot have succeeded
         keys = sorted({o.key for o in unit if isinstance(o, _GlobalOperation)})
         if keys:
-            await self._apply_globals(unit, keys, token, unanswered, results, refused, deadline)
+            before = found if unanswered else None
+            await self._apply_globals(unit, keys, token, before, seen, results, refused, deadline)
         if refused:
             raise refused[min(refused)]
         for place, operation in enumerate(unit):
@@ -453,7 +534,9 @@ class PostgresEngine:
                 case RemoveOutputs():
                     results[place] = await self._remove_outputs(operation, deadline)
                 case ForgetRuns():
-                    results[place] = await self._writing.execute(deadline, self._sql["forget_runs"], *operation)
+                    rows = await self._writing.fetch(deadline, self._sql["lock_forgettable"], *operation)
+                    serials = [serial for (serial,) in rows]
+                    results[place] = await self._writing.execute(deadline, self._sql["forget_runs"], serials)
                 case GiveBackSpace():  # the server does so by itself
                     results[place] = 0
         return results
@@ -462,6 +545,7 @@ class PostgresEngine:
         self,
         puts: dict[int, PutOutput | LoadOutput],
         token: uuid.UUID,
+        is_retry: bool,
         refused: dict[int, ContextStoreError],
         deadline: Deadline,
     ) -> bool:
@@ -482,43 +566,51 @@ class PostgresEngine:
                 rows.append((serial, place, put))
         anything_new = False
         for some in _parts(rows, self.group_limits):
-            columns = _columns([(serial, put) for serial, _, put in some], self._commit_time)
-            written = await self._writing.execute(deadline, self._sql["insert_outputs"], *columns, token)
-            anything_new = anything_new or written > 0
-            if written == len(some):
-                continue
-            looked = await self._writing.fetch(deadline, self._sql["look_back"], columns[0], columns[1])
-            for (_, place, put), seen in zip(some, looked, strict=True):
-                if seen[2] == token and not anything_new:
-                    raise _AlreadyDoneError
-                try:
-                    if not self._is_mine(put, seen, token):
-                        raise _RunForgottenError
-                except ContextStoreError as error:
-                    refused[place] = error
+            inserted = await self._insert_outputs(some, token, deadline)
+            anything_new = anything_new or bool(inserted)
+            rest = [row for row in some if row[1] not in inserted]
+            looked = await self._look_back(rest, token, deadline)
+            for _, place, _ in rest:
+                outcome = looked.get(place)
+                if outcome is None:
+                    raise _RunForgottenError
+                if isinstance(outcome, ContextStoreError):
+                    refused[place] = outcome
+        if is_retry and rows and not anything_new and await self._is_done(rows, token, deadline):
+            raise _AlreadyDoneError
         return anything_new
+
+    async def _is_done(self, rows: _Rows, token: uuid.UUID, deadline: Deadline) -> bool:
+        """Whether one of the rows bears the token: an earlier attempt has been committed."""
+        keys = [[serial for serial, _, _ in rows], [put.node_id for _, _, put in rows]]
+        names = [put.flow_run_id for _, _, put in rows]
+        looked = await self._writing.fetch(deadline, self._sql["look_back"], *keys, names)
+        return any(writer == token for _, _, writer, _ in looked)
 
     async def _apply_globals(
         self,
         unit: Unit,
         keys: list[str],
         token: uuid.UUID,
-        unanswered: list[Any] | None,
+        before: dict[str, _Version] | None,
+        seen: dict[str, _Version],
         results: list[Any],
         refused: dict[int, ContextStoreError],
         deadline: Deadline,
     ) -> None:
+        """``before``: how they were before an earlier attempt whose answer was lost; ``seen``: how they are now."""
         await self._writing.execute(deadline, self._sql["claim_globals"], keys, _NOBODY)
         state = {row[0]: row for row in await self._writing.fetch(deadline, self._sql["lock_globals"], keys)}
+        seen.update({key: (row[1], row[2]) for key, row in state.items()})
+        if any(writer == token for _, writer in seen.values()):
+            raise _AlreadyDoneError
+        if before is not None and seen != before:
+            # Others have written, or deleted, one of them since: before the earlier attempt, or after it.
+            raise StorageError(f"the connection to {self.location} was lost during a commit", True)
         for place, operation in enumerate(unit):
             if not isinstance(operation, _GlobalOperation):
                 continue
-            _, version, writer, codec, value, checksum, size, _ = state[operation.key]
-            if writer == token:
-                raise _AlreadyDoneError
-            if unanswered and isinstance(operation, UpsertGlobal) and version > unanswered[place]:
-                # It has had the version that this unit may have given it, and others have written it since.
-                raise StorageError(f"the connection to {self.location} was lost during a commit", True)
+            _, version, _, codec, value, checksum, size, _ = state[operation.key]
             try:
                 new = self._new_global(
                     operation, version, None if value is None else Encoded(codec, value), checksum, size
@@ -619,7 +711,7 @@ class PostgresEngine:
 
     async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
         """The rows of a statement that only reads, tried until the timeout."""
-        attempt = _Attempts(self.location, time.monotonic() + self._timeout)
+        attempt = _Attempts(self.location, time.monotonic() + max(self._timeout, _LAST_CHANCE))
         while True:
             try:
                 async with self._reading() as connection:
@@ -639,7 +731,13 @@ class PostgresEngine:
 
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         found: list[Fetched] = [None] * len(keys)
-        rows = await self._fetch("fetch_outputs", [key[0] for key in keys], [key[1] for key in keys])
+        try:
+            rows = await self._fetch("fetch_outputs", [key[0] for key in keys], [key[1] for key in keys])
+        except CorruptStoreError as error:
+            if len(keys) == 1:
+                return [self._damaged(*keys[0], error)]
+            half = len(keys) // 2  # so that only those who need it are told
+            return [*await self.fetch(keys[:half]), *await self.fetch(keys[half:])]
         for place, codec, value, checksum, written_at, size in rows:
             flow_run_id, node_id = keys[place - 1]
             found[place - 1] = self._output_record(flow_run_id, node_id, codec, value, checksum, written_at, size)
@@ -653,11 +751,13 @@ class PostgresEngine:
             return OutputRecord(node_id, encoded, written_at)
         return self._damaged(flow_run_id, node_id)
 
-    def _damaged(self, flow_run_id: str, node_id: str) -> CorruptStoreError:
-        return CorruptStoreError(
-            f"the output of node {node_id!r} of flow run {flow_run_id!r} in {self.location} is damaged: its checksum "
-            "does not fit; restore it from a backup"
+    def _damaged(self, flow_run_id: str, node_id: str, error: Exception | None = None) -> CorruptStoreError:
+        damaged = CorruptStoreError(
+            f"the output of node {node_id!r} of flow run {flow_run_id!r} in {self.location} is damaged: "
+            f"{error or 'its checksum does not fit'}; restore it from a backup"
         )
+        damaged.__cause__ = error
+        return damaged
 
     async def exists(self, key: OutputKey) -> bool:
         return bool(await self._fetch("exists", *key))
@@ -667,7 +767,12 @@ class PostgresEngine:
         return names or []
 
     async def page_outputs(self, flow_run_id: str, after: str, limit: int, max_bytes: int) -> list[Fetched]:
-        rows = await self._fetch("page_outputs", flow_run_id, after, limit, max_bytes)
+        try:
+            rows = await self._fetch("page_outputs", flow_run_id, after, limit, max_bytes)
+        except CorruptStoreError:
+            if limit == 1:
+                raise
+            return await self.page_outputs(flow_run_id, after, 1, max_bytes)
         return [self._output_record(flow_run_id, *row) for row in rows]
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
@@ -677,10 +782,20 @@ class PostgresEngine:
             if not rows:
                 raise LookupError(after)
             ((below,),) = rows
-        return [RunRecord(*row) for row in await self._fetch("list_runs", below, prefix, after_prefix(prefix), limit)]
+        return self._run_records(await self._fetch("list_runs", below, prefix, after_prefix(prefix), limit))
 
     async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
-        return [RunRecord(*row) for row in await self._fetch("page_runs", after, limit)]
+        return self._run_records(await self._fetch("page_runs", after, limit))
+
+    def _run_records(self, rows: list[Any]) -> list[RunRecord]:
+        records = [RunRecord(*row) for row in rows]
+        for record in records:
+            if not (is_time(record.first_written_at) and is_time(record.last_written_at)):
+                raise CorruptStoreError(
+                    f"flow run {record.flow_run_id!r} in {self.location} is damaged: an output of it has no time; "
+                    "check() tells which"
+                )
+        return records
 
     async def is_deleted(self, flow_run_id: str) -> bool:
         return bool(await self.deleted_among([flow_run_id]))
@@ -718,7 +833,7 @@ class PostgresEngine:
             GlobalTrace(row[0], None, row[4], row[5])
             if row[1] is None and row[2] is None
             else GlobalTrace(*self._global_record(row))
-            for row in await self._fetch("page_global_traces", after, limit)
+            for row in await self._fetch("page_global_traces", after, limit, _PAGE_BYTES)
         ]
 
     async def count(self) -> Counts:
@@ -758,28 +873,53 @@ class PostgresEngine:
         run, node_id = -1, ""
         while rows := await self._fetch("check_outputs", run, node_id):
             run, node_id = rows[-1][:2]
-            for _, node, flow_run_id, is_deleted, *row in rows:
+            wanted: list[tuple[OutputKey, int]] = []
+            for serial, node, flow_run_id, is_deleted, written_at, size in rows:
                 outputs += 1
                 leftovers += is_deleted
-                if flow_run_id is not None:
-                    record = self._output_record(flow_run_id, node, *row)
-                    if isinstance(record, CorruptStoreError):
-                        problems.append(Problem("output", (flow_run_id, node), "its checksum or time does not fit"))
-        key, is_first = "", True
-        while rows := await self._fetch("check_globals", key, is_first):
-            is_first = False
-            for row in rows:
-                key = row[0]
-                if row[1] is None and row[2] is None:  # deleted
-                    continue
-                globals_ += 1
-                try:
-                    self._global_record(row)
-                except CorruptStoreError:
-                    problems.append(Problem("global", (key,), "its checksum or time does not fit"))
+                if flow_run_id is None:
+                    problems.append(Problem("output", (f"run number {serial}", node), "it belongs to no run"))
+                elif not is_deleted:
+                    wanted.append(((flow_run_id, node), size))
+                    if not is_time(written_at):
+                        problems.append(Problem("output", (flow_run_id, node), f"{written_at!r} is no time"))
+            for keys in _pieces(wanted):
+                for key, record in zip(keys, await self.fetch(keys), strict=True):
+                    if isinstance(record, CorruptStoreError) and not any(problem.key == key for problem in problems):
+                        problems.append(Problem("output", key, str(record)))
+        after, is_first = "", True
+        while rows := await self._fetch("check_globals", after, is_first):
+            is_first, after = False, rows[-1][0]
+            live = []
+            for name, version, written_at, size, is_deleted in rows:
+                if version < 1 or not is_time(written_at):
+                    problems.append(Problem("global", (name,), f"{version!r} is no version, or {written_at!r} no time"))
+                elif not is_deleted:
+                    live.append((name, size))
+            globals_ += len(live)
+            for names in _pieces(live):
+                problems += await self._check_globals(names)
+        for flow_run_id, created_at, deleted_at in await self._fetch("check_runs", _LAST_TIME):
+            problems.append(Problem("run", (flow_run_id,), f"{created_at!r} or {deleted_at!r} is no time"))
         note = f"{leftovers} outputs of deleted runs still take up space: prune() removes them"
         notes = (note,) if leftovers else ()
         return CheckReport((await self.count()).runs, outputs, globals_, tuple(problems), notes)
+
+    async def _check_globals(self, names: list[str]) -> list[Problem]:
+        try:
+            rows = await self._fetch("values_of_globals", names)
+        except CorruptStoreError as error:
+            if len(names) == 1:
+                return [Problem("global", (names[0],), str(error))]
+            half = len(names) // 2
+            return [*await self._check_globals(names[:half]), *await self._check_globals(names[half:])]
+        problems = []
+        for row in rows:
+            try:
+                self._global_record(row)
+            except CorruptStoreError as error:
+                problems.append(Problem("global", (row[0],), str(error)))
+        return problems
 
     async def backup(self, path: str, report: Callable[[int, int], None]) -> None:
         raise StorageError(
@@ -801,16 +941,24 @@ class _Attempts:
         """After a failure: wait a little. False: the time is up."""
         self._last = error
         pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - so that two that collide do not meet again
-        if time.monotonic() + pause > self.deadline:
+        if time.monotonic() + pause + _LEAST_ATTEMPT > self.deadline:
             return False
         await asyncio.sleep(pause)
         self._pause = min(self._pause * 2, _PAUSES[1])
         return True
 
+    def unknown(self, error: Exception | None) -> StorageError:
+        """After a commit whose answer was lost, when it could not be found out what became of it."""
+        unknown = StorageError(f"the connection to {self._location} was lost during a commit: {error}", True)
+        unknown.__cause__ = error
+        return unknown
+
     def failure(self, outcome_unknown: bool) -> StorageError:
         if outcome_unknown:
-            message = f"the connection to {self._location} was lost during a commit: {self._last}"
-            failure: StorageError = StorageError(message, True)
+            return self.unknown(self._last)
+        failure: StorageError
+        if getattr(self._last, "is_refusal", False) and state_of_cause(self._last) == "25006":
+            failure = ReadOnlyStoreError(f"{self._location} cannot be written: {self._last}; nothing was stored")
         else:
             failure = StoreBusyError(f"{self._location} did not answer in time; nothing was stored: {self._last}")
         failure.__cause__ = self._last
@@ -821,6 +969,10 @@ def _leaves_a_token(operation: Operation) -> bool:
     return not isinstance(operation, RemoveOutputs | ForgetRuns)
 
 
+_Rows: TypeAlias = "list[tuple[int, int, PutOutput | LoadOutput]]"
+"""Of puts: the serial of its run, its place in the group, itself."""
+_Version: TypeAlias = tuple[int, uuid.UUID]
+"""Of a global: its version, and the token of who wrote it."""
 _Put = PutOutput | LoadOutput
 _GlobalOperation = PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal
 
@@ -833,14 +985,26 @@ def _columns(rows: Sequence[tuple[int, PutOutput | LoadOutput]], now: int) -> tu
         [_codec.checksum(put.flow_run_id, put.node_id, put.value) for _, put in rows],
         [put.value.data for _, put in rows],
         [put.written_at if isinstance(put, LoadOutput) else now for _, put in rows],
+        [put.flow_run_id for _, put in rows],
     )
 
 
-def _parts(
-    rows: list[tuple[int, int, PutOutput | LoadOutput]], limits: GroupLimits
-) -> list[list[tuple[int, int, PutOutput | LoadOutput]]]:
+def _pieces(sized: Sequence[tuple[T, int]]) -> list[list[T]]:
+    """In their order, in pieces of about a page's bytes, by the sizes beside them, which may be damaged."""
+    pieces: list[list[T]] = []
+    left = 0
+    for one, size in sized:
+        if left <= 0:
+            pieces.append([])
+            left = _PAGE_BYTES
+        pieces[-1].append(one)
+        left -= max(1, size)
+    return pieces
+
+
+def _parts(rows: _Rows, limits: GroupLimits) -> list[_Rows]:
     """Sorted by key, in parts of bounded size."""
-    parts: list[list[tuple[int, int, PutOutput | LoadOutput]]] = []
+    parts: list[_Rows] = []
     size = limits.bytes
     for row in sorted(rows, key=lambda row: (row[0], row[2].node_id)):
         size += len(row[2].value.data)

@@ -14,7 +14,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
-from .errors import CorruptStoreError, ReadOnlyStoreError, StorageError, StoreFullError
+from .errors import CorruptStoreError, ReadOnlyStoreError, StorageError, StoreBusyError, StoreFullError
 
 T = TypeVar("T")
 
@@ -23,7 +23,14 @@ Deadline = float
 
 
 class ConnectionLostError(Exception):
-    """The connection is gone, or no longer to be trusted. What the server made of the last statement is not known."""
+    """The connection is gone, or no longer to be trusted. What the server made of the last statement is not known.
+
+    ``is_refusal``: unless the server itself has said that it did nothing, as one that is starting or a standby does.
+    """
+
+    def __init__(self, message: str, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.is_refusal = is_refusal
 
 
 class TryAgainError(Exception):
@@ -33,8 +40,8 @@ class TryAgainError(Exception):
 class Address(NamedTuple):
     """Where the server is, and what the store asks of it."""
 
-    url: str
-    """For the driver, with its password."""
+    urls: tuple[str, ...]
+    """For the driver, with the password; one for each host, in their order."""
     location: str
     """For people, without it."""
     password: str
@@ -43,33 +50,69 @@ class Address(NamedTuple):
     """Behind a pooler that hands out connections by transaction: nothing may be kept in a session."""
 
 
+_SHOWN = frozenset(
+    ["schema", "pooler", "host", "port", "user", "dbname", "database", "sslmode", "target_session_attrs"]
+)
+"""What of a URL's options is no secret."""
+_NOT_TAKEN = frozenset(
+    [
+        *("connect_timeout", "command_timeout", "tcp_user_timeout", "gssencmode", "channel_binding", "options"),
+        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+    ]
+)
+"""Options of libpq's that the driver would send to the server as settings."""
+
+
 def address_of(url: str) -> Address:
     """Take a URL apart. Raises ValueError, which names no password."""
-    parts = urllib.parse.urlsplit(url)
-    options = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        options = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        raise ValueError("the PostgreSQL URL cannot be taken apart: percent-encode its user and password") from None
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    if (not at and "@" in parts.path + parts.query) or parts.fragment:
+        raise ValueError("the PostgreSQL URL has a '/', '?' or '#' in its user or password: percent-encode it")
+    for host in hosts.split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not port.isdecimal():
+            raise ValueError(
+                "a port of the PostgreSQL URL is no number; if it is a part of a password, percent-encode it"
+            )
     schema, pooler, password = "contextstore", "", ""
     passed_on, shown = [], []
     for name, value in options:
+        if name in _NOT_TAKEN:
+            raise ValueError(f"{name} is not taken in a PostgreSQL URL; the longest wait is the store's timeout=")
         if name == "schema":
             schema = value
-            shown.append((name, value))
         elif name == "pooler":
             pooler = value
         else:
             passed_on.append((name, value))
             if name == "password":
                 password = value
-            else:
-                shown.append((name, value))
+        shown.append((name, value if name in _SHOWN else "***"))
     if not (schema.isascii() and schema.isidentifier() and schema.islower() and len(schema) <= 63):
         raise ValueError(f"schema={schema!r} must be a lower-case name of letters, digits and underscores")
+    if schema.startswith("pg_"):
+        raise ValueError(f"schema={schema!r}: names that begin with pg_ are the server's own")
     if pooler not in ("", "transaction"):
         raise ValueError(f"pooler={pooler!r} is not known; known is pooler=transaction")
-    credentials, at, hosts = parts.netloc.rpartition("@")
     user, _, secret = credentials.partition(":")
-    location = f"postgresql://{user}{at}{hosts}{parts.path}" + ("?" + urllib.parse.urlencode(shown) if shown else "")
+    query = urllib.parse.urlencode([(name, value) for name, value in shown if value != "***"])
+    hidden = "".join(f"&{name}=***" for name, value in shown if value == "***")
+    location = f"postgresql://{user}{at}{hosts}{parts.path}" + (f"?{query}{hidden}".replace("?&", "?") if shown else "")
+    # Each host by itself: the driver would wait for the first for all the time there is. It alone knows how to prefer a
+    # standby among several.
+    several = [hosts] if "prefer-standby" in dict(passed_on).values() else hosts.split(",")
     return Address(
-        urllib.parse.urlunsplit(("postgresql", parts.netloc, parts.path, urllib.parse.urlencode(passed_on), "")),
+        tuple(
+            urllib.parse.urlunsplit(
+                ("postgresql", f"{credentials}{at}{host}", parts.path, urllib.parse.urlencode(passed_on), "")
+            )
+            for host in several
+        ),
         location,
         urllib.parse.unquote(secret) or password,
         schema,
@@ -79,9 +122,15 @@ def address_of(url: str) -> Address:
 
 _LOST = frozenset(["40003", "57P01", "57P02", "57P03", "25006", "53300"])
 """Beside class 08. 57P: the server ends or begins; 25006: it has become a standby; 53300: it has no connection left."""
-_AGAIN = frozenset(["40001", "40P01"])
+_REFUSALS = frozenset(["57P03", "25006", "53300"])
+"""Those of the above after which nothing was done."""
+_AGAIN = frozenset(["40001", "40P01", "57014"])
+"""Undone for the sake of others, or since somebody's limit was reached."""
+_LEFT_BEHIND = 3
+"""How many connections that never answered a server may still be busy with before it gets no further one."""
 _BY_STATE: dict[str, type[StorageError]] = {
     "53100": StoreFullError,
+    "55P03": StoreBusyError,
     "42501": ReadOnlyStoreError,
     "XX001": CorruptStoreError,
     "XX002": CorruptStoreError,
@@ -91,6 +140,7 @@ _ADVICE = {
     "28000": "check the user's name and the server's pg_hba.conf",
     "3D000": "there is no such database: create it, or name another one in the URL",
     "42501": "the role lacks a right; grant it, or open the store with read_only=True",
+    "55P03": "somebody else holds a lock there; nothing was stored: try again",
     "53100": "the server's disk is full; free some room and try again",
 }
 
@@ -102,6 +152,10 @@ class Connection:
         self._address = address
         self._settings = settings
         self._driver: Any = None
+        self._host = 0  # where it was connected last
+        self._left_behind: list[int] = []
+        self.is_in_transaction = False
+        """Then it is not made anew by itself: the rest would run without the beginning."""
 
     async def fetch(self, deadline: Deadline, query: str, *arguments: Any) -> list[Any]:
         """The rows of one statement."""
@@ -122,18 +176,61 @@ class Connection:
     async def connect(self, deadline: Deadline) -> None:
         if self.is_connected:
             return
+        if self.is_in_transaction:
+            raise ConnectionLostError("the connection was lost within a transaction", is_refusal=True)
+        hosts = len(self._address.urls)
+        failure: Exception | None = None
+        for attempt in range(hosts):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            host = (self._host + attempt) % hosts
+            try:
+                # A host that is silent gets its share and no more: a second at least, and all of it if it is the last.
+                await self._connect_to(self._address.urls[host], min(left, max(1.0, left / (hosts - attempt))))
+            except (ConnectionLostError, TryAgainError) as error:
+                failure = error
+            else:
+                self._host = host
+                return
+        raise failure or ConnectionLostError("there was no time left to connect", is_refusal=True)
+
+    async def _connect_to(self, url: str, seconds: float) -> None:
         import asyncpg
 
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise ConnectionLostError("there was no time left to connect")
         options: dict[str, Any] = {"statement_cache_size": 0} if self._address.has_pooler else {}
         settings = {"application_name": "contextstore"} | ({} if self._address.has_pooler else self._settings)
         try:
-            async with asyncio.timeout(left):
-                self._driver = await asyncpg.connect(self._address.url, server_settings=settings, **options)
+            async with asyncio.timeout(seconds):
+                self._driver = await asyncpg.connect(url, server_settings=settings, **options)
+                await self._refuse_if_many_are_left_behind()
         except Exception as error:
-            raise self._meaning_of(error, "could not connect to") from error
+            self.terminate()
+            if isinstance(error, ConnectionLostError):
+                raise
+            if isinstance(error, ValueError):  # of the driver's, about the URL
+                raise self._final(str(error), "could not connect to", "22023") from error
+            if getattr(error, "sqlstate", None) == "08P01":  # an unsupported startup parameter
+                raise self._final(
+                    f"{error}; if a pooler is in between, add ?pooler=transaction", "could not connect to", "08P01"
+                ) from error
+            meaning = self._meaning_of(error, "could not connect to")
+            if isinstance(meaning, ConnectionLostError):
+                meaning.is_refusal = True  # what was to be sent has not been
+            raise meaning from error
+
+    async def _refuse_if_many_are_left_behind(self) -> None:
+        """A server that waits for its standby goes on with what nobody listens to any more, and each further connection
+        would come to the same end, until it takes none from anybody.
+        """
+        if len(self._left_behind) >= _LEFT_BEHIND and not self._address.has_pooler:
+            query = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
+            self._left_behind = [pid for (pid,) in await self._driver.fetch(query, self._left_behind)]
+            if len(self._left_behind) >= _LEFT_BEHIND:
+                raise ConnectionLostError(
+                    f"the server is still busy with {len(self._left_behind)} earlier writes of this store",
+                    is_refusal=True,
+                )
 
     def terminate(self) -> None:
         """Close the socket, now, without a word to the server."""
@@ -152,7 +249,12 @@ class Connection:
     async def _call(self, deadline: Deadline, call: Callable[[], Awaitable[T]]) -> T:
         # Not asyncio.timeout(): it would cancel the call, and asyncpg would then ask the server to cancel, too.
         driver = self._driver
-        timer = asyncio.get_running_loop().call_later(max(0.0, deadline - time.monotonic()), driver.terminate)
+
+        def give_up() -> None:
+            self._left_behind.append(driver.get_server_pid())
+            driver.terminate()
+
+        timer = asyncio.get_running_loop().call_later(max(0.0, deadline - time.monotonic()), give_up)
         try:
             return await call()
         except Exception as error:
@@ -165,9 +267,7 @@ class Connection:
 
     def _meaning_of(self, error: Exception, doing: str) -> Exception:
         state = getattr(error, "sqlstate", None)
-        text = str(error) or type(error).__name__
-        if self._address.password:
-            text = text.replace(self._address.password, "***")
+        text = self._without_password(str(error) or type(error).__name__)
         if not isinstance(state, str):
             # The driver's own errors, the socket's, and what else may come: after none of them is the connection known
             # to be sound.
@@ -175,14 +275,26 @@ class Connection:
         if state in _AGAIN:
             return TryAgainError(f"{text} ({state})")
         if state in _LOST or state.startswith("08"):
-            return ConnectionLostError(f"{text} ({state})")
+            return ConnectionLostError(f"{text} ({state})", is_refusal=state in _REFUSALS)
+        return self._final(text, doing, state)
+
+    def _final(self, text: str, doing: str, state: str) -> StorageError:
         advice = _ADVICE.get(state)
+        text = self._without_password(text)
         message = f"{doing} {self._address.location}: {text} ({state})" + (f": {advice}" if advice else "")
         final = _BY_STATE.get(state, StorageError)(message)
         final.state = state  # type: ignore[attr-defined]  # for the engine, which decides by it
         return final
 
+    def _without_password(self, text: str) -> str:
+        return text.replace(self._address.password, "***") if self._address.password else text
+
 
 def state_of(error: StorageError) -> str:
     """The SQLSTATE of what the server has refused for good."""
     return str(getattr(error, "state", ""))
+
+
+def state_of_cause(error: BaseException | None) -> str:
+    """The SQLSTATE of the server's answer that led to a lost connection; "" if it gave none."""
+    return str(getattr(error.__cause__ if error is not None else None, "sqlstate", None) or "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 SCHEMA_VERSION = 1
 
 SCHEMA = """
-CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE {schema}.store_format (version integer NOT NULL);
 CREATE TABLE {schema}.runs (
     serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- the order in which the store first saw the runs
@@ -54,37 +53,47 @@ INSERT INTO {schema}.store_format VALUES (1);
 """
 
 STATEMENTS = {
+    "has_schema": "SELECT FROM pg_namespace WHERE nspname = $1",
+    "create_schema": "CREATE SCHEMA IF NOT EXISTS {schema}",
     "format": "SELECT version FROM {schema}.store_format",
     "settings": """
         SELECT name, setting FROM pg_settings WHERE name IN
-            ('fsync', 'full_page_writes', 'synchronous_commit', 'server_encoding')
+            ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_encoding')
     """,
+    "has_standby": "SELECT FROM pg_stat_replication LIMIT 1",
     # -- writes ------------------------------------------------------------------------------------------------------
     # Sorted, so that two that overlap wait for each other in one order and not in a circle. The lock on the run, which
-    # all puts share, keeps prune from deleting it as idle while an output of it is being committed.
+    # all puts share, keeps prune from deleting it as idle while an output of it is being committed. The run goes by its
+    # name as well: after a fail-over that lost something, its serial may be another's.
     "insert_outputs": """
         INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
-        SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $7, t.value
-        FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[], $6::bigint[])
-            AS t (run, node_id, codec, checksum, value, written_at)
+        SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $8, t.value
+        FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[], $6::bigint[], $7::text[])
+            AS t (run, node_id, codec, checksum, value, written_at, flow_run_id)
         JOIN (
-            SELECT serial FROM {schema}.runs
+            SELECT serial, flow_run_id FROM {schema}.runs
             WHERE serial = ANY($1::bigint[]) AND deleted_at IS NULL ORDER BY serial FOR KEY SHARE
-        ) AS alive ON alive.serial = t.run
+        ) AS alive ON alive.serial = t.run AND alive.flow_run_id = t.flow_run_id
         ORDER BY t.run, t.node_id
-        ON CONFLICT (run, node_id) DO NOTHING
+        ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
     """,
     # The same for one output alone, which is a fifth quicker.
     "insert_output": """
         INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
-        SELECT serial, $2, $3, $4, $6, length($5::bytea), $7, $5 FROM {schema}.runs
-        WHERE serial = $1 AND deleted_at IS NULL FOR KEY SHARE
-        ON CONFLICT (run, node_id) DO NOTHING
+        SELECT serial, $2, $3, $4, $6, length($5::bytea), $8, $5 FROM {schema}.runs
+        WHERE serial = $1 AND flow_run_id = $7 AND deleted_at IS NULL FOR KEY SHARE
+        ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
     """,
     "look_back": """
-        SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.codec, o.value, o.checksum, o.size
+        SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.size
+        FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS t (run, node_id, flow_run_id, place)
+        LEFT JOIN {schema}.runs r ON r.serial = t.run AND r.flow_run_id = t.flow_run_id
+        LEFT JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+        ORDER BY t.place
+    """,
+    "stored_values": """
+        SELECT o.codec, o.value, o.checksum, o.size
         FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (run, node_id, place)
-        LEFT JOIN {schema}.runs r ON r.serial = t.run
         LEFT JOIN {schema}.output_rows o ON o.run = t.run AND o.node_id = t.node_id
         ORDER BY t.place
     """,
@@ -137,11 +146,15 @@ STATEMENTS = {
         SELECT FROM {schema}.output_rows
         WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NOT NULL) LIMIT 1
     """,
+    # First locked, then looked at again by another statement: a put that was under way may have left a row meanwhile.
+    "lock_forgettable": """
+        SELECT serial FROM {schema}.runs
+        WHERE deleted_at < $1 AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial)
+        ORDER BY serial LIMIT $2 FOR UPDATE
+    """,
     "forget_runs": """
-        DELETE FROM {schema}.runs WHERE serial IN (
-            SELECT serial FROM {schema}.runs
-            WHERE deleted_at < $1 AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial) LIMIT $2
-        )
+        DELETE FROM {schema}.runs WHERE serial = ANY($1::bigint[])
+            AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial)
     """,
     # -- reads -------------------------------------------------------------------------------------------------------
     "fetch_outputs": """
@@ -213,8 +226,12 @@ STATEMENTS = {
         WHERE serial > $1 ORDER BY serial LIMIT $2
     """,
     "page_global_traces": """
-        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
-        WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT $2
+        SELECT key, codec, value, checksum, version, written_at, size FROM (
+            SELECT *, sum(coalesce(size, 0)) OVER (ORDER BY key) - coalesce(size, 0) AS before FROM (
+                SELECT * FROM {schema}.global_rows
+                WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT $2
+            ) AS page
+        ) AS sized WHERE before < $3 ORDER BY key
     """,
     "count": """
         SELECT (SELECT count(*) FROM {schema}.runs r WHERE deleted_at IS NULL
@@ -237,19 +254,27 @@ STATEMENTS = {
         SELECT split_part(version(), ' ', 2), sum(pg_total_relation_size(oid)) FROM pg_class
         WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'r'
     """,
+    # Without the values, which may be damaged, and large.
     "check_outputs": """
-        SELECT o.run, o.node_id, r.flow_run_id, r.serial IS NULL OR r.deleted_at IS NOT NULL,
-            o.codec, o.value, o.checksum, o.written_at, o.size
+        SELECT o.run, o.node_id, r.flow_run_id, r.deleted_at IS NOT NULL, o.written_at, o.size
         FROM {schema}.output_rows o LEFT JOIN {schema}.runs r ON r.serial = o.run
-        WHERE (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 50
+        WHERE (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 500
     """,
     "check_globals": """
+        SELECT key, version, written_at, coalesce(size, 0), codec IS NULL AND checksum IS NULL AND size IS NULL
+        FROM {schema}.global_rows WHERE key > $1 OR $2 ORDER BY key LIMIT 500
+    """,
+    "values_of_globals": """
         SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
-        WHERE key > $1 OR $2 ORDER BY key LIMIT 50
+        WHERE key = ANY($1::text[]) ORDER BY key
+    """,
+    "check_runs": """
+        SELECT flow_run_id, created_at, deleted_at FROM {schema}.runs
+        WHERE created_at NOT BETWEEN 0 AND $1 OR deleted_at NOT BETWEEN 0 AND $1
     """,
 }
 
 
 def statements_for(schema: str) -> dict[str, str]:
-    """The statements by name, of a store in this schema."""
-    return {name: text.replace("{schema}", schema) for name, text in STATEMENTS.items()}
+    """The statements by name, of a store in this schema. It is quoted: ``user``, say, is a word of SQL's own."""
+    return {name: text.replace("{schema}", f'"{schema}"') for name, text in STATEMENTS.items()}

@@ -8,6 +8,7 @@ never answers a write.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from ._callers import Callers, Ticket
 from ._codec import Encoded
 from ._engine import Engine, LoadOutput, Operation, OutputKey, OutputRecord, PutOutput, is_deletion, own_error
-from .errors import ContextStoreError, StoreClosedError
+from .errors import ContextStoreError, StoreBusyError, StoreClosedError
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ class Reader:
         self._timeout = timeout
         self._cache = cache
         self._lock = threading.Lock()
-        self._wanted: list[tuple[OutputKey, Ticket]] = []
+        self._wanted: list[tuple[OutputKey, Ticket, float]] = []  # with when it was asked for
         self._fetching = False
         self._closed = False
 
@@ -149,7 +150,7 @@ class Reader:
         with self._lock:
             if self._closed:  # a job posted now would never be run
                 raise StoreClosedError(self._engine.location)
-            self._wanted.append((key, ticket))
+            self._wanted.append((key, ticket, time.monotonic()))
             if not self._fetching:
                 self._engine.post_read(self._fetch_next_group)
                 self._fetching = True
@@ -188,12 +189,19 @@ class Reader:
 
     async def _fetch_next_group(self) -> None:
         with self._lock:
-            wanted = self._wanted[:FETCH_KEYS]
+            wanted = [(key, ticket) for key, ticket, _ in self._wanted[:FETCH_KEYS]]
             del self._wanted[:FETCH_KEYS]
+        answers: list[tuple[Ticket, Any]] = []
         try:
             answers = await self._fetch_group(wanted)
         finally:
             with self._lock:
+                if any(isinstance(answer, StoreBusyError) for _, answer in answers[:1]):
+                    # Those who have waited as long need not wait for their own groups to come to the same end.
+                    late = time.monotonic() - self._timeout
+                    busy = [ticket for _, ticket, asked_at in self._wanted if asked_at <= late]
+                    self._wanted = [one for one in self._wanted if one[2] > late]
+                    answers += [(ticket, own_error(answers[0][1], self._engine)) for ticket in busy]
                 self._fetching = bool(self._wanted)
                 if self._fetching:
                     self._engine.post_read(self._fetch_next_group)  # behind others' jobs

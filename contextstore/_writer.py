@@ -215,7 +215,8 @@ class Writer:
         try:
             return await self._engine.commit([entry.operations for entry in group])
         except StorageError as error:
-            if len(group) == 1 or error.outcome_unknown:
+            # Nor one by one if it was busy, which is nobody's doing: each would wait as long again.
+            if len(group) == 1 or error.outcome_unknown or isinstance(error, StoreBusyError):
                 return [own_error(error, self._engine) for _ in group]
         # Nothing of the group is stored. One by one, so that exactly those concerned are told.
         outcomes: list[Outcome] = []

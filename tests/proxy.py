@@ -80,17 +80,19 @@ class Proxy:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, state: dict[str, Any], is_request: bool
     ) -> None:
-        while data := await reader.read(2**16):
-            if is_request and data.startswith(CANCEL_REQUEST):
-                self.cancel_requests += 1
-            if is_request and self._cut_after is not None and self._cut_after in data:
-                self._cut_after = None
-                self.cuts += 1
-                state["is_cut"] = True
-            if not is_request and state["is_cut"]:
-                break  # the server has answered, so it has done it; nobody will hear
-            if self.is_silent:
-                continue
-            writer.write(data)
-            await writer.drain()
-        writer.transport.abort()
+        try:
+            while data := await reader.read(2**16):
+                if is_request and data.startswith(CANCEL_REQUEST):
+                    self.cancel_requests += 1
+                if is_request and self._cut_after is not None and self._cut_after in data:
+                    self._cut_after = None
+                    self.cuts += 1
+                    state["is_cut"] = True
+                if not is_request and state["is_cut"]:
+                    break  # the server has answered, so it has done it; nobody will hear
+                if self.is_silent:
+                    continue
+                writer.write(data)
+                await writer.drain()
+        finally:  # also after a reset, or the other side would wait for ever
+            writer.transport.abort()

@@ -404,7 +404,7 @@ def test_a_newer_schema_is_refused(postgres: Server, url: str, schema: str) -> N
     with ContextStore(url) as store:
         store.put("run", "a", 1)
     execute(postgres, f"UPDATE {schema}.store_format SET version = 2")
-    with pytest.raises(IncompatibleStoreError, match="newer version"), ContextStore(url):
+    with pytest.raises(IncompatibleStoreError, match="upgrade contextstore"), ContextStore(url):
         pass
 
 
@@ -521,15 +521,20 @@ async def test_no_output_survives_a_deletion_that_races_with_puts(postgres: Serv
     assert rows[0][0] == 0
 
 
-def test_prune_waits_for_a_put_under_way_and_leaves_its_run(postgres: Server, url: str, schema: str) -> None:
-    insert = statements_for(schema)["insert_outputs"]
+@pytest.mark.parametrize("statement", ["insert_output", "insert_outputs"])
+def test_prune_waits_for_a_put_under_way_and_leaves_its_run(
+    postgres: Server, url: str, schema: str, statement: str
+) -> None:
+    insert = statements_for(schema)[statement]
 
     async def put_slowly(store: AsyncContextStore) -> None:
         connection = await asyncpg.connect(postgres.url())
         now = time.time_ns() // 1000
         async with connection.transaction():
             serial = await connection.fetchval(f"SELECT serial FROM {schema}.runs")
-            await connection.execute(insert, [serial], ["new"], [0], [0], [b"1"], [now], uuid.uuid4())
+            row = (serial, "new", 0, 0, b"1", now, "run")
+            columns = row if statement == "insert_output" else tuple([one] for one in row)
+            await connection.execute(insert, *columns, uuid.uuid4())
             pruning = asyncio.ensure_future(store.prune(older_than=datetime.timedelta(seconds=0.2)))
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             while not await connection.fetchval(waiting):
