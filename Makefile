@@ -53,7 +53,7 @@ test-slow: $(VENV)/.dev
 
 # Power cuts, disk errors and damage, for minutes: prints a table of faults, cases and losses.
 torture: $(VENV)/.dev
-	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),10)
+	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 # What must hold on every supported Python.
 CORE_TESTS := $(foreach name,contract writer model values keys errors crash ending sync cancellation processes processes_lock,tests/test_$(name).py)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -21,8 +23,9 @@ from collections.abc import Callable
 from typing import Any
 
 import contextstore
+from tests.servers import binaries, running_server
 
-from . import measure
+from . import measure, postgres
 from .contestants import PEERS, available
 from .measure import FULL, QUICK, Size, Times
 
@@ -158,6 +161,13 @@ async def run(size: Size) -> tuple[list[Goal], dict[str, Any]]:
     goals.append(
         Goal("import, against that of the core dependencies", [a / b for a, b in zip(whole, parts, strict=True)], 1.5)
     )
+    say("PostgreSQL")
+    if binaries() is not None:
+        with running_server() as server:
+            times = await postgres.measured(server.url(), size.rounds)
+        for what, goal, at_least in postgres.GOALS:
+            goals.append(Goal(f"PostgreSQL, {what}", postgres.ratios_of(times, what), goal, at_least))
+        tables["postgres"] = times
     opening, closing = measure.open_and_close(size)
     tables["others"] = {
         "opening a store, ms": opening * 1e3,
@@ -178,10 +188,17 @@ def environment() -> list[str]:
         ["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=False
     ).stdout.strip()
     _, missing = available()
+    packages = {"apsw", "aiosqlite", "langgraph-checkpoint-sqlite", "diskcache", "sqlitedict", "lmdb", "rocksdict"}
+    packages |= {"py-key-value-aio", "dbos", "asyncpg"}
+    versions = []
+    for package in sorted(packages):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
     return [
         f"- {cpu}, {os.cpu_count()} cores, {platform.system()} {kernel}, file system {system}",
         f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
         f"contextstore {contextstore.__version__}",
+        f"- {', '.join(versions)}",
         "- Everybody is set to the same durability, and takes turns with the others within each round; a ratio is",
         "  taken within a round, and what is told is the median of the rounds. A virtual machine's disk is noisy:",
         "  ratios below 1.2 say little.",
@@ -209,10 +226,10 @@ def page(goals: list[Goal], tables: dict[str, Any]) -> str:
         "",
         "## Everybody",
         "",
-        "Microseconds for each operation, medians; in brackets the ratio to contextstore.",
+        "Microseconds for each operation, medians; in brackets the ratio to contextstore, its median and its bounds.",
         "",
     ]
-    columns = [name for name in tables if "put" in name or "get" in name]
+    columns = [name for name in tables if ("put" in name or "get" in name) and "contextstore" in tables[name]]
     names = list(dict.fromkeys(name for column in columns for name in tables[column]))
     lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name in names:
@@ -223,7 +240,9 @@ def page(goals: list[Goal], tables: dict[str, Any]) -> str:
                 continue
             median = statistics.median(tables[column][name])
             ratio = statistics.median(ratios(tables[column], name, "contextstore"))
-            cells.append(f"{median * 1e6:.1f} ({ratio:.2f})")
+            spread = [ratio for ratio in ratios(tables[column], name, "contextstore") if name != "contextstore"]
+            bounds = f", {min(spread):.2f}–{max(spread):.2f}" if spread else ""
+            cells.append(f"{median * 1e6:.1f} ({ratio:.2f}{bounds})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "## Values", "", "| | contextstore, µs a put | against sqlite3 |", "|---|---|---|"]
     for name in (name for name in tables if name.startswith("values")):
@@ -231,6 +250,18 @@ def page(goals: list[Goal], tables: dict[str, Any]) -> str:
         lines.append(f"| {name} | {statistics.median(tables[name]['contextstore']) * 1e6:.0f} | {ratio:.2f} |")
     lines += ["", "## Without a goal", "", "| what | |", "|---|---|"]
     lines += [f"| {what} | {figure:.2f} |" for what, figure in tables["others"].items()]
+    if "postgres" in tables:
+        lines += [
+            "",
+            "## PostgreSQL",
+            "",
+            "A server on the same machine; asyncpg with a pool of ten, one statement a put.",
+        ]
+        lines += ["", "| | µs, median | bounds |", "|---|---|---|"]
+        for name, seconds in tables["postgres"].items():
+            micros = [second * 1e6 for second in seconds]
+            lines.append(f"| {name} | {statistics.median(micros):.0f} | {min(micros):.0f} to {max(micros):.0f} |")
+    lines += ["", pathlib.Path(__file__).with_name("findings.md").read_text().rstrip()]
     return "\n".join(lines) + "\n"
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import measure
+from benchmarks import postgres as postgres_benchmark
 from benchmarks.contestants import Ours, OursBlocking, RawSQLite
 from benchmarks.measure import TINY, Times
+
+from .servers import Server
 
 pytestmark = pytest.mark.one_python
 
@@ -57,3 +60,10 @@ def test_processes() -> None:
 
 def test_opening_and_closing() -> None:
     assert min(measure.open_and_close(TINY)) > 0
+
+
+async def test_postgres_against_plain_asyncpg(postgres: Server) -> None:
+    times = await postgres_benchmark.measured(postgres.url(), rounds=1)
+    for what, _, _ in postgres_benchmark.GOALS:
+        (ratio,) = postgres_benchmark.ratios_of(times, what)
+        assert ratio > 0

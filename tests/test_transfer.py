@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import itertools
 import pathlib
@@ -21,6 +22,7 @@ from contextstore import (
     RunDeletedError,
     StorageError,
     VersionConflictError,
+    _transfer,
     copy,
 )
 
@@ -230,3 +232,52 @@ def test_what_is_no_store_is_refused(location: Location) -> None:
                 copy(*arguments)  # type: ignore[call-overload]
         with pytest.raises(ValueError, match="same store"):
             copy(store, store)
+
+
+@pytest.mark.parametrize("change", ["value = '7'", "written_at = written_at + 1"])
+def test_a_target_that_is_changed_before_the_proof_is_not_proved_equal(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = tmp_path / "target.db"
+    with ContextStore(":memory:") as source, ContextStore(path) as target:
+        source.put("run", "node", 1)
+        contents = _transfer._Side.contents
+
+        def changed_first(self: Any) -> Any:
+            if self.core is core_of(target):
+                with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                    connection.execute(f"UPDATE output_rows SET {change}")
+            return contents(self)
+
+        monkeypatch.setattr(_transfer._Side, "contents", changed_first)
+        with pytest.raises(StorageError):
+            copy(source, target)
+
+
+async def test_a_copy_from_a_blocking_store_does_not_block_the_loop(tmp_path: pathlib.Path) -> None:
+    with ContextStore(tmp_path / "source.db") as source:
+        source.put_many("run", {f"{i:05}": b"x" * 2000 for i in range(3000)})
+        async with AsyncContextStore(":memory:") as target:
+            beats = 0
+
+            async def beat() -> None:
+                nonlocal beats
+                while True:
+                    await asyncio.sleep(0)
+                    beats += 1
+
+            beating = asyncio.ensure_future(beat())
+            report = await copy(source, target)
+            beating.cancel()
+            assert report.outputs == 3000
+            assert beats > 30
+
+
+def test_progress_of_a_blocking_copy_takes_plain_functions() -> None:
+    async def progress(done: int, total: int) -> None:
+        """Of the wrong kind."""
+
+    with ContextStore(":memory:") as source, ContextStore(":memory:") as target:
+        source.put("run", "node", 1)
+        with pytest.raises(TypeError, match="AsyncContextStore"):
+            copy(source, target, progress=progress)

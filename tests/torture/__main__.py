@@ -128,10 +128,10 @@ def planted_rounds(table: Table, lab: power.Lab, seed: int) -> Rounds:
 
 def error_rounds(table: Table, library: pathlib.Path, fresh: Callable[[], pathlib.Path], seed: int) -> Rounds:
     dice = random.Random(seed)
-    while True:
+    for turn in range(10**9):
         for fault in errors.FAULTS:
-            stride = {"write": 6, "sync": 3}.get(fault.call, 2)
-            for result in errors.run(library, fresh(), [(fault, dice.randint(1, stride), stride)]):
+            stride = {"write": 6, "sync": 3}.get(fault.call, 2)  # so many turns, and each call has failed
+            for result in errors.run(library, fresh(), [(fault, 1 + turn % stride, stride)]):
                 table.add(result.fault, str(result) if result.problems else None)
             yield
         try:
@@ -187,9 +187,14 @@ def main() -> int:
             error_rounds(table, folder / "shim.so", fresh, given.seed),
             damage_rounds(table, fresh, given.seed),
         ]
-        while time.monotonic() < end:
-            for part in parts:
-                next(part)
+        while time.monotonic() < end and parts:
+            for part in parts.copy():
+                try:
+                    next(part)
+                except Exception as error:  # the others go on, and the table is shown
+                    traceback.print_exc()
+                    table.add("the tool itself", repr(error))
+                    parts.remove(part)
     print(table)
     unfound = [kind for kind, cases in table.cases.items() if cases >= ENOUGH and not table.losses[kind]]
     blind = [kind for kind in unfound if kind.startswith("planted")]

@@ -23,8 +23,10 @@ from contextstore import (
     AlreadyExistsError,
     AsyncContextStore,
     ContextStore,
+    IncompatibleStoreError,
     RunDeletedError,
     StorageError,
+    StoreNotFoundError,
     _lane,
     _sqlite,
     _sqlite_statements,
@@ -239,8 +241,13 @@ class Program:
             self._in_threads(3, 10, store)
 
     def glance(self) -> None:
-        """A later life that only reads."""
-        with ContextStore(self.path, read_only=True) as store:
+        """A later life that only reads, if the one before has come as far as to make a store."""
+        store = ContextStore(self.path, read_only=True)
+        try:
+            store.open()
+        except (StoreNotFoundError, IncompatibleStoreError):
+            return
+        with store:
             self._look(store, puts=False)
 
     def _look(self, store: ContextStore, puts: bool = True) -> None:
