@@ -240,8 +240,8 @@ def page(goals: list[Goal], tables: dict[str, Any]) -> str:
                 continue
             median = statistics.median(tables[column][name])
             ratio = statistics.median(ratios(tables[column], name, "contextstore"))
-            spread = [ratio for ratio in ratios(tables[column], name, "contextstore") if name != "contextstore"]
-            bounds = f", {min(spread):.2f}–{max(spread):.2f}" if spread else ""
+            spread = ratios(tables[column], name, "contextstore")
+            bounds = "" if name == "contextstore" else f", {min(spread):.2f} to {max(spread):.2f}"
             cells.append(f"{median * 1e6:.1f} ({ratio:.2f}{bounds})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "## Values", "", "| | contextstore, µs a put | against sqlite3 |", "|---|---|---|"]

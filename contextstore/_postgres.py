@@ -730,6 +730,9 @@ class PostgresEngine:
                 self._idle.append(connection)
 
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
+        return await self._outputs(keys)
+
+    async def _outputs(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         found: list[Fetched] = [None] * len(keys)
         try:
             rows = await self._fetch("fetch_outputs", [key[0] for key in keys], [key[1] for key in keys])
@@ -737,7 +740,7 @@ class PostgresEngine:
             if len(keys) == 1:
                 return [self._damaged(*keys[0], error)]
             half = len(keys) // 2  # so that only those who need it are told
-            return [*await self.fetch(keys[:half]), *await self.fetch(keys[half:])]
+            return [*await self._outputs(keys[:half]), *await self._outputs(keys[half:])]
         for place, codec, value, checksum, written_at, size in rows:
             flow_run_id, node_id = keys[place - 1]
             found[place - 1] = self._output_record(flow_run_id, node_id, codec, value, checksum, written_at, size)
@@ -782,12 +785,12 @@ class PostgresEngine:
             if not rows:
                 raise LookupError(after)
             ((below,),) = rows
-        return self._run_records(await self._fetch("list_runs", below, prefix, after_prefix(prefix), limit))
+        return self._sound_runs(await self._fetch("list_runs", below, prefix, after_prefix(prefix), limit))
 
     async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
-        return self._run_records(await self._fetch("page_runs", after, limit))
+        return self._sound_runs(await self._fetch("page_runs", after, limit))
 
-    def _run_records(self, rows: list[Any]) -> list[RunRecord]:
+    def _sound_runs(self, rows: list[Any]) -> list[RunRecord]:
         records = [RunRecord(*row) for row in rows]
         for record in records:
             if not (is_time(record.first_written_at) and is_time(record.last_written_at)):
@@ -884,7 +887,7 @@ class PostgresEngine:
                     if not is_time(written_at):
                         problems.append(Problem("output", (flow_run_id, node), f"{written_at!r} is no time"))
             for keys in _pieces(wanted):
-                for key, record in zip(keys, await self.fetch(keys), strict=True):
+                for key, record in zip(keys, await self._outputs(keys), strict=True):
                     if isinstance(record, CorruptStoreError) and not any(problem.key == key for problem in problems):
                         problems.append(Problem("output", key, str(record)))
         after, is_first = "", True

@@ -14,6 +14,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
+from ._postgres_sql import STILL_BUSY
 from .errors import CorruptStoreError, ReadOnlyStoreError, StorageError, StoreBusyError, StoreFullError
 
 T = TypeVar("T")
@@ -224,8 +225,7 @@ class Connection:
         would come to the same end, until it takes none from anybody.
         """
         if len(self._left_behind) >= _LEFT_BEHIND and not self._address.has_pooler:
-            query = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
-            self._left_behind = [pid for (pid,) in await self._driver.fetch(query, self._left_behind)]
+            self._left_behind = [pid for (pid,) in await self._driver.fetch(STILL_BUSY, self._left_behind)]
             if len(self._left_behind) >= _LEFT_BEHIND:
                 raise ConnectionLostError(
                     f"the server is still busy with {len(self._left_behind)} earlier writes of this store",

@@ -52,6 +52,8 @@ CREATE VIEW {schema}.globals AS
 INSERT INTO {schema}.store_format VALUES (1);
 """
 
+STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
+
 STATEMENTS = {
     "has_schema": "SELECT FROM pg_namespace WHERE nspname = $1",
     "create_schema": "CREATE SCHEMA IF NOT EXISTS {schema}",

@@ -32,8 +32,8 @@ FLOORS: list[tuple[str, ...]] = [
     ("_callers",),  # ways to wait
     ("_conversion",),  # values as types
     ("_codec",),  # values as they are stored
-    ("_engine", "_sqlite_file"),  # the contract of an engine; the file of one
-    ("_room", "_lane", "_postgres_lane", "_postgres_sql", "_reader", "_batch", "_flow", "_sqlite_care"),
+    ("_engine", "_sqlite_file", "_postgres_sql"),  # the contract of an engine; the file of one, the words of the other
+    ("_room", "_lane", "_postgres_lane", "_reader", "_batch", "_flow", "_sqlite_care"),
     ("_sqlite_statements",),  # what is said to SQLite
     ("_watch", "_writer", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL
     ("_target",),  # from a path or a URL to an engine
