@@ -51,9 +51,7 @@ class Address(NamedTuple):
     """Behind a pooler that hands out connections by transaction: nothing may be kept in a session."""
 
 
-_SHOWN = frozenset(
-    ["schema", "pooler", "host", "port", "user", "dbname", "database", "sslmode", "target_session_attrs"]
-)
+_SHOWN = frozenset(["schema", "host", "port", "user", "dbname", "database", "sslmode", "target_session_attrs"])
 """What of a URL's options is no secret."""
 _NOT_TAKEN = frozenset(
     [
@@ -89,6 +87,7 @@ def address_of(url: str) -> Address:
             schema = value
         elif name == "pooler":
             pooler = value
+            continue
         else:
             passed_on.append((name, value))
             if name == "password":

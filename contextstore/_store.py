@@ -932,7 +932,7 @@ class AsyncContextStore:
             StorageError: the file is there already, or cannot be written. Then there is no copy.
         """
         await self._ready()
-        if not isinstance(path, str | os.PathLike):
+        if not isinstance(path, str | bytes | os.PathLike):
             raise TypeError(f"path must be a str or a Path, not {type(path).__name__}")
         if progress is not None:
             check_function("progress", progress)

@@ -517,6 +517,8 @@ class Interrupt:
         self.raised: BaseException | None = None
 
     def run(self, call: Callable[[], Any]) -> Any:
+        gc.collect()  # and not meanwhile: what a collected store does would be traced, and what it raises is swallowed
+        gc.disable()
         try:
             sys.settrace(self._enter)
             try:
@@ -524,6 +526,7 @@ class Interrupt:
             finally:
                 sys.settrace(None)
                 self._before.clear()
+                gc.enable()
         except KeyboardInterrupt as error:
             self.raised = error  # kept, with its traceback and frames, as an interactive session keeps it
 
@@ -564,12 +567,7 @@ def interruptions(call: Callable[[int], Any]) -> Iterator[tuple[int, str]]:
         with warnings.catch_warnings():
             # Between the making of a coroutine and its first step: it is dropped.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            gc.collect()  # and not meanwhile: what a collected store does is traced, too, and its errors are swallowed
-            gc.disable()
-            try:
-                interrupt.run(lambda at=at: call(at))
-            finally:
-                gc.enable()
+            interrupt.run(lambda at=at: call(at))
             if interrupt.where is None:
                 assert at > 5
                 return
