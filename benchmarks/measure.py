@@ -62,7 +62,12 @@ def competing(durability: str) -> list[Contestant]:
     return [one for one in available()[0] if durability in one.durabilities]
 
 
-async def timed(work: Callable[[], Awaitable[Any]], operations: int) -> float:
+async def timed(
+    work: Callable[[], Awaitable[Any]], operations: int, warm_up: Callable[[], Awaitable[Any]] | None = None
+) -> float:
+    """Seconds per operation. The warm-up is not counted: after others' turns the processor's caches are theirs."""
+    if warm_up is not None:
+        await warm_up()
     began = time.perf_counter()
     await work()
     return (time.perf_counter() - began) / operations
@@ -83,11 +88,11 @@ async def sequential_puts(size: Size, durability: str, contestants: Sequence[Con
     chosen = contestants or [one for one in competing(durability) if not isinstance(one, RawSQLiteTogether)]
 
     def work(one: Contestant) -> Callable[[], Awaitable[float]]:
-        async def puts() -> None:
-            for key in keys(size.operations // 4):
+        async def puts(count: int) -> None:
+            for key in keys(count):
                 await one.put(key)
 
-        return lambda: timed(puts, size.operations // 4)
+        return lambda: timed(lambda: puts(size.operations // 4), size.operations // 4, lambda: puts(8))
 
     async with opened(chosen, durability):
         return await in_turns({one.name: work(one) for one in chosen}, size.rounds)
@@ -100,11 +105,11 @@ async def concurrent_puts(size: Size, durability: str, at_once: int) -> Times:
     def work(one: Contestant) -> Callable[[], Awaitable[float]]:
         groups = max(1, size.operations // at_once)
 
-        async def puts() -> None:
-            for _ in range(groups):
+        async def puts(count: int) -> None:
+            for _ in range(count):
                 await one.put_all(keys(at_once))
 
-        return lambda: timed(puts, groups * at_once)
+        return lambda: timed(lambda: puts(groups), groups * at_once, lambda: puts(1))
 
     async with opened(chosen, durability):
         return await in_turns({one.name: work(one) for one in chosen}, size.rounds)

@@ -67,11 +67,11 @@ async def measured(url: str, rounds: int = 15) -> Times:
                 return lambda: timed(puts, 48)
 
             def many(call: Callable[[str], Awaitable[Any]], fresh: bool) -> Callable[[], Awaitable[float]]:
-                async def calls() -> None:
-                    for _ in range(4):
+                async def calls(times: int) -> None:
+                    for _ in range(times):
                         await asyncio.gather(*(call(key) for key in (keys(64) if fresh else names)))
 
-                return lambda: timed(calls, 4 * 64)
+                return lambda: timed(lambda: calls(4), 4 * 64, lambda: calls(1))
 
             async def put(key: str) -> None:
                 await store.put(RUN, key, VALUE)
