@@ -22,6 +22,7 @@ import pytest
 
 from contextstore import AsyncContextStore, ContextStore
 
+from .proxy import Proxy
 from .servers import Server, running_server
 
 
@@ -116,6 +117,23 @@ def new_location(engine: str, request: pytest.FixtureRequest) -> Any:
     if engine == "postgres":
         return request.getfixturevalue("postgres").url(schema=f"test_{next(_schemas)}")
     return request.getfixturevalue("tmp_path") / "store.db"
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    """A place of its own on the server."""
+    return str(new_location("postgres", request))
+
+
+@pytest.fixture
+def schema(url: str) -> str:
+    return url.partition("?schema=")[2]
+
+
+@pytest.fixture
+def proxy(postgres: Server) -> Iterator[Proxy]:
+    with Proxy(postgres.port) as running:
+        yield running
 
 
 @pytest.fixture

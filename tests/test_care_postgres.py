@@ -13,14 +13,6 @@ import pytest
 
 from contextstore import ContextStore, CorruptStoreError, Problem, StorageError, copy
 
-from .conftest import new_location
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
-    location: str = new_location("postgres", request)
-    return location
-
 
 @pytest.fixture
 def store(url: str) -> Iterator[ContextStore]:

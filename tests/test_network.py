@@ -35,7 +35,6 @@ from contextstore import (
 )
 from contextstore._postgres_sql import statements_for
 
-from .conftest import new_location
 from .doubles import until
 from .processes import children
 from .proxy import Proxy
@@ -48,23 +47,6 @@ GRANTS = """
     GRANT INSERT ON {schema}.output_rows TO {role};
     GRANT UPDATE (created_at) ON {schema}.runs TO {role};
 """
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
-    location: str = new_location("postgres", request)
-    return location
-
-
-@pytest.fixture
-def schema(url: str) -> str:
-    return url.partition("?schema=")[2]
-
-
-@pytest.fixture
-def proxy(postgres: Server) -> Iterator[Proxy]:
-    with Proxy(postgres.port) as running:
-        yield running
 
 
 def execute(server: Server, statement: str, user: str = "postgres") -> Any:
@@ -269,7 +251,9 @@ async def test_backends_that_are_terminated_at_random_lose_nothing(postgres: Ser
         load = Load(one, other)
         killer = await asyncpg.connect(postgres.url())
         terminated = 0
-        for _ in range(15):
+        deadline = time.monotonic() + 60
+        while terminated < 30 or len(load.acknowledged) <= 50:
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
             terminated += len(
                 await killer.fetch(
@@ -280,8 +264,6 @@ async def test_backends_that_are_terminated_at_random_lose_nothing(postgres: Ser
         await load.end()
         await load.judge(one)
         print(f"{terminated} terminated, {len(load.acknowledged)} acknowledged, {load.unknown} unknown")
-        assert terminated >= 15
-        assert len(load.acknowledged) > 50
         assert load.unknown == 0
 
 

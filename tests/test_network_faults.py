@@ -7,7 +7,7 @@ import datetime
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -26,30 +26,12 @@ from contextstore import (
 )
 from contextstore._postgres_sql import statements_for
 
-from .conftest import new_location
 from .doubles import core_of
 from .proxy import Proxy
 from .servers import Server, running_server
 from .test_network import execute
 
 pytestmark = pytest.mark.one_python
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
-    location: str = new_location("postgres", request)
-    return location
-
-
-@pytest.fixture
-def schema(url: str) -> str:
-    return url.partition("?schema=")[2]
-
-
-@pytest.fixture
-def proxy(postgres: Server) -> Iterator[Proxy]:
-    with Proxy(postgres.port) as running:
-        yield running
 
 
 def outcome_of(call: Callable[[], Any]) -> Any:
