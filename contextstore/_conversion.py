@@ -190,7 +190,7 @@ class _Conversion:
             return _built(kind, parts)
         except RecursionError:
             raise
-        except Exception as error:
+        except Exception as error:  # from the class's own __init__, which may raise anything
             raise DeserializationError(path, f"no {type_name(kind)} can be made of it: {error!r}") from error
 
 

@@ -232,7 +232,8 @@ class PostgresEngine:
             )
         if self._durability != "full":
             return
-        if settings.get("synchronous_commit") == "off" and not self._address.has_pooler:
+        is_ours = "synchronous_commit" in self._settings  # or whoever overrules it would be asked without end
+        if settings.get("synchronous_commit") == "off" and not self._address.has_pooler and not is_ours:
             self._settings["synchronous_commit"] = (
                 "on"  # for ourselves, as we have promised; never less than the server's
             )

@@ -35,7 +35,7 @@ async def test_a_read_that_began_before_a_deletion_is_not_kept_after_it(make_sto
         await writer.put("run", "node", "old")
     async with make_store() as store:
         engine: Any = core_of(store)._engine
-        fetch, fetched, deleted = engine.fetch, threading.Event(), asyncio.Event()
+        fetch, fetched = engine.fetch, threading.Event()
         blocked = threading.Event()
 
         async def held(keys: Any) -> Any:
@@ -53,7 +53,6 @@ async def test_a_read_that_began_before_a_deletion_is_not_kept_after_it(make_sto
         await until(fetched.is_set)
         engine.fetch = fetch
         await store.delete_run("run")
-        deleted.set()
         blocked.set()
         await reading
         assert await store.get("run", "node", "gone") == "gone"

@@ -19,7 +19,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = _circles._rank_above
 
     class Counting(dict[Work, int]):
-        def __iter__(self) -> object:  # type: ignore[override]
+        def __iter__(self) -> object:  # type: ignore[override]  # an iterator; what it yields does not matter here
             counts[-1] += len(self)
             return super().__iter__()
 
@@ -79,7 +79,7 @@ def test_of_random_waits_exactly_those_that_close_a_circle_are_refused() -> None
                     return True
                 if one not in seen:
                     seen.add(one)
-                    ahead += [b for a, b in edges if a == one]  # noqa: B023
+                    ahead += [b for a, b in edges if a == one]  # noqa: B023 - called in this turn of the loop alone
             return False
 
         for _ in range(40):
@@ -136,7 +136,7 @@ async def test_a_step_that_could_not_begin_can_be_asked_for_again(monkeypatch: p
         ensure_future = asyncio.ensure_future
 
         def refuse(coroutine: object) -> None:
-            coroutine.close()  # type: ignore[attr-defined]
+            coroutine.close()  # type: ignore[attr-defined]  # it is a coroutine, or it would not be awaited
             raise RecursionError
 
         monkeypatch.setattr(asyncio, "ensure_future", refuse)
