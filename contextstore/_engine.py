@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 from ._codec import BYTES, JSON, Encoded
 from ._codec import checksum as value_checksum
+from ._epoch import Epoch, Epochs
 from ._results import CheckReport
 from .errors import ContextStoreError, CorruptStoreError, StorageError
 
@@ -152,6 +153,8 @@ class OutputRecord(NamedTuple):
     node_id: str
     value: Encoded
     written_at: int  # microseconds since 1970, UTC
+    run: int
+    """The serial of its run: another one if the run's id was deleted, forgotten and used anew."""
 
 
 Fetched: TypeAlias = "OutputRecord | CorruptStoreError | None"
@@ -185,6 +188,11 @@ def after_prefix(prefix: str) -> str | None:
 def is_deletion(operation: Operation) -> TypeGuard[DeleteRun | LoadRun]:
     """Whether a run may be deleted when this is committed."""
     return type(operation) is DeleteRun or (type(operation) is LoadRun and operation.deleted_at is not None)
+
+
+def runs_deleted_by(operation: Operation) -> Sequence[str]:
+    """The runs that may be deleted when this is committed."""
+    return (operation.flow_run_id,) if is_deletion(operation) else ()
 
 
 def value_bytes(operation: Operation) -> int:
@@ -268,6 +276,10 @@ class Engine(Protocol):
     own_threads: set[int]
     """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
 
+    @property
+    def epochs(self) -> Epochs:
+        """What changes with each deletion of a run, by whomever."""
+
     async def open(self) -> None:
         """Connect, set up or migrate. May be called anew after it failed."""
 
@@ -299,16 +311,27 @@ class Engine(Protocol):
 
     # -- within a read job ------------------------------------------------------------------------------------------
 
+    async def current_epoch(self) -> Epoch:
+        """The epoch, for what is read next. None if it cannot be had."""
+
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
-        """The outputs under the keys, in their order. A damaged one is an error in its own place only."""
+        """The outputs under the keys, in their order, all as they were at one moment.
+
+        A damaged one is an error in its own place only.
+        """
 
     async def exists(self, key: OutputKey) -> bool: ...
 
     async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
         """Node ids that have an output, by code point."""
 
-    async def page_outputs(self, flow_run_id: str, after: str, limit: int, max_bytes: int) -> list[Fetched]:
-        """The run's outputs with a node id above ``after``, by node id: at most so many, and about so many bytes."""
+    async def page_outputs(
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+    ) -> list[Fetched]:
+        """The run's outputs with a node id above ``after``, by node id: at most so many, and about so many bytes.
+
+        With its serial ``run`` only if the id is still that run's.
+        """
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
         """Newest first; those after the run ``after``, deleted or not. LookupError: there is no trace of it."""

@@ -19,6 +19,9 @@ from .errors import IncompatibleStoreError
 POLL_SECONDS = (0.0001, 0.002)
 """How often a lock that somebody else holds is tried again, at first and in the end."""
 
+_NOTE_BYTES = 128
+"""The first bytes of the file, which hold a note. Earlier versions read 100 of them, and nothing behind."""
+
 
 class FileLock:
     """``<file>-lock``: who holds it may commit, checkpoint, open or close. One descriptor per store object.
@@ -34,6 +37,8 @@ class FileLock:
         self._database = database
         self.path = database + "-lock"
         self._descriptor = -1
+        self.openings = 0
+        """How often it was opened: another file may be under its path since."""
         _file_locks.add(self)
 
     def acquire(self, wanted: Callable[[], bool]) -> bool:
@@ -44,6 +49,11 @@ class FileLock:
             time.sleep(pause)
             pause = min(pause * 1.2, longest)
         return True
+
+    @property
+    def descriptor(self) -> int:
+        """Of the lock file, while the lock is held."""
+        return self._descriptor
 
     def _try(self) -> bool:
         if self._descriptor < 0:
@@ -74,8 +84,10 @@ class FileLock:
                 with contextlib.suppress(FileNotFoundError):
                     self._descriptor = os.open(self.path, flags)
                     if database is None:
+                        self.openings += 1
                         self._refuse_other_content()
                         return
+        self.openings += 1
         self._refuse_other_content()
         # Whoever may write the database must be able to lock it. So the mode and the owner again: the umask took its
         # part, and those of the database may have been changed since the lock file was made.
@@ -87,8 +99,8 @@ class FileLock:
                 os.fchmod(self._descriptor, mode)
 
     def _refuse_other_content(self) -> None:
-        content = os.pread(self._descriptor, 100, 0)
-        if content.replace(b" ", b"").rstrip(b"\n").isdigit() or not content:
+        content = os.pread(self._descriptor, _NOTE_BYTES, 0).replace(b" ", b"").rstrip(b"\n\0")
+        if content.isdigit() or not content:
             return
         self.close()
         raise IncompatibleStoreError(
@@ -115,18 +127,19 @@ class FileLock:
         inodes in it are new, and the note says nothing.
         """
         try:
-            own, database = map(int, os.pread(self._descriptor, 100, 0).split())
+            own, database = map(int, os.pread(self._descriptor, _NOTE_BYTES, 0).split())
         except ValueError:
             return None
         return database if own == os.fstat(self._descriptor).st_ino else None
 
     def note(self, database: int) -> None:
         """Note the inode of the database that is about to be opened. To be done while holding the lock."""
-        if self.noted() == database:
+        if self.noted() == database and os.fstat(self._descriptor).st_size >= _NOTE_BYTES:
             return
+        note = b"%d %d" % (os.fstat(self._descriptor).st_ino, database)
         with contextlib.suppress(OSError):  # no room: then there is no note, but never a wrong one
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, b"%d %d\n" % (os.fstat(self._descriptor).st_ino, database), 0)
+            # In place: to cut off a file that others have mapped (_epoch) would end their processes.
+            os.pwrite(self._descriptor, note.ljust(_NOTE_BYTES - 1) + b"\n", 0)
             os.fsync(self._descriptor)  # after a power cut an old note would be a wrong one
 
     def release(self) -> None:

@@ -56,11 +56,13 @@ from ._engine import (
     Unit,
     UpsertGlobal,
     after_prefix,
+    is_deletion,
     is_time,
     is_whole,
     own_error,
     report_bug,
 )
+from ._epoch import AskedEpochs, Epoch
 from ._postgres_lane import (
     Address,
     Connection,
@@ -147,6 +149,8 @@ class PostgresEngine:
         self._serials: dict[str, int] = {}
         self._turn_ends = 0.0
         self._commit_time = 0
+        self.epochs = AskedEpochs()
+        self._has_epoch = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -172,10 +176,12 @@ class PostgresEngine:
             try:
                 await self._look_at_settings(deadline)  # before anything is made
                 if await self._is_set_up(deadline):
+                    self._has_epoch = await self._add_epoch(deadline)
                     break
                 if self._why_not_create:
                     raise StoreNotFoundError(f"there is no store at {self.location}; {self._why_not_create}")
                 await self._set_up(deadline)
+                self._has_epoch = True
                 break
             except ConnectionLostError as lost:
                 self._writing.terminate()
@@ -215,6 +221,27 @@ class PostgresEngine:
                 f"{self.location} is of no version that this one knows (its store_format has {versions}, known is "
                 f"{SCHEMA_VERSION}); it was left as it is: upgrade contextstore, or restore a backup"
             )
+        return True
+
+    async def _add_epoch(self, deadline: Deadline) -> bool:
+        """Whether the store has an epoch. One of an earlier version gets it from the first that may give it one."""
+        try:
+            await self._writing.fetch(deadline, self._sql["epoch"])
+        except StorageError as error:
+            if state_of(error) == "42501":  # a role that may not read it
+                return False
+            if state_of(error) != "42703":  # no such column
+                raise
+            try:
+                await self._writing.execute(deadline, self._sql["add_epoch"])
+            except (StorageError, ConnectionLostError) as refusal:
+                state = state_of(refusal) if isinstance(refusal, StorageError) else state_of_cause(refusal)
+                if state not in ("42501", "25006"):  # not its owner; a standby, or only reading
+                    raise
+                logger.info(
+                    "%s has no epoch yet: nothing is answered from memory until its owner opens it", self.location
+                )
+                return False
         return True
 
     async def _set_up(self, deadline: Deadline) -> None:
@@ -292,6 +319,7 @@ class PostgresEngine:
 
     async def begin_turn(self, wanted: Callable[[], bool]) -> bool:
         await self._turns.acquire()
+        self.epochs.begin_turn()
         self._turn_ends = time.monotonic() + self._timeout
         pause, longest = _PAUSES
         try:
@@ -330,6 +358,8 @@ class PostgresEngine:
                 try:
                     outcomes[place] = await self._commit_unit(unit, deadline)
                 except ContextStoreError as error:
+                    if any(map(is_deletion, unit)):
+                        self.epochs.lose()
                     outcomes[place] = error
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -470,9 +500,14 @@ class PostgresEngine:
             try:
                 async with self._transaction(deadline):
                     results = await self._apply_unit(unit, token, unanswered, found, seen, deadline)
-                return results  # noqa: RET504 - needed where the answer to COMMIT is lost
+                    changed = await self._change_epoch(unit, deadline)
+                if changed is not None:
+                    self.epochs.deleted(*changed)
+                return results
             except _AlreadyDoneError:
                 assert unanswered is not None
+                if any(map(is_deletion, unit)):
+                    self.epochs.lose()
                 return unanswered
             except _RunForgottenError:  # since its serial was looked up
                 continue
@@ -489,6 +524,13 @@ class PostgresEngine:
                 if unanswered is None or error.outcome_unknown:
                     raise
                 raise attempt.unknown(error) from error
+
+    async def _change_epoch(self, unit: Unit, deadline: Deadline) -> tuple[Epoch, Epoch] | None:
+        """Last in its transaction, since all deletions wait for each other here: the epochs before and after."""
+        if not self._has_epoch or not any(map(is_deletion, unit)):
+            return None
+        ((before, after),) = await self._writing.fetch(deadline, self._sql["change_epoch"])
+        return (before,), (after,)
 
     @contextlib.asynccontextmanager
     async def _transaction(self, deadline: Deadline) -> AsyncIterator[None]:
@@ -730,6 +772,13 @@ class PostgresEngine:
             finally:
                 self._idle.append(connection)
 
+    async def current_epoch(self) -> Epoch:
+        if self._has_epoch and not self.epochs.is_valid:
+            asked_at = time.monotonic()
+            ((epoch,),) = await self._fetch("epoch")
+            self.epochs.note((epoch,), asked_at)
+        return self.epochs.known
+
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         return await self._outputs(keys)
 
@@ -742,17 +791,16 @@ class PostgresEngine:
                 return [self._damaged(*keys[0], error)]
             half = len(keys) // 2  # so that only those who need it are told
             return [*await self._outputs(keys[:half]), *await self._outputs(keys[half:])]
-        for place, codec, value, checksum, written_at, size in rows:
+        for place, *columns in rows:
             flow_run_id, node_id = keys[place - 1]
-            found[place - 1] = self._output_record(flow_run_id, node_id, codec, value, checksum, written_at, size)
+            found[place - 1] = self._output_record(flow_run_id, (node_id, *columns))
         return found
 
-    def _output_record(
-        self, flow_run_id: str, node_id: str, codec: int, value: bytes, checksum: int, written_at: int, size: int
-    ) -> OutputRecord | CorruptStoreError:
+    def _output_record(self, flow_run_id: str, row: Sequence[Any]) -> OutputRecord | CorruptStoreError:
+        node_id, codec, value, checksum, written_at, size, run = row
         encoded = Encoded(codec, value)
         if is_whole(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
-            return OutputRecord(node_id, encoded, written_at)
+            return OutputRecord(node_id, encoded, written_at, run)
         return self._damaged(flow_run_id, node_id)
 
     def _damaged(self, flow_run_id: str, node_id: str, error: Exception | None = None) -> CorruptStoreError:
@@ -770,14 +818,16 @@ class PostgresEngine:
         ((names,),) = await self._fetch("list_node_ids", flow_run_id, prefix, after_prefix(prefix))
         return names or []
 
-    async def page_outputs(self, flow_run_id: str, after: str, limit: int, max_bytes: int) -> list[Fetched]:
+    async def page_outputs(
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+    ) -> list[Fetched]:
         try:
-            rows = await self._fetch("page_outputs", flow_run_id, after, limit, max_bytes)
+            rows = await self._fetch("page_outputs", flow_run_id, run, after, limit, max_bytes)
         except CorruptStoreError:
             if limit == 1:
                 raise
-            return await self.page_outputs(flow_run_id, after, 1, max_bytes)
-        return [self._output_record(flow_run_id, *row) for row in rows]
+            return await self.page_outputs(flow_run_id, run, after, 1, max_bytes)
+        return [self._output_record(flow_run_id, row) for row in rows]
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
         below = 2**63 - 1

@@ -9,7 +9,10 @@ from __future__ import annotations
 SCHEMA_VERSION = 1
 
 SCHEMA = """
-CREATE TABLE {schema}.store_format (version integer NOT NULL);
+CREATE TABLE {schema}.store_format (
+    version integer NOT NULL,
+    deletions bigint NOT NULL DEFAULT 0        -- changes in each transaction that deletes runs
+);
 CREATE TABLE {schema}.runs (
     serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- the order in which the store first saw the runs
     flow_run_id text COLLATE "C" NOT NULL UNIQUE,
@@ -58,6 +61,16 @@ STATEMENTS = {
     "has_schema": "SELECT FROM pg_namespace WHERE nspname = $1",
     "create_schema": "CREATE SCHEMA IF NOT EXISTS {schema}",
     "format": "SELECT version FROM {schema}.store_format",
+    # Stores of earlier versions have none, whose clients go on as they did.
+    "add_epoch": "ALTER TABLE {schema}.store_format ADD COLUMN IF NOT EXISTS deletions bigint NOT NULL DEFAULT 0",
+    "epoch": "SELECT deletions FROM {schema}.store_format",
+    # Not the next number: after a fail-over that lost something it would come again for another deletion.
+    "change_epoch": """
+        UPDATE {schema}.store_format AS f
+        SET deletions = greatest(f.deletions + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+        FROM (SELECT deletions FROM {schema}.store_format FOR UPDATE) AS before
+        RETURNING before.deletions, f.deletions
+    """,
     "settings": """
         SELECT name, setting FROM pg_settings WHERE name IN
             ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_encoding')
@@ -160,7 +173,7 @@ STATEMENTS = {
     """,
     # -- reads -------------------------------------------------------------------------------------------------------
     "fetch_outputs": """
-        SELECT t.place, o.codec, o.value, o.checksum, o.written_at, o.size
+        SELECT t.place, o.codec, o.value, o.checksum, o.written_at, o.size, o.run
         FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, place)
         JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
         JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
@@ -175,14 +188,16 @@ STATEMENTS = {
             AND node_id >= $2 AND ($3::text IS NULL OR node_id < $3)
     """,
     "page_outputs": """
-        SELECT node_id, codec, value, checksum, written_at, size FROM (
+        SELECT node_id, codec, value, checksum, written_at, size, run FROM (
             SELECT *, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
                 SELECT * FROM {schema}.output_rows
-                WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
-                    AND node_id > $2
-                ORDER BY node_id LIMIT $3
+                WHERE run = (
+                    SELECT serial FROM {schema}.runs
+                    WHERE flow_run_id = $1 AND deleted_at IS NULL AND serial = coalesce($2::bigint, serial)
+                ) AND node_id > $3
+                ORDER BY node_id LIMIT $4
             ) AS page
-        ) AS sized WHERE before < $4 ORDER BY node_id
+        ) AS sized WHERE before < $5 ORDER BY node_id
     """,
     "serial_of": "SELECT serial FROM {schema}.runs WHERE flow_run_id = $1",
     "list_runs": """

@@ -25,6 +25,7 @@ from ._engine import (
     Unit,
     value_bytes,
 )
+from ._epoch import AskedEpochs, Epoch, LocalEpochs, MappedEpochs, read_epoch
 from ._filelock import FileLock
 from ._lane import Lane
 from ._sqlite_file import (
@@ -83,6 +84,7 @@ class MemoryEngine(SQLiteEngine):
     def __init__(self, timeout: float) -> None:
         super().__init__(":memory:", timeout)
         self._reading = self._writing
+        self.epochs: LocalEpochs = LocalEpochs()
 
     async def open(self) -> None:
         try:
@@ -94,6 +96,17 @@ class MemoryEngine(SQLiteEngine):
 
     async def close(self) -> None:
         await self._writing.close()
+
+    async def begin_turn(self, wanted: Callable[[], bool]) -> bool:
+        self.epochs.begin_turn()
+        return await super().begin_turn(wanted)
+
+    def end_turn(self) -> None:
+        super().end_turn()
+        self.epochs.end_turn()
+
+    def _deleting(self) -> contextlib.AbstractContextManager[None]:
+        return self.epochs.deleting()
 
 
 class _SharedFileEngine(SQLiteEngine):
@@ -170,6 +183,7 @@ class FileEngine(_SharedFileEngine):
 
     def __init__(self, path: str, *, timeout: float, durability: str, create: bool) -> None:
         super().__init__(path, timeout)
+        self.epochs: MappedEpochs = MappedEpochs()
         self._synchronous = {"full": 2, "normal": 1}[durability]
         self._why_not_create = "" if create else "create=True would make one"
         self._lock: FileLock = cast("FileLock", None)
@@ -227,6 +241,7 @@ class FileEngine(_SharedFileEngine):
                 create_file(path)
             self._identity = identity_of(path)
             lock.note(self._identity[1])
+            self.epochs.begin_turn(lock)
             await self._writing.open(self._uri)
             await self._writing.run(self._set_up)
             sync_adopted_frames(path)
@@ -281,6 +296,7 @@ class FileEngine(_SharedFileEngine):
             await self._reading.close()
             await self._writing.close()
         finally:
+            self.epochs.close()
             if self._lock is not None:
                 self._lock.close()
                 self._lock = cast("FileLock", None)
@@ -310,17 +326,24 @@ class FileEngine(_SharedFileEngine):
             raise translated_os(error, self.location, "could not lock") from error
         try:
             self._check_identity()
+            self.epochs.begin_turn(self._lock)
             if self._begin(wanted):
                 return True
-        except BaseException:
+        except BaseException as error:
             self._lock.release()
+            if isinstance(error, OSError) and not isinstance(error, ContextStoreError):
+                raise translated_os(error, self.location, "could not look beside") from error
             raise
         self._lock.release()
         return False
 
     def end_turn(self) -> None:
         super().end_turn()
+        self.epochs.end_turn()
         self._lock.release()
+
+    def _deleting(self) -> contextlib.AbstractContextManager[None]:
+        return self.epochs.deleting()
 
     async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
         outcomes = await super().commit(units)
@@ -419,6 +442,20 @@ class ReadOnlyFileEngine(_SharedFileEngine):
 
     _frozen: tuple[Any, ...] | None = None
     """How the file looked when it was opened as one that nobody writes; None: it may be written meanwhile."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__(path, timeout)
+        self.epochs: AskedEpochs = AskedEpochs()
+
+    async def current_epoch(self) -> Epoch:
+        if not self.epochs.is_valid:
+            asked_at = time.monotonic()
+            epoch: Epoch = read_epoch(self._path + "-lock")
+            if not epoch:  # an archived file, or one that only other versions write
+                with self._read("what has changed in") as connection:
+                    epoch = (id(connection), *connection.execute("PRAGMA data_version").fetchone())
+            self.epochs.note(epoch, asked_at)
+        return self.epochs.known
 
     async def open(self) -> None:
         try:

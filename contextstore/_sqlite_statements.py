@@ -46,6 +46,7 @@ from ._engine import (
     is_time,
     is_whole,
 )
+from ._epoch import AskedEpochs, Epoch, LocalEpochs, MappedEpochs
 from ._filelock import POLL_SECONDS
 from ._lane import Lane
 from ._results import CheckReport
@@ -74,7 +75,7 @@ _INSERT_OUTPUTS = {rows: _insert_outputs(rows) for rows in _INSERT_SIZES}
 
 _OUTPUT_COLUMNS = """
     output_rows.node_id, output_rows.codec, CAST(output_rows.value AS BLOB), output_rows.checksum,
-    output_rows.written_at, output_rows.size
+    output_rows.written_at, output_rows.size, output_rows.run
 """
 _FETCH_OUTPUT = f"""
     SELECT {_OUTPUT_COLUMNS} FROM runs JOIN output_rows ON output_rows.run = runs.serial
@@ -87,8 +88,10 @@ _FETCH_OUTPUTS = f"""
 """  # noqa: S608 - no input in it
 _PAGE_OUTPUTS = f"""
     SELECT {_OUTPUT_COLUMNS} FROM output_rows
-    WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
-    ORDER BY node_id LIMIT ?
+    WHERE run = (
+        SELECT serial FROM runs WHERE flow_run_id = ?1 AND deleted_at IS NULL AND serial = coalesce(?2, serial)
+    ) AND node_id > ?3
+    ORDER BY node_id LIMIT ?4
 """  # noqa: S608 - no input in it
 _GLOBAL_COLUMNS = "key, codec, CAST(value AS BLOB), checksum, version, written_at, size"
 _FETCH_GLOBAL = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key = ?"  # noqa: S608 - no input in it
@@ -108,6 +111,7 @@ class SQLiteEngine:
     max_value_bytes = 256 * 2**20
     group_limits = GroupLimits(operations=512, bytes=4 * 2**20)
     poll_seconds: tuple[float, float] | None = None
+    epochs: LocalEpochs | MappedEpochs | AskedEpochs
 
     def __init__(self, location: str, timeout: float) -> None:
         self.location = location
@@ -117,6 +121,8 @@ class SQLiteEngine:
         self._reading = Lane(self.own_threads)
         # Serials of runs that exist, as the transactions of this object alone know them: see _serial.
         self._serials: dict[str, int] = {}
+        self._deletes = False
+        """Whether what is about to be committed deletes runs."""
 
     def post_write(self, job: Job) -> None:
         self._writing.post(job)
@@ -132,6 +138,10 @@ class SQLiteEngine:
     def end_turn(self) -> None:
         if self._writing.connection.in_transaction:  # a turn that nobody wanted any more
             self._roll_back()
+
+    def _deleting(self) -> contextlib.AbstractContextManager[None]:
+        """Around a commit that deletes runs."""
+        raise AssertionError("a store that is only read")
 
     async def tidy(self) -> None:
         """Nothing to do unless there is a file."""
@@ -157,6 +167,7 @@ class SQLiteEngine:
             deadline = time.monotonic() + self._timeout
             if not self._begin(lambda: time.monotonic() < deadline):
                 raise StoreBusyError(f"another program is writing to {self.location}; nothing was stored: try again")
+        self._deletes = False
         try:
             outcomes = self._apply(connection, units)
         except BaseException as error:
@@ -167,7 +178,14 @@ class SQLiteEngine:
                 raise translated(error, self.location, "could not write to") from error
             raise
         try:
-            connection.execute("COMMIT")
+            if self._deletes:
+                with self._deleting():
+                    connection.execute("COMMIT")
+            else:
+                connection.execute("COMMIT")
+        except OSError as error:
+            self._roll_back()
+            raise translated_os(error, self.location, "could not note a deletion beside") from error
         except sqlite3.Error as error:
             self._roll_back()
             # Without room the frames are not all written, and when busy none is. After any other failure a valid commit
@@ -382,6 +400,7 @@ class SQLiteEngine:
         else:
             return False
         self._serials.pop(delete.flow_run_id, None)
+        self._deletes = True
         return True
 
     def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> tuple[int, bool]:
@@ -432,6 +451,7 @@ class SQLiteEngine:
             mark = "UPDATE runs SET deleted_at = ? WHERE flow_run_id = ?"
             connection.execute(mark, (load.deleted_at, load.flow_run_id))
             self._serials.pop(load.flow_run_id, None)
+            self._deletes = True
         elif row[0] is not None and load.deleted_at is None:
             raise RunDeletedError(load.flow_run_id)
 
@@ -444,6 +464,10 @@ class SQLiteEngine:
             raise VersionConflictError(load.key, load.version, version)
 
     # -- reads: in the reading connection's thread, and within commits -------------------------------------------------
+
+    async def current_epoch(self) -> Epoch:
+        epoch: Epoch = self.epochs.now[0]
+        return epoch
 
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         with self._read("the outputs") as connection:
@@ -480,10 +504,12 @@ class SQLiteEngine:
         names: list[str] = _codec.decode(Encoded(_codec.JSON, nodes.encode()))
         return names
 
-    async def page_outputs(self, flow_run_id: str, after: str, limit: int, max_bytes: int) -> list[Fetched]:
+    async def page_outputs(
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+    ) -> list[Fetched]:
         with self._read(f"the outputs of flow run {flow_run_id!r}") as connection:
             page: list[Fetched] = []
-            cursor = connection.execute(_PAGE_OUTPUTS, (flow_run_id, after, limit))
+            cursor = connection.execute(_PAGE_OUTPUTS, (flow_run_id, run, after, limit))
             try:
                 for row in cursor:
                     page.append(self._output_record(flow_run_id, row))
@@ -674,10 +700,10 @@ class SQLiteEngine:
         return None if row is None else self._output_record(key[0], row)
 
     def _output_record(self, flow_run_id: str, row: tuple[Any, ...]) -> OutputRecord | CorruptStoreError:
-        node_id, codec, data, checksum, written_at, size = row
+        node_id, codec, data, checksum, written_at, size, run = row
         encoded = Encoded(codec, data)
         if is_whole(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
-            return OutputRecord(node_id, encoded, written_at)
+            return OutputRecord(node_id, encoded, written_at, run)
         return CorruptStoreError(
             f"the output of {_named((flow_run_id, node_id))} in {self.location} is damaged: its checksum does not fit; "
             "restore it from a backup"

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
 from ._batch import AsyncBatch
+from ._cache import OutputCache
 from ._callers import Callers, Events, TaskCallers, Turns
 from ._codec import Encoded, decode, encode
 from ._engine import (
@@ -52,7 +53,7 @@ from ._keys import (
     prefix_key,
 )
 from ._keys import new_flow_run_id as new_id
-from ._reader import OutputCache, Reader
+from ._reader import Reader
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from ._room import EngineRoom, warn_unclosed
 from ._target import Durability, Target, engine_for
@@ -143,7 +144,7 @@ class AsyncContextStore:
             raise ValueError(f"max_value_bytes must be at most {_LARGEST:,}, not {max_value_bytes:,}")
         self._read_only = read_only
         self._callers = self._make_callers(max(float(timeout), LEAST_PATIENCE))
-        self._cache = OutputCache(cache_bytes)
+        self._cache = OutputCache(cache_bytes, self._engine.epochs)
         self._news = News(self._engine, self._callers)
         notes = [self._cache.note_committed, self._news.note_committed]
         self._writer = Writer(self._engine, self._callers, notes, float(timeout))
@@ -510,11 +511,31 @@ class AsyncContextStore:
         await self._ready()
         flow_run = flow_run_key(flow_run_id)
         keys = list(dict.fromkeys((flow_run, node_key(node_id)) for node_id in _several(node_ids)))
+        return {key[1]: decode(value) for key, value in (await self._get_many(keys)).items()}
+
+    async def _get_many(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
+        """The outputs of one run, all of one life of its id, in the order of the keys."""
+        epochs = self._engine.epochs
+        epoch = epochs.now[0]
         found = {key: value for key in keys if (value := self._cache.get(key)) is not None}
-        for start in range(0, len(missing := [key for key in keys if key not in found]), _GET_MANY):
-            part = missing[start : start + _GET_MANY]
-            found |= await self._reader.fetch_many(part)
-        return {key[1]: decode(found[key]) for key in keys if key in found}
+        missing = [key for key in keys if key not in found]
+        records: dict[OutputKey, OutputRecord] = {}
+        if found and missing and epochs.is_exact:
+            records = await self._fetch_many(missing)
+            missing = []
+        if missing or epochs.now[0] != epoch:
+            # All of them: what was cached may be of a life before that of what is read.
+            found, records = {}, await self._fetch_many(keys)
+        found |= {key: record.value for key, record in records.items()}
+        return {key: found[key] for key in keys if key in found}
+
+    async def _fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
+        while True:
+            records: dict[OutputKey, OutputRecord] = {}
+            for start in range(0, len(keys), _GET_MANY):
+                records |= await self._reader.fetch_many(keys[start : start + _GET_MANY])
+            if len({record.run for record in records.values()}) <= 1:  # else the id was used anew between two trips
+                return records
 
     async def get_run(self, flow_run_id: Id) -> dict[str, Any]:
         """All outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
@@ -533,19 +554,24 @@ class AsyncContextStore:
             CorruptStoreError: one of the stored values is damaged.
         """
         flow_run = flow_run_key(flow_run_id)
-        after = ""
-        while page := await self._page_outputs(flow_run, after):
+        async for record in self._iter_records(flow_run):
+            yield _output(flow_run, record)
+
+    async def _iter_records(self, flow_run: str) -> AsyncIterator[OutputRecord]:
+        after, run = "", None
+        while page := await self._page_outputs(flow_run, run, after):
             for record in page:
                 if isinstance(record, ContextStoreError):
                     raise record
-                after = record.node_id
-                yield _output(flow_run, record)
+                after, run = record.node_id, record.run
+                yield record
                 # A closed store answers nothing more, not even with what was fetched ahead.
                 await self._ready()
 
-    async def _page_outputs(self, flow_run: str, after: str) -> list[OutputRecord | CorruptStoreError]:
+    async def _page_outputs(self, flow_run: str, run: int | None, after: str) -> list[OutputRecord | CorruptStoreError]:
+        """A page of the outputs; with the serial of a run only of that one, not of a later life of its id."""
         await self._ready()
-        page = await self._reader.call(lambda: self._engine.page_outputs(flow_run, after, _PAGE_ROWS, _PAGE_BYTES))
+        page = await self._reader.call(lambda: self._engine.page_outputs(flow_run, run, after, _PAGE_ROWS, _PAGE_BYTES))
         return [record for record in page if record is not None]
 
     def batch(self) -> AsyncBatch:
@@ -671,9 +697,11 @@ class AsyncContextStore:
         try:
             await subscription.begin(self._room_now())
             seen = set()
-            async for output in self.iter_outputs(flow_run):
-                seen.add(output.node_id)
-                yield output
+            run = None
+            async for record in self._iter_records(flow_run):
+                run = record.run
+                seen.add(record.node_id)
+                yield _output(flow_run, record)
             await self._refuse_if_deleted(flow_run)
             while True:
                 nodes = await subscription.next(None)
@@ -683,9 +711,13 @@ class AsyncContextStore:
                     if node_id in seen:
                         continue
                     seen.add(node_id)
-                    record = await self._reader.fetch((flow_run, node_id))
-                    if record is not None:  # else its run was deleted, which the subscription will tell
-                        yield _output(flow_run, record)
+                    found = await self._reader.fetch((flow_run, node_id))
+                    if found is None:  # its run was deleted, which the subscription will tell
+                        continue
+                    if found.run != (run or found.run):  # and forgotten: the id has another life
+                        raise RunDeletedError(flow_run)
+                    run = found.run
+                    yield _output(flow_run, found)
         finally:
             subscription.close()
 
@@ -745,10 +777,10 @@ class AsyncContextStore:
         wanted = None if node_ids is None else sorted({node_key(node_id) for node_id in _several(node_ids)})
         await self._refuse_if_deleted(source)
         await self._refuse_if_deleted(target)  # now, since there may be nothing to copy, which no commit would refuse
-        after = ""
+        after, run = "", None
         while True:
             if wanted is None:
-                page = await self._page_outputs(source, after)
+                page = await self._page_outputs(source, run, after)
             else:
                 page, size = [], 0
                 while wanted and len(page) < _PAGE_ROWS and size < _PAGE_BYTES:
@@ -760,17 +792,22 @@ class AsyncContextStore:
             for record in page:
                 if isinstance(record, ContextStoreError):
                     raise record
-                after = record.node_id
+                if record.run != (run or record.run):  # the id has another life since
+                    raise RunDeletedError(source)
+                after, run = record.node_id, record.run
                 puts.append(PutOutput(target, record.node_id, record.value, exist_ok=True))
             if puts:
                 await self._commit(puts)
             if not (wanted if wanted is not None else page):
                 # Of a run that was deleted meanwhile a part was copied, and nothing tells it from the whole.
-                await self._refuse_if_deleted(source)
+                await self._refuse_if_deleted(source, run)
                 return target
 
-    async def _refuse_if_deleted(self, flow_run: str) -> None:
+    async def _refuse_if_deleted(self, flow_run: str, run: int | None = None) -> None:
+        """With the serial of a run that had outputs also if the id has another life since."""
         if await self._reader.call(lambda: self._engine.is_deleted(flow_run)):
+            raise RunDeletedError(flow_run)
+        if run is not None and not await self._reader.call(lambda: self._engine.page_outputs(flow_run, run, "", 1, 1)):
             raise RunDeletedError(flow_run)
 
     async def _fetch_records(self, flow_run: str, node_ids: list[str]) -> list[OutputRecord | CorruptStoreError]:

@@ -112,12 +112,12 @@ class _Side:
 
     async def _outputs(self, flow_run_id: str) -> AsyncIterator[LoadOutput]:
         engine = self.core._engine
-        after = ""
-        while page := await self.read(partial(engine.page_outputs, flow_run_id, after, _PAGE_ROWS, _PAGE_BYTES)):
+        after, run = "", None
+        while page := await self.read(partial(engine.page_outputs, flow_run_id, run, after, _PAGE_ROWS, _PAGE_BYTES)):
             for record in page:
                 if isinstance(record, OutputRecord):
-                    after = record.node_id
-                    yield LoadOutput(flow_run_id, *record)
+                    after, run = record.node_id, record.run
+                    yield LoadOutput(flow_run_id, record.node_id, record.value, record.written_at)
                 elif record is not None:
                     raise record
 

@@ -29,12 +29,15 @@ PACKAGE = pathlib.Path(contextstore.__file__).parent
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),  # what may go wrong
     ("_keys", "_encoding", "_results", "_circles", "_filelock"),  # ids, values, results, waits: each on its own
-    ("_callers",),  # ways to wait
+    ("_callers", "_epoch"),  # ways to wait; what tells a cache that it is out of date
     ("_conversion",),  # values as types
     ("_codec",),  # values as they are stored
     ("_engine", "_sqlite_file", "_postgres_sql"),  # the contract of an engine; the file of one, the words of the other
-    ("_room", "_lane", "_postgres_lane", "_reader", "_batch", "_flow", "_sqlite_care"),
-    ("_sqlite_statements",),  # what is said to SQLite
+    ("_room", "_lane", "_postgres_lane", "_cache", "_batch", "_flow", "_sqlite_care"),
+    (
+        "_reader",
+        "_sqlite_statements",
+    ),  # what is answered from memory; what is said to SQLite
     ("_watch", "_writer", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL
     ("_target",),  # from a path or a URL to an engine
     ("_store",),  # the core, and the async face

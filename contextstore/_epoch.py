@@ -1,0 +1,214 @@
+"""The epoch of a store, which changes with each deletion of a run, by whomever, so that a cache knows when to go.
+
+Rules of this room: no SQL, no values. Outputs never change, so a cached one is right for as long as its run lives. An
+id that was deleted, forgotten and used anew has other outputs; the deleter may be another process. So what is cached
+is good for one epoch only, and each answer from memory looks at the present one first.
+
+An epoch is compared for equality and nothing else. None, and an odd number, stand for "not known just now": nothing is
+answered from memory, and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from ._filelock import FileLock
+
+Epoch: TypeAlias = "int | tuple[Any, ...] | None"
+
+VALID_SECONDS = 1.0
+"""How long an epoch that has to be asked for is taken for the present one."""
+
+
+class Epochs(Protocol):
+    """What an engine knows of its store's epoch."""
+
+    @property
+    def now(self) -> Sequence[Any]:
+        """``now[0]`` is the present one. An index and not a call: each get that the cache answers looks at it."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether ``now[0]`` is the present one to the moment, and not up to ``VALID_SECONDS`` old."""
+
+    @property
+    def turn(self) -> tuple[Epoch, Epoch]:
+        """The epochs before and after what this object has committed last; between them are its own deletions alone."""
+
+
+def is_known(epoch: Epoch) -> bool:
+    return epoch is not None and not (type(epoch) is int and epoch & 1)
+
+
+class LocalEpochs:
+    """Of a store that nobody else has: in memory."""
+
+    is_exact = True
+
+    def __init__(self) -> None:
+        self.now = [0]
+        self.turn: tuple[Epoch, Epoch] = (0, 0)
+
+    def begin_turn(self, _: object = None) -> None:
+        """Before a commit, or several of one turn."""
+        self.turn = (self.now[0], self.now[0])
+
+    def end_turn(self) -> None:
+        self.turn = (self.turn[0], self.now[0])
+
+    @contextlib.contextmanager
+    def deleting(self) -> Iterator[None]:
+        """Around a commit that deletes runs."""
+        self.now[0] += 1
+        try:
+            yield
+        finally:
+            self.now[0] += 1
+
+
+_WIDTH = 8
+_OFFSET = 128
+"""Where the epoch stands in the lock file: behind what earlier versions read of it."""
+
+
+class MappedEpochs:
+    """Of a file: a number in its lock file, which whoever has the store open maps into memory.
+
+    To look at it takes as long as a look into a dict (37 ns). It is written under the lock, as a seqlock: odd before
+    a deletion is committed, even again after it and before the deleting call returns. An odd one that a kill has left
+    is mended by the next holder of the lock. Rejected: SQLite's data_version, which takes a statement a look and
+    changes with every commit; and a registry within the process, since the deleter may be another one.
+
+    It is written by pwrite, not through the map: on a full disk that raises, and ends no process.
+    """
+
+    is_exact = True
+
+    def __init__(self) -> None:
+        self._lock: FileLock | None = None
+        self._opening = -1  # which of the lock's openings the map belongs to
+        self.now: Sequence[Any] = (None,)
+        self.turn: tuple[Epoch, Epoch] = (None, None)
+
+    def begin_turn(self, lock: FileLock) -> None:
+        """While holding the lock: before a commit, or several of one turn."""
+        if self._lock is not lock or self._opening != lock.openings:
+            self._map(lock)
+        epoch = self.now[0]
+        if epoch & 1:  # left by a kill
+            self._write(lock, epoch + 1)
+            epoch = self.now[0]
+        self.turn = (epoch, epoch)
+
+    def end_turn(self) -> None:
+        self.turn = (self.turn[0], self.now[0])
+
+    @contextlib.contextmanager
+    def deleting(self) -> Iterator[None]:
+        """Around a commit that deletes runs, in a turn."""
+        assert self._lock is not None
+        epoch = self.now[0]
+        self._write(self._lock, epoch + 1)
+        try:
+            yield
+        finally:
+            # Left odd it is safe: nobody answers from memory until the next holder of the lock has mended it.
+            with contextlib.suppress(OSError):
+                self._write(self._lock, epoch + 2)
+
+    def _map(self, lock: FileLock) -> None:
+        if not _read(lock.descriptor):
+            # Not from 0 on: a lock file that was deleted and made anew must not come by an epoch that it had before.
+            self._write(lock, 2 * (time.time_ns() // 1000))
+        # By a descriptor of its own. The map keeps a duplicate, and one of the lock's would hold the lock.
+        descriptor = os.open(lock.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if not os.path.sameopenfile(descriptor, lock.descriptor):
+                raise OSError(errno.ESTALE, "it was replaced by another file just now", lock.path)
+            content = mmap.mmap(descriptor, _OFFSET + _WIDTH, prot=mmap.PROT_READ)
+        finally:
+            os.close(descriptor)
+        self.now = memoryview(content)[_OFFSET : _OFFSET + _WIDTH].cast("Q")
+        self._lock, self._opening = lock, lock.openings
+
+    def _write(self, lock: FileLock, epoch: int) -> None:
+        os.pwrite(lock.descriptor, epoch.to_bytes(_WIDTH, sys.byteorder), _OFFSET)
+
+    def close(self) -> None:
+        """Let go of the map. It is gone once no call of another thread is looking at it."""
+        self.now = (None,)
+        self._lock = None
+
+
+def read_epoch(lock_path: str) -> int:
+    """The epoch in a lock file that is not ours to open for long. 0: it is not there, not to be read, or has none."""
+    try:
+        descriptor = os.open(lock_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return 0
+    try:
+        return _read(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> int:
+    found = os.pread(descriptor, _WIDTH, _OFFSET)
+    return int.from_bytes(found, sys.byteorder) if len(found) == _WIDTH else 0
+
+
+class AskedEpochs:
+    """Of a store whose epoch has to be asked for: on a server, or of a file that is only read.
+
+    An answer is good for ``VALID_SECONDS`` from when it was asked for; then nothing is answered from memory until it
+    is asked for anew.
+    """
+
+    is_exact = False
+
+    def __init__(self) -> None:
+        self.known: Epoch = None
+        self._until = 0.0
+        self.turn: tuple[Epoch, Epoch] = (None, None)
+        self.now: Sequence[Any] = _Now(self)
+
+    @property
+    def is_valid(self) -> bool:
+        return time.monotonic() < self._until
+
+    def note(self, epoch: Epoch, asked_at: float) -> None:
+        """It was this one, or changed since, when it was asked for."""
+        self.known, self._until = epoch, asked_at + VALID_SECONDS
+
+    def begin_turn(self) -> None:
+        self.turn = (self.known, self.known)
+
+    def deleted(self, before: Epoch, after: Epoch) -> None:
+        """A deletion of this object's was committed, between these two."""
+        first, last = self.turn
+        # If others have deleted something since this object last asked, all that it has cached is out of date.
+        self.turn = (first if last == before else None, after)
+        if self.known == before:  # and has not been asked for since
+            self.known = after
+
+    def lose(self) -> None:
+        """A deletion of this object's may have been committed or not."""
+        self.known, self._until, self.turn = None, 0.0, (None, None)
+
+
+class _Now(Sequence[Any]):
+    def __init__(self, epochs: AskedEpochs) -> None:
+        self._epochs = epochs
+
+    def __getitem__(self, _: Any) -> Any:
+        return self._epochs.known if self._epochs.is_valid else None
+
+    def __len__(self) -> int:
+        return 1
