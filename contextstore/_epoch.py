@@ -15,7 +15,9 @@ import errno
 import mmap
 import os
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -168,24 +170,27 @@ class AskedEpochs:
     """Of a store whose epoch has to be asked for: on a server, or of a file that is only read.
 
     An answer is good for ``VALID_SECONDS`` from when it was asked for; then nothing is answered from memory until it
-    is asked for anew.
+    is asked for anew. Objects of this process on the same place tell each other at once.
     """
 
     is_exact = False
 
-    def __init__(self) -> None:
+    def __init__(self, place: str) -> None:
+        self._place = place
         self.known: Epoch = None
-        self._until = 0.0
+        self._asked_at = self._expired_at = 0.0
         self.turn: tuple[Epoch, Epoch] = (None, None)
         self.now: Sequence[Any] = _Now(self)
+        with _neighbours_lock:
+            _neighbours.add(self)
 
     @property
     def is_valid(self) -> bool:
-        return time.monotonic() < self._until
+        return self._expired_at < self._asked_at > time.monotonic() - VALID_SECONDS
 
     def note(self, epoch: Epoch, asked_at: float) -> None:
-        """It was this one, or changed since, when it was asked for."""
-        self.known, self._until = epoch, asked_at + VALID_SECONDS
+        """It was this one, or has changed since, when it was asked for."""
+        self.known, self._asked_at = epoch, asked_at
 
     def begin_turn(self) -> None:
         self.turn = (self.known, self.known)
@@ -197,10 +202,31 @@ class AskedEpochs:
         self.turn = (first if last == before else None, after)
         if self.known == before:  # and has not been asked for since
             self.known = after
+        self._tell_neighbours()
 
     def lose(self) -> None:
         """A deletion of this object's may have been committed or not."""
-        self.known, self._until, self.turn = None, 0.0, (None, None)
+        self.known, self.turn = None, (None, None)
+        self._expired_at = time.monotonic()
+        self._tell_neighbours()
+
+    def _tell_neighbours(self) -> None:
+        with _neighbours_lock:
+            for other in _neighbours:
+                if other is not self and other._place == self._place:
+                    other._expired_at = time.monotonic()
+
+
+_neighbours: weakref.WeakSet[AskedEpochs] = weakref.WeakSet()
+_neighbours_lock = threading.RLock()  # reentrant: whatever is collected while it is held may make a store
+
+
+def _renew_lock_in_child() -> None:
+    global _neighbours_lock
+    _neighbours_lock = threading.RLock()  # another thread of the parent may have held the old one while it forked
+
+
+os.register_at_fork(after_in_child=_renew_lock_in_child)
 
 
 class _Now(Sequence[Any]):

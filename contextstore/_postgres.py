@@ -149,7 +149,7 @@ class PostgresEngine:
         self._serials: dict[str, int] = {}
         self._turn_ends = 0.0
         self._commit_time = 0
-        self.epochs = AskedEpochs()
+        self.epochs = AskedEpochs(address.location)
         self._has_epoch = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class PostgresEngine:
                 if self._why_not_create:
                     raise StoreNotFoundError(f"there is no store at {self.location}; {self._why_not_create}")
                 await self._set_up(deadline)
-                self._has_epoch = True
+                self._has_epoch = await self._add_epoch(deadline)
                 break
             except ConnectionLostError as lost:
                 self._writing.terminate()
@@ -226,7 +226,9 @@ class PostgresEngine:
     async def _add_epoch(self, deadline: Deadline) -> bool:
         """Whether the store has an epoch. One of an earlier version gets it from the first that may give it one."""
         try:
-            await self._writing.fetch(deadline, self._sql["epoch"])
+            asked_at = time.monotonic()
+            ((epoch,),) = await self._writing.fetch(deadline, self._sql["epoch"])
+            self.epochs.note((epoch,), asked_at)
         except StorageError as error:
             if state_of(error) == "42501":  # a role that may not read it
                 return False
@@ -907,8 +909,8 @@ class PostgresEngine:
             rows = await self._fetch("waited_for", [key[0] for key in outputs], [key[1] for key in outputs])
             found += [(flow_run_id, node_id) for flow_run_id, node_id in rows]
         if runs:
-            for flow_run_id, count in await self._fetch("count_of_runs", list(runs)):
-                if counts.get(flow_run_id) != count:
+            for flow_run_id, *count in await self._fetch("count_of_runs", list(runs)):
+                if counts.get(flow_run_id) != count:  # or another run of that id has as many
                     counts[flow_run_id] = count
                     found += [(flow_run_id, node_id) for node_id in await self.list_node_ids(flow_run_id, "")]
         # Never the same place as before: a deletion changes nothing that is looked at here.

@@ -264,7 +264,7 @@ STATEMENTS = {
         JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
     """,
     "count_of_runs": """
-        SELECT r.flow_run_id, (SELECT count(*) FROM {schema}.output_rows WHERE run = r.serial)
+        SELECT r.flow_run_id, r.serial, (SELECT count(*) FROM {schema}.output_rows WHERE run = r.serial)
         FROM {schema}.runs r WHERE r.flow_run_id = ANY($1::text[]) AND r.deleted_at IS NULL
     """,
     "size": """

@@ -445,7 +445,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__(path, timeout)
-        self.epochs: AskedEpochs = AskedEpochs()
+        self.epochs: AskedEpochs = AskedEpochs(path)
 
     async def current_epoch(self) -> Epoch:
         if not self.epochs.is_valid:

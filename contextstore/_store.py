@@ -266,6 +266,7 @@ class AsyncContextStore:
         self._callers.admit()
         flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
         put = PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)
+        del value  # a call that waits for its commit keeps what is stored, and not what it was made of as well
         if not self._is_open:  # only now: meanwhile the caller may change the value
             await self.open()
         await self._commit([put])
@@ -338,6 +339,7 @@ class AsyncContextStore:
         self._callers.admit()
         name = global_key(key)
         put = PutGlobal(name, self._encode(value, name), exist_ok)
+        del value
         await self._ready()
         await self._commit([put])
 
@@ -359,6 +361,7 @@ class AsyncContextStore:
             check_count("expected_version", expected_version, 0)
         name = global_key(key)
         upsert = UpsertGlobal(name, self._encode(value, name), expected_version)
+        del value
         await self._ready()
         (version,) = await self._commit([upsert])
         return int(version)
@@ -498,6 +501,8 @@ class AsyncContextStore:
         for node_id, value in dict(outputs).items():
             node = node_key(node_id)
             puts.append(PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok))
+            del value
+        del outputs
         await self._ready()
         if puts:
             await self._commit(puts)
@@ -707,17 +712,17 @@ class AsyncContextStore:
                 nodes = await subscription.next(None)
                 if not nodes:
                     await self._refuse_if_deleted(flow_run)
-                for node_id in nodes:
-                    if node_id in seen:
-                        continue
-                    seen.add(node_id)
+                # One at least, for its run's serial: of an id that was used anew, all nodes may have been seen before.
+                for node_id in [node_id for node_id in nodes if node_id not in seen] or nodes[-1:]:
                     found = await self._reader.fetch((flow_run, node_id))
                     if found is None:  # its run was deleted, which the subscription will tell
                         continue
-                    if found.run != (run or found.run):  # and forgotten: the id has another life
+                    if found.run != (run or found.run):
                         raise RunDeletedError(flow_run)
                     run = found.run
-                    yield _output(flow_run, found)
+                    if node_id not in seen:
+                        seen.add(node_id)
+                        yield _output(flow_run, found)
         finally:
             subscription.close()
 

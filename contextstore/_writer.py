@@ -27,8 +27,11 @@ from .errors import ContextStoreError, StorageError, StoreBusyError, StoreClosed
 QUEUE_BYTES = 64 * 2**20
 """How much encoded data may be queued before further writes wait for room."""
 
-OPERATION_BYTES = 200
-"""What an operation is reckoned to take up beside its value."""
+OPERATION_BYTES = 330
+"""What an operation takes up beside its value, as the process measures it."""
+
+UNIT_BYTES = 1800
+"""The same for a unit that waits for its commit, with the task that awaits it."""
 
 LEAST_PATIENCE = 1.0
 """Seconds that a caller leaves the writer at least to try once, which knows the deadline, too, and keeps to it."""
@@ -43,7 +46,7 @@ class _Entry:
 
     def __init__(self, operations: list[Operation], ticket: Ticket, deadline: float) -> None:
         self.operations = operations
-        self.bytes = OPERATION_BYTES * len(operations)
+        self.bytes = UNIT_BYTES + OPERATION_BYTES * len(operations)
         for operation in operations:
             self.bytes += value_bytes(operation)
         self.ticket = ticket

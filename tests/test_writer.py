@@ -117,7 +117,7 @@ class TestBackpressure:
     async def test_writes_beyond_the_queues_bytes_wait_for_room_and_are_stored_then(
         self, store: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_writer, "QUEUE_BYTES", 10_000)
+        monkeypatch.setattr(_writer, "QUEUE_BYTES", 3 * (3_000 + _writer.UNIT_BYTES + _writer.OPERATION_BYTES) + 1_000)
         gate = Gate(store)
         first = spawn(store.put("run", "first", 0))
         await gate.wait_for_arrival()
