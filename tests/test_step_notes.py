@@ -182,6 +182,7 @@ def test_a_child_that_was_forked_while_a_note_was_added_adds_its_own() -> None:
         assert adding.wait(30)
         child = os.fork()
         if child == 0:
+            signal.alarm(20)
             say(*fail(ValueError()))
             os._exit(0)
         say(os.waitpid(child, 0)[1])
