@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import pathlib
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, assert_type
 
 import contextstore
@@ -158,9 +158,10 @@ async def steps_and_waiting(store: AsyncContextStore, run_id: uuid.UUID) -> None
     assert_type(await store.wait_for(run_id, "node", timeout=1, type=Rows), Rows)
     assert_type(await store.wait_for(run_id, "node", type=dict[str, Rows]), dict[str, Rows])
     either = await store.wait_for("run", "node", type=int | str)
+    several: Sequence[Rows] = await store.get_or_put("run", "node", compute, type=Sequence[Rows])
     async for output in store.watch("run"):
         assert_type(output, Output)
-    print(either)
+    print(either, several)
 
 
 async def runs(store: AsyncContextStore, run_id: uuid.UUID) -> None:
@@ -294,9 +295,10 @@ def steps_and_waiting_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
     assert_type(store.wait_for(run_id, "node", timeout=1, type=Rows), Rows)
     assert_type(store.wait_for(run_id, "node", type=dict[str, Rows]), dict[str, Rows])
     either = store.wait_for("run", "node", type=int | str)
+    several: Sequence[Rows] = store.get_or_put("run", "node", list, type=Sequence[Rows])
     for output in store.watch("run"):
         assert_type(output, Output)
-    print(either)
+    print(either, several)
 
 
 def runs_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
