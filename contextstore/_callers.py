@@ -186,8 +186,7 @@ class TaskCallers:
         with waiting_for(flight, key):
             flight.callers += 1
             try:
-                result: T = await asyncio.shield(flight.task)
-                return result
+                succeeded, answer = await _outcome_of(asyncio.shield(flight.task))
             except asyncio.CancelledError:
                 if flight.callers == 1 and not flight.task.done():  # all who waited were cancelled
                     self._land(key, flight)
@@ -197,6 +196,10 @@ class TaskCallers:
                 raise
             finally:
                 flight.callers -= 1
+        if not succeeded:
+            raise answer
+        result: T = answer
+        return result
 
     def _land(self, key: object, flight: _TaskFlight) -> None:
         flight.is_done = True
@@ -362,8 +365,10 @@ class ThreadCallers:
                     flight = self._flights.setdefault(key, own)
                 if flight is own:
                     with waiting_for(own, key), within(own):
-                        result = await compute()
-                    own.answer = (True, result)
+                        succeeded, answer = own.answer = await _outcome_of(compute())
+                    if not succeeded:
+                        raise answer
+                    result: T = answer
                     return result
             except Exception as error:
                 own.answer = (False, error)
@@ -438,6 +443,18 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine that must not suspend did")
 
 
+async def _outcome_of(awaitable: Awaitable[Any]) -> tuple[bool, Any]:
+    """Whether it succeeded, with its result or its error.
+
+    Carried out of a ``with`` like this, since what contextlib makes managers of sets the traceback of an exception that
+    passes: one of a frozen class would become a FrozenInstanceError.
+    """
+    try:
+        return True, await awaitable
+    except Exception as error:  # noqa: BLE001 - raised by whoever asked, whatever it is
+        return False, error
+
+
 class _TaskFlight(Work):
     """A computation under way, and how many wait for it."""
 
@@ -482,7 +499,11 @@ class Turns:
                 for turn in before:
                     with waiting_for(turn, key):
                         await self._callers.wait(own.ticket, None, lambda: None)
-                return await work()
+                succeeded, answer = await _outcome_of(work())
+            if not succeeded:
+                raise answer
+            result: T = answer
+            return result
         finally:
             # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
             try:

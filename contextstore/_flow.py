@@ -1,15 +1,18 @@
 """A flow run as an object: the store's calls, bound to one run, and steps.
 
-Rules of this room: it only forwards to the store's public calls.
+Rules of this room: it only forwards to the store's public calls; what a step adds is the note on its exceptions.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ._keys import Id, Outputs, check_function
+from ._keys import Id, Outputs, check_function, node_key
 from ._results import Output
 
 if TYPE_CHECKING:
@@ -19,6 +22,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 D = TypeVar("D")
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Those who joined a computation get the very exception of it, each in a thread of its own. Reentrant: what an
+# exception's class does as it takes a note may fail in a step.
+_noting = threading.RLock()
+
+
+def _renew_lock_in_child() -> None:
+    global _noting
+    _noting = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock_in_child)
+
+
+def _note(error: Exception, node_id: Id, flow_run_id: str) -> None:
+    """Have the exception say in which step it was raised: once, however many calls it ends."""
+    # A class may be frozen, or have __notes__ of its own making: its exceptions are raised as they are.
+    with contextlib.suppress(Exception), _noting:
+        note = f"in step {node_key(node_id)!r} of flow run {flow_run_id!r}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
 
 
 class AsyncFlowRun:
@@ -68,6 +92,14 @@ class AsyncFlowRun:
         """The outputs of these nodes: see the store's ``get_many``."""
         return await self._store.get_many(self.flow_run_id, node_ids)
 
+    @overload
+    async def get_or_put(
+        self, node_id: Id, factory: Callable[[], Awaitable[Any]] | Callable[[], Any], *, type: type[T]
+    ) -> T: ...
+    @overload
+    async def get_or_put(
+        self, node_id: Id, factory: Callable[[], Awaitable[Any]] | Callable[[], Any], *, type: Any = None
+    ) -> Any: ...
     async def get_or_put(
         self, node_id: Id, factory: Callable[[], Awaitable[Any]] | Callable[[], Any], *, type: Any = None
     ) -> Any:
@@ -77,11 +109,20 @@ class AsyncFlowRun:
     async def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
         """``fn(*args, **kwargs)``, computed once and recorded as the node's output: see the store's ``get_or_put``.
 
-        The keyword ``type`` is that of ``get``; to pass ``fn`` one, wrap it in a lambda.
+        The keyword ``type`` is that of ``get``, and what does not fit it is not recorded; to pass ``fn`` one, wrap it
+        in a lambda. An ``Exception`` of ``fn``, or for its result, carries a note that names the step and the run.
         """
         check_function("fn", fn)
-        return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
+        try:
+            return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
+        except Exception as error:
+            _note(error, node_id, self.flow_run_id)
+            raise
 
+    @overload
+    async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: type[T]) -> T: ...
+    @overload
+    async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any: ...
     async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
         """Wait until a node has an output: see the store's ``wait_for``."""
         return await self._store.wait_for(self.flow_run_id, node_id, timeout=timeout, type=type)
@@ -157,6 +198,10 @@ class FlowRun:
     def get_many(self, node_ids: Iterable[Id]) -> dict[str, Any]:
         return self._store.get_many(self.flow_run_id, node_ids)
 
+    @overload
+    def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: type[T]) -> T: ...
+    @overload
+    def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any: ...
     @_documented_as(AsyncFlowRun.get_or_put)
     def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any:
         return self._store.get_or_put(self.flow_run_id, node_id, factory, type=type)
@@ -164,8 +209,16 @@ class FlowRun:
     @_documented_as(AsyncFlowRun.step)
     def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
         check_function("fn", fn)
-        return self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
+        try:
+            return self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
+        except Exception as error:
+            _note(error, node_id, self.flow_run_id)
+            raise
 
+    @overload
+    def wait_for(self, node_id: Id, *, timeout: float | None = None, type: type[T]) -> T: ...
+    @overload
+    def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any: ...
     @_documented_as(AsyncFlowRun.wait_for)
     def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
         return self._store.wait_for(self.flow_run_id, node_id, timeout=timeout, type=type)

@@ -16,8 +16,9 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar, overload
 
 from ._batch import AsyncBatch
 from ._cache import OutputCache
@@ -598,6 +599,24 @@ class AsyncContextStore:
 
     # -- for the flow runner ------------------------------------------------------------------------------------------
 
+    @overload
+    async def get_or_put(
+        self,
+        flow_run_id: Id,
+        node_id: Id,
+        factory: Callable[[], Awaitable[Any]] | Callable[[], Any],
+        *,
+        type: type[T],
+    ) -> T: ...
+    @overload
+    async def get_or_put(
+        self,
+        flow_run_id: Id,
+        node_id: Id,
+        factory: Callable[[], Awaitable[Any]] | Callable[[], Any],
+        *,
+        type: Any = None,
+    ) -> Any: ...
     async def get_or_put(
         self,
         flow_run_id: Id,
@@ -609,17 +628,21 @@ class AsyncContextStore:
         """The output of a node if it has one; else what ``factory()`` returns, stored before this returns.
 
         The first call returns what a replay would: the stored value, decoded. Calls for one output that come while it
-        is being computed wait for that one computation. If another process writes it first, its value is returned.
+        is being computed wait for that one computation, each with a ``type`` of its own; what does not fit that of the
+        call which computes is not stored, and those who asked for another type then compute anew. If another process
+        writes the output first, its value is returned.
 
         Args:
             factory: called without arguments. With ``AsyncContextStore`` it may be a coroutine function, and it runs in
                 a task of its own, so that one cancelled caller does not cancel the others; when all are cancelled, so
                 is it. With ``ContextStore`` it runs in the calling thread.
-            type: as for ``get``.
+            type: as for ``get``. What ``factory`` returns is stored only if its stored form fits.
 
         Raises:
             Whatever ``factory`` raises, in every call that waited for it: then nothing was stored, and the next call
             computes anew.
+            DeserializationError: the value does not fit ``type``. If ``factory`` has just returned it, the message says
+            that nothing was stored, and the next call computes anew; else it is that of an output which stands.
             RuntimeError: the factory asked for its own output, perhaps by way of others': it would wait for itself.
             RunDeletedError, SerializationError, StorageError: as for ``put``.
         """
@@ -627,11 +650,22 @@ class AsyncContextStore:
         key = (flow_run_key(flow_run_id), node_key(node_id))
         check_function("factory", factory)
         value = self._cache.get(key)
-        if value is None:
-            value = await self._callers.once(key, lambda: self._get_or_put(key, factory))
+        while value is None:
+            fitted: list[Any] = []
+            found = await self._callers.once(key, partial(self._get_or_put, key, factory, type, fitted))
+            if fitted:
+                return fitted[0]
+            if isinstance(found, Encoded):
+                value = found
+            elif found.type is type or found.type == type:
+                raise found.error
+            # Else this call has joined one that asked for another type, which is no failure of what is asked for here.
         return _converted(value, type, *key)
 
-    async def _get_or_put(self, key: OutputKey, factory: Callable[[], Any]) -> Encoded:
+    async def _get_or_put(
+        self, key: OutputKey, factory: Callable[[], Any], type: Any, fitted: list[Any]
+    ) -> Encoded | _Misfit:
+        """``fitted`` is the own caller's: it gets what was computed and stored as one of ``type``, converted once."""
         record = await self._reader.fetch(key)
         if record is None:
             # Before the factory is called for nothing. Whether the run is deleted is left to the commit: asking for it
@@ -639,13 +673,26 @@ class AsyncContextStore:
             self._refuse_if_read_only()
             value = self._encode(await self._result_of(factory), *key)
             try:
+                made = None if type is None else _converted(value, type, *key)
+            except Exception as error:  # noqa: BLE001 - told to those who asked for this type, whatever it is
+                return _Misfit(type, _not_stored(error))
+            try:
                 await self._commit([PutOutput(*key, value, exist_ok=False)])
             except AlreadyExistsError:  # another process was first
                 record = await self._reader.fetch(key)
                 if record is None:  # and somebody has deleted the run since
                     raise RunDeletedError(key[0]) from None
+            else:
+                if type is not None:
+                    fitted.append(made)
         return value if record is None else record.value
 
+    @overload
+    async def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: type[T]) -> T: ...
+    @overload
+    async def wait_for(
+        self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None
+    ) -> Any: ...
     async def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
         """The output of a node, waited for until it is written, by any process.
 
@@ -1057,6 +1104,21 @@ class AsyncContextStore:
     def _commit(self, operations: list[Operation]) -> Coroutine[Any, Any, list[Any]]:
         self._refuse_if_read_only()
         return self._writer.commit(operations)
+
+
+class _Misfit(NamedTuple):
+    """What a computation comes to, if what it gave does not fit the type that its caller asked for."""
+
+    type: Any
+    error: Exception
+
+
+def _not_stored(error: Exception) -> Exception:
+    if not isinstance(error, DeserializationError):
+        return error
+    told = DeserializationError(error.path, f"{error.problem}; nothing was stored")
+    told.__cause__ = error.__cause__
+    return told
 
 
 def _several(node_ids: Iterable[Id]) -> Iterable[Id]:

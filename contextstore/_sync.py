@@ -186,10 +186,18 @@ class ContextStore:
     def batch(self) -> Batch:
         return Batch(self._core._writable, self._core._encode, self._core._commit)
 
+    @overload
+    def get_or_put(self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], *, type: type[T]) -> T: ...
+    @overload
+    def get_or_put(self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any: ...
     @_documented_as(AsyncContextStore.get_or_put)
     def get_or_put(self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any:
         return step(self._core.get_or_put(flow_run_id, node_id, factory, type=type))
 
+    @overload
+    def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: type[T]) -> T: ...
+    @overload
+    def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any: ...
     @_documented_as(AsyncContextStore.wait_for)
     def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
         return step(self._core.wait_for(flow_run_id, node_id, timeout=timeout, type=type))

@@ -152,7 +152,10 @@ class SerializationError(ContextStoreError):
 
 
 class DeserializationError(ContextStoreError):
-    """A stored value that does not fit the ``type`` asked for. ``path`` names the place."""
+    """A value that does not fit the ``type`` asked for. ``path`` names the place.
+
+    It is a stored one, or what a factory has returned, which is then not stored.
+    """
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)

@@ -2,22 +2,35 @@
 
     python examples/retention.py [FILE]      # a file of its own: whatever is older in it is pruned
 
-Three workers share the flow runs of a night by a map that is kept in the store: whoever claims a run has it alone. Then
-a mistake is found in one node of one run; the run is forked with the outputs before that node, and goes on from there
-with the node mended. In the end one of the workers, and only one, prunes what is older than tonight.
+Three workers share the flow runs of a night. Beside its outputs each run has a key that says what became of it, and a
+worker claims a run by writing its name there, on condition that the key is still as it was read: of two that try, one
+has the run. A worker that dies leaves its claims behind. Once they are older than CLAIM_LASTS, whoever passes takes
+them over in the same way. Should the worker have been slow, not dead, both compute; the first output of a node stands
+for both, and the slow one is told in the end that it has lost the run.
+
+Then a mistake is found in one node of one run; the run is forked with the outputs before that node, and goes on from
+there with the node mended. In the end one of the workers, and only one, prunes what is older than tonight.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import pathlib
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from contextstore import AsyncContextStore, RunInfo, VersionConflictError, new_flow_run_id
+from contextstore import (
+    AsyncContextStore,
+    GlobalEntry,
+    RunDeletedError,
+    RunInfo,
+    VersionConflictError,
+    new_flow_run_id,
+)
 
 Flow = Mapping[str, Callable[[Mapping[str, Any]], Any]]
 """Nodes in the order of their work: each is called with the outputs of those before."""
@@ -30,9 +43,10 @@ NIGHTLY: Flow = {
 }
 MENDED: Flow = {**NIGHTLY, "total": lambda outputs: sum(outputs["clean"])}
 
-RUNS = "runs"  # a global: what became of each run, or whose it is
+RUNS = "runs/"  # globals, one a run: what became of it, or whose it is
 LAST_PRUNE = "last-prune"  # a global: when the night began for which the retention was done
 WORKERS = ("ada", "grace", "edsger")
+CLAIM_LASTS = datetime.timedelta(minutes=15)  # longer than a run takes; whoever needs more is taken for dead
 
 
 async def run_flow(store: AsyncContextStore, flow_run_id: str, flow: Flow) -> None:
@@ -40,44 +54,65 @@ async def run_flow(store: AsyncContextStore, flow_run_id: str, flow: Flow) -> No
     outputs = await store.get_run(flow_run_id)
     for node_id, compute in flow.items():
         if node_id not in outputs:
-            outputs[node_id] = compute(outputs)
-            await store.put(flow_run_id, node_id, outputs[node_id])
+            outputs[node_id] = await store.get_or_put(flow_run_id, node_id, functools.partial(compute, outputs))
 
 
 # ------------------------------------------------------------------------------------------------------ sharing work
 
 
-async def claim(store: AsyncContextStore, worker: str) -> str | None:
-    """A run that nobody has yet, for this worker alone."""
-    claimed: str | None = None
-
-    def take(runs: dict[str, str]) -> dict[str, str]:  # may run more than once, whenever another worker was quicker
-        nonlocal claimed
-        claimed = next((flow_run_id for flow_run_id, state in runs.items() if state == "waiting"), None)
-        return runs if claimed is None else {**runs, claimed: f"with {worker}"}
-
-    await store.update_global(RUNS, take, {})
-    return claimed
+def is_free(run: GlobalEntry) -> bool:
+    age = datetime.datetime.now(datetime.UTC) - run.written_at
+    return run.value == "waiting" or (run.value.startswith("with ") and age > CLAIM_LASTS)
 
 
-async def note(store: AsyncContextStore, states: Mapping[str, str]) -> None:
-    await store.update_global(RUNS, lambda runs: {**runs, **states}, {})
+async def claim(store: AsyncContextStore, run: GlobalEntry, worker: str) -> int | None:
+    """Have the run for this worker alone: the version of the claim, or None where another worker was quicker."""
+    try:
+        return await store.upsert_global(run.key, f"with {worker}", expected_version=run.version)
+    except VersionConflictError:
+        return None
+
+
+async def mark_done(store: AsyncContextStore, run: GlobalEntry, version: int) -> bool:
+    """Whether the claim was this worker's until now; else it was too old, and another has taken it over."""
+    try:
+        await store.upsert_global(run.key, "done", expected_version=version)
+    except VersionConflictError:
+        return False
+    return True
 
 
 async def work(path: pathlib.Path, worker: str) -> int:
-    """Work off what waits; returns how many runs it was. A worker has a store object of its own, as a process would."""
+    """Work off what is free; returns how many runs it was. A worker has a store object of its own, as a process would.
+
+    It passes the runs once, a page at a time, so that a claim costs the same among a hundred runs and a million.
+    """
     done = 0
     async with AsyncContextStore(path) as store:
-        while (flow_run_id := await claim(store, worker)) is not None:
-            await run_flow(store, flow_run_id, NIGHTLY)
-            await note(store, {flow_run_id: "done"})
-            done += 1
+        async for run in all_globals(store, RUNS):
+            if is_free(run) and (version := await claim(store, run, worker)) is not None:
+                try:
+                    await run_flow(store, run.key.removeprefix(RUNS), NIGHTLY)
+                    done += await mark_done(store, run, version)
+                except RunDeletedError:  # half-done and left for so long that it was pruned
+                    await store.delete_global(run.key)
     return done
+
+
+async def all_globals(store: AsyncContextStore, prefix: str) -> AsyncIterator[GlobalEntry]:
+    """Every global whose key begins so, by key."""
+    after = None
+    while page := await store.list_globals(prefix, after=after, limit=100):
+        for entry in page:
+            yield entry
+        after = page[-1].key
 
 
 async def one_night(store: AsyncContextStore, path: pathlib.Path, night: str, count: int) -> list[str]:
     flow_run_ids = [f"{night}/{new_flow_run_id()}" for _ in range(count)]
-    await note(store, dict.fromkeys(flow_run_ids, "waiting"))
+    async with store.batch() as batch:
+        for flow_run_id in flow_run_ids:
+            batch.put_global(RUNS + flow_run_id, "waiting")
     done = await asyncio.gather(*(work(path, worker) for worker in WORKERS))
     shares = ", ".join(f"{worker} {share}" for worker, share in zip(WORKERS, done, strict=True))
     print(f"{night}: {sum(done)} runs done ({shares})")
@@ -94,7 +129,9 @@ async def rerun_from(store: AsyncContextStore, flow_run_id: str, node_id: str, f
         flow_run_id, new_flow_run_id=f"{flow_run_id.split('/')[0]}/{new_flow_run_id()}", node_ids=before
     )
     await run_flow(store, forked, flow)
-    await note(store, {forked: "done", flow_run_id: f"replaced by {forked}"})
+    async with store.batch() as batch:
+        batch.put_global(RUNS + forked, "done")
+        batch.upsert_global(RUNS + flow_run_id, f"replaced by {forked}")
     return forked
 
 
@@ -122,9 +159,10 @@ async def keep_since(store: AsyncContextStore, began: datetime.datetime) -> None
     before = (await store.stats()).value_bytes
     await store.prune(older_than=age(), progress=lambda done, total: print(f"  {done} of {total} runs looked at"))
     print(f"pruned: {before:,} bytes of values before, {(await store.stats()).value_bytes:,} after")
-    # The map is ours to keep: without the runs that are gone.
+    # What is said of the runs is ours to keep: without those that are done and gone. Deletions at once share a commit.
+    over = [run.key async for run in all_globals(store, RUNS) if run.value.startswith(("done", "replaced"))]
     kept = {run.flow_run_id async for run in all_runs(store)}
-    await store.update_global(RUNS, lambda runs: {run: state for run, state in runs.items() if run in kept})
+    await asyncio.gather(*(store.delete_global(key) for key in over if key.removeprefix(RUNS) not in kept))
 
 
 async def all_runs(store: AsyncContextStore) -> AsyncIterator[RunInfo]:
@@ -152,8 +190,8 @@ async def main(path: pathlib.Path) -> None:
         print(f"{worker} does the retention")
         await keep_since(store, tonight)
 
-        states = await store.get_global(RUNS)
-        print(f"left: {len(states)} runs, {sum(state == 'done' for state in states.values())} of them in force")
+        states = [run.value async for run in all_globals(store, RUNS)]
+        print(f"left: {len(states)} runs, {states.count('done')} of them in force")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import datetime
 
-from contextstore import AsyncContextStore, AtomicWriter, ContextStore, Output
+from contextstore import AsyncContextStore, AsyncFlowRun, AtomicWriter, ContextStore, FlowRun, Output
 
 
 def opening() -> None:
@@ -45,10 +45,15 @@ def blocking(store: ContextStore) -> None:
     store.upsert_global("key", 1, expected_version="1")  # type: ignore[arg-type]
     store.prune(older_than=30)  # type: ignore[arg-type]
     store.prune(datetime.timedelta(days=30))  # type: ignore[call-arg]
-    store.wait_for("run", "node", 5)  # type: ignore[call-arg]
+    store.wait_for("run", "node", 5)  # type: ignore[call-overload]
+    awaited: str = store.wait_for("run", "node", type=int)  # type: ignore[assignment]
+    store.get_or_put("run", "node", 5)  # type: ignore[call-overload]
+    store.get_or_put("run", "node", int, int)  # type: ignore[call-overload]
+    store.get_or_put("run", "node", lambda argument: argument, type=int)  # type: ignore[arg-type, misc]
+    computed: str = store.get_or_put("run", "node", int, type=int)  # type: ignore[assignment]
     with store.batch() as batch:
         batch.get("run", "node")  # type: ignore[attr-defined]
-    print(number, text, version)
+    print(number, text, version, awaited, computed)
 
 
 async def awaited(store: AsyncContextStore) -> None:
@@ -59,6 +64,17 @@ async def awaited(store: AsyncContextStore) -> None:
     async with store.batch() as batch:
         await batch.put("run", "node", 1)  # type: ignore[func-returns-value, misc]
     print(number, exists)
+
+
+async def one_run(blocking: FlowRun, awaited: AsyncFlowRun) -> None:
+    computed: str = blocking.get_or_put("node", int, type=int)  # type: ignore[assignment]
+    waited_for: str = blocking.wait_for("node", type=int)  # type: ignore[assignment]
+    (await awaited.get_or_put("node", int, type=int)).upper()  # type: ignore[attr-defined]
+    (await awaited.wait_for("node", type=int)).upper()  # type: ignore[attr-defined]
+    blocking.get_or_put("node")  # type: ignore[call-overload]
+    await awaited.wait_for("node", 5)  # type: ignore[call-overload]
+    awaited.get_or_put("node", int, type=int) + 1  # type: ignore[operator]
+    print(computed, waited_for)
 
 
 def results(output: Output) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import pathlib
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, assert_type
 
 import contextstore
@@ -147,13 +147,21 @@ async def steps_and_waiting(store: AsyncContextStore, run_id: uuid.UUID) -> None
     async def compute() -> int:
         return 1
 
-    computed: int = await store.get_or_put("run", "node", compute)
-    computed = await store.get_or_put(run_id, run_id, lambda: 1, type=int)
-    awaited: Rows = await store.wait_for("run", "node")
-    awaited = await store.wait_for(run_id, "node", timeout=1, type=Rows)
+    assert_type(await store.get_or_put("run", "node", compute), Any)
+    assert_type(await store.get_or_put("run", "node", lambda: 1, type=None), Any)
+    assert_type(await store.get_or_put("run", "node", compute, type=Rows), Rows)
+    assert_type(await store.get_or_put(run_id, run_id, lambda: 1, type=int), int)
+    assert_type(await store.get_or_put(run_id, run_id, factory=compute, type=list[Rows]), list[Rows])
+    either: int | str = await store.get_or_put("run", "node", compute, type=int | str)
+    assert_type(await store.wait_for("run", "node"), Any)
+    assert_type(await store.wait_for("run", "node", timeout=None, type=None), Any)
+    assert_type(await store.wait_for(run_id, "node", timeout=1, type=Rows), Rows)
+    assert_type(await store.wait_for(run_id, "node", type=dict[str, Rows]), dict[str, Rows])
+    either = await store.wait_for("run", "node", type=int | str)
+    several: Sequence[Rows] = await store.get_or_put("run", "node", compute, type=Sequence[Rows])
     async for output in store.watch("run"):
         assert_type(output, Output)
-    print(computed, awaited)
+    print(either, several)
 
 
 async def runs(store: AsyncContextStore, run_id: uuid.UUID) -> None:
@@ -188,16 +196,21 @@ async def one_run(store: AsyncContextStore, node: uuid.UUID, by_node: Mapping[st
     assert_type(await run.get_many(["node", node]), dict[str, Any])
     assert_type(await run.delete(), int)
     assert_type(await run.fork(new_flow_run_id="new", node_ids=[node]), str)
-    computed: int = await run.get_or_put("node", lambda: 1, type=int)
-    computed = await run.step("node", asyncio.sleep, 1, result=5)
+    assert_type(await run.get_or_put("node", run.list_keys), Any)
+    assert_type(await run.get_or_put("node", run.list_keys, type=list[str]), list[str])
+    assert_type(await run.get_or_put(node, lambda: 1, type=Rows), Rows)
+    computed: int = await run.step("node", asyncio.sleep, 1, result=5)
     computed = await run.step("node", max, 1, 2, type=int)
-    computed = await run.wait_for("node", timeout=None, type=int)
+    assert_type(await run.wait_for("node"), Any)
+    assert_type(await run.wait_for("node", timeout=None, type=int), int)
+    either: int | str = await run.get_or_put("node", lambda: 1, type=int | str)
+    either = await run.wait_for("node", type=int | str)
     async for output in run.iter_outputs():
         assert_type(output, Output)
     async for output in run.watch():
         assert_type(output, Output)
     iterator: AsyncIterator[Output] = run.watch()
-    print(computed, iterator)
+    print(computed, either, iterator)
 
 
 async def write_before_complete(store: AsyncContextStore, run_id: uuid.UUID) -> None:
@@ -271,13 +284,21 @@ def batches_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
 
 
 def steps_and_waiting_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
-    computed: int = store.get_or_put("run", "node", lambda: 1)
-    computed = store.get_or_put(run_id, run_id, lambda: 1, type=int)
-    awaited: Rows = store.wait_for("run", "node")
-    awaited = store.wait_for(run_id, "node", timeout=1, type=Rows)
+    assert_type(store.get_or_put("run", "node", lambda: 1), Any)
+    assert_type(store.get_or_put("run", "node", lambda: 1, type=None), Any)
+    assert_type(store.get_or_put("run", "node", dict, type=Rows), Rows)
+    assert_type(store.get_or_put(run_id, run_id, lambda: 1, type=int), int)
+    assert_type(store.get_or_put(run_id, run_id, factory=list, type=list[Rows]), list[Rows])
+    either: int | str = store.get_or_put("run", "node", lambda: 1, type=int | str)
+    assert_type(store.wait_for("run", "node"), Any)
+    assert_type(store.wait_for("run", "node", timeout=None, type=None), Any)
+    assert_type(store.wait_for(run_id, "node", timeout=1, type=Rows), Rows)
+    assert_type(store.wait_for(run_id, "node", type=dict[str, Rows]), dict[str, Rows])
+    either = store.wait_for("run", "node", type=int | str)
+    several: Sequence[Rows] = store.get_or_put("run", "node", list, type=Sequence[Rows])
     for output in store.watch("run"):
         assert_type(output, Output)
-    print(computed, awaited)
+    print(either, several)
 
 
 def runs_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
@@ -312,15 +333,20 @@ def one_run_blocking(store: ContextStore, node: uuid.UUID, by_node: Mapping[str,
     assert_type(run.get_many(["node", node]), dict[str, Any])
     assert_type(run.delete(), int)
     assert_type(run.fork(new_flow_run_id="new", node_ids=[node]), str)
-    computed: int = run.get_or_put("node", lambda: 1, type=int)
-    computed = run.step("node", max, 1, 2, type=int)
-    computed = run.wait_for("node", timeout=None, type=int)
+    assert_type(run.get_or_put("node", run.list_keys), Any)
+    assert_type(run.get_or_put("node", run.list_keys, type=list[str]), list[str])
+    assert_type(run.get_or_put(node, lambda: 1, type=Rows), Rows)
+    computed: int = run.step("node", max, 1, 2, type=int)
+    assert_type(run.wait_for("node"), Any)
+    assert_type(run.wait_for("node", timeout=None, type=int), int)
+    either: int | str = run.get_or_put("node", lambda: 1, type=int | str)
+    either = run.wait_for("node", type=int | str)
     for output in run.iter_outputs():
         assert_type(output, Output)
     for output in run.watch():
         assert_type(output, Output)
     iterator: Iterator[Output] = run.watch()
-    print(computed, iterator)
+    print(computed, either, iterator)
 
 
 def write_before_complete_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
