@@ -32,23 +32,25 @@ _look_through = msgspec.json.Encoder(enc_hook=_refuse).encode
 
 def plain_json(value: Any) -> bytes:
     """The text of a value of builtin types; for any other, and for what JSON has not, an error of some kind."""
-    # orjson alone is not safe: tuples nested some hundred deep overwrite its memory (3.13.0), an Enum member that is
-    # its own value kills the process, and an orjson.Fragment is pasted in unread. marshal takes builtins alone,
-    # exactly, and not deeper than 2,000 levels. Not taken: msgspec's encoder alone, which follows that Enum member for
-    # ever as well, and takes several times as long for long texts.
+    # orjson alone is not safe: tuples nested some hundred deep overwrite its memory (3.13.0), an Enum member that is its
+    # own value kills the process, and an orjson.Fragment is pasted in unread. marshal takes builtins alone, exactly.
+    # Not taken: msgspec's encoder alone, which follows that Enum member for ever as well.
     letters = marshal.dumps(value)
-    # orjson counts the levels of lists and dicts itself, so it is tuples that matter. Each has its letter among the
-    # bytes; letters within strings and numbers raise a false alarm. A circle is no news to marshal, but to msgspec.
+    # orjson counts the levels of lists and dicts itself, so it is tuples that matter, in circles or deeper than it
+    # takes. What happens to look like one costs a second look, no more; an expression that looks closer costs as much.
     if any(letter in letters for letter in _TUPLES) and _is_too_deep(_look_through(value)):
         raise NotPlainError
     data = orjson.dumps(value, option=_OPTIONS)
-    # orjson writes NaN and the infinities as null. To look for them costs nothing unless there is a "null".
-    if b"null" in data and orjson.loads(data) != value:
+    # orjson writes NaN and the infinities as null.
+    if b"null" in data and any(number.search(letters) for number in _NO_NUMBERS) and orjson.loads(data) != value:
         raise NotPlainError
     return data
 
 
-_TUPLES = [b"(", b")", b"\xa8", b"\xa9"]  # large and small ones, each as it is and where marshal may refer to it again
+# marshal's letters of tuples, large and small, each without and with the bit of what is referred to again,
+_TUPLES = [b"(", b")", b"\xa8", b"\xa9"]
+# and its floats that are no numbers.
+_NO_NUMBERS = [re.compile(letter + rb".{6}[\xf0-\xff][\x7f\xff]", re.DOTALL) for letter in (b"g", b"\xe7")]
 _ONLY_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
@@ -56,14 +58,16 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 def _is_too_deep(data: bytes) -> bool:
     """Whether this JSON is nested deeper than MAX_DEPTH."""
-    if len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return False
     # Brackets within strings may raise a false alarm; to leave the strings out each time takes longer than all else.
     return _brackets_nest_too_deep(data) and _brackets_nest_too_deep(_STRING.sub(b"", data))
 
 
 def _brackets_nest_too_deep(data: bytes) -> bool:
+    if len(data) <= 2 * MAX_DEPTH:
+        return False
     brackets = data.translate(_ONLY_BRACKETS, _NO_BRACKETS)
+    if len(brackets) <= 2 * MAX_DEPTH:
+        return False
     for _ in range(MAX_DEPTH):
         size = len(brackets)
         brackets = brackets.replace(b"[]", b"")  # the innermost level
