@@ -1,7 +1,8 @@
 """Values: what a caller hands over, the bytes that are stored, and back.
 
 Rules of this room: pure functions. ``encode`` either returns bytes that decode to what was given, or refuses and names
-the place; it never changes a value silently. ``decode`` makes fresh objects each time. Nothing here does I/O.
+the place; it never changes a value silently. An object of a class comes
+back equal by that class, or is refused. ``decode`` makes fresh objects each time. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from ._conversion import convert
-from ._encoding import encode_json, sorted_json
+from ._encoding import Claim, Default, encode_json
+from ._plainness import sorted_json
+from ._proof import prove
 from .errors import DeserializationError, SerializationError
 
 JSON = 0  # JSON text, UTF-8
@@ -26,9 +29,18 @@ class Encoded(NamedTuple):
     data: bytes
 
 
-def encode(value: Any, max_bytes: int) -> Encoded:
-    """The stored form of ``value``. Raises ``SerializationError`` that names the place."""
-    encoded = Encoded(BYTES, value) if type(value) is bytes else Encoded(JSON, _trimmed(encode_json(value)))
+def encode(value: Any, max_bytes: int, default: Default | None = None) -> Encoded:
+    """The stored form of ``value``. Raises ``SerializationError`` that names the place.
+
+    ``default`` is asked, as that of ``json.dumps`` is, for what has no JSON form.
+    """
+    if type(value) is bytes:
+        encoded = Encoded(BYTES, value)
+    else:
+        claims: list[Claim] = []
+        encoded = Encoded(JSON, _trimmed(encode_json(value, default, claims)))
+        for claim in claims:
+            prove(claim)
     if len(encoded.data) > max_bytes:
         size = len(encoded.data)
         raise SerializationError("$", f"it has {size} bytes when encoded, and max_value_bytes is {max_bytes}")

@@ -1,162 +1,200 @@
 """The JSON text of a value, or the place in it that has none.
 
-Rules of this room: as in _codec. The quick way is orjson's; whatever it stumbles over is decided by the slow one alone.
+Rules of this room: as in _codec. The quick way is that of _plainness; whatever it stumbles over is decided by the slow
+one alone, which names places.
 """
 
 from __future__ import annotations
 
 import collections
-import collections.abc
-import dataclasses
 import datetime
-import decimal
 import enum
-import functools
 import math
-import os
-import re
-import typing
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 
-from .errors import SerializationError
+from ._plainness import MAX_DEPTH, plain_json
+from ._pydantic import dumped
+from ._refusals import RefusedError, is_numpy_scalar, python_scalar, refused_at, shown, why_not
+from ._shapes import MODEL, NAMED_TUPLE, Shape, shape_of
 
-MAX_DEPTH = 254  # what orjson writes; it reads 1,024
+Default = Callable[[Any], Any]
 
-# Passed through to us instead of being written by orjson: it drops dataclass fields that begin with "_", and cuts the
-# seconds off an offset. Subclasses: their base value is right, but only after a look at what they hold.
-_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
-
-
-class _NotPlainError(Exception):
-    pass
+_MOST_ASKED = 100  # how often encode_default is asked about what it has returned itself
+_TIMES = (datetime.datetime, datetime.date, datetime.time)
 
 
-def _refuse(value: Any) -> Any:
-    raise _NotPlainError
+class Claim(NamedTuple):
+    """An object of a class that reads more from the JSON than is in it: by that class it must come back equal."""
+
+    steps: list[int | str]  # where it is
+    value: Any
+    plain: Any  # its JSON form
 
 
-_look_through = msgspec.json.Encoder(enc_hook=_refuse).encode
-
-
-def encode_json(value: Any) -> bytes:
-    # The quick way for plain values, which are nearly all. It looks at the value twice, since orjson alone is not safe:
-    # tuples nested some thousand deep overwrite its memory (3.13.0), and an orjson.Fragment is pasted in unread.
-    # msgspec walks as quickly, stops at Python's recursion limit and does not know Fragments.
-    # Whatever the quick way stumbles over is decided by the slow one alone, which names places.
+def encode_json(value: Any, default: Default | None = None, claims: list[Claim] | None = None) -> bytes:
+    """The text. To ``claims`` is added what has to be proved to come back; see _proof."""
     try:
-        if _is_too_deep(_look_through(value)):
-            raise _NotPlainError
-        data = orjson.dumps(value, option=_OPTIONS)
-        # orjson writes NaN and the infinities as null. To look for them costs nothing unless there is a "null".
-        if b"null" in data and orjson.loads(data) != value:
-            raise _NotPlainError
-        return data
+        return plain_json(value)
     except Exception:  # noqa: BLE001 - whatever it was, the slow way finds the place, or finds nothing wrong
-        return _encode_json_slowly(value)
+        return _Walk(default, claims).encoded(value)
 
 
-def _encode_json_slowly(value: Any) -> bytes:
-    steps: list[int | str] = []
-    try:
-        return orjson.dumps(_plain(value, steps))
-    except _RefusedError as refusal:
-        path = functools.reduce(member_path, steps, "$")
-        raise SerializationError(_shortened(path), refusal.problem) from refusal.__cause__
-
-
-class _RefusedError(Exception):
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-
-
-_ONLY_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
-
-
-def _is_too_deep(data: bytes) -> bool:
-    """Whether this JSON is nested deeper than MAX_DEPTH."""
-    if len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return False
-    # Brackets within strings may raise a false alarm; to leave the strings out each time takes longer than all else.
-    return _brackets_nest_too_deep(data) and _brackets_nest_too_deep(_STRING.sub(b"", data))
-
-
-def _brackets_nest_too_deep(data: bytes) -> bool:
-    brackets = data.translate(_ONLY_BRACKETS, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        size = len(brackets)
-        brackets = brackets.replace(b"[]", b"")  # the innermost level
-        if len(brackets) == size:
-            break
-    return bool(brackets)
-
-
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def member_path(path: str, step: int | str) -> str:
-    if isinstance(step, str) and len(step) <= 60 and _IDENTIFIER.fullmatch(step):
-        return f"{path}.{step}"
-    return f"{path}[{shown(step)}]"
-
-
-def _plain(value: Any, steps: list[int | str]) -> Any:
-    """``value`` in None, bool, int, float, str, list and dict alone. ``steps`` tells how far it has come, if it raises.
+class _Walk:
+    """A way through a value that makes of it None, bool, int, float, str, list and dict alone.
 
     Not recursive: 200 levels go through from anywhere in the caller's stack, however little is left of that.
     """
-    root = [value]
-    levels: list[tuple[Any, Iterator[tuple[Any, Any]]]] = [(root, iter([(0, value)]))]
-    while levels:
-        holder, members = levels[-1]
-        for step, member in members:
-            steps[len(levels) - 2 :] = [step] if holder is not root else []
-            holder[step] = flat = _flat(member)
-            if type(flat) is dict or type(flat) is list:
-                if len(levels) > MAX_DEPTH:
-                    raise _RefusedError(f"nested deeper than {MAX_DEPTH} levels, or contains itself")
-                levels.append((flat, iter(flat.items()) if type(flat) is dict else enumerate(flat)))
-                break
-        else:
-            levels.pop()
-    return root[0]
+
+    def __init__(self, default: Default | None, claims: list[Claim] | None) -> None:
+        self._default = default
+        self._claims = claims
+        self._steps: list[int | str] = []  # how far it has come
+        self._has_class = False  # whether what was looked at last is of a class that has to be proved,
+        self._has_asked = False  # and whether encode_default was asked since a proof was begun
+        self._open: tuple[int, Claim] | None = None  # the level of an object below which it is, that has to be proved
+
+    def encoded(self, value: Any) -> bytes:
+        try:
+            return orjson.dumps(self._plain(value))
+        except RefusedError as refusal:
+            raise refused_at(self._steps[1:], refusal.problem) from refusal.__cause__
+        except orjson.JSONEncodeError as error:  # the name of a Struct's field may be any str
+            raise refused_at([], f"the name of a field is not text ({error})") from error
+
+    def _plain(self, value: Any) -> Any:
+        root = [value]
+        holder: Any = root
+        members: Iterator[tuple[Any, Any]] = iter([(0, value)])
+        above: list[tuple[Any, Iterator[tuple[Any, Any]]]] = []
+        steps = self._steps
+        steps.append(0)
+        while True:
+            for step, member in members:
+                if member is None or (type(member) is str and member.isascii()):
+                    continue
+                steps[-1] = step
+                self._has_class = False
+                self._has_asked = self._has_asked and self._open is not None
+                holder[step] = flat = self._flat(member)
+                if self._has_class and self._claims is not None and self._open is None:
+                    self._begin_claim(len(above), member, flat)
+                if type(flat) is dict or type(flat) is list:
+                    if len(above) >= MAX_DEPTH:
+                        raise RefusedError(f"nested deeper than {MAX_DEPTH} levels, or contains itself")
+                    above.append((holder, members))
+                    holder, members = flat, iter(flat.items()) if type(flat) is dict else enumerate(flat)
+                    steps.append(0)
+                    break
+                if self._open is not None and self._open[0] == len(above):
+                    self._end_claim()
+            else:
+                steps.pop()
+                if not above:
+                    return root[0]
+                holder, members = above.pop()
+                if self._open is not None and self._open[0] == len(above):
+                    self._end_claim()
+
+    def _begin_claim(self, level: int, value: Any, plain: Any) -> None:
+        self._open = (level, Claim(self._steps[1:], value, plain))
+
+    def _end_claim(self) -> None:
+        # What encode_default made of something is what its author wants stored, whether or not a class reads it back.
+        if self._open is not None and self._claims is not None and not self._has_asked:
+            self._claims.append(self._open[1])
+        self._open = None
+        self._has_asked = False
+
+    def _flat(self, value: Any) -> Any:
+        """A plain scalar, or one level of a container as a new list or dict: what it holds and nothing else."""
+        # By the type alone: isinstance also believes what a mock or a proxy says of itself.
+        for _ in range(_MOST_ASKED):
+            kind = type(value)
+            if kind is bool or value is None:
+                return value
+            if issubclass(kind, enum.Enum):  # before str and int, which an Enum may be as well
+                self._has_class = True
+                value = _value_of(value)
+                if not issubclass(type(value), enum.Enum):
+                    continue
+            elif kind is dict:
+                return _with_keys(dict(value))
+            elif kind is list:
+                return list(value)
+            elif issubclass(kind, str):
+                return _text(value, "a str")
+            elif issubclass(kind, int):
+                return _number(int.__int__(value))
+            elif kind is float:
+                return _finite(value)
+            elif is_numpy_scalar(kind):
+                value = python_scalar(value)
+                continue
+            elif issubclass(kind, _TIMES):
+                self._has_class = self._has_class or kind not in _TIMES
+                return _time_text(value)
+            elif issubclass(kind, uuid.UUID):
+                self._has_class = self._has_class or kind is not uuid.UUID
+                return _id_text(value)
+            else:
+                shape = _shape(kind)
+                if shape is not None:
+                    self._has_class = True
+                    if shape.family != MODEL:
+                        return _fields(value, shape)
+                    value = dumped(value, self._default)
+                    continue
+                members = _members(value)
+                if members is not None:
+                    return members
+            value = self._asked(value)
+        raise RefusedError(f"encode_default goes on returning what is not JSON, such as this: {why_not(value)}")
+
+    def _asked(self, value: Any) -> Any:
+        if self._default is None:
+            raise RefusedError(why_not(value))
+        self._has_asked = True
+        try:
+            return self._default(value)
+        except Exception as error:
+            raise RefusedError(f"encode_default raised {error!r} ({why_not(value)})") from error
 
 
-def _flat(value: Any) -> Any:
-    """A plain scalar, or one level of a container as a new list or dict: what it holds and nothing else."""
-    # By the type alone: isinstance also believes what a mock or a proxy says of itself.
-    kind = type(value)
-    if value is None or kind is bool:
-        return value
-    if issubclass(kind, enum.Enum):  # before str and int, which an Enum may be as well
-        return _flat(value.value)
-    if issubclass(kind, str):
-        return _text(value, "a str")
-    if issubclass(kind, int):
-        number = int.__int__(value)
-        if not -(2**63) <= number < 2**64:
-            raise _RefusedError("an int must be within -2**63 and 2**64 - 1; store it as a str")
-        return number
-    if kind is float:
-        if not math.isfinite(value):
-            raise _RefusedError(f"{_FLOAT_NAMES[str(value)]} is not JSON; store None or a str instead")
-        return value
-    if issubclass(kind, datetime.datetime | datetime.date | datetime.time):
-        return _time_text(value)
-    if issubclass(kind, uuid.UUID):
-        return uuid.UUID.__str__(value)
-    if hasattr(kind, "__pydantic_serializer__") and not dataclasses.is_dataclass(kind):
-        return _flat(_dumped(value))
-    members = _members(value)
-    if type(members) is dict:
-        return {_key(key): member for key, member in members.items()}
-    return members
+def _shape(kind: Any) -> Shape | None:
+    try:
+        return shape_of(kind)
+    except Exception:  # noqa: BLE001 - of a metaclass of the caller's own, which may say anything of its classes
+        return None
+
+
+def _value_of(member: enum.Enum) -> Any:
+    """The value of an Enum member; the member, if its value is one again without end."""
+    value: Any = member
+    for _ in range(MAX_DEPTH):
+        try:
+            value = value.value
+        except Exception as error:  # a property of the caller's own
+            raise RefusedError(f"the value of this {type(member).__name__} cannot be had ({error!r})") from error
+        if not issubclass(type(value), enum.Enum):
+            return value
+    return member
+
+
+def _number(number: int) -> int:
+    if not -(2**63) <= number < 2**64:
+        raise RefusedError("an int must be within -2**63 and 2**64 - 1; store it as a str")
+    return number
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise RefusedError(f"{_FLOAT_NAMES[str(number)]} is not JSON; store None or a str instead")
+    return number
 
 
 _FLOAT_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -167,149 +205,98 @@ def _text(value: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _RefusedError(f"{what} with a lone surrogate is not text; store bytes instead") from None
+        raise RefusedError(f"{what} with a lone surrogate is not text; store bytes instead") from None
     return text
 
 
+def _with_keys(members: dict[Any, Any]) -> dict[str, Any]:
+    for key in members:
+        if type(key) is not str or not key.isascii():
+            break
+    else:
+        return members
+    plain = {_key(key): member for key, member in members.items()}
+    if len(plain) < len(members):
+        raise RefusedError("two of the keys are the same str; keep one of them")
+    return plain
+
+
 def _key(key: Any) -> str:
-    if type(key) is not str:
-        raise _RefusedError(f"the key {shown(key)} is of the type {type(key).__name__}; keys must be str")
+    kind = type(key)
+    if kind is not str:
+        hint = "keys must be str"
+        if not issubclass(kind, enum.StrEnum):
+            if issubclass(kind, enum.Enum):
+                hint += ", or members of a StrEnum; use its value"
+            elif issubclass(kind, str):
+                hint += ", not a subclass; convert it with str()"
+            raise RefusedError(f"the key {shown(key)} is of the type {kind.__name__}; {hint}")
+        value = _value_of(key)
+        if type(value) is not str:
+            raise RefusedError(f"the key {shown(key)} is a member of a StrEnum, and its value is no str; use a str")
+        key = value
     return _text(key, f"the key {shown(key)}")
 
 
-def _members(value: Any) -> list[Any] | dict[Any, Any]:
+def _members(value: Any) -> list[Any] | dict[str, Any] | None:
+    """One level of a container; None for what is none."""
     # Copies, since another thread may change the original; and by the methods of the base class, whatever a subclass
     # has made of them. Not dict.copy, which calls those of the subclass.
     kind = type(value)
-    if dataclasses.is_dataclass(kind):
-        return _fields(value, {field.name: field.name for field in dataclasses.fields(kind)})
     if issubclass(kind, collections.OrderedDict):
-        return dict(collections.OrderedDict.items(value))  # dict.items does not know of move_to_end
+        return _with_keys(dict(collections.OrderedDict.items(value)))  # dict.items does not know of move_to_end
     if issubclass(kind, dict):
-        return dict(dict.items(value))
+        return _with_keys(dict(dict.items(value)))
     if issubclass(kind, list):
         return list.copy(value)
-    if kind is tuple or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
+    if kind is tuple:
+        return list(value)
+    return None
+
+
+def _fields(value: Any, shape: Shape) -> list[Any] | dict[str, Any]:
+    if shape.family == NAMED_TUPLE:
         return list(tuple.__iter__(value))
-    if issubclass(kind, msgspec.Struct):
-        return _struct_members(value)
-    if hasattr(kind, "__attrs_attrs__"):
-        return _fields(value, {field.name: field.name for field in kind.__attrs_attrs__})
-    raise _RefusedError(_why_not(value))
-
-
-def _fields(value: Any, names: dict[str, str]) -> dict[str, Any]:
-    try:
-        held = {name: getattr(value, attribute) for name, attribute in names.items()}
-    except Exception as error:  # mostly AttributeError; a descriptor of the caller's own may raise anything
-        raise _RefusedError(f"a field of this {type(value).__name__} is not set ({error})") from error
-    return {name: member for name, member in held.items() if member is not msgspec.UNSET}
-
-
-def _struct_members(value: msgspec.Struct) -> list[Any] | dict[str, Any]:
     # Not msgspec.to_builtins: that goes all the way down, and would turn bytes into base64 on the way.
-    config = value.__struct_config__
-    names = dict(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
-    tagged = {} if config.tag is None else {str(config.tag_field): config.tag}
-    members = {**tagged, **_fields(value, names)}
-    if config.array_like and len(members) < len(tagged) + len(names):
-        raise _RefusedError("a field of this array-like Struct is UNSET, and an array has no gaps")
-    return list(members.values()) if config.array_like else members
-
-
-def _dumped(value: Any) -> Any:
+    held: dict[Any, Any] = {} if shape.tag is None else dict([shape.tag])
     try:
-        dumped = value.model_dump(mode="json")
-        if b"null" in _look_through(dumped):
-            dumped = _with_lost_numbers(dumped, value.model_dump())
-    except Exception as error:  # a serializer of the model's own may raise anything
-        raise _RefusedError(f"{type(value).__name__}.model_dump raised {error!r}") from error
-    return dumped
-
-
-def _with_lost_numbers(dumped: Any, objects: Any) -> Any:
-    """pydantic makes None of a NaN in a field without a type. Put it back, to be refused by name of its place."""
-    root = [dumped]
-    levels: list[tuple[Any, Any]] = [(root, [objects])]
-    while levels:
-        made, source = levels.pop()
-        steps = list(made) if isinstance(made, dict) else range(len(made))
-        sources = list(source.values()) if isinstance(source, dict) else list(source)
-        if len(steps) != len(sources):  # a serializer of the model's own has made something else of it
-            continue
-        for step, item in zip(steps, sources, strict=True):
-            if made[step] is None and isinstance(item, float) and not math.isfinite(item):
-                made[step] = item
-            elif isinstance(made[step], dict | list) and isinstance(item, collections.abc.Collection):
-                levels.append((made[step], item))
-    return root[0]
+        for step, attribute in shape.members:
+            member = getattr(value, attribute)
+            if member is not msgspec.UNSET:
+                held[step] = member
+            elif shape.is_array:
+                raise RefusedError("a field of this array-like Struct is UNSET, and an array has no gaps")
+    except RefusedError:
+        raise
+    except Exception as error:  # mostly AttributeError; a descriptor of the caller's own may raise anything
+        raise RefusedError(f"a field of this {type(value).__name__} is not set ({error})") from error
+    return list(held.values()) if shape.is_array else held
 
 
 def _time_text(value: datetime.datetime | datetime.date | datetime.time) -> str:
-    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
-        return datetime.date.isoformat(value)
+    kind = type(value)
+    if not issubclass(kind, datetime.datetime | datetime.time):
+        return datetime.date.isoformat(value)  # type: ignore[arg-type]
     if value != value:  # pandas.NaT, which passes for a datetime
-        raise _RefusedError(f"{shown(value)} is no time; store None instead")
+        raise RefusedError(f"{shown(value)} is no time; store None instead")
     if getattr(value, "nanosecond", 0):  # a pandas.Timestamp; the base class would drop them
-        raise _RefusedError("a datetime with nanoseconds would lose them; store it as a str")
-    base: Any = datetime.datetime if isinstance(value, datetime.datetime) else datetime.time
+        raise RefusedError("a datetime with nanoseconds would lose them; store it as a str")
+    base: Any = datetime.datetime if issubclass(kind, datetime.datetime) else datetime.time
     try:
         offset = base.utcoffset(value)
+        text = str(base.isoformat(value))
     except Exception as error:  # the tzinfo may be the caller's own
-        raise _RefusedError(f"the offset of this {base.__name__} cannot be had ({error!r})") from error
-    if value.tzinfo is not None and offset is None:
-        raise _RefusedError("the offset of this time's zone depends on the date; store a datetime")
+        raise RefusedError(f"the offset of this {base.__name__} cannot be had ({error!r})") from error
+    if offset is None and base.tzinfo.__get__(value) is not None:
+        raise RefusedError("the offset of this time's zone depends on the date; store a datetime")
     if offset is not None and offset % datetime.timedelta(minutes=1):
         # RFC 3339 has no seconds in an offset, and orjson as well as msgspec cut them off.
-        raise _RefusedError(f"an offset with seconds ({offset}) cannot be written; convert it to UTC")
-    return str(base.isoformat(value))
+        raise RefusedError(f"an offset with seconds ({offset}) cannot be written; convert it to UTC")
+    return text
 
 
-_NO_BYTES = "bytes are a value only as a whole, not within JSON; put bytes() of it on its own, or encode it (base64)"
-_HINTS: dict[type, str] = {
-    bytes: _NO_BYTES,
-    bytearray: _NO_BYTES,
-    memoryview: _NO_BYTES,
-    tuple: "convert it with tuple()",
-    collections.abc.Set: "convert it to a list",
-    collections.abc.Iterator: "convert it to a list",
-    collections.deque: "convert it to a list",
-    collections.abc.Mapping: "convert it with dict()",
-    decimal.Decimal: "convert it with str(), which keeps it exactly, or with float()",
-    datetime.timedelta: "store its total_seconds()",
-    os.PathLike: "convert it with str()",
-    type: "it is a class, not an object of that class",
-    float: "it is a subclass of float; convert it with float()",
-}
-
-
-def _why_not(value: Any) -> str:
-    kind = type(value)
-    hints = (hint for refused, hint in _HINTS.items() if issubclass(kind, refused))
-    own = (f"store what its {method}() returns" for method in ("tolist", "to_dict") if hasattr(kind, method))  # numpy's
-    hint = next(hints, None) or next(
-        own, "convert it to dict, list, str, int, float, bool or None, or make it a dataclass"
-    )
-    return f"{type_name(kind)} is not JSON: {hint}"
-
-
-def type_name(kind: Any) -> str:
-    if not isinstance(kind, type) or typing.get_origin(kind) is not None:
-        return repr(kind).replace("typing.", "")
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def shown(value: Any) -> str:
+def _id_text(value: uuid.UUID) -> str:
     try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a repr of the caller's own must not hide what we have to say
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _shortened(path: str) -> str:
-    return path if len(path) <= 500 else f"{path[:300]}...{path[-100:]}"
-
-
-def sorted_json(data: bytes) -> bytes:
-    return orjson.dumps(orjson.loads(data), option=orjson.OPT_SORT_KEYS)
+        return uuid.UUID.__str__(value)
+    except Exception as error:  # one that was made without its __init__
+        raise RefusedError(f"a field of this {type(value).__name__} is not set ({error})") from error

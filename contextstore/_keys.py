@@ -5,6 +5,7 @@ Rules of this room: pure functions; whatever passes is a plain ``str`` that ever
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
@@ -70,6 +71,13 @@ def check_function(name: str, function: object) -> None:
     if not callable(function):
         kind = type(function).__name__
         raise TypeError(f"{name} must be a function, not {kind}: pass the function itself, not what it returns")
+
+
+def check_plain_function(name: str, function: object) -> None:
+    """For what is called without being awaited, whichever the face."""
+    check_function(name, function)
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):
+        raise TypeError(f"{name} must be a plain function, not a coroutine function: it is never awaited")
 
 
 def check_seconds(name: str, seconds: object) -> None:

@@ -47,6 +47,7 @@ from ._keys import (
     Outputs,
     check_count,
     check_function,
+    check_plain_function,
     check_seconds,
     flow_run_key,
     global_key,
@@ -115,6 +116,9 @@ class AsyncContextStore:
         max_value_bytes: the largest value, encoded. None: 256 MiB.
         read_only: refuse every write with ``ReadOnlyStoreError``.
         create: make the store if there is none; else a missing file is a ``StoreNotFoundError``.
+        encode_default: a function that is asked, as ``json.dumps``'s ``default`` is, for an object that has no JSON
+            form, and returns something that has. It is called in the thread that puts, at the time of the call, and may
+            call the store. Whatever it raises makes the put a ``SerializationError`` that names the place.
 
     Raises:
         TypeError, ValueError: an argument that cannot be meant. Nothing else: constructing does no I/O.
@@ -130,6 +134,7 @@ class AsyncContextStore:
         max_value_bytes: int | None = None,
         read_only: bool = False,
         create: bool = True,
+        encode_default: Callable[[Any], Any] | None = None,
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
@@ -143,6 +148,9 @@ class AsyncContextStore:
         self._max_value_bytes = check_count("max_value_bytes", max_value_bytes, 1)
         if max_value_bytes > _LARGEST:
             raise ValueError(f"max_value_bytes must be at most {_LARGEST:,}, not {max_value_bytes:,}")
+        if encode_default is not None:
+            check_plain_function("encode_default", encode_default)
+        self._encode_default = encode_default
         self._read_only = read_only
         self._callers = self._make_callers(max(float(timeout), LEAST_PATIENCE))
         self._cache = OutputCache(cache_bytes, self._engine.epochs)
@@ -255,7 +263,8 @@ class AsyncContextStore:
         Args:
             flow_run_id, node_id: at most 512 bytes of UTF-8 each, not empty; a ``uuid.UUID`` is stored as its string.
             value: JSON (None, bool, int, float, str, list, dict with str keys), or what has a JSON form (tuples,
-                dataclasses, attrs, msgspec and pydantic objects, datetimes, UUIDs, enums), or, as a whole, bytes.
+                dataclasses, attrs, msgspec and pydantic objects, datetimes, UUIDs, enums, numpy scalars), or, as a
+                whole, bytes. An object of a class comes back equal by ``type=`` that class, or is refused.
             exist_ok: take an equal value that is stored already as success. That is what makes a retry safe.
 
         Raises:
@@ -288,7 +297,7 @@ class AsyncContextStore:
         Args:
             default: what to return where nothing is written; returned as it is.
             type: convert to this type, and check: a dataclass, TypedDict, NamedTuple, Enum, datetime type, UUID,
-                containers and unions of these; attrs, msgspec and pydantic types.
+                Decimal, Path, containers and unions of these; attrs, msgspec and pydantic types.
 
         Raises:
             DeserializationError: the stored value does not fit ``type``; the message names the place.
@@ -1083,7 +1092,7 @@ class AsyncContextStore:
     def _encode(self, value: Any, *key: str) -> Encoded:
         """The stored form of what is to stand under this key: that of a global, or a flow run and a node."""
         try:
-            return encode(value, self._max_value_bytes)
+            return encode(value, self._max_value_bytes, self._encode_default)
         except SerializationError as error:
             raise SerializationError(error.path, f"{error.problem} ({_named(*key)})") from error.__cause__
 

@@ -68,6 +68,7 @@ class ContextStore:
         max_value_bytes: int | None = None,
         read_only: bool = False,
         create: bool = True,
+        encode_default: Callable[[Any], Any] | None = None,
     ) -> None:
         self._core = _Core(
             target,
@@ -77,6 +78,7 @@ class ContextStore:
             max_value_bytes=max_value_bytes,
             read_only=read_only,
             create=create,
+            encode_default=encode_default,
         )
 
     def __reduce__(self) -> NoReturn:

@@ -1,0 +1,175 @@
+"""The proof that an object comes back by its own class.
+
+Rules of this room: what is written is read back in the very way in which a caller will read it, and compared; only of
+builtin types it is taken for granted. What does not come back equal is refused by name of its place.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import typing
+import weakref
+from typing import Any
+
+from ._conversion import convert
+from ._encoding import Claim
+from ._reach import reach_of
+from ._refusals import refused_at, type_name
+from ._shapes import ATTRS, DATACLASS, MODEL, NAMED_TUPLE, STRUCT, Shape, has_own_eq, shape_of
+from .errors import DeserializationError, SerializationError
+
+Steps = list[int | str]
+
+# The names of the members of each Enum that are known to come back.
+_proved_members: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
+_UNSET = object()
+
+
+def prove(claim: Claim) -> None:
+    """Raise ``SerializationError`` unless this object comes back by its class, equal to what it is now."""
+    value, kind = claim.value, type(claim.value)
+    if issubclass(kind, enum.Enum):
+        _prove_member(claim)
+        return
+    meant = _with_arguments(value)
+    try:
+        back = convert(claim.plain, meant)
+    except DeserializationError as error:
+        raise _refused(claim, [], f"could not be read back by its class: {error.problem}", error.path) from error
+    except TypeError as error:
+        raise _refused(claim, [], f"could not be read back by its class: {error}") from error
+    if reach_of(meant).is_compared and _are_equal(value, back):
+        return
+    difference = _difference(value, back)
+    if difference is not None:
+        raise _refused(claim, *difference)
+
+
+def _refused(claim: Claim, steps: Steps, problem: str, path: str = "$") -> SerializationError:
+    kind = type(claim.value)
+    problem = f"{type_name(kind)} {problem}; {_remedy(kind, claim.value)}"
+    error = refused_at([*claim.steps, *steps], problem)
+    return SerializationError(error.path + path[1:], problem)
+
+
+_AS_JSON = {
+    DATACLASS: "put dataclasses.asdict() of it",
+    ATTRS: "put attrs.asdict() of it",
+    STRUCT: "put msgspec.to_builtins() of it",
+    MODEL: "put its model_dump(mode='json')",
+    NAMED_TUPLE: "put tuple() of it",
+}
+
+
+def _remedy(kind: Any, value: Any) -> str:
+    if issubclass(kind, enum.Enum):
+        return "put its value"
+    shape = shape_of(kind)
+    if shape is None:
+        return f"convert it to {kind.__mro__[1].__name__}, or put str() of it"
+    instead = _AS_JSON[shape.family]
+    if getattr(kind, "__parameters__", ()) and _with_arguments(value) is kind:
+        return f"make it with its type arguments ({kind.__name__}[...](...)), or {instead}"
+    return f"declare its fields as what they hold, or {instead}"
+
+
+def _with_arguments(value: Any) -> Any:
+    """The class of an object, with the arguments with which it was made, where that is known."""
+    kind = type(value)
+    meant = getattr(value, "__dict__", {}).get("__orig_class__") if getattr(kind, "__parameters__", ()) else None
+    return meant if typing.get_origin(meant) is kind else kind
+
+
+def _prove_member(claim: Claim) -> None:
+    member: enum.Enum = claim.value
+    kind = type(member)
+    proved = _proved_members.setdefault(kind, set())
+    if member.name in proved:
+        return
+    try:
+        back = convert(claim.plain, kind)
+    except (DeserializationError, TypeError) as error:
+        raise _refused(claim, [], f"could not be read back by its class: {error}") from error
+    if back is not member:
+        if not issubclass(kind, enum.Flag) or back != member:
+            raise _refused(claim, [], "has members whose values are the same in JSON, and the first would come back")
+    elif kind.__members__.get(member.name) is member:
+        proved.add(member.name)
+
+
+# --------------------------------------------------------------------------------------------------------- differences
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - an __eq__ of the caller's own; or too deep for it, and then fields are compared
+        return False
+
+
+def _difference(value: Any, back: Any) -> tuple[Steps, str] | None:
+    """Where the two differ, and how; None if they do not. By fields, since a class may compare less, or identity."""
+    waiting: list[tuple[Any, Any, Steps]] = [(value, back, [])]
+    while waiting:
+        one, other, steps = waiting.pop()
+        if one is other:
+            continue
+        kind = type(one)
+        shape = shape_of(kind)
+        if shape is not None and shape.family != NAMED_TUPLE:
+            if type(other) is not kind:
+                return steps, _as_another(one, other)
+            problem = _own_difference(one, other, shape)
+            if problem is not None:
+                return steps, problem
+            waiting += ((*pair, [*steps, *step]) for *pair, step in reversed(_field_pairs(one, other, shape)))
+        elif issubclass(kind, list | tuple):
+            if not isinstance(other, tuple if issubclass(kind, tuple) else list) or len(one) != len(other):
+                return steps, _as_another(one, other)
+            waiting += [(a, b, [*steps, index]) for index, (a, b) in enumerate(zip(one, other, strict=True))][::-1]
+        elif issubclass(kind, dict):
+            if not isinstance(other, dict) or one.keys() != other.keys():
+                return steps, _as_another(one, other)
+            waiting += [(dict.get(one, key), dict.get(other, key), [*steps, key]) for key in one][::-1]
+        elif not _is_same_leaf(one, other):
+            return steps, _as_another(one, other)
+    return None
+
+
+def _as_another(one: Any, other: Any) -> str:
+    if type(one) is type(other):
+        return f"would come back with another {type_name(type(one))} here"
+    return f"holds {_named(one)} here, which would come back as {_named(other)}"
+
+
+def _named(value: Any) -> str:
+    return "None" if value is None else f"a {type_name(type(value))}"
+
+
+def _is_same_leaf(one: Any, other: Any) -> bool:
+    if issubclass(type(one), datetime.datetime) and isinstance(other, datetime.datetime) and one.tzinfo is not None:
+        # By offset, not by zone: a time in an hour that comes twice is equal to none of another zone.
+        naive = _are_equal(one.replace(tzinfo=None), other.replace(tzinfo=None))
+        return naive and one.utcoffset() == other.utcoffset()
+    return _are_equal(one, other)
+
+
+def _field_pairs(one: Any, other: Any, shape: Shape) -> list[tuple[Any, Any, Steps]]:
+    is_root = shape.family == MODEL and hasattr(shape.owner, "root")
+    return [
+        (getattr(one, name, _UNSET), getattr(other, name, _UNSET), [] if is_root else [step])
+        for step, name in shape.members
+    ]
+
+
+def _own_difference(one: Any, other: Any, shape: Shape) -> str | None:
+    """What the class itself says is different, and what pydantic keeps beside the fields."""
+    if shape.family == MODEL:
+        if not _are_equal(one.model_extra, other.model_extra):
+            return "would come back with other extra fields"
+        if not _are_equal(one.__pydantic_private__, other.__pydantic_private__):
+            return "would come back with other private attributes, which its JSON leaves out"
+    if has_own_eq(shape.owner) and not _are_equal(one, other):
+        return "would come back as one that its __eq__ says is another"
+    return None
