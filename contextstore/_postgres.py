@@ -61,12 +61,14 @@ from ._engine import (
     own_error,
     report_bug,
 )
+from ._own_threads import OwnThreads
 from ._postgres_lane import (
     Address,
     Connection,
     ConnectionLostError,
     Deadline,
     TryAgainError,
+    import_driver,
     state_of,
     state_of_cause,
 )
@@ -121,8 +123,9 @@ class PostgresEngine:
     poll_seconds: tuple[float, float] | None = (0.005, 0.25)
 
     def __init__(self, address: Address, *, timeout: float, durability: str, read_only: bool, create: bool) -> None:
+        import_driver()
         self.location = address.location
-        self.own_threads: set[int] = set()
+        self.own_threads = OwnThreads(self.location)
         self._address = address
         self._timeout = timeout
         self._why_not_create = "" if create else "create=True would make one"

@@ -1,6 +1,6 @@
 """A connection to PostgreSQL that mends itself, and what its errors mean.
 
-Rules of this room: asyncpg is imported here alone, when a store is opened; no SQL but what is passed in. Every answer
+Rules of this room: asyncpg is imported here alone, when there is a store that needs it; no SQL but what is passed in. Every answer
 of the server is waited for until a deadline and no longer: then the socket is closed. The server is never asked to
 cancel anything: under synchronous replication a cancelled commit is visible, and lost at the next fail-over. Rejected:
 asyncpg.Pool, which waits without end for a host that has fallen silent.
@@ -9,6 +9,7 @@ asyncpg.Pool, which waits without end for a host that has fallen silent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable
@@ -143,6 +144,15 @@ _ADVICE = {
     "55P03": "somebody else holds a lock there; nothing was stored: try again",
     "53100": "the server's disk is full; free some room and try again",
 }
+
+
+def import_driver() -> None:
+    """In the thread that makes the store, and not in the store's own, which would have to wait for the locks of the
+    import and of ``logging`` that somebody may hold who waits for that thread, or who has been left behind by a fork.
+    If there is none, who opens the store is told.
+    """
+    with contextlib.suppress(ModuleNotFoundError):
+        import asyncpg  # noqa: F401
 
 
 class Connection:

@@ -52,6 +52,7 @@ from ._keys import (
     prefix_key,
 )
 from ._keys import new_flow_run_id as new_id
+from ._logging import prepare as prepare_logging
 from ._reader import OutputCache, Reader
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from ._room import EngineRoom, warn_unclosed
@@ -157,13 +158,13 @@ class AsyncContextStore:
             news.close()
 
         self._refuse_calls = refuse_calls
-        self._lifecycle = threading.Lock()
+        self._lifecycle = threading.RLock()  # reentrant: a finalizer that runs while it is held may call the store
         self._room: EngineRoom | None = None
         self._is_open = False
         self._is_closed = False
 
     def _make_callers(self, timeout: float) -> Callers:
-        return TaskCallers(self._engine.location, timeout)
+        return TaskCallers(self._engine.location, timeout, self._engine.own_threads)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -188,14 +189,19 @@ class AsyncContextStore:
             StorageError, or another of its kind: the file cannot be opened; the message says why.
         """
         self._callers.admit()
+        if self._is_open:
+            return
+        self._callers.settle()
+        prepare_logging()
+        new = self._room or EngineRoom(self._engine, self._refuse_calls)
         with self._lifecycle:
             if self._is_closed:
                 raise StoreClosedError(self._engine.location)
             if self._is_open:
                 return
+            if self._room is None:
+                self._room = new
             room = self._room
-            if room is None:
-                room = self._room = EngineRoom(self._engine, self._refuse_calls)
             room.start()  # also if it was there: an interrupted call may have left it empty
         error = await self._callers.join(room.opened)
         with self._lifecycle:
@@ -214,15 +220,18 @@ class AsyncContextStore:
 
         Idempotent; a closed store stays closed. If cancelled, the store closes all the same, in the background.
         """
-        self._callers.admit_close()
+        if not self._callers.admit_close():
+            return
         with self._lifecycle:
             self._is_closed = True
             self._is_open = False
+            self._callers.end()
             room = self._room
         # Also if it is not the first close(): an interrupted one may have come to any point of this.
         self._refuse_calls()
         self._cache.clear()
         if room is not None:
+            room.is_warned_of = True  # it is not forgotten
             room.stop()
             error = await self._callers.join(room.closed)
             await self._callers.join_thread(room.thread)

@@ -54,8 +54,8 @@ class ContextStore:
             assert store.get("run-1", "extract") == {"rows": 3}
 
     The store opens itself at its first use. ``KeyboardInterrupt`` during a call is a cancellation: a write that no
-    commit has taken yet is withdrawn, another one is finished in the background. After ``fork()`` every call in the
-    child raises ``ForkedProcessError``.
+    commit has taken yet is withdrawn, another one is finished in the background. After ``fork()`` an object that has
+    not been used works in the child; every call of another raises ``ForkedProcessError`` there.
     """
 
     def __init__(
