@@ -19,7 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from ._callers import Promise
 from ._engine import Engine
@@ -27,6 +27,7 @@ from ._own_threads import OF_ALL, OwnThreads
 from .errors import StorageError, StoreClosedError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 logger = logging.getLogger("contextstore")
 
@@ -38,8 +39,8 @@ class _Loop(asyncio.SelectorEventLoop):
         super().__init__()
         self._own_threads = own_threads
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        def run() -> Any:
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        def run() -> T:
             ident = threading.get_ident()
             self._own_threads.add(ident)
             try:

@@ -105,18 +105,31 @@ class AsyncContextStore:
 
     Args:
         target: where the store is. A path, ``":memory:"`` for a private store that ends with this object, or a URL:
-            ``sqlite:///relative.db``, ``sqlite:////absolute.db``. A ``Path`` is always a path.
+            ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:5432/database``. A
+            ``Path`` is always a path.
         durability: ``"full"``: what was acknowledged survives a power cut. ``"normal"``: it survives the death of the
             process, and a power cut may lose the last writes.
         timeout: seconds that a call waits at most, from the call on, for another process's lock, a server's answer or
             room in the queue; then ``StoreBusyError``.
         cache_bytes: how much of what was read and written is kept in memory, encoded. 0: nothing.
-        max_value_bytes: the largest value, encoded. None: 256 MiB.
+        max_value_bytes: the largest value, encoded. None: 256 MiB, and 16 MiB on PostgreSQL.
         read_only: refuse every write with ``ReadOnlyStoreError``.
         create: make the store if there is none; else a missing file is a ``StoreNotFoundError``.
+        max_connections: how many connections to a PostgreSQL server at most: one writes, the others read. 2 at least.
+            Stores in files and in memory have two, whatever it is.
+
+    A PostgreSQL store is shared by any number of machines, and needs ``pip install contextstore[postgres]``. Its tables
+    are in a schema of the database (``?schema=name``, "contextstore" if none is named), which is made at the first
+    opening. Of libpq's options the URL takes those that say where and as whom to connect (``sslmode``, ``passfile``,
+    ``target_session_attrs`` with several hosts, ``application_name`` …), and ``pooler=transaction`` behind a pooler.
+    What is different there: ``timeout`` is also the longest wait for a server that does not answer, or that has no
+    connection left; a lost connection is mended, and a write that was under way is sent again, without being stored
+    twice, or raises a ``StorageError`` whose ``outcome_unknown`` is true; what another store object has deleted may be
+    answered from the cache; ``backup`` is refused: use ``copy``, or the server's own tools.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be meant. Nothing else: constructing does no I/O.
+        TypeError, ValueError: an argument that cannot be meant; no message shows a part of a password. Nothing else:
+            constructing does no I/O.
     """
 
     def __init__(
@@ -129,6 +142,7 @@ class AsyncContextStore:
         max_value_bytes: int | None = None,
         read_only: bool = False,
         create: bool = True,
+        max_connections: int = 4,
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
@@ -136,7 +150,8 @@ class AsyncContextStore:
         if not 0 <= timeout < 1e300:
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout!r}")
         check_count("cache_bytes", cache_bytes, 0)
-        self._engine = engine_for(target, durability, float(timeout), read_only, create)
+        check_count("max_connections", max_connections, 2)
+        self._engine = engine_for(target, durability, float(timeout), read_only, create, max_connections)
         if max_value_bytes is None:
             max_value_bytes = self._engine.max_value_bytes
         self._max_value_bytes = check_count("max_value_bytes", max_value_bytes, 1)

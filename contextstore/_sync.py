@@ -68,6 +68,7 @@ class ContextStore:
         max_value_bytes: int | None = None,
         read_only: bool = False,
         create: bool = True,
+        max_connections: int = 4,
     ) -> None:
         self._core = _Core(
             target,
@@ -77,6 +78,7 @@ class ContextStore:
             max_value_bytes=max_value_bytes,
             read_only=read_only,
             create=create,
+            max_connections=max_connections,
         )
 
     def __reduce__(self) -> NoReturn:

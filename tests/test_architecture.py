@@ -28,7 +28,14 @@ PACKAGE = pathlib.Path(contextstore.__file__).parent
 
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),  # what may go wrong
-    ("_keys", "_encoding", "_results", "_circles", "_filelock"),  # ids, values, results, waits: each on its own
+    (
+        "_keys",
+        "_encoding",
+        "_results",
+        "_circles",
+        "_filelock",
+        "_postgres_url",
+    ),  # ids, values, results, waits: each on its own
     ("_own_threads",),  # whose thread this is
     ("_logging",),  # what they log
     ("_callers",),  # ways to wait

@@ -112,14 +112,14 @@ say(keep.outcomes.get("put", 0) > 0 or isinstance(store, AsyncContextStore), set
 
 
 def test_in_debug_mode_of_the_programs_loop_it_does_not_hang_either(file_path: pathlib.Path) -> None:
-    program = f"""
+    program = """
 store = AsyncContextStore(sys.argv[1], timeout=5)
 other = ContextStore(sys.argv[1], timeout=5)
 keep = Keep(lambda node, text: other.put("log", node, text))
 async def main():
     logging.basicConfig(level=logging.DEBUG, handlers=[keep])
     asyncio.get_running_loop().slow_callback_duration = 0  # so that asyncio has something to say of each
-    await asyncio.gather(*(store.put("run", f"{{i}}", i) for i in range(20)))
+    await asyncio.gather(*(store.put("run", f"{i}", i) for i in range(20)))
     await store.close()
 asyncio.run(main())
 other.close()
