@@ -22,6 +22,7 @@ import inspect
 import os
 import threading
 import time
+import warnings
 from asyncio import get_running_loop  # each call asks for it, and to look it up in the module takes as long
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -478,6 +479,23 @@ class _ThreadTicket:
         self.answered = threading.Lock()
         self.answered.acquire()
         self.answer: Any = None
+
+
+def warn_on_a_loop(call: str, instead: str) -> None:
+    """Warn whoever is about to block the thread of a running event loop without end. By his own line, not one of ours."""
+    try:
+        get_running_loop()
+    except RuntimeError:
+        return
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("contextstore."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"{call} blocks the event loop of this thread, perhaps for ever: what writes the output may run on that very "
+        f"loop; {instead}",
+        RuntimeWarning,
+        stacklevel=level,
+    )
 
 
 def step(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -643,7 +643,8 @@ class AsyncContextStore:
         """The output of a node, waited for until it is written, by any process.
 
         Args:
-            timeout: seconds. None: for ever; 0 or less: look once.
+            timeout: seconds. None: for ever; 0 or less: look once. ``ContextStore`` warns (``RuntimeWarning``) of None
+                on the thread of a running event loop, which it blocks.
             type: as for ``get``.
 
         Raises:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
 
 from ._batch import Batch
-from ._callers import Callers, ThreadCallers, step
+from ._callers import Callers, ThreadCallers, step, warn_on_a_loop
 from ._flow import FlowRun
 from ._keys import Id, Outputs, flow_run_key
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
@@ -194,11 +194,13 @@ class ContextStore:
 
     @_documented_as(AsyncContextStore.wait_for)
     def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
+        if timeout is None:
+            warn_on_a_loop("wait_for without a timeout", "await AsyncContextStore.wait_for, or pass a timeout")
         return step(self._core.wait_for(flow_run_id, node_id, timeout=timeout, type=type))
 
     @_documented_as(AsyncContextStore.watch)
     def watch(self, flow_run_id: Id) -> Iterator[Output]:
-        return _iterate(self._core.watch(flow_run_id))
+        return _iterate(self._core.watch(flow_run_id), lambda: warn_on_a_loop("watch", "use AsyncContextStore.watch"))
 
     @_documented_as(AsyncContextStore.run)
     def run(self, flow_run_id: Id) -> FlowRun:
@@ -241,9 +243,10 @@ class ContextStore:
         return step(self._core.backup(path, progress=progress))
 
 
-def _iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
-    """An async generator that never suspends, as a plain one."""
+def _iterate(iterator: AsyncIterator[T], begin: Callable[[], None] = lambda: None) -> Iterator[T]:
+    """An async generator that never suspends, as a plain one. ``begin`` is called where it is begun."""
     generator = cast("AsyncGenerator[T, None]", iterator)
+    begin()
     try:
         while True:
             try:
