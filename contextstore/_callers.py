@@ -22,13 +22,15 @@ import inspect
 import os
 import threading
 import time
+import warnings
 from asyncio import get_running_loop  # each call asks for it, and to look it up in the module takes as long
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from ._circles import Work, waiting_for, within
-from .errors import ForkedProcessError, WrongLoopError
+from ._own_threads import OwnThreads, owner_here
+from .errors import ForkedProcessError, StoreClosedError, WrongLoopError
 
 T = TypeVar("T")
 
@@ -74,11 +76,20 @@ class Callers(Protocol):
     def admit(self) -> None:
         """Raise if a call may not come from here: another loop, a forked child, a thread of the store's own."""
 
+    def settle(self) -> None:
+        """Whoever was admitted is about to open the store, or to close it: from now on it is of this process."""
+
     def bind(self) -> None:
         """The store is open now, and belongs to whoever was admitted; a failed opening binds nobody."""
 
-    def admit_close(self) -> None:
-        """The same for ``close()``, which may also come from another loop once the own one is closed."""
+    def end(self) -> None:
+        """The store is closed."""
+
+    def admit_close(self) -> bool:
+        """The same for ``close()``, which may also come from another loop once the own one is closed.
+
+        False: there is nothing to be done, the store was closed before a fork.
+        """
 
     def ticket(self) -> Ticket:
         """A place to wait for one answer."""
@@ -117,38 +128,76 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
-class TaskCallers:
-    """Tasks of the one event loop that the first call came from."""
+class _Process:
+    """Which process a store object is of: the first that opens it. None, and any may, until then."""
 
-    def __init__(self, location: str, usual_timeout: float) -> None:
+    def __init__(self, location: str, own_threads: OwnThreads) -> None:
         self._location = location
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._own_threads = own_threads
+        self._process: object = None
         self._is_bound = False
+        self._is_closed = False
+
+    def bind(self) -> None:
+        self._is_bound = True
+
+    def end(self) -> None:
+        self._is_closed = True
+
+    def _refuse_in_child(self) -> NoReturn:
+        # A fork may have come at any point of what another thread was doing with the store: nothing of it is touched.
+        if self._is_closed:
+            raise StoreClosedError(self._location)
+        raise ForkedProcessError(self._location, self._is_bound)
+
+    def _refuse_own_thread(self) -> None:
+        owner = owner_here()
+        if owner is not None and not owner.may_call(self._own_threads):
+            raise WrongLoopError(
+                f"the store {self._location} was called from a thread of its own, which would wait for itself: "
+                "hand the call to another thread"
+            )
+
+
+class TaskCallers(_Process):
+    """Tasks of the one event loop that opened the store."""
+
+    def __init__(self, location: str, usual_timeout: float, own_threads: OwnThreads) -> None:
+        super().__init__(location, own_threads)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._usual_timeout = usual_timeout
         self._waits = _Waits(usual_timeout)
-        self._process = _process
+        self._settling = threading.Lock()
         self._flights: dict[object, _TaskFlight] = {}
 
     def admit(self) -> None:
-        if self._process is not _process:
-            raise ForkedProcessError(self._location)
+        if self._process is not _process and self._process is not None:
+            self._refuse_in_child()
         loop = get_running_loop()
         if loop is not self._loop:
+            self._refuse_own_thread()
             if self._loop is not None and (self._is_bound or not self._loop.is_closed()):
                 raise WrongLoopError(
                     f"the store {self._location} belongs to the event loop that opened it and was called from another "
                     "one: make one AsyncContextStore per loop, or use ContextStore, which may be called from anywhere"
                 )
-            self._loop = loop
-            self._waits = _Waits(self._usual_timeout)
 
-    def bind(self) -> None:
-        self._is_bound = True
+    def settle(self) -> None:
+        self._process = _process  # first of all: a fork that comes now finds what follows in the middle
+        with self._settling:
+            self.admit()  # another loop may have been quicker
+            loop = get_running_loop()
+            if loop is not self._loop:
+                self._loop = loop
+                self._waits = _Waits(self._usual_timeout)
 
-    def admit_close(self) -> None:
-        if self._loop is not None and self._loop.is_closed() and self._process is _process:
-            return
-        self.admit()
+    def admit_close(self) -> bool:
+        if self._process not in (None, _process) and self._is_closed:
+            return False
+        if self._loop is None or not self._loop.is_closed() or self._process is not _process:
+            self.admit()
+        self._process = _process
+        return True
 
     def ticket(self) -> asyncio.Future[Any]:
         assert self._loop is not None
@@ -222,8 +271,8 @@ class TaskCallers:
             await asyncio.sleep(0)
 
     def answer(self, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-        assert self._loop is not None
-        _answer_on(self._loop, answers)
+        if self._loop is not None:  # else it is closed unopened, and nobody has asked for anything
+            _answer_on(self._loop, answers)
 
 
 class _Waits:
@@ -319,30 +368,29 @@ def _settle(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
             ticket.set_result(answer)
 
 
-class ThreadCallers:
+class ThreadCallers(_Process):
     """Blocked threads: any but the store's own."""
 
-    def __init__(self, location: str, own_threads: set[int]) -> None:
-        self._location = location
-        self._own_threads = own_threads
-        self._process = _process
+    def __init__(self, location: str, own_threads: OwnThreads) -> None:
+        super().__init__(location, own_threads)
         self._lock = threading.Lock()
         self._flights: dict[object, _ThreadFlight] = {}
 
     def admit(self) -> None:
-        if self._process is not _process:
-            raise ForkedProcessError(self._location)
-        if threading.get_ident() in self._own_threads:
-            raise WrongLoopError(
-                f"the store {self._location} was called from a thread of its own, which would wait for itself: "
-                "hand the call to another thread"
-            )
+        if self._process is not _process and self._process is not None:
+            self._refuse_in_child()
+        if owner_here() is not None:
+            self._refuse_own_thread()
 
-    def bind(self) -> None:
-        """Any thread may call."""
+    def settle(self) -> None:
+        self._process = _process
 
-    def admit_close(self) -> None:
+    def admit_close(self) -> bool:
+        if self._process not in (None, _process) and self._is_closed:
+            return False
         self.admit()
+        self.settle()
+        return True
 
     def ticket(self) -> _ThreadTicket:
         return _ThreadTicket()
@@ -406,7 +454,9 @@ class ThreadCallers:
     async def join(self, promise: Promise[T]) -> T:
         ticket = self.ticket()
         promise.add_done_callback(lambda done: self.answer([(ticket, done.result())]))
-        result: T = await self.wait(ticket, None, lambda: None)
+        while not ticket.answered.acquire(timeout=_LOOK_AGAIN):
+            self.admit()  # this thread may be one that has just been started for what is waited for
+        result: T = ticket.answer
         return result
 
     async def join_thread(self, thread: threading.Thread) -> None:
@@ -421,6 +471,10 @@ class ThreadCallers:
                 pass
 
 
+_LOOK_AGAIN = 0.1
+"""Seconds after which a thread that waits for an opening looks again whether it may."""
+
+
 class _ThreadTicket:
     """A lock that is held until the answer is there: the cheapest thing in CPython that a thread can sleep on."""
 
@@ -430,6 +484,23 @@ class _ThreadTicket:
         self.answered = threading.Lock()
         self.answered.acquire()
         self.answer: Any = None
+
+
+def warn_on_a_loop(call: str, instead: str) -> None:
+    """Warn whoever is about to block the thread of a running event loop without end. By his own line, not one of ours."""
+    try:
+        get_running_loop()
+    except RuntimeError:
+        return
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("contextstore."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"{call} blocks the event loop of this thread, perhaps for ever: what writes the output may run on that very "
+        f"loop; {instead}",
+        RuntimeWarning,
+        stacklevel=level,
+    )
 
 
 def step(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 from ._codec import BYTES, JSON, Encoded
 from ._codec import checksum as value_checksum
 from ._epoch import Epoch, Epochs
+from ._own_threads import OwnThreads
 from ._results import CheckReport
 from .errors import ContextStoreError, CorruptStoreError, StorageError
 
@@ -273,7 +274,7 @@ class Engine(Protocol):
     group_limits: GroupLimits
     poll_seconds: tuple[float, float] | None
     """How often to ask for what others have written, at first and in the end. None: nobody else can write."""
-    own_threads: set[int]
+    own_threads: OwnThreads
     """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
 
     @property

@@ -16,13 +16,14 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar, cast
 
 import aiosqlite  # here, and not at the first opening: a fork in the middle of an import leaves it locked in the child
 
 from ._callers import step
 from ._engine import Job
+from ._own_threads import OwnThreads
 from .errors import StorageError
 
 T = TypeVar("T")
@@ -40,6 +41,16 @@ class _JobConnection(sqlite3.Connection):
         return super().execute(sql, parameters)
 
 
+class _Started:
+    """What was asked for, on its way: to await it goes on with it."""
+
+    def __init__(self, asked: Awaitable[Any]) -> None:
+        self._rest = asked.__await__()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._rest
+
+
 class Lane:
     """A connection, its aiosqlite thread, and the jobs that run there one after the other.
 
@@ -50,8 +61,9 @@ class Lane:
         own_threads: the ids of the store's own threads, kept up to date here.
     """
 
-    def __init__(self, own_threads: set[int]) -> None:
+    def __init__(self, own_threads: OwnThreads) -> None:
         self._own_threads = own_threads
+        self._idents: list[int] = []  # of its thread, as it is registered
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._aiosqlite: Any = None
         self._serving: asyncio.Future[Any] | None = None
@@ -69,14 +81,16 @@ class Lane:
             _lanes.add(self)
         with self._busy:
             try:
-                self._aiosqlite = await aiosqlite.connect(
-                    database,
-                    uri=True,
-                    factory=self._connect,
-                    isolation_level=None,
-                    timeout=0,
-                    cached_statements=256,
-                    check_same_thread=False,  # a forked child closes it in the thread that is left to it
+                self._aiosqlite = await self._start(
+                    lambda: aiosqlite.connect(
+                        database,
+                        uri=True,
+                        factory=self._connect,
+                        isolation_level=None,
+                        timeout=0,
+                        cached_statements=256,
+                        check_same_thread=False,  # a forked child closes it in the thread that is left to it
+                    )
                 )
             except RuntimeError as error:  # there are too many, or the interpreter is at its end
                 raise StorageError(f"could not open {_file_of(database)}: it needs a thread: {error}") from error
@@ -85,28 +99,50 @@ class Lane:
                 # thread would end by an error of its own.
                 while self._thread is not None and self._thread.is_alive():
                     await asyncio.sleep(0.001)
+                self._deregister()
                 raise
         self._serving = asyncio.ensure_future(self._aiosqlite.execute_fetchall(self._serve))
 
+    def _start(self, connect: Callable[[], aiosqlite.Connection]) -> _Started:
+        """Have aiosqlite start its thread, and register that before it does anything: it logs what it is about to do.
+
+        aiosqlite does not tell which thread it is. So it is looked for among those that are there now and were not
+        before; of several, when another part of the program starts one just now, _connect will tell.
+        """
+        with _lanes_lock:  # one lane at a time
+            before = {thread.ident for thread in threading.enumerate()}
+            started = _Started(connect())
+            self._idents = [
+                thread.ident
+                for thread in threading.enumerate()
+                if thread.ident is not None and thread.ident not in before and "_connection_worker" in thread.name
+            ]
+            for ident in self._idents:
+                self._own_threads.add(ident)
+        return started
+
+    def _deregister(self, but: int = 0) -> None:
+        for ident in self._idents:
+            if ident != but:
+                self._own_threads.discard(ident)
+        self._idents = [but] if but else []
+
     def _connect(self, *args: Any, **kwargs: Any) -> sqlite3.Connection:
         self._thread = threading.current_thread()
+        self._own_threads.add(threading.get_ident())
+        self._deregister(but=threading.get_ident())
         self.connection = _JobConnection(*args, **kwargs)
         return self.connection
 
     def _serve(self, _: sqlite3.Connection) -> None:
-        self._thread = threading.current_thread()
-        self._own_threads.add(threading.get_ident())
-        try:
-            stopping = False
-            while not (stopping and self._jobs.empty()):  # a job may have posted its continuation behind the stop
-                job = self._jobs.get()
-                if job is None:
-                    stopping = True
-                else:
-                    self._do(job)
-                    del job  # or it, and all that it holds, would stay alive until the next one comes
-        finally:
-            self._own_threads.discard(threading.get_ident())
+        stopping = False
+        while not (stopping and self._jobs.empty()):  # a job may have posted its continuation behind the stop
+            job = self._jobs.get()
+            if job is None:
+                stopping = True
+            else:
+                self._do(job)
+                del job  # or it, and all that it holds, would stay alive until the next one comes
 
     def _do(self, job: Callable[[], None]) -> None:
         try:
@@ -151,6 +187,7 @@ class Lane:
                     await connection.close()
                 if self._thread is not None:
                     self._thread.join()  # it has nothing left to do
+                self._deregister()  # only now: it logs to its end
         finally:
             with _lanes_lock:
                 _lanes.discard(self)

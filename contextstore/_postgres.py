@@ -63,16 +63,18 @@ from ._engine import (
     report_bug,
 )
 from ._epoch import AskedEpochs, Epoch
+from ._own_threads import OwnThreads
 from ._postgres_lane import (
-    Address,
     Connection,
     ConnectionLostError,
     Deadline,
     TryAgainError,
+    import_driver,
     state_of,
     state_of_cause,
 )
 from ._postgres_sql import SCHEMA, SCHEMA_VERSION, statements_for
+from ._postgres_url import Address
 from ._results import CheckReport, Problem
 from .errors import (
     AlreadyExistsError,
@@ -92,7 +94,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("contextstore")
 
-_READERS = 3
 _PAUSES = (0.01, 0.5)
 """Seconds between two attempts to reach the server, at first and in the end."""
 _REMOVE_BYTES = 4 * 2**20
@@ -122,11 +123,22 @@ class PostgresEngine:
     group_limits = GroupLimits(operations=256, bytes=2**20)
     poll_seconds: tuple[float, float] | None = (0.005, 0.25)
 
-    def __init__(self, address: Address, *, timeout: float, durability: str, read_only: bool, create: bool) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        timeout: float,
+        durability: str,
+        read_only: bool,
+        create: bool,
+        max_connections: int = 4,
+    ) -> None:
+        import_driver()
         self.location = address.location
-        self.own_threads: set[int] = set()
+        self.own_threads = OwnThreads(self.location)
         self._address = address
         self._timeout = timeout
+        self._max_readers = max_connections - 1  # the other one writes
         self._why_not_create = "" if create else "create=True would make one"
         if read_only:
             self._why_not_create = "with read_only=True none is made: open it once without"
@@ -158,7 +170,7 @@ class PostgresEngine:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._turns = asyncio.Lock()
-        self._readers = asyncio.Semaphore(_READERS)
+        self._readers = asyncio.Semaphore(self._max_readers)
         try:
             await self._open(time.monotonic() + max(self._timeout, _LAST_CHANCE))
         except BaseException as error:
@@ -188,6 +200,11 @@ class PostgresEngine:
                 # A server that starts up or that is full will answer soon; one that does not answer at all may never.
                 if isinstance(lost.__cause__, OSError | None) or time.monotonic() > deadline:
                     told = lost if lost.__cause__ is not None or last is None else last
+                    if state_of_cause(told) == "53300":
+                        raise StoreBusyError(
+                            f"could not open {self.location}: {told}; it had no connection left for timeout="
+                            f"{self._timeout:g} seconds: raise the server's max_connections, or lower the stores'"
+                        ) from told.__cause__
                     raise StorageError(
                         f"could not connect to {self.location}: {told}; is the server running, and the URL right?"
                     ) from told.__cause__

@@ -1,20 +1,21 @@
 """A connection to PostgreSQL that mends itself, and what its errors mean.
 
-Rules of this room: asyncpg is imported here alone, when a store is opened; no SQL but what is passed in. Every answer
-of the server is waited for until a deadline and no longer: then the socket is closed. The server is never asked to
-cancel anything: under synchronous replication a cancelled commit is visible, and lost at the next fail-over. Rejected:
-asyncpg.Pool, which waits without end for a host that has fallen silent.
+Rules of this room: asyncpg is imported here alone, when there is a store that needs it; no SQL but what is passed in.
+Every answer of the server is waited for until a deadline and no longer: then the socket is closed. The server is never
+asked to cancel anything: under synchronous replication a cancelled commit is visible, and lost at the next fail-over.
+Rejected: asyncpg.Pool, which waits without end for a host that has fallen silent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-import urllib.parse
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from ._postgres_sql import STILL_BUSY
+from ._postgres_url import Address
 from .errors import CorruptStoreError, ReadOnlyStoreError, StorageError, StoreBusyError, StoreFullError
 
 T = TypeVar("T")
@@ -36,88 +37,6 @@ class ConnectionLostError(Exception):
 
 class TryAgainError(Exception):
     """The server has undone the statement, or its transaction, and says that it may succeed if it is tried again."""
-
-
-class Address(NamedTuple):
-    """Where the server is, and what the store asks of it."""
-
-    urls: tuple[str, ...]
-    """For the driver, with the password; one for each host, in their order."""
-    location: str
-    """For people, without it."""
-    password: str
-    schema: str
-    has_pooler: bool
-    """Behind a pooler that hands out connections by transaction: nothing may be kept in a session."""
-
-
-_SHOWN = frozenset(["schema", "host", "port", "user", "dbname", "database", "sslmode", "target_session_attrs"])
-"""What of a URL's options is no secret."""
-_NOT_TAKEN = frozenset(
-    [
-        *("connect_timeout", "command_timeout", "tcp_user_timeout", "gssencmode", "channel_binding", "options"),
-        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
-    ]
-)
-"""Options of libpq's that the driver would send to the server as settings."""
-
-
-def address_of(url: str) -> Address:
-    """Take a URL apart. Raises ValueError, which names no password."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        options = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
-    except ValueError:
-        raise ValueError("the PostgreSQL URL cannot be taken apart: percent-encode its user and password") from None
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    if (not at and "@" in parts.path + parts.query) or parts.fragment:
-        raise ValueError("the PostgreSQL URL has a '/', '?' or '#' in its user or password: percent-encode it")
-    for host in hosts.split(","):
-        port = host.rpartition("]")[2].partition(":")[2]
-        if port and not port.isdecimal():
-            raise ValueError(
-                "a port of the PostgreSQL URL is no number; if it is a part of a password, percent-encode it"
-            )
-    schema, pooler, password = "contextstore", "", ""
-    passed_on, shown = [], []
-    for name, value in options:
-        if name in _NOT_TAKEN:
-            raise ValueError(f"{name} is not taken in a PostgreSQL URL; the longest wait is the store's timeout=")
-        if name == "schema":
-            schema = value
-        elif name == "pooler":
-            pooler = value
-            continue
-        else:
-            passed_on.append((name, value))
-            if name == "password":
-                password = value
-        shown.append((name, value if name in _SHOWN else "***"))
-    if not (schema.isascii() and schema.isidentifier() and schema.islower() and len(schema) <= 63):
-        raise ValueError(f"schema={schema!r} must be a lower-case name of letters, digits and underscores")
-    if schema.startswith("pg_"):
-        raise ValueError(f"schema={schema!r}: names that begin with pg_ are the server's own")
-    if pooler not in ("", "transaction"):
-        raise ValueError(f"pooler={pooler!r} is not known; known is pooler=transaction")
-    user, _, secret = credentials.partition(":")
-    query = urllib.parse.urlencode([(name, value) for name, value in shown if value != "***"])
-    hidden = "".join(f"&{name}=***" for name, value in shown if value == "***")
-    location = f"postgresql://{user}{at}{hosts}{parts.path}" + (f"?{query}{hidden}".replace("?&", "?") if shown else "")
-    # Each host by itself: the driver would wait for the first for all the time there is. It alone knows how to prefer a
-    # standby among several.
-    several = [hosts] if "prefer-standby" in dict(passed_on).values() else hosts.split(",")
-    return Address(
-        tuple(
-            urllib.parse.urlunsplit(
-                ("postgresql", f"{credentials}{at}{host}", parts.path, urllib.parse.urlencode(passed_on), "")
-            )
-            for host in several
-        ),
-        location,
-        urllib.parse.unquote(secret) or password,
-        schema,
-        pooler == "transaction",
-    )
 
 
 _LOST = frozenset(["40003", "57P01", "57P02", "57P03", "25006", "53300"])
@@ -143,6 +62,15 @@ _ADVICE = {
     "55P03": "somebody else holds a lock there; nothing was stored: try again",
     "53100": "the server's disk is full; free some room and try again",
 }
+
+
+def import_driver() -> None:
+    """In the thread that makes the store, and not in the store's own, which would have to wait for the locks of the
+    import and of ``logging`` that somebody may hold who waits for that thread, or who has been left behind by a fork.
+    If there is none, who opens the store is told.
+    """
+    with contextlib.suppress(ModuleNotFoundError):
+        import asyncpg  # noqa: F401
 
 
 class Connection:
@@ -199,7 +127,8 @@ class Connection:
         import asyncpg
 
         options: dict[str, Any] = {"statement_cache_size": 0} if self._address.has_pooler else {}
-        settings = {"application_name": "contextstore"} | ({} if self._address.has_pooler else self._settings)
+        settings = {} if self._address.has_pooler else self._settings
+        settings = {"application_name": self._address.application_name} | settings
         try:
             async with asyncio.timeout(seconds):
                 self._driver = await asyncpg.connect(url, server_settings=settings, **options)
@@ -209,15 +138,15 @@ class Connection:
             if isinstance(error, ConnectionLostError):
                 raise
             if isinstance(error, ValueError):  # of the driver's, about the URL
-                raise self._final(str(error), "could not connect to", "22023") from error
+                raise self._final(str(error), "could not connect to", "22023") from self._told(error)
             if getattr(error, "sqlstate", None) == "08P01":  # an unsupported startup parameter
                 raise self._final(
                     f"{error}; if a pooler is in between, add ?pooler=transaction", "could not connect to", "08P01"
-                ) from error
+                ) from self._told(error)
             meaning = self._meaning_of(error, "could not connect to")
             if isinstance(meaning, ConnectionLostError):
                 meaning.is_refusal = True  # what was to be sent has not been
-            raise meaning from error
+            raise meaning from self._told(error)
 
     async def _refuse_if_many_are_left_behind(self) -> None:
         """A server that waits for its standby goes on with what nobody listens to any more, and each further connection
@@ -256,17 +185,17 @@ class Connection:
         timer = asyncio.get_running_loop().call_later(max(0.0, deadline - time.monotonic()), give_up)
         try:
             return await call()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised anew as what it means
             meaning = self._meaning_of(error, "could not use")
             if isinstance(meaning, ConnectionLostError):
                 self.terminate()
-            raise meaning from error
+            raise meaning from self._told(error)
         finally:
             timer.cancel()
 
     def _meaning_of(self, error: Exception, doing: str) -> Exception:
         state = getattr(error, "sqlstate", None)
-        text = self._without_password(str(error) or type(error).__name__)
+        text = self._address.hide(str(error) or type(error).__name__)
         if not isinstance(state, str):
             # The driver's own errors, the socket's, and what else may come: after none of them is the connection known
             # to be sound.
@@ -279,14 +208,20 @@ class Connection:
 
     def _final(self, text: str, doing: str, state: str) -> StorageError:
         advice = _ADVICE.get(state)
-        text = self._without_password(text)
+        text = self._address.hide(text)
         message = f"{doing} {self._address.location}: {text} ({state})" + (f": {advice}" if advice else "")
         final = _BY_STATE.get(state, StorageError)(message)
         final.state = state  # type: ignore[attr-defined]  # for the engine, which decides by it
         return final
 
-    def _without_password(self, text: str) -> str:
-        return text.replace(self._address.password, "***") if self._address.password else text
+    def _told(self, error: BaseException) -> BaseException | None:
+        """The error as a cause that may be shown; None if what somebody says in it shows a password."""
+        chain: BaseException | None = error
+        while chain is not None:
+            if self._address.hide(f"{chain} {chain!r}") != f"{chain} {chain!r}":
+                return None
+            chain = chain.__cause__ or chain.__context__
+        return error
 
 
 def state_of(error: StorageError) -> str:

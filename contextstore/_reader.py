@@ -34,7 +34,7 @@ class Reader:
         self._callers = callers
         self._timeout = timeout
         self._cache = cache
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a finalizer that runs while it is held may read
         self._wanted: list[tuple[OutputKey, Ticket, float]] = []  # with when it was asked for
         self._fetching = False
         self._closed = False

@@ -10,21 +10,45 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import atexit
 import contextvars
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
 
 from ._callers import Promise
 from ._engine import Engine
+from ._own_threads import OF_ALL, OwnThreads
 from .errors import StorageError, StoreClosedError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 logger = logging.getLogger("contextstore")
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that knows the threads in which it looks up the names of hosts for its store's."""
+
+    def __init__(self, own_threads: OwnThreads) -> None:
+        super().__init__()
+        self._own_threads = own_threads
+
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        def run() -> T:
+            ident = threading.get_ident()
+            self._own_threads.add(ident)
+            try:
+                return func(*args)
+            finally:
+                self._own_threads.discard(ident)
+
+        return super().run_in_executor(executor, run)
 
 
 class EngineRoom:
@@ -67,6 +91,8 @@ class EngineRoom:
                 self._stay_empty(error)
 
     def _send_in(self, caller: threading.Thread) -> None:
+        own_threads, ident = self._engine.own_threads, threading.get_ident()
+        own_threads.add(ident)  # a finalizer that runs here and calls the store would wait for what this is about to do
         try:
             # Unless called by the main thread after its end, in an atexit callback, when no thread is joined any more.
             if caller is not threading.main_thread() or caller.is_alive():
@@ -74,6 +100,8 @@ class EngineRoom:
             threading.Thread(target=self._run, name=self.thread.name, daemon=False).start()
         except RuntimeError as error:
             self._stay_empty(error)
+        finally:
+            own_threads.discard(ident)
 
     def _stay_empty(self, error: RuntimeError) -> None:
         if self._moved_in.acquire(blocking=False):
@@ -123,7 +151,7 @@ class EngineRoom:
         try:
             # A plain loop, whatever policy the program has set: some make loops that run in the main thread only. Not
             # in debug mode: opening and closing block this loop, which nobody else uses.
-            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop, debug=False) as runner:
+            with asyncio.Runner(loop_factory=partial(_Loop, self._engine.own_threads), debug=False) as runner:
                 runner.run(self._live())
         except BaseException as raised:  # noqa: BLE001 - handed over to whoever waits: nobody may wait for ever
             error = raised
@@ -131,7 +159,7 @@ class EngineRoom:
                 error = StorageError(f"could not open {self._engine.location}: {raised}")
                 error.__cause__ = raised
         finally:
-            self._engine.own_threads.discard(threading.get_ident())
+            self._engine.own_threads.clear()
             self._leave(error)
 
     def _leave(self, error: BaseException | None) -> None:
@@ -171,6 +199,8 @@ _rooms: set[EngineRoom] = set()
 _exit_lock = threading.Lock()
 _exit_watcher: threading.Thread | None = None
 _is_at_end = False
+_left_open: list[EngineRoom] = []
+"""Those that were stopped at the interpreter's end. An atexit callback may still come to close their stores."""
 
 
 def _watch_for_exit(room: EngineRoom) -> None:
@@ -192,6 +222,7 @@ def _watch_for_exit(room: EngineRoom) -> None:
 
 def _stop_all_at_exit() -> None:
     global _is_at_end
+    OF_ALL.add(threading.get_ident())
     threading.main_thread().join()
     # Threads that go on after the main one may still use their stores: the interpreter waits for them, and so do we.
     working = _working_threads()
@@ -205,15 +236,35 @@ def _stop_all_at_exit() -> None:
     with _exit_lock:
         _is_at_end = True
         rooms = _rooms.copy()
-    # All the warnings first: once the stores' threads are gone, the interpreter waits for nobody, and a daemon thread
-    # that writes to stderr then can bring it down.
+    _left_open.extend(rooms)
+    if _ends_without_ado():
+        _warn_of_left_open()  # before the stores' threads are gone, after which the interpreter waits for nobody
     for room in rooms:
+        room.stop()
+
+
+def _ends_without_ado() -> bool:
+    """Whether this process ends by os._exit, as the forked children of multiprocessing do: it calls nobody any more."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    is_child = multiprocessing is not None and multiprocessing.parent_process() is not None
+    return is_child and "--multiprocessing-fork" not in sys.orig_argv
+
+
+def _warn_of_left_open() -> None:
+    """The first callback that was registered is the last to be called: those of the program have closed by then what
+    they close, if they were registered after this module was imported. The main thread is here, and no other runs.
+
+    Rejected: the finalizer of an object of this module. Python does not promise to call one at its end, and does not.
+    """
+    for room in _left_open:
         try:
             warn_unclosed(room)
         except ResourceWarning as warning:  # a filter made it an error, and there is nobody to raise it to
             logger.warning("%s", warning)
-    for room in rooms:
-        room.stop()
+    _left_open.clear()
+
+
+atexit.register(_warn_of_left_open)
 
 
 def _working_threads() -> list[threading.Thread]:
@@ -237,6 +288,7 @@ def warn_unclosed(room: EngineRoom, store: object = None) -> None:
 def _forget_in_child() -> None:
     global _rooms, _exit_lock, _exit_watcher, _is_at_end
     _rooms, _exit_lock, _exit_watcher, _is_at_end = set(), threading.Lock(), None, False
+    _left_open.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -387,6 +387,7 @@ class FileEngine(_SharedFileEngine):
         if not self._lock.acquire(lambda: False):
             return False
         connection = self._writing.connection
+        trouble: Exception | None = None
         try:
             room = os.statvfs(self._path)
             if room.f_bavail * room.f_frsize < 16 * _WAL_HEAD_START_BYTES:
@@ -400,11 +401,13 @@ class FileEngine(_SharedFileEngine):
                 connection.execute("ROLLBACK")
                 sync_adopted_frames(self._path)  # now, and not by the next commit
         except (sqlite3.Error, OSError) as error:
-            logger.info("%s: no room to grow the WAL ahead, so puts take longer: %s", self.location, error)
+            trouble = error
         finally:
             self._roll_back()
             connection.execute("PRAGMA cache_size = -2000").close()  # KiB: SQLite's own default
             self._lock.release()
+        if trouble is not None:  # only now: a logging handler that takes its time keeps nobody from the file
+            logger.info("%s: no room to grow the WAL ahead, so puts take longer: %s", self.location, trouble)
         return True
 
     def _checkpoint(self) -> None:
@@ -413,6 +416,7 @@ class FileEngine(_SharedFileEngine):
         deadline = time.monotonic() + (0.1 if self._frames > 4 * self._checkpoint_at else 0)
         if not self._lock.acquire(lambda: time.monotonic() < deadline):
             return
+        trouble: Exception | None = None
         try:
             # While a program that knows no lock file is writing, SQLite would go on as PASSIVE, beside its commit.
             connection.execute("BEGIN IMMEDIATE")
@@ -431,10 +435,12 @@ class FileEngine(_SharedFileEngine):
             if isinstance(error, sqlite3.Error) and code_of(error) & 0xFF == sqlite3.SQLITE_BUSY:
                 return  # try again after the next commit
             # What is committed stays committed in the WAL. Try again when it has grown further.
-            logger.warning("%s: a checkpoint failed, its WAL stays longer: %s", self.location, error)
+            trouble = error
             self._checkpoint_at = self._frames + _CHECKPOINT_FRAMES
         finally:
             self._lock.release()
+        if trouble is not None:  # only now: a logging handler that takes its time keeps nobody from the file
+            logger.warning("%s: a checkpoint failed, its WAL stays longer: %s", self.location, trouble)
 
 
 class ReadOnlyFileEngine(_SharedFileEngine):

@@ -49,6 +49,7 @@ from ._engine import (
 from ._epoch import AskedEpochs, Epoch, LocalEpochs, MappedEpochs
 from ._filelock import POLL_SECONDS
 from ._lane import Lane
+from ._own_threads import OwnThreads
 from ._results import CheckReport
 from ._sqlite_care import back_up, check_store
 from ._sqlite_file import code_of, translated, translated_os
@@ -116,7 +117,7 @@ class SQLiteEngine:
     def __init__(self, location: str, timeout: float) -> None:
         self.location = location
         self._timeout = timeout
-        self.own_threads: set[int] = set()
+        self.own_threads = OwnThreads(location)
         self._writing = Lane(self.own_threads)
         self._reading = Lane(self.own_threads)
         # Serials of runs that exist, as the transactions of this object alone know them: see _serial.

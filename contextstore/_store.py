@@ -55,6 +55,7 @@ from ._keys import (
     prefix_key,
 )
 from ._keys import new_flow_run_id as new_id
+from ._logging import prepare as prepare_logging
 from ._reader import Reader
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from ._room import EngineRoom, warn_unclosed
@@ -107,21 +108,34 @@ class AsyncContextStore:
 
     Args:
         target: where the store is. A path, ``":memory:"`` for a private store that ends with this object, or a URL:
-            ``sqlite:///relative.db``, ``sqlite:////absolute.db``. A ``Path`` is always a path.
+            ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:5432/database``. A
+            ``Path`` is always a path.
         durability: ``"full"``: what was acknowledged survives a power cut. ``"normal"``: it survives the death of the
             process, and a power cut may lose the last writes.
         timeout: seconds that a call waits at most, from the call on, for another process's lock, a server's answer or
             room in the queue; then ``StoreBusyError``.
         cache_bytes: how much of what was read and written is kept in memory, encoded. 0: nothing.
-        max_value_bytes: the largest value, encoded. None: 256 MiB.
+        max_value_bytes: the largest value, encoded. None: 256 MiB, and 16 MiB on PostgreSQL.
         read_only: refuse every write with ``ReadOnlyStoreError``.
         create: make the store if there is none; else a missing file is a ``StoreNotFoundError``.
         encode_default: a function that is asked, as ``json.dumps``'s ``default`` is, for an object that has no JSON
             form, and returns something that has. It is called in the thread that puts, at the time of the call, and may
             call the store. Whatever it raises makes the put a ``SerializationError`` that names the place.
+        max_connections: how many connections to a PostgreSQL server at most: one writes, the others read. 2 at least.
+            Stores in files and in memory have two, whatever it is.
+
+    A PostgreSQL store is shared by any number of machines, and needs ``pip install contextstore[postgres]``. Its tables
+    are in a schema of the database (``?schema=name``, "contextstore" if none is named), which is made at the first
+    opening. Of libpq's options the URL takes those that say where and as whom to connect (``sslmode``, ``passfile``,
+    ``target_session_attrs`` with several hosts, ``application_name`` …), and ``pooler=transaction`` behind a pooler.
+    What is different there: ``timeout`` is also the longest wait for a server that does not answer, or that has no
+    connection left; a lost connection is mended, and a write that was under way is sent again, without being stored
+    twice, or raises a ``StorageError`` whose ``outcome_unknown`` is true; what another store object has deleted may be
+    answered from the cache; ``backup`` is refused: use ``copy``, or the server's own tools.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be meant. Nothing else: constructing does no I/O.
+        TypeError, ValueError: an argument that cannot be meant; no message shows a part of a password. Nothing else:
+            constructing does no I/O.
     """
 
     def __init__(
@@ -135,6 +149,7 @@ class AsyncContextStore:
         read_only: bool = False,
         create: bool = True,
         encode_default: Callable[[Any], Any] | None = None,
+        max_connections: int = 4,
     ) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
@@ -142,7 +157,8 @@ class AsyncContextStore:
         if not 0 <= timeout < 1e300:
             raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout!r}")
         check_count("cache_bytes", cache_bytes, 0)
-        self._engine = engine_for(target, durability, float(timeout), read_only, create)
+        check_count("max_connections", max_connections, 2)
+        self._engine = engine_for(target, durability, float(timeout), read_only, create, max_connections)
         if max_value_bytes is None:
             max_value_bytes = self._engine.max_value_bytes
         self._max_value_bytes = check_count("max_value_bytes", max_value_bytes, 1)
@@ -167,13 +183,13 @@ class AsyncContextStore:
             news.close()
 
         self._refuse_calls = refuse_calls
-        self._lifecycle = threading.Lock()
+        self._lifecycle = threading.RLock()  # reentrant: a finalizer that runs while it is held may call the store
         self._room: EngineRoom | None = None
         self._is_open = False
         self._is_closed = False
 
     def _make_callers(self, timeout: float) -> Callers:
-        return TaskCallers(self._engine.location, timeout)
+        return TaskCallers(self._engine.location, timeout, self._engine.own_threads)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -198,14 +214,19 @@ class AsyncContextStore:
             StorageError, or another of its kind: the file cannot be opened; the message says why.
         """
         self._callers.admit()
+        if self._is_open:
+            return
+        self._callers.settle()
+        prepare_logging()
+        new = self._room or EngineRoom(self._engine, self._refuse_calls)
         with self._lifecycle:
             if self._is_closed:
                 raise StoreClosedError(self._engine.location)
             if self._is_open:
                 return
+            if self._room is None:
+                self._room = new
             room = self._room
-            if room is None:
-                room = self._room = EngineRoom(self._engine, self._refuse_calls)
             room.start()  # also if it was there: an interrupted call may have left it empty
         error = await self._callers.join(room.opened)
         with self._lifecycle:
@@ -224,15 +245,18 @@ class AsyncContextStore:
 
         Idempotent; a closed store stays closed. If cancelled, the store closes all the same, in the background.
         """
-        self._callers.admit_close()
+        if not self._callers.admit_close():
+            return
         with self._lifecycle:
             self._is_closed = True
             self._is_open = False
+            self._callers.end()
             room = self._room
         # Also if it is not the first close(): an interrupted one may have come to any point of this.
         self._refuse_calls()
         self._cache.clear()
         if room is not None:
+            room.is_warned_of = True  # it is not forgotten
             room.stop()
             error = await self._callers.join(room.closed)
             await self._callers.join_thread(room.thread)
@@ -706,7 +730,8 @@ class AsyncContextStore:
         """The output of a node, waited for until it is written, by any process.
 
         Args:
-            timeout: seconds. None: for ever; 0 or less: look once.
+            timeout: seconds. None: for ever; 0 or less: look once. ``ContextStore`` warns (``RuntimeWarning``) of None
+                on the thread of a running event loop, which it blocks.
             type: as for ``get``.
 
         Raises:

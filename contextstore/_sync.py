@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
 
 from ._batch import Batch
-from ._callers import Callers, ThreadCallers, step
+from ._callers import Callers, ThreadCallers, step, warn_on_a_loop
 from ._flow import FlowRun
 from ._keys import Id, Outputs, flow_run_key
 from ._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
@@ -54,8 +54,8 @@ class ContextStore:
             assert store.get("run-1", "extract") == {"rows": 3}
 
     The store opens itself at its first use. ``KeyboardInterrupt`` during a call is a cancellation: a write that no
-    commit has taken yet is withdrawn, another one is finished in the background. After ``fork()`` every call in the
-    child raises ``ForkedProcessError``.
+    commit has taken yet is withdrawn, another one is finished in the background. After ``fork()`` an object that has
+    not been used works in the child; every call of another raises ``ForkedProcessError`` there.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class ContextStore:
         read_only: bool = False,
         create: bool = True,
         encode_default: Callable[[Any], Any] | None = None,
+        max_connections: int = 4,
     ) -> None:
         self._core = _Core(
             target,
@@ -79,6 +80,7 @@ class ContextStore:
             read_only=read_only,
             create=create,
             encode_default=encode_default,
+            max_connections=max_connections,
         )
 
     def __reduce__(self) -> NoReturn:
@@ -202,11 +204,13 @@ class ContextStore:
     def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any: ...
     @_documented_as(AsyncContextStore.wait_for)
     def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
+        if timeout is None:
+            warn_on_a_loop("wait_for without a timeout", "await AsyncContextStore.wait_for, or pass a timeout")
         return step(self._core.wait_for(flow_run_id, node_id, timeout=timeout, type=type))
 
     @_documented_as(AsyncContextStore.watch)
     def watch(self, flow_run_id: Id) -> Iterator[Output]:
-        return _iterate(self._core.watch(flow_run_id))
+        return _iterate(self._core.watch(flow_run_id), lambda: warn_on_a_loop("watch", "use AsyncContextStore.watch"))
 
     @_documented_as(AsyncContextStore.run)
     def run(self, flow_run_id: Id) -> FlowRun:
@@ -249,9 +253,10 @@ class ContextStore:
         return step(self._core.backup(path, progress=progress))
 
 
-def _iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
-    """An async generator that never suspends, as a plain one."""
+def _iterate(iterator: AsyncIterator[T], begin: Callable[[], None] = lambda: None) -> Iterator[T]:
+    """An async generator that never suspends, as a plain one. ``begin`` is called where it is begun."""
     generator = cast("AsyncGenerator[T, None]", iterator)
+    begin()
     try:
         while True:
             try:

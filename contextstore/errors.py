@@ -236,15 +236,21 @@ class WrongLoopError(ContextStoreError):
 
 
 class ForkedProcessError(ContextStoreError):
-    """A store object was carried into a child process by ``fork()``."""
+    """A store object that had been opened was carried into a child process by ``fork()``.
 
-    def __init__(self, location: str) -> None:
-        super().__init__(location)
+    ``was_open`` tells whether it was open then; else its opening had only begun, or had failed. One that was never used
+    before works in the child.
+    """
+
+    def __init__(self, location: str, was_open: bool = True) -> None:
+        super().__init__(location, was_open)
         self.location = location
+        self.was_open = was_open
 
     def __str__(self) -> str:
+        what = "was opened" if self.was_open else "had begun to open"
         return (
-            f"the store {self.location} was opened before fork() and cannot be used in the child process: "
+            f"the store {self.location} {what} before fork() and cannot be used in the child process: "
             "make a new store object in the child, or start it by 'spawn' or 'forkserver'"
         )
 

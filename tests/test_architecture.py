@@ -28,7 +28,10 @@ PACKAGE = pathlib.Path(contextstore.__file__).parent
 
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),  # what may go wrong
-    ("_keys", "_refusals", "_shapes", "_plainness", "_results", "_circles", "_filelock"),  # each on its own
+    # each on its own:
+    ("_keys", "_refusals", "_shapes", "_plainness", "_results", "_circles", "_filelock", "_postgres_url"),
+    ("_own_threads",),  # whose thread this is
+    ("_logging",),  # what they log
     ("_callers", "_epoch", "_pydantic", "_reach", "_building"),  # ways to wait; when a cache is out of date; classes
     ("_encoding",),  # values as JSON
     ("_conversion",),  # JSON as values

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from contextstore._postgres_lane import address_of
+from contextstore._postgres_url import address_of
 
 from .servers import Server
 

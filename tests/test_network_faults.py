@@ -413,8 +413,6 @@ def test_clients_that_begin_the_same_runs_at_once_do_not_wait_for_each_other_in_
         "postgresql://u:S3CRET@h/db",
         "postgresql://u@h/db?password=S3CRET",
         "postgresql://u@h/db?sslpassword=S3CRET&sslmode=require",
-        "postgresql://u@h/db?passwd=S3CRET",
-        "postgresql://u@h/db?PASSWORD=S3CRET",
         "postgresql://u:S3CRET@h1:1,h2:2/db?target_session_attrs=any",
     ],
 )
