@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import inspect
 import itertools
+import logging
 import pathlib
 import re
 import signal
@@ -154,13 +155,48 @@ async def store(make_store: Target) -> AsyncIterator[Any]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """Every test leaves no thread of ours."""
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test leaves no thread of ours, and on no event loop a task that never came to its end."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("no_task_left_behind")
+    before = _unfinished_tasks()
+    errors = _Errors()
+    logging.getLogger("asyncio").addHandler(errors)
     yield
     left = [thread for thread in threading.enumerate() if _is_ours(thread)]
     for thread in left:
         thread.join(timeout=5)
+    logging.getLogger("asyncio").removeHandler(errors)
     assert not [thread for thread in left if thread.is_alive()]
+    assert not [task for task in _unfinished_tasks() if task not in before], "a loop was closed under a task"
+    assert not errors.messages
+
+
+@pytest.fixture
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """The loop of a test has nothing left to do. (Whoever closes it would cancel what there is, and nobody would know.)"""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:  # what was cancelled, and not waited for, needs some turns
+        _, left = await asyncio.wait(left, timeout=5)
+    assert not left
+
+
+class _Errors(logging.Handler):
+    """What asyncio complains of to nobody: a task that was destroyed, an exception that was not looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def _unfinished_tasks() -> list[asyncio.Task[Any]]:
+    # asyncio.all_tasks() wants to be given a loop; a loop that a test has made and closed is known to nobody.
+    tasks: Any = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", ())
+    return [task for task in list(tasks) if not task.done()]
 
 
 def _is_ours(thread: threading.Thread) -> bool:
