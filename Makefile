@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-slow test-core torture lint format bench bench-calls clean
+.PHONY: help demo test test-all test-slow test-core torture lint format bench bench-calls clean
 
 help:
 	@echo "make demo        run a real flow, kill it half-way, see it go on; STORE=flows.db, DEMO_ARGS=--help"
-	@echo "make test        all tests but the slow ones, some minutes; WORKERS=3, TEST_ARGS='-k survey'"
-	@echo "make test-slow   the slow ones"
+	@echo "make test        every promise, on each face and engine, two minutes; WORKERS=4, TEST_ARGS='-k survey'"
+	@echo "make test-all    the whole: all inputs, all files on a disk, and the slow ones; what must pass before it lands"
+	@echo "make test-slow   of the whole, the slow ones"
 	@echo "make test-core   what must hold on every supported Python; PYTHON=python3.12 VENV=.venv-3.12"
 	@echo "make torture     power cuts, kills, disk errors, damage, a model; MINUTES=10"
 	@echo "make lint        linter, formatter's check, type checkers"
@@ -43,11 +44,23 @@ demo: $(VENV)/.demo
 	@case "$(STORE)" in postgres*) $(BIN)/python -c "import asyncpg" 2>/dev/null || $(PIP) install --editable '.[postgres]';; esac
 	@$(BIN)/python examples/survey.py $(if $(STORE),--store '$(STORE)') $(DEMO_ARGS)
 
-# Three at a time, on two cores: many tests wait for a disk, a process or a server.
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" --numprocesses $(or $(WORKERS),3) $(TEST_ARGS)
+# Tests start many processes. To compile everything anew in each would take as long as some of the tests.
+test test-all test-slow test-core torture: export PYTHONPYCACHEPREFIX = $(abspath $(VENV))/bytecode
+unexport PYTHONDONTWRITEBYTECODE
 
-# Those that take longer than some seconds each, the torture's short run among them.
+# Four at a time, on two cores: many tests wait for a process, a server or a timeout.
+PARALLEL = --numprocesses $(or $(WORKERS),4) --dist worksteal
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow and not thorough" $(PARALLEL) $(TEST_ARGS)
+
+test-all: export CONTEXTSTORE_TEST_ALL = 1
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(TEST_ARGS)
+	$(MAKE) test-slow
+
+# Those that take longer than some seconds each, the torture's short run among them. One at a time: some of them measure.
+test-slow: export CONTEXTSTORE_TEST_ALL = 1
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
@@ -58,7 +71,7 @@ torture: $(VENV)/.dev
 # What must hold on every supported Python.
 CORE_TESTS := $(foreach name,contract writer model values keys errors crash ending sync cancellation processes processes_lock,tests/test_$(name).py)
 test-core: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not one_python and not slow" --numprocesses $(or $(WORKERS),3) $(CORE_TESTS) $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not one_python and not slow" $(PARALLEL) $(CORE_TESTS) $(TEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,9 +11,12 @@ import concurrent.futures
 import contextlib
 import inspect
 import itertools
+import logging
+import os
 import pathlib
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self
@@ -22,6 +25,7 @@ import pytest
 
 from contextstore import AsyncContextStore, ContextStore
 
+from .portions import folder_in_memory, mark_what_repeats
 from .proxy import Proxy
 from .servers import Server, running_server
 
@@ -72,6 +76,10 @@ class Target:
 # A shell has what it runs in the background ignore SIGINT, and Python leaves that so.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+IN_MEMORY = folder_in_memory()
+if IN_MEMORY is not None:  # told to pytest's own factory of temporary folders, of this process and of its workers
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+
 FACES = ["async", "sync"]
 ENGINES = ["file", "memory", "postgres"]
 _schemas = itertools.count(1)
@@ -86,6 +94,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "face_and_engine", [(f, e) for f in FACES for e in engines], ids=lambda pair: "-".join(pair), indirect=False
         )
+
+
+@pytest.hookimpl(tryfirst=True)  # before those are left out that are marked
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_what_repeats(items)
 
 
 def named(value: object) -> str:
@@ -103,10 +116,23 @@ def embedded() -> None:
     """Asked for by tests that are about SQLite, or look at its tables with plain sqlite3."""
 
 
+@pytest.fixture
+def tmp_path(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[pathlib.Path]:
+    """A folder of the test's own: in memory, where a sync costs nothing, or on a disk if it is marked with ``disk``."""
+    if IN_MEMORY is None or request.node.get_closest_marker("disk") is None:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="contextstore-", ignore_cleanup_errors=True) as folder:
+        yield pathlib.Path(folder).resolve()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A server for all tests that only look at behaviour: quick, and not made to survive anything."""
-    with running_server() as server:
+    """A server for all tests that only look at behaviour: quick, and not made to survive anything.
+
+    What it says of itself is what servers say: one without fsync would be warned of by each store.
+    """
+    with running_server(IN_MEMORY, autovacuum="off") as server:
         yield server
 
 
@@ -153,14 +179,53 @@ async def store(make_store: Target) -> AsyncIterator[Any]:
         yield opened
 
 
+PATIENCE = 5.0
+"""Seconds that what is about to end has for it, when a test is over."""
+
+
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """Every test leaves no thread of ours."""
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test leaves no thread of ours, and on no event loop a task that never came to its end."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("no_task_left_behind")
+    before: list[object] = [*_unfinished_tasks(), *threading.enumerate()]  # not this test's, then
+    errors = _Errors()
+    logging.getLogger("asyncio").addHandler(errors)
     yield
-    left = [thread for thread in threading.enumerate() if _is_ours(thread)]
+    left = [thread for thread in threading.enumerate() if _is_ours(thread) and thread not in before]
     for thread in left:
-        thread.join(timeout=5)
+        thread.join(timeout=PATIENCE)
+    logging.getLogger("asyncio").removeHandler(errors)
     assert not [thread for thread in left if thread.is_alive()]
+    assert not [task for task in _unfinished_tasks() if task not in before], "a loop was closed under a task"
+    assert not errors.messages
+
+
+@pytest.fixture
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """A test's loop has nothing left to do. Whoever closes it would cancel what there is, and nobody would know."""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:  # what was cancelled, and not waited for, needs some turns
+        _, left = await asyncio.wait(left, timeout=PATIENCE)
+    assert not left
+
+
+class _Errors(logging.Handler):
+    """What asyncio complains of to nobody: a task that was destroyed, an exception that was not looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def _unfinished_tasks() -> list[asyncio.Task[Any]]:
+    # asyncio.all_tasks() wants to be given a loop; a loop that a test has made and closed is known to nobody.
+    tasks: Any = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", ())
+    return [task for task in list(tasks) if not task.done()]
 
 
 def _is_ours(thread: threading.Thread) -> bool:

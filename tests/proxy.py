@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any, Self
 
@@ -63,16 +64,17 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._to)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.transport.abort()
             return
         self._writers |= {writer, server_writer}
         state: dict[str, Any] = {"is_cut": False}
-        await asyncio.gather(
-            self._pump(reader, server_writer, state, is_request=True),
-            self._pump(server_reader, writer, state, is_request=False),
-            return_exceptions=True,
-        )
+        with contextlib.suppress(asyncio.CancelledError):  # at the end; asyncio takes a cancelled one for an error
+            await asyncio.gather(
+                self._pump(reader, server_writer, state, is_request=True),
+                self._pump(server_reader, writer, state, is_request=False),
+                return_exceptions=True,
+            )
         for one in (writer, server_writer):
             one.transport.abort()
             self._writers.discard(one)

@@ -107,8 +107,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(**settings: object) -> Iterator[Server]:
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="contextstore-postgres-", dir="/tmp"))
+def running_server(parent: pathlib.Path | None = None, **settings: object) -> Iterator[Server]:
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="contextstore-postgres-", dir=parent or "/tmp"))
     try:
         server = Server(folder, **settings)
         server.initialise()

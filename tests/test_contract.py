@@ -20,6 +20,8 @@ from contextstore import (
 
 from .conftest import Target
 
+pytestmark = pytest.mark.disk
+
 
 class TestOutputs:
     async def test_what_was_put_is_what_get_returns(self, store: Any) -> None:
@@ -60,6 +62,7 @@ class TestOutputs:
     @pytest.mark.parametrize(
         ("first", "second"), [(1, 1.0), (1, True), (0.0, -0.0), (b"1", 1), (b"1", b"2"), ([1, 2], [2, 1]), ("1", 1)]
     )
+    @pytest.mark.each_input_once
     async def test_exist_ok_refuses_a_different_value(self, store: Any, first: Any, second: Any) -> None:
         await store.put("run", "node", first)
         with pytest.raises(AlreadyExistsError):
@@ -158,6 +161,7 @@ class TestGlobals:
         assert await store.get_global("key") == "b"
 
     @pytest.mark.parametrize(("version", "error"), [(-1, ValueError), ("1", TypeError), (True, TypeError)])
+    @pytest.mark.each_input_once
     async def test_an_expected_version_that_cannot_be_is_refused(
         self, store: Any, version: Any, error: type[Exception]
     ) -> None:
@@ -181,6 +185,7 @@ class TestGlobals:
 
 class TestRefusals:
     @pytest.mark.parametrize("key", ["", "x" * 513, "é" * 257, "a\0b", "\ud800", 5, None, b"a", ["a"]])
+    @pytest.mark.each_input_once
     async def test_a_bad_id_is_refused_everywhere(self, store: Any, key: Any) -> None:
         calls = [
             store.put(key, "node", 1),

@@ -22,6 +22,7 @@ import pytest
 
 from contextstore._postgres_url import address_of
 
+from .portions import WHOLE
 from .servers import Server
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -205,7 +206,7 @@ def test_on_a_server_the_query_is_for_psql_which_knows_neither_our_options_nor_t
 
 @pytest.mark.parametrize("columns", [60, 80])
 def test_in_a_narrow_terminal_names_are_broken_after_a_dot(columns: int) -> None:
-    shown = Demonstration("--no-kill", columns=columns)
+    shown = Demonstration("--no-kill", *([] if WHOLE else ["--limit", 120]), columns=columns)
     assert max(map(len, shown.text.partition("What became")[2].splitlines())) <= columns
     found = shown.text.partition("longest functions")[2].partition("deepest nesting")[0]
     lines = [line.strip() for line in found.splitlines() if line.strip()]

@@ -48,6 +48,8 @@ from contextstore import (
 from .conftest import FACES
 from .processes import Child, run
 
+pytestmark = pytest.mark.disk
+
 NOBODY = 65534
 
 

@@ -301,6 +301,7 @@ class TestCompareAndSet:
             assert await store.get_global("key") == winner
 
     @pytest.mark.parametrize("other", [-1, True, 1.0, "1"])
+    @pytest.mark.each_input_once
     async def test_an_expected_version_that_cannot_be_meant_is_refused(self, store: Any, other: Any) -> None:
         with pytest.raises((TypeError, ValueError), match="expected_version"):
             await store.upsert_global("key", 1, expected_version=other)

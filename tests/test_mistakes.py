@@ -57,6 +57,7 @@ CALLS: list[tuple[str, Callable[[Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("words", "call"), CALLS, ids=[words for words, _ in CALLS])
+@pytest.mark.each_input_once
 async def test_an_argument_that_cannot_be_meant_is_a_type_error_by_its_name(
     make_store: Target, words: str, call: Callable[[Any], Any]
 ) -> None:
@@ -120,6 +121,7 @@ async def test_a_run_info_is_no_run_to_go_on_after(store: Any) -> None:
 
 
 @pytest.mark.parametrize("carry", [pickle.dumps, copy.copy, copy.deepcopy])
+@pytest.mark.each_input_once
 async def test_a_store_is_not_copied_or_pickled(store: Any, carry: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match="make a store object there"):
         carry(getattr(store, "blocking", store))

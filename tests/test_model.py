@@ -21,6 +21,8 @@ from contextstore import (
     VersionConflictError,
 )
 
+from .portions import some
+
 RUNS = st.sampled_from(["a", "b", "é", "a'b"])
 NODES = st.sampled_from(["x", "y", "xy", "x%", "\U0001f600"])
 KEYS = st.sampled_from(["", "k", "k'"])
@@ -147,7 +149,11 @@ class AsyncStoreMachine(StoreMachine):
 
 
 SETTINGS = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=some(25, 5),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
 )
 
 TestStore = StoreMachine.TestCase

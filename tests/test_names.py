@@ -9,6 +9,8 @@ import pytest
 
 from contextstore import ContextStore, IncompatibleStoreError
 
+pytestmark = pytest.mark.disk
+
 
 def test_a_file_with_two_names_is_refused_by_both_until_one_is_gone(tmp_path: pathlib.Path) -> None:
     one, other = tmp_path / "one.db", tmp_path / "other.db"

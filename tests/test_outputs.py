@@ -107,6 +107,7 @@ class TestGetEntry:
         assert before <= entry.written_at <= after
 
     @pytest.mark.parametrize(("value", "size"), [(None, 4), ("é", 4), (b"\x00\xff", 2), (b"", 0), ([1, 2], 5), ("", 2)])
+    @pytest.mark.each_input_once
     async def test_the_size_is_that_of_the_stored_value(self, store: Any, value: Any, size: int) -> None:
         await store.put("run", "node", value)
         entry = await store.get_entry("run", "node")
@@ -165,6 +166,7 @@ class TestPutMany:
         assert len({output.written_at async for output in iterate(store)}) == 1
 
     @pytest.mark.parametrize("position", [0, 70, 199])
+    @pytest.mark.each_input_once
     async def test_one_that_is_there_already_refuses_all(self, store: Any, position: int) -> None:
         nodes = [f"{i:03}" for i in range(200)]
         await store.put("run", nodes[position], "first")
@@ -458,6 +460,7 @@ class TestIterOutputs:
         assert await ids_of(store) == []
 
     @pytest.mark.parametrize("count", [199, 200, 201, 400, 1001])
+    @pytest.mark.each_input_once
     async def test_pages_join_without_a_gap_and_without_a_repetition(self, store: Any, count: int) -> None:
         nodes = [f"{i:04}" for i in range(count)]
         await store.put_many("run", dict.fromkeys(nodes))
@@ -614,7 +617,7 @@ class TestIterOutputs:
 @pytest.mark.usefixtures("embedded")
 async def test_listing_reads_no_values(make_store: Target) -> None:
     async with make_store(cache_bytes=0) as store:
-        await store.put_many("run", {f"{i}": b"x" * 20_000_000 for i in range(3)})
+        await store.put_many("run", {f"{i}": b"x" * 3_000_000 for i in range(3)})
         engine: Any = core_of(store)._engine
         steps = 0
 

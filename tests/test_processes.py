@@ -24,6 +24,8 @@ from contextstore import ContextStore, IncompatibleStoreError, _sqlite_file
 
 from .processes import Child, children, run
 
+pytestmark = pytest.mark.disk
+
 
 def assert_sound(path: pathlib.Path) -> None:
     """SQLite finds nothing wrong with the file, nor do we."""

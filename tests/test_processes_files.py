@@ -28,6 +28,8 @@ from .doubles import core_of
 from .processes import Child, run
 from .test_processes import assert_sound, ended_well
 
+pytestmark = pytest.mark.disk
+
 
 def beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
     return path.with_name(path.name + suffix)

@@ -27,6 +27,8 @@ from .doubles import core_of
 from .processes import Child, children, run
 from .test_processes import assert_sound, ended_well
 
+pytestmark = pytest.mark.disk
+
 NEVER_WAIT = lambda: False  # noqa: E731
 
 

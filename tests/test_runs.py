@@ -818,6 +818,7 @@ class TestPrune:
         assert await runs_of(store) == []
 
     @pytest.mark.parametrize("age", [datetime.timedelta.max, 300_000 * DAY, 3000 * 365 * DAY], ids=str)
+    @pytest.mark.each_input_once
     async def test_nothing_is_older_than_the_calendar(self, store: Any, age: datetime.timedelta) -> None:
         await store.put("run", "a", 1)
         await store.delete_run("gone")

@@ -343,6 +343,7 @@ def _opened(face: str, path: pathlib.Path, **options: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("face", ["async", "sync"])
 @pytest.mark.parametrize("case", CRAFTED)
+@pytest.mark.each_input_once
 def test_a_crafted_file_gives_what_was_put_or_a_typed_error(file_path: pathlib.Path, case: str, face: str) -> None:
     try:
         _craft(file_path, CRAFTED[case])

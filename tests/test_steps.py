@@ -184,6 +184,7 @@ class TestOnce:
         [((1, (2, 3)), [1, [2, 3]]), (Point(1, 2), {"x": 1, "y": 2}), (b"\x00\xff", b"\x00\xff")],
         ids=["tuple", "dataclass", "bytes"],
     )
+    @pytest.mark.each_input_once
     async def test_the_first_call_returns_what_a_replay_would(self, store: Any, value: Any, replayed: Any) -> None:
         first = await store.get_or_put("run", "node", lambda: value)
         again = await store.get_or_put("run", "node", lambda: pytest.fail("computed anew"))

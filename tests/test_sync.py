@@ -42,6 +42,7 @@ from contextstore import (
 
 from .conftest import Target
 from .doubles import Gate, core_of, fail, queued
+from .portions import steps
 
 HANG = 60  # seconds after which a call is taken to hang
 
@@ -562,7 +563,7 @@ def _names(code: types.CodeType, cache: dict[types.CodeType, dict[int, str]] = {
 
 def interruptions(call: Callable[[int], Any]) -> Iterator[tuple[int, str]]:
     """Make the call again and again, interrupted one place later each time; yields the place."""
-    for at in itertools.count():
+    for at in places():
         interrupt = Interrupt(at)
         with warnings.catch_warnings():
             # Between the making of a coroutine and its first step: it is dropped.
@@ -572,6 +573,11 @@ def interruptions(call: Callable[[int], Any]) -> Iterator[tuple[int, str]]:
                 assert at > 5
                 return
             yield at, interrupt.where
+
+
+def places() -> Iterator[int]:
+    """The places to interrupt at: all of them in the whole suite."""
+    return itertools.count(*steps(7))
 
 
 def works_on(store: ContextStore) -> bool:
@@ -621,7 +627,7 @@ def test_an_interrupt_at_any_instruction_of_a_call_leaves_the_store_usable(call:
 def test_an_interrupt_at_any_instruction_of_open_leaves_a_store_that_opens_at_the_next_call(
     file_path: pathlib.Path,
 ) -> None:
-    for at in itertools.count():
+    for at in places():
         store = ContextStore(file_path)
         interrupt = Interrupt(at)
         with warnings.catch_warnings():
@@ -637,9 +643,11 @@ def test_an_interrupt_at_any_instruction_of_open_leaves_a_store_that_opens_at_th
 def test_an_interrupt_at_any_instruction_of_close_leaves_a_store_that_the_next_close_ends(
     file_path: pathlib.Path,
 ) -> None:
-    for at in itertools.count():
+    put = 0
+    for at in places():
         store = ContextStore(file_path)
         store.put("run", f"{at}", 1)
+        put += 1
         interrupt = Interrupt(at)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -651,7 +659,7 @@ def test_an_interrupt_at_any_instruction_of_close_leaves_a_store_that_the_next_c
         if interrupt.where is None:
             break
     with ContextStore(file_path) as again:
-        assert len(again.list_keys("run")) == at + 1
+        assert len(again.list_keys("run")) == put
 
 
 # ------------------------------------------------------------------------------------------------------- AtomicWriter
@@ -708,6 +716,7 @@ class TestAtomicWriter:
         assert calls == [1]
 
     @pytest.mark.parametrize("value", [{"a": 1, "b": 2}, {"b": 2, "a": 1}])
+    @pytest.mark.each_input_once
     async def test_where_an_equal_output_is_there_complete_is_called_and_nothing_logged(
         self, store: Any, value: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -745,6 +754,7 @@ class TestAtomicWriter:
             (("deleted", "node", 1), errors.RunDeletedError),
         ],
     )
+    @pytest.mark.each_input_once
     async def test_a_write_that_is_refused_is_a_write_that_failed(
         self, store: Any, arguments: Any, cause: type[Exception]
     ) -> None:

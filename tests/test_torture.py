@@ -15,10 +15,7 @@ import pytest
 from .torture import damage, errors, kills, machine, power, shim
 from .torture.workload import OTHER_PLANTS, PLANTS
 
-pytestmark = [
-    pytest.mark.one_python,
-    pytest.mark.flaky(reruns=0),  # each run has a seed of its own: what one finds, another may not
-]
+pytestmark = pytest.mark.one_python
 
 QUICK = ["puts", "prunes", "two processes, one killed"]
 

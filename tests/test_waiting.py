@@ -247,6 +247,7 @@ class TestWaitFor:
 
 class TestTimeouts:
     @pytest.mark.parametrize("timeout", [0, 0.0, -1, 0.02])
+    @pytest.mark.each_input_once
     async def test_what_is_not_there_in_time_is_the_builtin_timeout_error(self, store: Any, timeout: float) -> None:
         with pytest.raises(TimeoutError) as caught:
             await store.wait_for("run", "node", timeout=timeout)
@@ -254,6 +255,7 @@ class TestTimeouts:
         assert not isinstance(caught.value, ContextStoreError)
 
     @pytest.mark.parametrize("timeout", [60, 1e12, float("inf"), None])
+    @pytest.mark.each_input_once
     async def test_what_comes_in_time_is_returned(self, store: Any, timeout: float | None) -> None:
         (waiter,) = spawn(store.wait_for("run", "node", timeout=timeout))
         await waiting(store)
@@ -573,6 +575,7 @@ class TestNoWakeUpIsLost:
             assert isinstance(outcome, RunDeletedError), point
 
     @pytest.mark.parametrize("point", POINTS, ids=lambda point: " ".join(map(str, point)))
+    @pytest.mark.each_input_once
     async def test_a_close_between_the_look_and_the_waiting_is_told(
         self, store: Any, point: tuple[str, str, str, int]
     ) -> None:
@@ -648,6 +651,7 @@ class TestNoWakeUpIsLost:
             await other.put("run", "node", 1)
             assert await outcomes_of([waiter]) == [1]
 
+    @pytest.mark.each_input_once
     async def test_thousands_of_waits_and_writes_at_random_moments_all_meet(self, pair: tuple[Any, Any]) -> None:
         store, writer = pair
         seed = random.randrange(2**32)

@@ -1,0 +1,76 @@
+"""How much of the suite is run: a portion, for whoever has changed something, or the whole, for what is to land.
+
+``make test`` runs each test of a promise, on each face and engine, with some of the inputs, and on files in memory
+unless a test is about a disk. ``make test-all`` sets CONTEXTSTORE_TEST_ALL: all inputs, all files on a disk.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import shutil
+
+import pytest
+
+WHOLE = bool(os.environ.get("CONTEXTSTORE_TEST_ALL"))
+
+ROOM = 3 * 2**30
+"""Bytes that must be free in memory: the files of some tests and the folders of some servers."""
+
+
+def some(all_of_them: int, portion: int) -> int:
+    """So many kills, rounds or examples, or in a portion of the suite so many."""
+    return all_of_them if WHOLE else portion
+
+
+def steps(stride: int) -> tuple[int, int]:
+    """Of places that are numbered: the first, and how far it is to the next.
+
+    In a portion of the suite every so-many-th, beginning at random, and printed: who runs it often comes by them all.
+    """
+    if WHOLE:
+        return 0, 1
+    first = random.randrange(stride)
+    print(f"every {stride}th place, from {first} on")
+    return first, stride
+
+
+def folder_in_memory() -> pathlib.Path | None:
+    """Where a sync costs nothing, if there is such a place with room in it, and a portion of the suite is run."""
+    folder = pathlib.Path("/dev/shm")
+    if WHOLE or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return None
+    return folder if shutil.disk_usage(folder).free >= ROOM else None
+
+
+PLACES = ("face_and_engine", "face", "engine")
+"""The parameters that say where a test asks; the others say what it asks."""
+
+
+def mark_what_repeats(items: list[pytest.Item]) -> None:
+    """Of the tests of ``each_input_once``, those are ``thorough`` that ask the same again on another face or engine.
+
+    Each input is left once, and each face and engine at least once.
+    """
+    tests: dict[tuple[pytest.Collector | None, str], list[pytest.Function]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("each_input_once"):
+            tests.setdefault((item.parent, item.originalname), []).append(item)
+    for variants in tests.values():
+        places: dict[tuple[int, ...], int] = {}
+        inputs: dict[tuple[int, ...], int] = {}
+        numbers = []
+        for item in variants:
+            where, what = _parameters(item)
+            numbers.append((places.setdefault(where, len(places)), inputs.setdefault(what, len(inputs))))
+        for item, (place, number) in zip(variants, numbers, strict=True):
+            if (place - number) % min(len(places), len(inputs)):
+                item.add_marker("thorough")
+
+
+def _parameters(item: pytest.Function) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where a variant of a test asks, and what: by the parameters' objects, which all variants share."""
+    parameters = item.callspec.params
+    where = tuple(id(parameters[name]) for name in parameters if name in PLACES)
+    return where, tuple(id(parameters[name]) for name in parameters if name not in PLACES)
