@@ -51,7 +51,7 @@ _ROOMY = 16 * 1024
 
 
 def _trimmed(text: bytes) -> bytes:
-    """A copy that is as large as it says. orjson (3.13.0) keeps some 4 KB for each text that it has made, however short."""
+    """A copy that is as large as it says. orjson (3.13.0) keeps some 4 KB for each text, however short that is."""
     return b"%b" % text if len(text) < _ROOMY else text
 
 
