@@ -90,7 +90,7 @@ class Unequal:
     number: int
 
 
-# ------------------------------------------------------------------------------------------------------------ the fields
+# ----------------------------------------------------------------------------------------------------------- the fields
 
 
 class Held(NamedTuple):
@@ -184,7 +184,7 @@ def fields(
     return sorted(made, key=lambda field: field.default is not NOTHING), all(held.is_taken for held in chosen)
 
 
-# ---------------------------------------------------------------------------------------------------------- the families
+# --------------------------------------------------------------------------------------------------------- the families
 
 
 def hook(chosen: list[Field], which: str) -> Callable[..., None]:
@@ -300,7 +300,8 @@ def model_objects(draw: st.DrawFn) -> Made:
         namespace["computed"] = pydantic.computed_field(property(computed))
     which = draw(st.sampled_from([None, None, "overwrite", "look"]))
     if which:
-        namespace["model_post_init"] = lambda self, context, act=hook(chosen, which): act(self)
+        act = hook(chosen, which)
+        namespace["model_post_init"] = lambda self, context: act(self)
     specs: dict[str, Any] = {}
     for field in chosen:
         options: dict[str, Any] = {}
@@ -339,7 +340,7 @@ FAMILIES: dict[str, st.SearchStrategy[Made]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------ what holds
+# ----------------------------------------------------------------------------------------------------------- what holds
 
 
 def names_of(value: Any) -> list[str] | None:
@@ -359,9 +360,12 @@ def same(one: Any, other: Any) -> bool:
     if names is not None:
         return type(one) is type(other) and all(same(getattr(one, n), getattr(other, n)) for n in names)
     if isinstance(one, list | tuple):
-        return isinstance(other, tuple if isinstance(one, tuple) else list) and [*map(type, one)] == [
-            *map(type, other)
-        ] and len(one) == len(other) and all(map(same, one, other))
+        return (
+            isinstance(other, tuple if isinstance(one, tuple) else list)
+            and [*map(type, one)] == [*map(type, other)]
+            and len(one) == len(other)
+            and all(map(same, one, other))
+        )
     if isinstance(one, dict):
         return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
     return bool(one == other)

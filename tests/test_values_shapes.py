@@ -11,7 +11,7 @@ import typing
 import uuid
 import weakref
 import zoneinfo
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import attrs
 import msgspec
@@ -120,7 +120,7 @@ class OfAll:
 
 
 class Shifted(NamedTuple("Shifted", [("number", int)])):
-    def __new__(cls, number: int) -> Shifted:
+    def __new__(cls, number: int) -> Self:
         return super().__new__(cls, number + 1)
 
 
@@ -234,12 +234,12 @@ class Sorted(list):  # type: ignore[type-arg]
 class Loud(str):
     __slots__ = ()
 
-    def __new__(cls, text: str) -> Loud:
+    def __new__(cls, text: str) -> Self:
         return super().__new__(cls, text.upper() + "!")
 
 
 class Unit(int):
-    def __new__(cls, number: int, unit: str) -> Unit:
+    def __new__(cls, number: int, unit: str) -> Self:
         made = super().__new__(cls, number)
         made.unit = unit  # type: ignore[attr-defined]
         return made
@@ -669,7 +669,6 @@ def test_a_class_ends_when_nobody_has_it_any_more_although_it_was_stored_and_rea
         return weakref.ref(kind), weakref.ref(hooked), weakref.ref(type(member))
 
     references = [reference for number in range(20) for reference in use(number)]
-    typing.List[int]  # noqa: B018, UP006
     for clear in typing._cleanups:  # type: ignore[attr-defined]
         clear()
     gc.collect()
