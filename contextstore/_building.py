@@ -72,8 +72,8 @@ def _object(shape: Shape, parts: dict[str, Any]) -> Any:
         object.__setattr__(made, name, _copied(part) if has_hook else part)
     _set_defaults(shape, made, parts)
     if shape.family == ATTRS:
-        _check_attrs(kind, made)
-    elif shape.has_hook and (init_only := _init_only(kind)) is not None:
+        _check_attrs(shape, made)
+    elif shape.has_hook and (init_only := _init_only(shape)) is not None:
         made.__post_init__(*init_only)
     if has_hook:
         for name, part in parts.items():
@@ -87,8 +87,10 @@ def _copied(part: Any) -> Any:
 
 
 def _set_defaults(shape: Shape, made: Any, parts: dict[str, Any]) -> None:
+    if len(parts) == len(shape.fields):
+        return
     missing = set()
-    for field in dataclasses.fields(shape.owner) if shape.family != ATTRS else shape.owner.__attrs_attrs__:
+    for field in shape.fields:
         if field.name in parts:
             continue
         has_default, default = _default_of(field, made)
@@ -119,25 +121,25 @@ def _before_attrs(made: Any) -> None:
         first()
 
 
-def _check_attrs(kind: Any, made: Any) -> None:
-    for field in kind.__attrs_attrs__:
+def _check_attrs(shape: Shape, made: Any) -> None:
+    for field in shape.fields:
         if field.validator is not None and hasattr(made, field.name):
             field.validator(made, field, getattr(made, field.name))
-    if hasattr(kind, "__attrs_post_init__"):
+    if hasattr(shape.owner, "__attrs_post_init__"):
         made.__attrs_post_init__()
 
 
-def _init_only(kind: Any) -> list[Any] | None:
+def _init_only(shape: Shape) -> list[Any] | None:
     """What ``__post_init__`` is given: the defaults of its parameters.
 
     None if one has no default: it was not stored. Then the method is not called; the fields have what it made of them.
     """
-    others = kind.__dataclass_fields__.keys() - {field.name for field in dataclasses.fields(kind)}
-    if not others:
+    every = shape.owner.__dataclass_fields__
+    if len(every) == len(shape.fields):
         return []
-    hints = typing.get_type_hints(kind)  # since an annotation may be a str
-    names = [name for name in kind.__dataclass_fields__ if name in others]
-    fields = [kind.__dataclass_fields__[name] for name in names if isinstance(hints[name], dataclasses.InitVar)]
+    hints = typing.get_type_hints(shape.owner)  # since an annotation may be a str
+    others = [name for name in every if name not in shape.names]
+    fields = [every[name] for name in others if isinstance(hints[name], dataclasses.InitVar)]
     defaults = [field.default for field in fields]
     return None if dataclasses.MISSING in defaults else defaults
 

@@ -45,6 +45,7 @@ def convert(value: Any, kind: Any) -> Any:
         raise DeserializationError("$", f"nested too deeply to be made {type_name(kind)}") from error
 
 
+_LEAVES = {bool, int, float, str, type(None)}
 _WHOLE = object()  # of a type that cannot be taken apart
 _SLOW = object()  # of what msgspec does not do at once
 _MSGSPEC_PLACE = re.compile(r"(.*) - at `(.*)`", re.DOTALL)
@@ -140,6 +141,8 @@ class _Conversion:
         return known[1]
 
     def _at_once(self, value: Any, kind: Any) -> Any:
+        if type(value) is kind and kind in _LEAVES:
+            return value
         if not self._is_direct(kind):
             return _SLOW
         try:
@@ -162,7 +165,7 @@ class _Conversion:
             return _Attempt(failure=failure, knows_place=_EXACT_PLACE.fullmatch(place) is not None)
         except (TypeError, NameError, KeyError, NotImplementedError, TakeApartError) as error:
             # KeyError: an attrs class without types
-            self._direct[id(kind)] = (kind, False)
+            self._note_unknown(kind)
             unknown = TypeError(f"no way to convert to {type_name(kind)} is known: {error}")
             unknown.__cause__ = error
             return _Attempt(failure=unknown)
@@ -172,6 +175,13 @@ class _Conversion:
             failure = DeserializationError(path, f"{type_name(kind)} does not take it: {error!r}")
             failure.__cause__ = error
             return _Attempt(failure=failure)
+
+    def _note_unknown(self, kind: Any) -> None:
+        """msgspec does not know this type: it is not asked again, for a class not by anybody."""
+        self._direct[id(kind)] = (kind, False)
+        shape = shape_of_type(kind)
+        if shape is not None:
+            shape.reach = reach_of(kind)._replace(is_direct=False)
 
     def _convert(self, value: Any, kind: Any, path: str) -> _Parts:
         attempt = _Attempt()
@@ -219,26 +229,30 @@ class _Conversion:
         members = [member for member in typing.get_args(kind) if member is not types.NoneType or value is None]
         if len(members) == 1:
             return (yield value, members[0], path)
-        stored = _written(value)
-        fitting: list[Any] = []
-        nearest = DeserializationError(path, f"{shown(value)} fits none of {type_name(kind)}")
-        for member in members:
+        fitting: dict[int, Any] = {}
+        nearest: DeserializationError | None = None
+        order = list(range(len(members)))
+        if type(value) is dict:  # those first that may be written as the value is
+            order.sort(key=lambda number: _has_no_place_for(value, members[number]))
+        for number in order:
+            member = members[number]
             tried = (path, id(member))
             if tried not in self._tried:
+                made = self._at_once(value, member)
                 try:
-                    self._tried[tried] = yield value, member, path
+                    self._tried[tried] = made if made is not _SLOW else (yield value, member, path)
                 except DeserializationError as error:
                     self._tried[tried] = error
             made = self._tried[tried]
             if isinstance(made, DeserializationError):
-                nearest = made if len(made.path) > len(nearest.path) else nearest
-            elif _written(made) == stored:
+                nearest = made if len(made.path) > len(nearest.path if nearest else path) else nearest
+            elif made is value or _is_written_as(made, value):
                 return made
             else:
-                fitting.append(made)
+                fitting[number] = made
         if fitting:
-            return fitting[0]
-        raise nearest
+            return fitting[min(fitting)]
+        raise nearest or DeserializationError(path, f"{shown(value)} fits none of {type_name(kind)}")
 
     def _container(self, value: Any, origin: Any, args: tuple[Any, ...], path: str) -> _Parts:
         made: Any
@@ -270,19 +284,24 @@ class _Conversion:
 
     def _object(self, value: Any, shape: Shape, path: str) -> _Parts:
         try:
-            hints = shape.types()
+            readers = shape.readers()
         except TypeError as error:
             raise TypeError(f"no way to convert to {type_name(shape.owner)} is known: {error}") from error
         _expect(value, list if shape.is_array else dict, path)
         members: dict[int | str, Any] = dict(enumerate(value)) if shape.is_array else value
         _check_members(members, shape, path)
         parts = {}
-        for step, attribute in shape.members:
-            if step in members:
-                part = self._at_once(members[step], hints[attribute])
-                if part is _SLOW:
-                    part = yield members[step], hints[attribute], member_path(path, step)
-                parts[attribute] = part
+        for reader in readers:
+            step, kind = reader.step, reader.kind
+            if step not in members:
+                continue
+            if reader.is_direct is False:
+                self._direct[id(kind)] = (kind, False)
+            part = self._at_once(members[step], kind)
+            if part is _SLOW:
+                part = yield members[step], kind, member_path(path, step)
+                reader.is_direct = self._is_direct(kind)
+            parts[reader.attribute] = part
         try:
             return built(shape, parts)
         except RecursionError:
@@ -309,6 +328,20 @@ def _check_members(members: dict[int | str, Any], shape: Shape, path: str) -> No
         for step in members:
             if step not in known:
                 raise DeserializationError(path, f"Object contains unknown field {shown(step)}")
+
+
+def _has_no_place_for(value: dict[str, Any], kind: Any) -> bool:
+    """Whether something of the value would be left out in an object of this class."""
+    shape = shape_of_type(kind)
+    return shape is not None and not shape.is_array and not shape.keys >= value.keys()
+
+
+def _is_written_as(made: Any, value: Any) -> bool:
+    try:
+        one, other = encode_json(made), encode_json(value)
+    except SerializationError:
+        return False
+    return one == other or sorted_json(one) == sorted_json(other)
 
 
 def _choice(value: Any, choices: Iterable[Any], kind: Any, path: str) -> Any:

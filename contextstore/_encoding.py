@@ -24,6 +24,7 @@ from ._shapes import MODEL, NAMED_TUPLE, Shape, shape_of
 
 Default = Callable[[Any], Any]
 
+_LEAST, _MOST = -(2**63), 2**64 - 1  # that orjson writes
 _MOST_ASKED = 100  # how often encode_default is asked about what it has returned itself
 _TIMES = (datetime.datetime, datetime.date, datetime.time)
 
@@ -75,7 +76,14 @@ class _Walk:
         steps.append(0)
         while True:
             for step, member in members:
-                if member is None or (type(member) is str and member.isascii()):
+                kind = type(member)
+                if kind is str:
+                    if member.isascii():
+                        continue
+                elif kind is int:
+                    if _LEAST <= member <= _MOST:
+                        continue
+                elif kind is bool or member is None or (kind is float and math.isfinite(member)):
                     continue
                 steps[-1] = step
                 self._has_class = False
@@ -132,9 +140,6 @@ class _Walk:
                 return _number(int.__int__(value))
             elif kind is float:
                 return _finite(value)
-            elif is_numpy_scalar(kind):
-                value = python_scalar(value)
-                continue
             elif issubclass(kind, _TIMES):
                 self._has_class = self._has_class or kind not in _TIMES
                 return _time_text(value)
@@ -152,6 +157,9 @@ class _Walk:
                 members = _members(value)
                 if members is not None:
                     return members
+                if is_numpy_scalar(kind):
+                    value = python_scalar(value)
+                    continue
             value = self._asked(value)
         raise RefusedError(f"encode_default goes on returning what is not JSON, such as this: {why_not(value)}")
 
@@ -186,7 +194,7 @@ def _value_of(member: enum.Enum) -> Any:
 
 
 def _number(number: int) -> int:
-    if not -(2**63) <= number < 2**64:
+    if not _LEAST <= number <= _MOST:
         raise RefusedError("an int must be within -2**63 and 2**64 - 1; store it as a str")
     return number
 

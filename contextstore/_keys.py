@@ -76,7 +76,7 @@ def check_function(name: str, function: object) -> None:
 def check_plain_function(name: str, function: object) -> None:
     """For what is called without being awaited, whichever the face."""
     check_function(name, function)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         raise TypeError(f"{name} must be a plain function, not a coroutine function: it is never awaited")
 
 

@@ -32,9 +32,9 @@ _look_through = msgspec.json.Encoder(enc_hook=_refuse).encode
 
 def plain_json(value: Any) -> bytes:
     """The text of a value of builtin types; for any other, and for what JSON has not, an error of some kind."""
-    # orjson alone is not safe: tuples nested some hundred deep overwrite its memory (3.13.0), an Enum member that is its
-    # own value kills the process, and an orjson.Fragment is pasted in unread. marshal takes builtins alone, exactly.
-    # Not taken: msgspec's encoder alone, which follows that Enum member for ever as well.
+    # orjson alone is not safe: tuples nested some hundred deep overwrite its memory (3.13.0), an Enum member that is
+    # its own value kills the process, and an orjson.Fragment is pasted in unread. marshal takes builtins alone,
+    # exactly. Not taken: msgspec's encoder alone, which follows that Enum member for ever as well.
     letters = marshal.dumps(value)
     # orjson counts the levels of lists and dicts itself, so it is tuples that matter, in circles or deeper than it
     # takes. What happens to look like one costs a second look, no more; an expression that looks closer costs as much.

@@ -53,7 +53,7 @@ def _found(kind: Any) -> Reach:
             is_direct = is_direct and _is_direct(shape)
             is_compared = is_compared and shape.has_generated_eq
             try:
-                waiting += shape.types().values() if shape.family != MODEL else ()
+                waiting += shape.types().values()
             except TypeError:  # an annotation that cannot be resolved
                 is_direct = is_compared = False
     return Reach(is_direct and not waiting, is_compared and not waiting)

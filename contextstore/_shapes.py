@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import enum
 import inspect
+import types
 import typing
 from typing import Any
 
@@ -29,6 +30,18 @@ MODEL = "pydantic model"
 Member = tuple[int | str, str]  # the key or the index in the JSON, and the attribute
 
 
+class Reader:
+    """A field as it is read: where it is in the JSON, its attribute, its type, and whether msgspec reads that well."""
+
+    __slots__ = ("attribute", "is_direct", "kind", "step")
+
+    def __init__(self, step: int | str, attribute: str, kind: Any) -> None:
+        self.step = step
+        self.attribute = attribute
+        self.kind = kind
+        self.is_direct: bool | None = None  # not known yet
+
+
 class Shape:
     """A class with fields."""
 
@@ -39,6 +52,7 @@ class Shape:
         self.members = members
         self.is_array = is_array
         self.names = {attribute: attribute if is_array else str(step) for step, attribute in members}
+        self.keys = {step for step, _ in members}  # of its JSON
         self.tag: tuple[str, int | str] | None = None
         # Whether the class has something done to an object whose fields are set, so that it may become another.
         self.has_hook = False
@@ -46,6 +60,12 @@ class Shape:
         # msgspec makes an object without having its base in C prepare it: to look at one ends the process.
         self.has_plain_base = family not in (DATACLASS, ATTRS) or base_of(owner) is object
         self._types: dict[str, Any] | None = None
+        self._readers: list[Reader] | None = None
+        self.fields: tuple[Any, ...] = ()  # of a dataclass or an attrs class: what it knows of them
+        if family == DATACLASS:
+            self.fields = dataclasses.fields(owner)
+        elif family == ATTRS:
+            self.fields = tuple(owner.__attrs_attrs__)
         self.reach: Any = None  # see _reach
         self.has_computed: bool | None = None  # see _pydantic
 
@@ -55,20 +75,29 @@ class Shape:
             self._types = self._resolved()
         return self._types
 
+    def readers(self) -> list[Reader]:
+        """The same, field by field."""
+        if self._readers is None:
+            kinds = self.types()
+            self._readers = [Reader(step, attribute, kinds[attribute]) for step, attribute in self.members]
+        return self._readers
+
     def with_args(self, args: tuple[Any, ...]) -> Shape:
         """That of ``owner[args]``."""
         other = copy.copy(self)
         other.args = args
-        other._types = other.reach = other.has_computed = None
+        other._types = other._readers = other.reach = other.has_computed = None
         return other
 
     def _resolved(self) -> dict[str, Any]:
+        if self.family == MODEL:
+            return {name: field.annotation for name, field in self.owner.model_fields.items()}
         try:
             hints = typing.get_type_hints(self.owner, include_extras=True)
         except Exception as error:  # an annotation is evaluated, and may raise anything
             raise TypeError(f"its annotations cannot be resolved ({error}); define them at module level") from error
         if self.family == ATTRS:
-            untyped = {field.name: field.type for field in self.owner.__attrs_attrs__}
+            untyped = {field.name: field.type for field in self.fields}
             hints = {name: kind for name, kind in untyped.items() if kind is not None} | hints
         given = _arguments(self.owner, self.args)
         return {
@@ -80,11 +109,11 @@ class Shape:
     def has_generated_eq(self) -> bool:
         """Whether ``==`` is what the decorator or the base class made of the fields, all of them."""
         if self.family == DATACLASS:
-            is_whole = all(field.compare for field in dataclasses.fields(self.owner))
+            is_whole = all(field.compare for field in self.fields)
         elif self.family == ATTRS:
-            is_whole = all(field.eq and field.eq_key is None for field in self.owner.__attrs_attrs__)
+            is_whole = all(field.eq and field.eq_key is None for field in self.fields)
         else:
-            is_whole = self.family in (NAMED_TUPLE, TYPED_DICT) or (
+            is_whole = self.family in (NAMED_TUPLE, TYPED_DICT, MODEL) or (
                 self.family == STRUCT and bool(self.owner.__struct_config__.eq)
             )
         return is_whole and self.owner.__eq__ is not object.__eq__ and not has_own_eq(self.owner)
@@ -105,8 +134,13 @@ def is_pydantic(kind: Any) -> bool:
     )
 
 
+_WITHOUT_FIELDS = {object, type(None), bool, int, float, str, bytes, list, dict, tuple, set}
+
+
 def shape_of(kind: Any) -> Shape | None:
     """What the class is made of; None for one without fields."""
+    if kind in _WITHOUT_FIELDS:
+        return None
     shape: Shape | None = kind.__dict__.get(_MARK)
     if shape is None or shape.owner is not kind:  # another's: a decorator has copied the class with all it had
         shape = _made(kind)
@@ -120,7 +154,7 @@ def shape_of(kind: Any) -> Shape | None:
 
 def shape_of_type(kind: Any) -> Shape | None:
     """The same for a class with arguments, such as ``Page[Item]``, as well."""
-    if isinstance(kind, type) and typing.get_origin(kind) is None:
+    if isinstance(kind, type) and not isinstance(kind, types.GenericAlias):
         return shape_of(kind)
     origin = typing.get_origin(kind)
     if not isinstance(origin, type):
@@ -179,7 +213,9 @@ def _struct_shape(kind: Any) -> Shape:
     else:
         members = [(str(name), attribute) for name, attribute in names]
     shape = Shape(kind, STRUCT, members, is_array=config.array_like)
-    shape.tag = None if config.tag is None else (str(config.tag_field), config.tag)
+    if config.tag is not None:
+        shape.tag = (str(config.tag_field), config.tag)
+        shape.keys.add(shape.tag[0])
     shape.has_hook = hasattr(kind, "__post_init__")
     return shape
 
