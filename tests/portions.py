@@ -52,9 +52,9 @@ PLACES = ("face_and_engine", "face", "engine")
 def mark_what_repeats(items: list[pytest.Item]) -> None:
     """Mark as ``thorough`` what a portion of the suite need not ask, since it asks it elsewhere.
 
-    A test of ``store`` or ``make_store`` asks each engine, by one face and the other in turn, and so each face, too; with
-    ``each_pair``, it asks each engine by each face. With ``each_input_once``, it asks each input in one place, and in each
-    place at least one input.
+    A test of ``store`` or ``make_store`` asks each engine, by one face and the other in turn, and so each face, too;
+    with ``each_pair``, it asks each engine by each face. With ``each_input_once``, it asks each input in one place, and
+    in each place at least one input.
     """
     tests: dict[tuple[pytest.Collector | None, str], list[pytest.Function]] = {}
     for item in items:
