@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import shutil
+import zlib
 
 import pytest
 
@@ -49,24 +50,50 @@ PLACES = ("face_and_engine", "face", "engine")
 
 
 def mark_what_repeats(items: list[pytest.Item]) -> None:
-    """Of the tests of ``each_input_once``, those are ``thorough`` that ask the same again on another face or engine.
+    """Mark as ``thorough`` what a portion of the suite need not ask, since it asks it elsewhere.
 
-    Each input is left once, and each face and engine at least once.
+    A test of ``store`` or ``make_store`` asks each engine, by one face and the other in turn, and so each face, too;
+    with ``each_pair``, it asks each engine by each face. With ``each_input_once``, it asks each input in one place, and
+    in each place at least one input.
     """
     tests: dict[tuple[pytest.Collector | None, str], list[pytest.Function]] = {}
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("each_input_once"):
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             tests.setdefault((item.parent, item.originalname), []).append(item)
     for variants in tests.values():
-        places: dict[tuple[int, ...], int] = {}
-        inputs: dict[tuple[int, ...], int] = {}
-        numbers = []
-        for item in variants:
-            where, what = _parameters(item)
-            numbers.append((places.setdefault(where, len(places)), inputs.setdefault(what, len(inputs))))
-        for item, (place, number) in zip(variants, numbers, strict=True):
-            if (place - number) % min(len(places), len(inputs)):
-                item.add_marker("thorough")
+        if variants[0].get_closest_marker("each_input_once"):
+            repeated = _of_each_input_once(variants)
+        elif "face_and_engine" in variants[0].callspec.params and not variants[0].get_closest_marker("each_pair"):
+            repeated = _of_each_engine_once(variants)
+        else:
+            continue
+        for item in repeated:
+            item.add_marker("thorough")
+
+
+def _of_each_input_once(variants: list[pytest.Function]) -> list[pytest.Function]:
+    places: dict[tuple[int, ...], int] = {}
+    inputs: dict[tuple[int, ...], int] = {}
+    numbers = []
+    for item in variants:
+        where, what = _parameters(item)
+        numbers.append((places.setdefault(where, len(places)), inputs.setdefault(what, len(inputs))))
+    every = min(len(places), len(inputs))
+    return [item for item, (place, given) in zip(variants, numbers, strict=True) if (place - given) % every]
+
+
+def _of_each_engine_once(variants: list[pytest.Function]) -> list[pytest.Function]:
+    pairs = [item.callspec.params["face_and_engine"] for item in variants]
+    faces, engines = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    if len(engines) == 1:
+        return []
+    repeated = []
+    for item, (face, engine) in zip(variants, pairs, strict=True):
+        # Another face begins with each test and with each input, and it is the same in every process.
+        begin = zlib.crc32(item.nodeid.replace(f"{face}-{engine}", "").encode())
+        if (faces.index(face) + engines.index(engine) + begin) % len(faces):
+            repeated.append(item)
+    return repeated
 
 
 def _parameters(item: pytest.Function) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -65,6 +65,7 @@ async def contents(store: Any) -> tuple[list[str], dict[str, Any]]:
 NOTHING: tuple[list[str], dict[str, Any]] = ([], {})
 
 
+@pytest.mark.each_pair
 class TestTheBlock:
     async def test_all_is_stored_when_it_ends_across_runs_and_globals(self, store: Any) -> None:
         async with begun(store) as batch:

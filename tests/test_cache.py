@@ -13,6 +13,8 @@ from contextstore import AsyncContextStore, ContextStore, copy
 from .conftest import Target
 from .doubles import core_of, until
 
+pytestmark = pytest.mark.each_pair
+
 
 async def test_what_was_put_beside_a_deletion_is_not_answered_after_it(store: Any) -> None:
     for number in range(20):

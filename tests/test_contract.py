@@ -20,7 +20,7 @@ from contextstore import (
 
 from .conftest import Target
 
-pytestmark = pytest.mark.disk
+pytestmark = [pytest.mark.disk, pytest.mark.each_pair]
 
 
 class TestOutputs:

@@ -311,6 +311,7 @@ def increment(value: int | None) -> int:
     return (value or 0) + 1
 
 
+@pytest.mark.each_pair
 class TestUpdating:
     async def test_the_new_value_is_what_the_function_makes_of_the_old(self, store: Any) -> None:
         assert await store.update_global("key", lambda value: [value], "first") == ["first"]

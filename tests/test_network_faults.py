@@ -225,7 +225,7 @@ async def test_gets_by_the_thousand_from_a_silent_server_end_soon_after_the_time
         began = time.monotonic()
         outcomes = await asyncio.gather(*(store.get("run", f"{i}") for i in range(3000)), return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {StoreBusyError}
-        assert time.monotonic() - began < 8  # a group after the other took 13 seconds
+        assert time.monotonic() - began < 12  # a group after the other takes 13 seconds, and longer where all is slower
         assert proxy.cancel_requests == 0
         proxy.is_silent = False
 

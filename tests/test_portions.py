@@ -93,13 +93,23 @@ def test_more_inputs_than_faces(face, words, number): ...
 @pytest.mark.parametrize("words", ["a", "b"])
 async def test_more_stores_than_inputs(make_store, words): ...
 
+async def test_unmarked(store): ...
+
+@pytest.mark.parametrize("words", ["a", "b", "c"])
+async def test_of_files(make_store, shared_target, words): ...
+
+async def test_of_one_engine(make_store, shared_target, embedded): ...
+
+@pytest.mark.each_pair
+async def test_each_pair(store): ...
+
 @pytest.mark.parametrize("words", ["a", "b"])
 @pytest.mark.parametrize("face", ["async", "sync"])
-def test_unmarked(face, words): ...
+def test_without_a_store(face, words): ...
 """
 
 
-def test_of_what_repeats_each_input_and_each_face_and_engine_is_left(tmp_path: pathlib.Path) -> None:
+def test_of_what_repeats_each_input_and_each_engine_and_each_face_is_left(tmp_path: pathlib.Path) -> None:
     said = run_tests(tmp_path, REPEATING, "-m", "not thorough", "--collect-only", "-q")
     tests = re.findall(r"::(test_\w+)\[(.*)\]", said)
     left = {name: {ids for test, ids in tests if test == name} for name, _ in tests}
@@ -107,7 +117,16 @@ def test_of_what_repeats_each_input_and_each_face_and_engine_is_left(tmp_path: p
     stores = {ids.removesuffix("-a").removesuffix("-b") for ids in left["test_more_stores_than_inputs"]}
     assert len(stores) == len(left["test_more_stores_than_inputs"]) == 6
     assert {ids[-1] for ids in left["test_more_stores_than_inputs"]} == {"a", "b"}
-    assert len(left["test_unmarked"]) == 4
+    assert left["test_unmarked"] in (
+        {"async-file", "sync-memory", "async-postgres"},
+        {"sync-file", "async-memory", "sync-postgres"},
+    )
+    for words in "abc":
+        asked = {ids.removesuffix(f"-{words}") for ids in left["test_of_files"] if ids.endswith(words)}
+        assert asked in ({"async-file", "sync-postgres"}, {"sync-file", "async-postgres"})
+    assert left["test_of_one_engine"] == {"async-file", "sync-file"}
+    assert len(left["test_each_pair"]) == 6
+    assert len(left["test_without_a_store"]) == 4
 
 
 def test_the_whole_takes_every_place_and_a_portion_some_of_them_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,7 @@ async def outcomes_of(tasks: list[asyncio.Task[Any]]) -> list[Any]:
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.each_pair
 class TestOnce:
     async def test_what_a_step_returns_is_stored_before_it_returns(self, store: Any) -> None:
         assert await store.get_or_put("run", "node", lambda: {"rows": 3}) == {"rows": 3}
@@ -228,6 +229,7 @@ class TestOnce:
                 await store.get_or_put("run", "missing", lambda: pytest.fail("computed"))
 
 
+@pytest.mark.each_pair
 class TestRaces:
     async def test_a_crowd_computes_once_and_all_get_equal_values_that_are_not_shared(self, store: Any) -> None:
         held = Held(store, {"rows": [1, 2]})

@@ -136,6 +136,7 @@ async def watching(store: Any, run: str = "run") -> AsyncIterator[Watching]:
         await watch.close()
 
 
+@pytest.mark.each_pair
 class TestWaitFor:
     async def test_what_is_there_is_returned_at_once(self, make_store: Target) -> None:
         async with make_store(cache_bytes=0) as store:
@@ -245,6 +246,7 @@ class TestWaitFor:
             assert isinstance(outcome, RunDeletedError)
 
 
+@pytest.mark.each_pair
 class TestTimeouts:
     @pytest.mark.parametrize("timeout", [0, 0.0, -1, 0.02])
     @pytest.mark.each_input_once
@@ -384,6 +386,7 @@ class TestDeletions:
             assert child.end()[0] == 0
 
 
+@pytest.mark.each_pair
 class TestClosing:
     async def test_close_ends_all_waiting(self, store: Any) -> None:
         watch = Watching(store)
@@ -486,24 +489,24 @@ class TestCancellation:
     async def test_the_poller_runs_only_while_somebody_waits(self, make_store: Target) -> None:
         async with make_store() as store:
             engine: Any = core_of(store)._engine
-            poll, polls = engine.poll, itertools.count()
+            poll, polls = engine.poll, []
 
             async def counting(*args: Any) -> Any:
-                next(polls)
+                polls.append(args)
                 return await poll(*args)
 
             engine.poll = counting
             await store.put("run", "there", 1)
             await store.get_or_put("run", "step", lambda: 1)
             assert await store.wait_for("run", "there") == 1
-            assert next(polls) == 0
-            with pytest.raises(TimeoutError):
-                await store.wait_for("run", "node", timeout=0.05)
-            await until(lambda: news(store)._polling is None)
-            asked = next(polls)
-            assert asked > 1
+            assert not polls
+            while len(polls) < 2:  # a machine that is busy may come to a single one in that time
+                with pytest.raises(TimeoutError):
+                    await store.wait_for("run", "node", timeout=0.05)
+                await until(lambda: news(store)._polling is None)
+            asked = len(polls)
             await asyncio.sleep(0.05)
-            assert next(polls) == asked + 1
+            assert len(polls) == asked
 
     def test_an_interrupt_ends_the_waiting_of_a_thread(self, file_path: pathlib.Path) -> None:
         program = """
@@ -1027,6 +1030,7 @@ class TestAPollThatFails:
             assert (await outcomes_of(waits))[:-1] == list(range(40))
 
 
+@pytest.mark.thorough  # figures, printed and not asserted
 class TestMeasures:
     """What is measured is printed, and not asserted: see it with ``-rP``."""
 

@@ -28,6 +28,8 @@ from contextstore import (
 from .conftest import Target
 from .doubles import Gate, core_of, fail, queued, until
 
+pytestmark = pytest.mark.each_pair
+
 
 def spawn(*writes: Any) -> list[asyncio.Task[Any]]:
     return [asyncio.ensure_future(write) for write in writes]
