@@ -26,10 +26,11 @@ import warnings
 from asyncio import get_running_loop  # each call asks for it, and to look it up in the module takes as long
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from threading import get_ident
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from ._circles import Work, waiting_for, within
-from ._own_threads import OwnThreads, owner_here
+from ._own_threads import OWNERS, OwnThreads, owner_here
 from .errors import ForkedProcessError, StoreClosedError, WrongLoopError
 
 T = TypeVar("T")
@@ -379,7 +380,7 @@ class ThreadCallers(_Process):
     def admit(self) -> None:
         if self._process is not _process and self._process is not None:
             self._refuse_in_child()
-        if owner_here() is not None:
+        if get_ident() in OWNERS:
             self._refuse_own_thread()
 
     def settle(self) -> None:
@@ -487,7 +488,7 @@ class _ThreadTicket:
 
 
 def warn_on_a_loop(call: str, instead: str) -> None:
-    """Warn whoever is about to block the thread of a running event loop without end. By his own line, not one of ours."""
+    """Warn whoever is about to block the thread of a running event loop without end, by a line of his."""
     try:
         get_running_loop()
     except RuntimeError:

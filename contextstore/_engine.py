@@ -216,8 +216,8 @@ class RunRecord(NamedTuple):
     flow_run_id: str
     outputs: int
     bytes: int
-    first_written_at: int
-    last_written_at: int
+    first_written_at: int | None  # None: a time of its outputs is damaged, or it has none
+    last_written_at: int | None
 
 
 class RunTrace(NamedTuple):
@@ -225,7 +225,7 @@ class RunTrace(NamedTuple):
 
     serial: int
     flow_run_id: str
-    created_at: int
+    created_at: int | None  # None: the row is damaged, and so the next says nothing
     deleted_at: int | None
 
 
@@ -331,7 +331,8 @@ class Engine(Protocol):
     ) -> list[Fetched]:
         """The run's outputs with a node id above ``after``, by node id: at most so many, and about so many bytes.
 
-        With its serial ``run`` only if the id is still that run's.
+        With its serial ``run`` only if the id is still that run's. A damaged one is an error in its own place, which
+        names it. Raises where not even its name can be read.
         """
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
@@ -355,8 +356,8 @@ class Engine(Protocol):
     async def page_run_traces(self, after: int, limit: int) -> list[RunTrace]:
         """All runs, deleted ones too, oldest first, with a serial above ``after``."""
 
-    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace]:
-        """All globals, deleted ones too, by key, with a key above ``after``."""
+    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace | CorruptStoreError]:
+        """All globals, deleted ones too, by key, with a key above ``after``. Damaged ones: as for ``page_outputs``."""
 
     async def count(self) -> Counts: ...
 

@@ -131,9 +131,9 @@ class AsyncFlowRun:
         """The outputs that are there, and each further one as it is written: see the store's ``watch``."""
         return self._store.watch(self.flow_run_id)
 
-    def iter_outputs(self) -> AsyncIterator[Output]:
+    def iter_outputs(self, *, after: Id | None = None) -> AsyncIterator[Output]:
         """Iterate over the outputs, by node id: see the store's ``iter_outputs``."""
-        return self._store.iter_outputs(self.flow_run_id)
+        return self._store.iter_outputs(self.flow_run_id, after=after)
 
     async def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
         """A new run that begins with (these of) the outputs of this one: see the store's ``fork_run``."""
@@ -228,8 +228,8 @@ class FlowRun:
         return self._store.watch(self.flow_run_id)
 
     @_documented_as(AsyncFlowRun.iter_outputs)
-    def iter_outputs(self) -> Iterator[Output]:
-        return self._store.iter_outputs(self.flow_run_id)
+    def iter_outputs(self, *, after: Id | None = None) -> Iterator[Output]:
+        return self._store.iter_outputs(self.flow_run_id, after=after)
 
     @_documented_as(AsyncFlowRun.fork)
     def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:

@@ -27,8 +27,8 @@ def flow_run_key(flow_run_id: Id, name: str = "flow_run_id") -> str:
     return _key(name, flow_run_id)
 
 
-def node_key(node_id: Id) -> str:
-    return _key("node_id", node_id)
+def node_key(node_id: Id, name: str = "node_id") -> str:
+    return _key(name, node_id)
 
 
 def global_key(key: Id, name: str = "key") -> str:

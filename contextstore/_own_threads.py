@@ -21,18 +21,18 @@ class OwnThreads:
         self.place = place
 
     def add(self, ident: int) -> None:
-        _owners[ident] = self
+        OWNERS[ident] = self
 
     def discard(self, ident: int) -> None:
-        if _owners.get(ident) is self:
-            del _owners[ident]
+        if OWNERS.get(ident) is self:
+            del OWNERS[ident]
 
     def clear(self) -> None:
-        for ident in [ident for ident, owner in _owners.copy().items() if owner is self]:
+        for ident in [ident for ident, owner in OWNERS.copy().items() if owner is self]:
             self.discard(ident)
 
     def __contains__(self, ident: object) -> bool:
-        return isinstance(ident, int) and _owners.get(ident) is self
+        return isinstance(ident, int) and OWNERS.get(ident) is self
 
     def may_call(self, other: OwnThreads) -> bool:
         """Whether a thread of these may call the store whose threads the others are: any but the own one.
@@ -47,7 +47,8 @@ class OwnThreads:
         return os.path.realpath(self.place) != os.path.realpath(other.place)
 
 
-_owners: dict[int, OwnThreads] = {}
+OWNERS: dict[int, OwnThreads] = {}
+"""By the id of the thread. Each call of a blocking store looks here, so not by way of a function."""
 
 OF_ALL = OwnThreads(None)
 """The threads that serve all stores."""
@@ -55,7 +56,7 @@ OF_ALL = OwnThreads(None)
 
 def owner_here() -> OwnThreads | None:
     """Whose the running thread is; None: the program's."""
-    return _owners.get(threading.get_ident())
+    return OWNERS.get(threading.get_ident())
 
 
-os.register_at_fork(after_in_child=_owners.clear)
+os.register_at_fork(after_in_child=OWNERS.clear)

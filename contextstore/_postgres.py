@@ -714,7 +714,9 @@ class PostgresEngine:
                 if stored is None:
                     return version + 1, operation.value
                 if not is_whole("", operation.key, stored, checksum, size):
-                    raise CorruptStoreError(f"global {operation.key!r} in {self.location} is damaged")
+                    raise CorruptStoreError(
+                        f"global {operation.key!r} in {self.location} is damaged", key=operation.key
+                    )
                 same_value = _codec.equal(stored, operation.value)
                 if not (operation.exist_ok and same_value):
                     raise GlobalAlreadyExistsError(operation.key, same_value)
@@ -825,7 +827,9 @@ class PostgresEngine:
     def _damaged(self, flow_run_id: str, node_id: str, error: Exception | None = None) -> CorruptStoreError:
         damaged = CorruptStoreError(
             f"the output of node {node_id!r} of flow run {flow_run_id!r} in {self.location} is damaged: "
-            f"{error or 'its checksum does not fit'}; restore it from a backup"
+            f"{error or 'its checksum does not fit'}; restore it from a backup",
+            flow_run_id=flow_run_id,
+            node_id=node_id,
         )
         damaged.__cause__ = error
         return damaged
@@ -842,10 +846,13 @@ class PostgresEngine:
     ) -> list[Fetched]:
         try:
             rows = await self._fetch("page_outputs", flow_run_id, run, after, limit, max_bytes)
-        except CorruptStoreError:
-            if limit == 1:
+        except CorruptStoreError as error:
+            if limit > 1:
+                return await self.page_outputs(flow_run_id, run, after, 1, max_bytes)
+            names = await self._fetch("next_node_id", flow_run_id, after)
+            if not names:
                 raise
-            return await self.page_outputs(flow_run_id, run, after, 1, max_bytes)
+            return [self._damaged(flow_run_id, names[0][0], error)]
         return [self._output_record(flow_run_id, row) for row in rows]
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
@@ -861,14 +868,12 @@ class PostgresEngine:
         return self._sound_runs(await self._fetch("page_runs", after, limit))
 
     def _sound_runs(self, rows: list[Any]) -> list[RunRecord]:
-        records = [RunRecord(*row) for row in rows]
-        for record in records:
-            if not (is_time(record.first_written_at) and is_time(record.last_written_at)):
-                raise CorruptStoreError(
-                    f"flow run {record.flow_run_id!r} in {self.location} is damaged: an output of it has no time; "
-                    "check() tells which"
-                )
-        return records
+        return [
+            RunRecord(*row)
+            if is_time(row[4]) and is_time(row[5])
+            else RunRecord(row[0], row[1], row[2], row[3], None, None)  # one that is damaged may have been either
+            for row in map(tuple, rows)
+        ]
 
     async def is_deleted(self, flow_run_id: str) -> bool:
         return bool(await self.deleted_among([flow_run_id]))
@@ -894,20 +899,33 @@ class PostgresEngine:
         if not (is_whole("", key, encoded, checksum, size) and is_time(written_at)):
             raise CorruptStoreError(
                 f"global {key!r} in {self.location} is damaged: its checksum does not fit; "
-                "restore it from a backup, or overwrite it with upsert_global"
+                "restore it from a backup, or overwrite it with upsert_global",
+                key=key,
             )
         return GlobalRecord(key, encoded, version, written_at)
 
     async def page_run_traces(self, after: int, limit: int) -> list[RunTrace]:
         return [RunTrace(*row) for row in await self._fetch("page_run_traces", after, limit)]
 
-    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace]:
-        return [
-            GlobalTrace(row[0], None, row[4], row[5])
-            if row[1] is None and row[2] is None
-            else GlobalTrace(*self._global_record(row))
-            for row in await self._fetch("page_global_traces", after, limit, _PAGE_BYTES)
-        ]
+    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace | CorruptStoreError]:
+        try:
+            rows = await self._fetch("page_global_traces", after, limit, _PAGE_BYTES)
+        except CorruptStoreError as error:
+            if limit > 1:
+                return await self.page_global_traces(after, 1)
+            names = await self._fetch("next_global", after)
+            if not names:
+                raise
+            return [CorruptStoreError(error.message, key=names[0][0])]
+        return [self._global_trace(row) for row in rows]
+
+    def _global_trace(self, row: Any) -> GlobalTrace | CorruptStoreError:
+        if row[1] is None and row[2] is None and is_time(row[5]):
+            return GlobalTrace(row[0], None, row[4], row[5])
+        try:
+            return GlobalTrace(*self._global_record(row))
+        except CorruptStoreError as error:
+            return error
 
     async def count(self) -> Counts:
         (row,) = await self._fetch("count")

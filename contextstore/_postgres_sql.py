@@ -199,6 +199,16 @@ STATEMENTS = {
             ) AS page
         ) AS sized WHERE before < $5 ORDER BY node_id
     """,
+    # Without the values, of which one could not be read.
+    "next_node_id": """
+        SELECT node_id FROM {schema}.output_rows
+        WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL) AND node_id > $2
+        ORDER BY node_id LIMIT 1
+    """,
+    "next_global": """
+        SELECT key FROM {schema}.global_rows
+        WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT 1
+    """,
     "serial_of": "SELECT serial FROM {schema}.runs WHERE flow_run_id = $1",
     "list_runs": """
         SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (

@@ -35,13 +35,14 @@ class RunInfo:
     Attributes:
         flow_run_id: its id.
         outputs: how many it has.
-        first_written_at, last_written_at: when the first and the last of these were written; aware, in UTC.
+        first_written_at, last_written_at: when the first and the last of these were written; aware, in UTC. None where
+            that cannot be known, since a time of them is damaged: ``check()`` tells which.
     """
 
     flow_run_id: str
     outputs: int
-    first_written_at: datetime.datetime
-    last_written_at: datetime.datetime
+    first_written_at: datetime.datetime | None
+    last_written_at: datetime.datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class CopyReport:
         tombstones: how many deleted runs, which stay deleted in the copy.
         bytes: bytes of all stored values.
         digest: SHA-256 over everything in its order, in hexadecimal; the same for both stores.
+        skipped: what was damaged and, with ``damaged="skip"``, left out.
     """
 
     runs: int
@@ -95,6 +97,7 @@ class CopyReport:
     tombstones: int
     bytes: int
     digest: str
+    skipped: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,17 @@ _PAGE_OUTPUTS = f"""
     ) AND node_id > ?3
     ORDER BY node_id LIMIT ?4
 """  # noqa: S608 - no input in it
+_NEXT_NODE_ID = """
+    SELECT node_id FROM output_rows INDEXED BY sqlite_autoindex_output_rows_1
+    WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
+    ORDER BY node_id LIMIT 1
+"""
 _GLOBAL_COLUMNS = "key, codec, CAST(value AS BLOB), checksum, version, written_at, size"
 _FETCH_GLOBAL = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key = ?"  # noqa: S608 - no input in it
+
+_GLOBAL_NAMES = """
+    SELECT key FROM global_rows INDEXED BY sqlite_autoindex_global_rows_1 WHERE key > ? OR ? ORDER BY key LIMIT ?
+"""
 
 _COUNT = """
     SELECT (SELECT count(*) FROM runs WHERE deleted_at IS NULL),
@@ -352,7 +361,9 @@ class SQLiteEngine:
             return 0, None
         version: object = row[4]
         if not isinstance(version, int):
-            raise CorruptStoreError(f"the version of global {key!r} in {self.location} is damaged; restore a backup")
+            raise CorruptStoreError(
+                f"the version of global {key!r} in {self.location} is damaged; restore a backup", key=key
+            )
         is_deleted = row[1] is None and row[2] is None  # codec and value: a value alone that is gone is damage
         return version, None if is_deleted else self._global_record(row, must_be_whole)
 
@@ -510,16 +521,30 @@ class SQLiteEngine:
     ) -> list[Fetched]:
         with self._read(f"the outputs of flow run {flow_run_id!r}") as connection:
             page: list[Fetched] = []
-            cursor = connection.execute(_PAGE_OUTPUTS, (flow_run_id, run, after, limit))
+            cursor = connection.cursor()
             try:
-                for row in cursor:
+                for row in cursor.execute(_PAGE_OUTPUTS, (flow_run_id, run, after, limit)):
                     page.append(self._output_record(flow_run_id, row))
                     max_bytes -= len(row[2] or b"")
                     if max_bytes <= 0:
                         break
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                if not page:  # else it comes first of the next page
+                    page.append(self._next_damaged(connection, flow_run_id, after, error))
             finally:
                 cursor.close()  # an open one would pin its snapshot
             return page
+
+    def _next_damaged(
+        self, connection: sqlite3.Connection, flow_run_id: str, after: str, error: sqlite3.DatabaseError
+    ) -> Fetched:
+        """The output above ``after``, which cannot be read: by its name, which the index has, on other pages."""
+        row = connection.execute(_NEXT_NODE_ID, (flow_run_id, after)).fetchone()
+        if row is None:
+            raise error
+        return self._fetch_output(connection, (flow_run_id, row[0])) or self._damaged((flow_run_id, row[0]), error)
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
         with self._read("the runs") as connection:
@@ -550,17 +575,23 @@ class SQLiteEngine:
     ) -> list[RunRecord]:
         records = []
         for serial, flow_run_id in connection.execute(f"{query} LIMIT ?", (*parameters, limit)).fetchall():
-            counts = connection.execute(
-                "SELECT count(*), total(size), min(written_at), max(written_at) FROM output_rows WHERE run = ?",
-                (serial,),
-            ).fetchone()
-            if not (is_time(counts[2] or 0) and is_time(counts[3] or 0)):
-                raise CorruptStoreError(
-                    f"flow run {flow_run_id!r} in {self.location} is damaged: an output of it has no time; "
-                    "check() tells which"
-                )
-            records.append(RunRecord(serial, flow_run_id, counts[0], int(counts[1]), counts[2] or 0, counts[3] or 0))
+            outputs, size, first, last = self._run_counts(connection, serial)
+            if not (is_time(first) and is_time(last)):  # one that is damaged may have been either
+                first = last = None
+            records.append(RunRecord(serial, flow_run_id, outputs, int(size), first, last))
         return records
+
+    def _run_counts(self, connection: sqlite3.Connection, serial: int) -> tuple[Any, ...]:
+        query = "SELECT count(*), total(size), min(written_at), max(written_at) FROM output_rows WHERE run = ?"
+        try:
+            counts: tuple[Any, ...] = connection.execute(query, (serial,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            # By the index alone, which lies on other pages.
+            query = "SELECT count(*) FROM output_rows INDEXED BY sqlite_autoindex_output_rows_1 WHERE run = ?"
+            counts = (*connection.execute(query, (serial,)).fetchone(), 0, None, None)
+        return counts
 
     async def is_deleted(self, flow_run_id: str) -> bool:
         with self._read(f"flow run {flow_run_id!r}") as connection:
@@ -601,18 +632,56 @@ class SQLiteEngine:
             query = """
                 SELECT serial, flow_run_id, created_at, deleted_at FROM runs WHERE serial > ? ORDER BY serial LIMIT ?
             """
-            return [RunTrace(*row) for row in connection.execute(query, (after, limit)).fetchall()]
+            try:
+                rows = connection.execute(query, (after, limit)).fetchall()
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                rows = self._run_rows_around_damage(connection, after, limit)
+            return [RunTrace(*row) for row in rows]
 
-    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace]:
+    def _run_rows_around_damage(
+        self, connection: sqlite3.Connection, after: int, limit: int
+    ) -> list[tuple[int, str, int | None, int | None]]:
+        query = "SELECT serial, flow_run_id FROM runs INDEXED BY sqlite_autoindex_runs_1 WHERE serial > ?"
+        rows: list[tuple[int, str, int | None, int | None]] = []
+        for serial, flow_run_id in sorted(connection.execute(query, (after,)).fetchall())[:limit]:
+            times: tuple[int | None, int | None] | None = None
+            with contextlib.suppress(sqlite3.DatabaseError):
+                query = "SELECT created_at, deleted_at FROM runs WHERE serial = ?"
+                times = connection.execute(query, (serial,)).fetchone()
+            rows.append((serial, flow_run_id, *(times or (None, None))))
+        return rows
+
+    async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace | CorruptStoreError]:
         query = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key > ? OR ? ORDER BY key LIMIT ?"  # noqa: S608 - no input in it
+        parameters = (after or "", after is None, limit)
         with self._read("the globals") as connection:
-            rows = connection.execute(query, (after or "", after is None, limit)).fetchall()
-            return [
-                GlobalTrace(row[0], None, row[4], row[5])
-                if row[1] is None and row[2] is None
-                else GlobalTrace(*self._global_record(row))
-                for row in rows
-            ]
+            try:
+                rows = connection.execute(query, parameters).fetchall()
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                names = connection.execute(_GLOBAL_NAMES, parameters).fetchall()
+                return [self._global_trace_by_name(connection, name) for (name,) in names]
+            return [self._global_trace(row) for row in rows]
+
+    def _global_trace_by_name(self, connection: sqlite3.Connection, key: str) -> GlobalTrace | CorruptStoreError:
+        try:
+            row = connection.execute(_FETCH_GLOBAL, (key,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            row = (key, *[0] * 6)
+        return self._global_trace(row or (key, *[0] * 6))
+
+    def _global_trace(self, row: tuple[Any, ...]) -> GlobalTrace | CorruptStoreError:
+        if row[1] is None and row[2] is None and type(row[4]) is int and is_time(row[5]):
+            return GlobalTrace(row[0], None, row[4], row[5])
+        try:
+            return GlobalTrace(*self._global_record(row))
+        except CorruptStoreError as error:
+            return error
 
     async def count(self) -> Counts:
         with self._read("the counts") as connection:
@@ -694,10 +763,7 @@ class SQLiteEngine:
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
-            unreadable = translated(error, self.location, f"could not read the output of {_named(key)} from")
-            corrupt = CorruptStoreError(unreadable.message)
-            corrupt.__cause__ = error
-            return corrupt
+            return self._damaged(key, error)
         return None if row is None else self._output_record(key[0], row)
 
     def _output_record(self, flow_run_id: str, row: tuple[Any, ...]) -> OutputRecord | CorruptStoreError:
@@ -707,8 +773,16 @@ class SQLiteEngine:
             return OutputRecord(node_id, encoded, written_at, run)
         return CorruptStoreError(
             f"the output of {_named((flow_run_id, node_id))} in {self.location} is damaged: its checksum does not fit; "
-            "restore it from a backup"
+            "restore it from a backup",
+            flow_run_id=flow_run_id,
+            node_id=node_id if type(node_id) is str else None,
         )
+
+    def _damaged(self, key: OutputKey, error: sqlite3.DatabaseError) -> CorruptStoreError:
+        unreadable = translated(error, self.location, f"could not read the output of {_named(key)} from")
+        corrupt = CorruptStoreError(unreadable.message, flow_run_id=key[0], node_id=key[1])
+        corrupt.__cause__ = error
+        return corrupt
 
     def _global_record(self, row: tuple[Any, ...], must_be_whole: bool = True) -> GlobalRecord:
         key, codec, data, checksum, version, written_at, size = row
@@ -717,7 +791,8 @@ class SQLiteEngine:
         if must_be_whole and not whole:
             raise CorruptStoreError(
                 f"global {key!r} in {self.location} is damaged: its checksum does not fit; "
-                "restore it from a backup, or overwrite it with upsert_global"
+                "restore it from a backup, or overwrite it with upsert_global",
+                key=key if type(key) is str else None,
             )
         return GlobalRecord(key, encoded, version, written_at)
 

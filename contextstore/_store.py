@@ -580,24 +580,40 @@ class AsyncContextStore:
         """All outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
 
         Raises:
-            CorruptStoreError: one of the stored values is damaged.
+            CorruptStoreError: one of the stored values is damaged; its ``node_id`` says which. ``iter_outputs`` gives
+                those before it, and with ``after`` those behind it.
         """
-        return {output.node_id: output.value async for output in self.iter_outputs(flow_run_id)}
+        try:
+            return {output.node_id: output.value async for output in self.iter_outputs(flow_run_id)}
+        except CorruptStoreError as error:
+            if error.node_id is None:
+                raise
+            raise CorruptStoreError(
+                f"{error.message}; iter_outputs gives the outputs before it, and with after={error.node_id!r} those "
+                "behind it",
+                flow_run_id=error.flow_run_id,
+                node_id=error.node_id,
+            ) from error.__cause__
 
-    async def iter_outputs(self, flow_run_id: Id) -> AsyncIterator[Output]:
+    async def iter_outputs(self, flow_run_id: Id, *, after: Id | None = None) -> AsyncIterator[Output]:
         """Iterate over the outputs of a run, by node id, a page at a time: memory is bounded, nothing is held between.
 
         Outputs that are written meanwhile may or may not be seen. The iteration may be left at any point.
 
+        Args:
+            after: only outputs with a node id above this one. None, or empty: from the first on.
+
         Raises:
-            CorruptStoreError: one of the stored values is damaged.
+            CorruptStoreError: the stored value whose turn it is is damaged. Its ``node_id`` says which: with that as
+                ``after`` the iteration can be begun anew behind it.
         """
         flow_run = flow_run_key(flow_run_id)
-        async for record in self._iter_records(flow_run):
+        first = "" if after is None or after == "" else node_key(after, "after")
+        async for record in self._iter_records(flow_run, first):
             yield _output(flow_run, record)
 
-    async def _iter_records(self, flow_run: str) -> AsyncIterator[OutputRecord]:
-        after, run = "", None
+    async def _iter_records(self, flow_run: str, after: str) -> AsyncIterator[OutputRecord]:
+        run = None
         while page := await self._page_outputs(flow_run, run, after):
             for record in page:
                 if isinstance(record, ContextStoreError):
@@ -784,7 +800,7 @@ class AsyncContextStore:
             await subscription.begin(self._room_now())
             seen = set()
             run = None
-            async for record in self._iter_records(flow_run):
+            async for record in self._iter_records(flow_run, ""):
                 run = record.run
                 seen.add(record.node_id)
                 yield _output(flow_run, record)
@@ -832,7 +848,12 @@ class AsyncContextStore:
         except LookupError:
             raise InvalidKeyError("after", f"{run!r} is no run that this store has a trace of: begin anew") from None
         return [
-            RunInfo(record.flow_run_id, record.outputs, _time(record.first_written_at), _time(record.last_written_at))
+            RunInfo(
+                record.flow_run_id,
+                record.outputs,
+                _time_if_known(record.first_written_at),
+                _time_if_known(record.last_written_at),
+            )
             for record in records
         ]
 
@@ -961,7 +982,7 @@ class AsyncContextStore:
         while page := await self._page_runs(serial):
             for record in page:
                 serial = record.serial
-                if record.last_written_at >= before:
+                if record.last_written_at is None or record.last_written_at >= before:
                     continue
                 if not dry_run:
                     (deleted,) = await self._commit([DeleteRun(record.flow_run_id, before)])
@@ -1178,6 +1199,10 @@ def _converted(value: Encoded, type: Any, *key: object) -> Any:
 
 def _time(microseconds: int) -> datetime.datetime:
     return _EPOCH + datetime.timedelta(microseconds=microseconds)
+
+
+def _time_if_known(microseconds: int | None) -> datetime.datetime | None:
+    return None if microseconds is None else _time(microseconds)
 
 
 def _output(flow_run_id: str, record: OutputRecord) -> Output:

@@ -183,8 +183,8 @@ class ContextStore:
         return step(self._core.get_run(flow_run_id))
 
     @_documented_as(AsyncContextStore.iter_outputs)
-    def iter_outputs(self, flow_run_id: Id) -> Iterator[Output]:
-        return _iterate(self._core.iter_outputs(flow_run_id))
+    def iter_outputs(self, flow_run_id: Id, *, after: Id | None = None) -> Iterator[Output]:
+        return _iterate(self._core.iter_outputs(flow_run_id, after=after))
 
     @_documented_as(AsyncContextStore.batch)
     def batch(self) -> Batch:

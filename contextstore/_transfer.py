@@ -8,34 +8,55 @@ public calls do not show: this is the one room above the store that asks its eng
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from ._callers import step
-from ._engine import LoadGlobal, LoadOutput, LoadRun, Operation, OutputRecord, value_bytes
+from ._engine import (
+    Engine,
+    Fetched,
+    LoadGlobal,
+    LoadOutput,
+    LoadRun,
+    Operation,
+    OutputRecord,
+    RunTrace,
+    is_time,
+    value_bytes,
+)
 from ._keys import check_function
-from ._results import CopyReport
+from ._results import CopyReport, Problem
 from ._store import AsyncContextStore
 from ._sync import ContextStore
-from .errors import StorageError
+from .errors import CorruptStoreError, StorageError
 
 T = TypeVar("T")
 Store = AsyncContextStore | ContextStore
 Progress = Callable[[int, int], Any]
+Damaged = Literal["raise", "skip"]
 
 _PAGE_ROWS = 200
 _PAGE_BYTES = 2**20
 
 
 @overload
-def copy(source: ContextStore, target: ContextStore, *, progress: Progress | None = None) -> CopyReport: ...
+def copy(
+    source: ContextStore, target: ContextStore, *, damaged: Damaged = "raise", progress: Progress | None = None
+) -> CopyReport: ...
 @overload
-def copy(source: AsyncContextStore, target: Store, *, progress: Progress | None = None) -> Awaitable[CopyReport]: ...
+def copy(
+    source: AsyncContextStore, target: Store, *, damaged: Damaged = "raise", progress: Progress | None = None
+) -> Awaitable[CopyReport]: ...
 @overload
-def copy(source: Store, target: AsyncContextStore, *, progress: Progress | None = None) -> Awaitable[CopyReport]: ...
-def copy(source: Store, target: Store, *, progress: Progress | None = None) -> CopyReport | Awaitable[CopyReport]:
+def copy(
+    source: Store, target: AsyncContextStore, *, damaged: Damaged = "raise", progress: Progress | None = None
+) -> Awaitable[CopyReport]: ...
+def copy(
+    source: Store, target: Store, *, damaged: Damaged = "raise", progress: Progress | None = None
+) -> CopyReport | Awaitable[CopyReport]:
     """Copy everything that is in one store to another, then prove the two equal.
 
     Runs, deleted ones too, come over in their order, outputs and globals with their times and versions. Between any two
@@ -45,11 +66,14 @@ def copy(source: Store, target: Store, *, progress: Progress | None = None) -> C
 
     Args:
         source, target: open or not; neither is closed. To be awaited if either is an ``AsyncContextStore``.
+        damaged: what to do with what is damaged in the source. ``"raise"``, or ``"skip"``: leave it out, and list it in
+            ``CopyReport.skipped``. A run all of whose outputs are damaged is not copied; one that was deleted stays so.
+            The proof is then of what was copied.
         progress: called with how many runs and globals are done, and how many there are.
 
     Raises:
         AlreadyExistsError, RunDeletedError, VersionConflictError: the target has something else in the same place.
-        CorruptStoreError: something in the source is damaged.
+        CorruptStoreError: something in the source is damaged; it says what.
         StorageError: an engine could not, or the two are not equal in the end.
     """
     for store in (source, target):
@@ -59,19 +83,27 @@ def copy(source: Store, target: Store, *, progress: Progress | None = None) -> C
             )
     if source is target:
         raise ValueError("source and target are the same store")
+    if damaged not in ("raise", "skip"):
+        raise ValueError(f"damaged must be 'raise' or 'skip', not {damaged!r}")
     if progress is not None:
         check_function("progress", progress)
+    skipped: list[Problem] | None = [] if damaged == "skip" else None
     if isinstance(source, ContextStore) and isinstance(target, ContextStore):
-        return step(_copy(_Side(source, False), _Side(target, False), source._core, progress))
+        return step(_copy(_Side(source, False, skipped), _Side(target, False), source._core, progress))
     asked = target if isinstance(source, ContextStore) else source
     assert isinstance(asked, AsyncContextStore)
-    return _copy(_Side(source, True), _Side(target, True), asked, progress)
+    return _copy(_Side(source, True, skipped), _Side(target, True), asked, progress)
 
 
 class _Side:
-    """One of the two stores, by whichever face."""
+    """One of the two stores, by whichever face.
 
-    def __init__(self, store: Store, is_awaited: bool) -> None:
+    Args:
+        skipped: takes what is damaged, and so left out. None: it is raised.
+    """
+
+    def __init__(self, store: Store, is_awaited: bool, skipped: list[Problem] | None = None) -> None:
+        self.skipped = skipped
         self.core: AsyncContextStore = store._core if isinstance(store, ContextStore) else store
         # A blocking store beside an awaited one would block the loop.
         self._in_thread = is_awaited and isinstance(store, ContextStore)
@@ -95,8 +127,8 @@ class _Side:
         while runs := await self.read(partial(engine.page_run_traces, serial, _PAGE_ROWS)):
             for run in runs:
                 serial = run.serial
-                load: LoadRun | None = LoadRun(run.flow_run_id, run.created_at, run.deleted_at)
-                if run.deleted_at is None:
+                load = self._load_of(run)
+                if load is not None and load.deleted_at is None:
                     async for output in self._outputs(run.flow_run_id):
                         if load is not None:
                             yield load
@@ -107,19 +139,62 @@ class _Side:
         key: str | None = None
         while some := await self.read(partial(engine.page_global_traces, key, _PAGE_ROWS)):
             for one in some:
-                key = one.key
-                yield LoadGlobal(*one)
+                if isinstance(one, CorruptStoreError):
+                    if one.key is None or (key is not None and one.key <= key):
+                        raise one
+                    self._skip(Problem("global", (one.key,), one.message), one)
+                    key = one.key
+                else:
+                    key = one.key
+                    yield LoadGlobal(*one)
+
+    def _skip(self, problem: Problem, error: CorruptStoreError) -> None:
+        if self.skipped is None:
+            raise error
+        self.skipped.append(problem)
+
+    def _load_of(self, run: RunTrace) -> LoadRun | None:
+        """The run, mended as far as can be; None: it has to be left out."""
+        whole = is_time(run.created_at) and (run.deleted_at is None or is_time(run.deleted_at))
+        has_name = type(run.flow_run_id) is str
+        if not (whole and has_name):
+            what = "its row cannot be read" if run.created_at is None else "it has no time, or no name"
+            message = f"flow run {run.flow_run_id!r} in {self.core._engine.location} is damaged: {what}"
+            error = CorruptStoreError(message, flow_run_id=run.flow_run_id if has_name else None)
+            self._skip(Problem("run", (str(run.flow_run_id),), message), error)
+        if run.created_at is None or not has_name:
+            return None
+        # A time that is not known is the first there is. Whatever is there in place of a deletion's: it is deleted.
+        created_at = run.created_at if is_time(run.created_at) else 0
+        is_deleted_then = run.deleted_at is None or is_time(run.deleted_at)
+        return LoadRun(run.flow_run_id, created_at, run.deleted_at if is_deleted_then else created_at)
 
     async def _outputs(self, flow_run_id: str) -> AsyncIterator[LoadOutput]:
         engine = self.core._engine
         after, run = "", None
-        while page := await self.read(partial(engine.page_outputs, flow_run_id, run, after, _PAGE_ROWS, _PAGE_BYTES)):
+        any_whole = any_damaged = False
+        while page := await self._page(engine, flow_run_id, run, after):
             for record in page:
                 if isinstance(record, OutputRecord):
                     after, run = record.node_id, record.run
+                    any_whole = True
                     yield LoadOutput(flow_run_id, record.node_id, record.value, record.written_at)
                 elif record is not None:
-                    raise record
+                    any_damaged = True
+                    if record.node_id is None or record.node_id <= after:  # there is no way round it
+                        message = f"its outputs behind node {after!r} could not be read: {record.message}"
+                        self._skip(Problem("run", (flow_run_id,), message), record)
+                        return
+                    self._skip(Problem("output", (flow_run_id, record.node_id), record.message), record)
+                    after = record.node_id
+        if self.skipped is not None and any_damaged and not any_whole:
+            self.skipped.append(Problem("run", (flow_run_id,), "all of its outputs are damaged: it was not copied"))
+
+    async def _page(self, engine: Engine, flow_run_id: str, run: int | None, after: str) -> list[Fetched]:
+        try:
+            return await self.read(partial(engine.page_outputs, flow_run_id, run, after, _PAGE_ROWS, _PAGE_BYTES))
+        except CorruptStoreError as error:  # not even the names can be read
+            return [error]
 
 
 class _Digest:
@@ -156,8 +231,9 @@ async def _copy(source: _Side, target: _Side, asked: AsyncContextStore, progress
     await target.do(target.core._writable)
     total = 0
     if progress is not None:
-        counts = await source.read(source.core._engine.count)
-        total = counts.runs + counts.tombstones + counts.globals
+        with contextlib.suppress(*([] if source.skipped is None else [CorruptStoreError])):
+            counts = await source.read(source.core._engine.count)
+            total = counts.runs + counts.tombstones + counts.globals
     copied, done, size = _Digest(), 0, 0
     waiting: list[Operation] = []
     async for operation in source.contents():
@@ -183,5 +259,11 @@ async def _copy(source: _Side, target: _Side, asked: AsyncContextStore, progress
             f"copied were {copied.runs} and {copied.outputs})"
         )
     return CopyReport(
-        copied.runs, copied.outputs, copied.globals, copied.tombstones, copied.bytes, digest=copied.result()
+        copied.runs,
+        copied.outputs,
+        copied.globals,
+        copied.tombstones,
+        copied.bytes,
+        digest=copied.result(),
+        skipped=tuple(source.skipped or ()),
     )

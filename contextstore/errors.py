@@ -206,7 +206,24 @@ class ReadOnlyStoreError(StorageError):
 
 
 class CorruptStoreError(StorageError):
-    """What is stored is damaged. The message names the key or the file."""
+    """What is stored is damaged. The message names the key or the file.
+
+    ``flow_run_id`` and ``node_id`` tell which output it is, ``key`` which global; None where it is neither.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        outcome_unknown: bool = False,
+        flow_run_id: str | None = None,
+        node_id: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        super().__init__(message, outcome_unknown)
+        self.args = (message, outcome_unknown, flow_run_id, node_id, key)
+        self.flow_run_id = flow_run_id
+        self.node_id = node_id
+        self.key = key
 
 
 class IncompatibleStoreError(StorageError):

@@ -368,7 +368,9 @@ def results(
     assert_type(output.written_at, datetime.datetime)
     assert_type(output.size, int)
     assert_type((info.flow_run_id, info.outputs), tuple[str, int])
-    assert_type((info.first_written_at, info.last_written_at), tuple[datetime.datetime, datetime.datetime])
+    assert_type(
+        (info.first_written_at, info.last_written_at), tuple[datetime.datetime | None, datetime.datetime | None]
+    )
     assert_type((entry.key, entry.value, entry.version), tuple[str, Any, int])
     assert_type(entry.written_at, datetime.datetime)
     assert_type((stats.location, stats.engine), tuple[str, str])
