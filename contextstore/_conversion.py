@@ -26,7 +26,7 @@ from ._building import built, of_base
 from ._encoding import encode_json
 from ._plainness import sorted_json
 from ._pydantic import MisfitError, TakeApartError, validated
-from ._reach import reach_of
+from ._reach import Reach, reach_of
 from ._refusals import member_path, shown, type_name
 from ._shapes import NAMED_TUPLE, STRUCT, Shape, is_pydantic, meaning, shape_of_type
 from .errors import DeserializationError, SerializationError
@@ -181,7 +181,7 @@ class _Conversion:
         self._direct[id(kind)] = (kind, False)
         shape = shape_of_type(kind)
         if shape is not None:
-            shape.reach = reach_of(kind)._replace(is_direct=False)
+            shape.reach = Reach(is_direct=False, is_compared=reach_of(kind).is_compared)
 
     def _convert(self, value: Any, kind: Any, path: str) -> _Parts:
         attempt = _Attempt()

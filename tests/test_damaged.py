@@ -382,7 +382,7 @@ class TestWhatAServerCannotRead:
 
         async def refusing(statement: str, *arguments: Any) -> Any:
             if statement == "page_outputs":
-                _, after, limit, _ = arguments
+                _, _, after, limit, _ = arguments
                 if "c" in [node for node in NODES if node > after][:limit]:
                     raise CorruptStoreError("invalid page in block 7 (XX001)")
             if statement == "page_global_traces":

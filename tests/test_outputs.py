@@ -146,9 +146,11 @@ class TestGetEntry:
         async with make_store() as store:
             await store.put("run", "node", 1)
             damage(make_store, f"UPDATE output_rows SET written_at = {time}")
-            for call in (lambda: store.get_entry("run", "node"), lambda: store.get_run("run"), store.list_runs):
+            for call in (lambda: store.get_entry("run", "node"), lambda: store.get_run("run")):
                 with pytest.raises(CorruptStoreError, match="flow run 'run'"):
                     await call()
+            (run,) = await store.list_runs()
+            assert (run.first_written_at, run.last_written_at) == (None, None)
 
 
 class TestPutMany:
