@@ -3,9 +3,10 @@
 Rules of this room: keys and bytes only, no Python value; no SQL. An engine decides by error codes, never by the text
 of a message, and raises ``StorageError`` and its kin for whatever the driver raises.
 
-All calls but ``post_write``, ``post_read`` and the attributes are ``async def``, and they run where the engine says:
-``post_write`` and ``post_read`` hand it a job, which it runs in the place that its connection belongs to. SQLite's jobs
-run in the connection's own thread, where nothing is ever awaited: there, a coroutine is a plain call.
+All calls but ``post_write``, ``post_read``, ``post_scan``, ``deletion_epoch`` and the attributes are ``async def``, and
+they run where the engine says: the first three hand it a job, which it runs in the place that its connection belongs
+to. SQLite's jobs run in the connection's own thread, where nothing is ever awaited: there, a coroutine is a plain call.
+What may take long for what is stored is a scan: it is marked so, and posted so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from ._results import CheckReport
 from .errors import ContextStoreError, CorruptStoreError, StorageError
 
 logger = logging.getLogger("contextstore")
+
+
+Place: TypeAlias = Any
+"""A place in a store's history. It differs from the last one if anything was committed since."""
 
 
 class PutOutput(NamedTuple):
@@ -60,26 +65,60 @@ class DeleteGlobal(NamedTuple):
 class DeleteRun(NamedTuple):
     """Mark a run as deleted, for good: a tombstone, also for a run never seen. Its outputs are gone for every reader.
 
-    With ``idle_since`` only if it has outputs, and all were written before. Result: whether this marked it.
+    Result: whether this marked it.
     """
 
     flow_run_id: str
-    idle_since: int | None
+
+
+class DeleteIdleRuns(NamedTuple):
+    """Delete those of the runs that are idle: marked as ``DeleteRun`` does, and their outputs removed.
+
+    A run is idle if it and all its outputs, one at least, were written before ``idle_since``. ``place`` is that of the
+    ``IdleRuns`` that named them: what was written before it need not be looked at again.
+
+    As many of the runs, in their order and one at least, as go into one commit: at most so many outputs, and no more
+    bytes than a group may have. Of a run that alone has more, the rest is left. Result: IdleDeletion.
+    """
+
+    flow_run_ids: tuple[str, ...]
+    idle_since: int
+    limit: int
+    place: Place | None
+
+
+class IdleDeletion(NamedTuple):
+    """What became of a ``DeleteIdleRuns``."""
+
+    done: int  # how many of the runs, from the first on, were dealt with: deleted, or not idle
+    runs: int  # how many were deleted,
+    outputs: int  # how many outputs were removed with them,
+    bytes: int  # and their bytes
+    left: tuple[str, ...]  # those deleted that still have outputs
 
 
 class RemoveOutputs(NamedTuple):
-    """Remove outputs of a deleted run, at most so many, and no more bytes than a group may have.
+    """Remove outputs of deleted runs, at most so many, and no more bytes than a group may have. Result: Removal."""
 
-    Result: how many, and whether there are more.
-    """
-
-    flow_run_id: str
+    flow_run_ids: tuple[str, ...]
     limit: int
 
 
-class ForgetRuns(NamedTuple):
-    """Remove at most so many tombstones from before that time, of runs without outputs. Result: how many."""
+class Removal(NamedTuple):
+    """What became of a ``RemoveOutputs``."""
 
+    outputs: int
+    bytes: int
+    left: tuple[str, ...]  # those of the runs that still have outputs
+
+
+class ForgetRuns(NamedTuple):
+    """Remove at most so many tombstones from that time on until before that one, of runs without outputs.
+
+    Result: how many, and from when on there may be more; None: there are none.
+    """
+
+    deleted_from: int
     deleted_before: int
     limit: int
 
@@ -132,6 +171,7 @@ Operation: TypeAlias = (
     | UpsertGlobal
     | DeleteGlobal
     | DeleteRun
+    | DeleteIdleRuns
     | RemoveOutputs
     | ForgetRuns
     | GiveBackSpace
@@ -148,6 +188,9 @@ Outcome: TypeAlias = "list[Any] | ContextStoreError"
 
 OutputKey: TypeAlias = tuple[str, str]
 """flow_run_id, node_id"""
+
+Wanted: TypeAlias = tuple[Sequence[OutputKey], Sequence[str]]
+"""What is waited for: outputs, and runs of which any output is."""
 
 
 class OutputRecord(NamedTuple):
@@ -186,14 +229,18 @@ def after_prefix(prefix: str) -> str | None:
     return None
 
 
-def is_deletion(operation: Operation) -> TypeGuard[DeleteRun | LoadRun]:
+def is_deletion(operation: Operation) -> TypeGuard[DeleteRun | DeleteIdleRuns | LoadRun]:
     """Whether a run may be deleted when this is committed."""
-    return type(operation) is DeleteRun or (type(operation) is LoadRun and operation.deleted_at is not None)
+    return type(operation) in (DeleteRun, DeleteIdleRuns) or (
+        type(operation) is LoadRun and operation.deleted_at is not None
+    )
 
 
 def runs_deleted_by(operation: Operation) -> Sequence[str]:
     """The runs that may be deleted when this is committed."""
-    return (operation.flow_run_id,) if is_deletion(operation) else ()
+    if not is_deletion(operation):
+        return ()
+    return operation.flow_run_ids if isinstance(operation, DeleteIdleRuns) else (operation.flow_run_id,)
 
 
 def value_bytes(operation: Operation) -> int:
@@ -218,6 +265,27 @@ class RunRecord(NamedTuple):
     bytes: int
     first_written_at: int | None  # None: a time of its outputs is damaged, or it has none
     last_written_at: int | None
+
+
+class IdleRuns(NamedTuple):
+    """Runs that are idle, as far as was looked: see ``DeleteIdleRuns``."""
+
+    runs: list[tuple[str, int]]
+    """Each with how many outputs it has; of one that has very many, with many."""
+    looked_at: int
+    """How many runs, deleted ones apart, were looked at for it."""
+    after: int | None
+    """The serial behind which to go on; None: that was all."""
+    place: Place | None
+    """The place in the store's history up to which was looked, where the engine knows one."""
+
+
+class Extent(NamedTuple):
+    """How much some runs have."""
+
+    runs: int
+    outputs: int
+    bytes: int
 
 
 class RunTrace(NamedTuple):
@@ -263,10 +331,6 @@ class GroupLimits(NamedTuple):
 Job: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
-Place: TypeAlias = Any
-"""A place in a store's history. It differs from the last one if anything was committed since."""
-
-
 class Engine(Protocol):
     location: str
     """How messages name the store. Never a password."""
@@ -274,6 +338,8 @@ class Engine(Protocol):
     group_limits: GroupLimits
     poll_seconds: tuple[float, float] | None
     """How often to ask for what others have written, at first and in the end. None: nobody else can write."""
+    deletes_at_once: bool
+    """Whether a run may be marked as deleted and its outputs removed by one commit: no put can come in between."""
     own_threads: OwnThreads
     """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
 
@@ -293,6 +359,9 @@ class Engine(Protocol):
     def post_read(self, job: Job) -> None:
         """Run the job where reads are made, after those posted before. From any thread; never waits."""
 
+    def post_scan(self, job: Job) -> None:
+        """Run a job that may read for long where it keeps no read waiting, if there is such a place."""
+
     # -- within a write job -----------------------------------------------------------------------------------------
 
     async def begin_turn(self, wanted: Callable[[], bool]) -> bool:
@@ -310,7 +379,7 @@ class Engine(Protocol):
     async def tidy(self) -> None:
         """What must be done now and then, but keeps nobody waiting for an answer."""
 
-    # -- within a read job ------------------------------------------------------------------------------------------
+    # -- within a read job, or a scan -------------------------------------------------------------------------------
 
     async def current_epoch(self) -> Epoch:
         """The epoch, for what is read next. None if it cannot be had."""
@@ -323,8 +392,11 @@ class Engine(Protocol):
 
     async def exists(self, key: OutputKey) -> bool: ...
 
+    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
+        """Node ids that have an output, by code point: the first so many."""
+
     async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
-        """Node ids that have an output, by code point."""
+        """Node ids that have an output, by code point: all there are at one moment, however many. A scan."""
 
     async def page_outputs(
         self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
@@ -336,17 +408,28 @@ class Engine(Protocol):
         """
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
-        """Newest first; those after the run ``after``, deleted or not. LookupError: there is no trace of it."""
+        """Newest first; those after the run ``after``, deleted or not. LookupError: there is no trace of it. A scan."""
 
-    async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
-        """Oldest first, with a serial above ``after``."""
+    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+        """The idle ones among the runs with a serial above ``after``, oldest first, at most so many; fewer, or none,
+        once very many were looked at. A scan.
+        """
+
+    async def measure_runs(self, flow_run_ids: Sequence[str]) -> Extent:
+        """How much those of the runs have that are not deleted. A scan."""
+
+    async def count_runs(self) -> int:
+        """How many there are that are not deleted. A scan."""
 
     async def is_deleted(self, flow_run_id: str) -> bool: ...
 
-    async def list_unfinished_deletions(self, limit: int) -> list[str]:
-        """Deleted runs that still have outputs, since whoever deleted them was interrupted."""
+    async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
+        """Deleted runs that still have outputs, since whoever deleted them was interrupted: some of those deleted after
+        that time, and the time after which to go on; None: that was all. A scan.
+        """
 
-    async def count_tombstones(self, deleted_before: int) -> int: ...
+    async def count_tombstones(self, deleted_before: int) -> int:
+        """How many runs were deleted before. A scan."""
 
     async def fetch_global(self, key: str) -> GlobalRecord | None: ...
 
@@ -359,17 +442,19 @@ class Engine(Protocol):
     async def page_global_traces(self, after: str | None, limit: int) -> list[GlobalTrace | CorruptStoreError]:
         """All globals, deleted ones too, by key, with a key above ``after``. Damaged ones: as for ``page_outputs``."""
 
-    async def count(self) -> Counts: ...
+    async def count(self) -> Counts:
+        """A scan."""
 
     # -- in the engine room, beside the reads and writes --------------------------------------------------------------
 
-    async def poll(
-        self, place: Place | None, outputs: Sequence[OutputKey], runs: Sequence[str]
-    ) -> tuple[Place, list[OutputKey]]:
+    async def poll(self, place: Place | None, wanted: Callable[[], Wanted]) -> tuple[Place, list[OutputKey]]:
         """What was written after this place in the store's history, by whomever, and the place now; None: from now.
 
-        At least what there is of these outputs, and of the outputs of these runs. It may report some again.
+        At least what there is of the wanted outputs, and of the outputs of the wanted runs. It may report some again.
         """
+
+    def deletion_epoch(self) -> int | None:
+        """What differs from the last time if a run was deleted since, by whomever; None: that is not known."""
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         """Those of the runs that are deleted."""

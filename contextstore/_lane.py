@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import logging
 import os
 import queue
@@ -170,6 +171,10 @@ class Lane:
         self._jobs.put(run_job)
         return await asyncio.wrap_future(done)
 
+    def is_here(self) -> bool:
+        """Whether a job of this lane is what runs now, in this thread."""
+        return self._thread is threading.current_thread()
+
     async def drain(self) -> None:
         """Run what was posted, and take no more."""
         serving, self._serving = self._serving, None
@@ -191,6 +196,85 @@ class Lane:
         finally:
             with _lanes_lock:
                 _lanes.discard(self)
+
+
+class LateLane:
+    """A lane that is opened when the first job comes, by the engine room's loop: most stores have none for it.
+
+    Args:
+        own_threads: as a lane has them.
+        instead: where its jobs run while it cannot be opened, for want of a thread, say.
+    """
+
+    def __init__(self, own_threads: OwnThreads, instead: Callable[[], Lane]) -> None:
+        self._own_threads = own_threads
+        self._instead = instead
+        self._lock = threading.Lock()
+        self._waiting: list[Job] = []
+        self._lane: Lane | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def prepare(self, database: str, set_up: Callable[[sqlite3.Connection], None]) -> None:
+        """Say what is opened, and how. On the engine room's loop, which is to live as long as jobs come."""
+        self._loop = asyncio.get_running_loop()
+        self._database, self._set_up = database, set_up
+
+    def post(self, job: Job) -> None:
+        """Have the job run after those posted before. From any thread; never waits."""
+        with self._lock:
+            if self._lane is not None:
+                self._lane.post(job)
+                return
+            assert self._loop is not None
+            self._waiting.append(job)
+            # Each time, and not only the first: an interrupt may have come between two steps here.
+            self._loop.call_soon_threadsafe(self._begin, context=contextvars.Context())
+
+    def is_here(self) -> bool:
+        """Whether a job of this lane is what runs now, in this thread."""
+        return self._lane is not None and self._lane.is_here()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """To be touched by jobs of this lane alone."""
+        assert self._lane is not None
+        return self._lane.connection
+
+    def _begin(self) -> None:
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.ensure_future(self._open())
+
+    async def _open(self) -> None:
+        lane = self._lane
+        if lane is None:
+            lane = Lane(self._own_threads)
+            try:
+                await lane.open(self._database)
+                await lane.run(self._set_up)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the jobs find it out where they run instead
+                logger.info("%s: what takes long keeps other reads waiting: %s", _file_of(self._database), error)
+                await lane.close()
+                lane = None
+        with self._lock:
+            self._lane = lane
+            waiting, self._waiting = self._waiting, []
+            for job in waiting:
+                (lane or self._instead()).post(job)
+
+    async def drain(self) -> None:
+        """Run what was posted, and take no more. On the engine room's loop."""
+        if self._opening is not None:
+            await self._opening
+        if self._lane is not None:
+            await self._lane.drain()
+
+    async def close(self) -> None:
+        """Run what was posted, close the connection, and see the thread gone."""
+        await self.drain()
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            await lane.close()
 
 
 # --------------------------------------------------------------------------------------------------------------- fork

@@ -31,14 +31,18 @@ from ._codec import Encoded
 from ._engine import (
     Counts,
     DeleteGlobal,
+    DeleteIdleRuns,
     DeleteRun,
     EngineStats,
+    Extent,
     Fetched,
     ForgetRuns,
     GiveBackSpace,
     GlobalRecord,
     GlobalTrace,
     GroupLimits,
+    IdleDeletion,
+    IdleRuns,
     Job,
     LoadGlobal,
     LoadOutput,
@@ -50,11 +54,13 @@ from ._engine import (
     Place,
     PutGlobal,
     PutOutput,
+    Removal,
     RemoveOutputs,
     RunRecord,
     RunTrace,
     Unit,
     UpsertGlobal,
+    Wanted,
     after_prefix,
     is_deletion,
     is_time,
@@ -98,6 +104,15 @@ _PAUSES = (0.01, 0.5)
 """Seconds between two attempts to reach the server, at first and in the end."""
 _REMOVE_BYTES = 4 * 2**20
 """How many bytes of outputs a commit removes, about."""
+_RUNS_A_PAGE = 20_000
+"""How many runs, and tombstones, one statement looks through at most."""
+_MANY = 1000
+"""How many outputs of a run are looked at together with those of other runs."""
+_NODE_IDS = 5000
+"""How many node ids one answer of the server has."""
+_FEW = 5000
+"""So many runs are put in order in the time that a page takes otherwise, about."""
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _PAGE_BYTES = 2**20
 """How many bytes of values one answer of the server has, about."""
 _LAST_TIME = 253_402_300_799_999_999
@@ -122,6 +137,7 @@ class PostgresEngine:
     max_value_bytes = 16 * 2**20
     group_limits = GroupLimits(operations=256, bytes=2**20)
     poll_seconds: tuple[float, float] | None = (0.005, 0.25)
+    deletes_at_once = False  # a put that began before may leave a row, see above: marked, and only then removed
 
     def __init__(
         self,
@@ -171,6 +187,7 @@ class PostgresEngine:
         self._loop_thread = threading.get_ident()
         self._turns = asyncio.Lock()
         self._readers = asyncio.Semaphore(self._max_readers)
+        self._scanners = asyncio.Semaphore(max(1, self._max_readers - 1))  # so that a get finds one that is free
         try:
             await self._open(time.monotonic() + max(self._timeout, _LAST_CHANCE))
         except BaseException as error:
@@ -311,6 +328,13 @@ class PostgresEngine:
 
     def post_read(self, job: Job) -> None:
         self._post(job)
+
+    def post_scan(self, job: Job) -> None:
+        async def scan() -> None:
+            async with self._scanners:
+                await job()
+
+        self._post(scan)
 
     def _post(self, job: Job) -> None:
         loop = self._loop
@@ -517,7 +541,7 @@ class PostgresEngine:
             results: list[Any] | None = None  # known before COMMIT is sent
             seen: dict[str, _Version] = {}
             try:
-                async with self._transaction(deadline):
+                async with self._transaction(self._writing, "BEGIN", deadline):
                     results = await self._apply_unit(unit, token, unanswered, found, seen, deadline)
                     changed = await self._change_epoch(unit, deadline)
                 if changed is not None:
@@ -552,19 +576,19 @@ class PostgresEngine:
         return (before,), (after,)
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, deadline: Deadline) -> AsyncIterator[None]:
-        await self._writing.execute(deadline, "BEGIN")
-        self._writing.is_in_transaction = True
+    async def _transaction(self, connection: Connection, begin: str, deadline: Deadline) -> AsyncIterator[None]:
+        await connection.execute(deadline, begin)
+        connection.is_in_transaction = True
         try:
             yield
-            await self._writing.execute(deadline, "COMMIT")
+            await connection.execute(deadline, "COMMIT")
         except BaseException as error:
             if not isinstance(error, ConnectionLostError):  # also where COMMIT itself was refused
                 with contextlib.suppress(ConnectionLostError, TryAgainError, StorageError):
-                    await self._writing.execute(deadline, "ROLLBACK")
+                    await connection.execute(deadline, "ROLLBACK")
             raise
         finally:
-            self._writing.is_in_transaction = False
+            connection.is_in_transaction = False
 
     async def _apply_unit(
         self,
@@ -593,12 +617,12 @@ class PostgresEngine:
             match operation:
                 case DeleteRun():
                     results[place] = await self._delete_run(operation, token, deadline)
+                case DeleteIdleRuns():
+                    results[place] = await self._delete_idle_runs(operation, token, deadline)
                 case RemoveOutputs():
                     results[place] = await self._remove_outputs(operation, deadline)
                 case ForgetRuns():
-                    rows = await self._writing.fetch(deadline, self._sql["lock_forgettable"], *operation)
-                    serials = [serial for (serial,) in rows]
-                    results[place] = await self._writing.execute(deadline, self._sql["forget_runs"], serials)
+                    results[place] = await self._forget_runs(operation, deadline)
                 case GiveBackSpace():  # the server does so by itself
                     results[place] = 0
         return results
@@ -736,30 +760,61 @@ class PostgresEngine:
                     raise VersionConflictError(operation.key, operation.version, version)
                 return None
 
-    async def _remove_outputs(self, remove: RemoveOutputs, deadline: Deadline) -> tuple[int, bool]:
-        removed = await self._writing.execute(deadline, self._sql["remove_outputs"], *remove, _REMOVE_BYTES)
-        return removed, bool(await self._writing.fetch(deadline, self._sql["has_outputs"], remove.flow_run_id))
+    async def _remove_outputs(self, remove: RemoveOutputs, deadline: Deadline) -> Removal:
+        rows = await self._writing.fetch(deadline, self._sql["deleted_serials"], list(remove.flow_run_ids))
+        return await self._remove_outputs_of(dict(rows), remove.limit, deadline)
+
+    async def _remove_outputs_of(self, runs: dict[int, str], limit: int, deadline: Deadline) -> Removal:
+        """Of these runs, by serial."""
+        gone = await self._writing.fetch(deadline, self._sql["remove_outputs"], list(runs), limit, _REMOVE_BYTES)
+        left = await self._writing.fetch(deadline, self._sql["with_outputs"], list(runs))
+        return Removal(len(gone), sum(size for (size,) in gone), tuple(runs[serial] for (serial,) in left))
+
+    async def _forget_runs(self, forget: ForgetRuns, deadline: Deadline) -> tuple[int, int | None]:
+        rows = await self._writing.fetch(deadline, self._sql["lock_forgettable"], *forget)
+        serials = [serial for serial, _ in rows]
+        forgotten = await self._writing.execute(deadline, self._sql["forget_runs"], serials)
+        return forgotten, max(deleted_at for _, deleted_at in rows) if len(rows) == forget.limit else None
+
+    async def _delete_idle_runs(self, delete: DeleteIdleRuns, token: uuid.UUID, deadline: Deadline) -> IdleDeletion:
+        names = list(delete.flow_run_ids)
+        locked = await self._writing.fetch(deadline, self._sql["lock_idle_runs"], names, delete.idle_since)
+        if any(is_deleted and writer == token for *_, is_deleted, writer in locked):
+            raise _AlreadyDoneError
+        serials = {name: serial for serial, name, is_old, is_deleted, _ in locked if is_old and not is_deleted}
+        rows = await self._writing.fetch(deadline, self._sql["extents"], list(serials.values()))
+        extents = {row[0]: row[1:] for row in rows}
+        marked: dict[int, str] = {}
+        done = outputs = size = 0
+        for name in names:
+            self._serials.pop(name, None)
+            serial = serials.get(name)
+            if serial is not None:
+                count, of_this, first, last = extents[serial]
+                if count and first >= 0 and last < delete.idle_since:
+                    if marked and (outputs + count > delete.limit or size + of_this > _REMOVE_BYTES):
+                        break  # in the next commit
+                    marked[serial] = name
+                    outputs, size = outputs + count, size + of_this
+            done += 1
+        if not marked:
+            return IdleDeletion(done, 0, 0, 0, ())
+        await self._writing.execute(deadline, self._sql["mark_deleted"], list(marked), token, self._commit_time)
+        removal = await self._remove_outputs_of(marked, delete.limit, deadline)
+        return IdleDeletion(done, len(marked), *removal)
 
     async def _delete_run(self, delete: DeleteRun, token: uuid.UUID, deadline: Deadline) -> bool:
-        if delete.idle_since is None:
-            await self._writing.execute(
-                deadline, self._sql["insert_runs"], [delete.flow_run_id], _NOBODY, self._commit_time
-            )
-        lock = "lock_run" if delete.idle_since is None else "lock_idle_run"
-        rows = await self._writing.fetch(deadline, self._sql[lock], delete.flow_run_id)
+        await self._writing.execute(
+            deadline, self._sql["insert_runs"], [delete.flow_run_id], _NOBODY, self._commit_time
+        )
+        rows = await self._writing.fetch(deadline, self._sql["lock_run"], delete.flow_run_id)
         self._serials.pop(delete.flow_run_id, None)
-        if not rows:
-            return False
         ((serial, is_deleted, writer),) = rows
         if is_deleted:
             if writer == token:
                 raise _AlreadyDoneError
             return False
-        if delete.idle_since is not None:
-            ((last,),) = await self._writing.fetch(deadline, self._sql["last_written"], serial)
-            if last is None or last >= delete.idle_since:
-                return False
-        await self._writing.execute(deadline, self._sql["mark_deleted"], serial, token, self._commit_time)
+        await self._writing.execute(deadline, self._sql["mark_deleted"], [serial], token, self._commit_time)
         return True
 
     async def _load_run(self, load: LoadRun, token: uuid.UUID, deadline: Deadline) -> None:
@@ -768,7 +823,7 @@ class PostgresEngine:
         if is_deleted and load.deleted_at is None:
             raise RunDeletedError(load.flow_run_id)
         if not is_deleted and load.deleted_at is not None:
-            await self._writing.execute(deadline, self._sql["mark_deleted"], serial, token, load.deleted_at)
+            await self._writing.execute(deadline, self._sql["mark_deleted"], [serial], token, load.deleted_at)
             self._serials.pop(load.flow_run_id, None)
 
     # -- reads --------------------------------------------------------------------------------------------------------
@@ -837,9 +892,34 @@ class PostgresEngine:
     async def exists(self, key: OutputKey) -> bool:
         return bool(await self._fetch("exists", *key))
 
-    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
-        ((names,),) = await self._fetch("list_node_ids", flow_run_id, prefix, after_prefix(prefix))
+    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
+        ((names,),) = await self._fetch("first_node_ids", flow_run_id, prefix, _end_of(prefix), limit)
         return names or []
+
+    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+        attempt = _Attempts(self.location, time.monotonic() + max(self._timeout, _LAST_CHANCE))
+        while True:
+            try:
+                async with (
+                    self._reading() as connection,
+                    self._transaction(connection, _SNAPSHOT, attempt.deadline),
+                ):
+                    return await self._node_ids(connection, flow_run_id, prefix)
+            except (ConnectionLostError, TryAgainError) as error:
+                if not await attempt.may_go_on(error):
+                    raise attempt.failure(False) from error
+
+    async def _node_ids(self, connection: Connection, flow_run_id: str, prefix: str) -> list[str]:
+        names: list[str] = []
+        page: list[str] | None = None
+        while page is None or len(page) == _NODE_IDS:
+            statement = self._sql["next_node_ids" if names else "first_node_ids"]
+            bounds = (names[-1] if names else prefix, _end_of(prefix))
+            deadline = time.monotonic() + max(self._timeout, _LAST_CHANCE)  # of each answer: there may be many
+            ((page,),) = await connection.fetch(deadline, statement, flow_run_id, *bounds, _NODE_IDS)
+            page = page or []
+            names += page
+        return names
 
     async def page_outputs(
         self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
@@ -862,10 +942,35 @@ class PostgresEngine:
             if not rows:
                 raise LookupError(after)
             ((below,),) = rows
-        return self._sound_runs(await self._fetch("list_runs", below, prefix, after_prefix(prefix), limit))
+        # By the serial, so that a page costs the same at any size. But a few that have the prefix are found by it: the
+        # planner, which does not see how many have it, would go through all runs for them.
+        statement = "list_runs"
+        if prefix:
+            ((matches,),) = await self._fetch("count_prefix", prefix, _end_of(prefix), _FEW + 1)
+            statement = "list_runs" if matches > _FEW else "list_few_runs"
+        return self._sound_runs(await self._fetch(statement, below, prefix, _end_of(prefix), limit))
 
-    async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
-        return self._sound_runs(await self._fetch("page_runs", after, limit))
+    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+        ((last,),) = await self._fetch("end_of_page", after, _RUNS_A_PAGE)
+        if last is None:
+            return IdleRuns([], 0, None, None)
+        rows = await self._fetch("idle_runs", after, last, idle_since, limit, _MANY)
+        if len(rows) == limit:
+            last = rows[-1][0]
+        large = [serial for serial, _, count in rows if count > _MANY]
+        for serial, _, _, first, newest in await self._fetch("extents", large) if large else ():
+            if not (first >= 0 and newest < idle_since):
+                rows = [row for row in rows if row[0] != serial]
+        ((looked_at,),) = await self._fetch("count_page", after, last)
+        return IdleRuns([(name, count) for _, name, count in rows if count], looked_at, last, None)
+
+    async def measure_runs(self, flow_run_ids: Sequence[str]) -> Extent:
+        (row,) = await self._fetch("measure_runs", list(flow_run_ids))
+        return Extent(*map(int, row))
+
+    async def count_runs(self) -> int:
+        ((count,),) = await self._fetch("count_runs")
+        return int(count)
 
     def _sound_runs(self, rows: list[Any]) -> list[RunRecord]:
         return [
@@ -878,8 +983,11 @@ class PostgresEngine:
     async def is_deleted(self, flow_run_id: str) -> bool:
         return bool(await self.deleted_among([flow_run_id]))
 
-    async def list_unfinished_deletions(self, limit: int) -> list[str]:
-        return [flow_run_id for (flow_run_id,) in await self._fetch("unfinished_deletions", limit)]
+    async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
+        ((last,),) = await self._fetch("end_of_deletions", after, _RUNS_A_PAGE)
+        if last is None:
+            return [], None
+        return [flow_run_id for (flow_run_id,) in await self._fetch("unfinished_deletions", after, last)], int(last)
 
     async def count_tombstones(self, deleted_before: int) -> int:
         ((count,),) = await self._fetch("count_tombstones", deleted_before)
@@ -933,13 +1041,12 @@ class PostgresEngine:
 
     # -- beside the reads and writes ----------------------------------------------------------------------------------
 
-    async def poll(
-        self, place: Place | None, outputs: Sequence[OutputKey], runs: Sequence[str]
-    ) -> tuple[Place, list[OutputKey]]:
+    async def poll(self, place: Place | None, wanted: Callable[[], Wanted]) -> tuple[Place, list[OutputKey]]:
         # No feed of all that is committed: ids and times are given before the commit, so that one may become visible
         # behind another that was seen already. What is waited for is looked up instead, which misses nothing.
         counts = dict(place or {})
         found: list[OutputKey] = []
+        outputs, runs = wanted() if place is not None else ((), ())
         if outputs:
             rows = await self._fetch("waited_for", [key[0] for key in outputs], [key[1] for key in outputs])
             found += [(flow_run_id, node_id) for flow_run_id, node_id in rows]
@@ -947,9 +1054,15 @@ class PostgresEngine:
             for flow_run_id, *count in await self._fetch("count_of_runs", list(runs)):
                 if counts.get(flow_run_id) != count:  # or another run of that id has as many
                     counts[flow_run_id] = count
-                    found += [(flow_run_id, node_id) for node_id in await self.list_node_ids(flow_run_id, "")]
+                    names = await self.first_node_ids(flow_run_id, "", _NODE_IDS)
+                    if len(names) == _NODE_IDS:
+                        names = await self.list_node_ids(flow_run_id, "")
+                    found += [(flow_run_id, node_id) for node_id in names]
         # Never the same place as before: a deletion changes nothing that is looked at here.
         return counts | {"": counts.get("", 0) + 1}, found
+
+    def deletion_epoch(self) -> int | None:
+        return None
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         return [flow_run_id for (flow_run_id,) in await self._fetch("deleted_among", list(flow_run_ids))]
@@ -959,6 +1072,10 @@ class PostgresEngine:
         return EngineStats(f"PostgreSQL {version}", int(size), 0, False)
 
     async def check(self) -> CheckReport:
+        async with self._scanners:
+            return await self._check()
+
+    async def _check(self) -> CheckReport:
         problems: list[Problem] = []
         outputs = globals_ = leftovers = 0
         run, node_id = -1, ""
@@ -1058,6 +1175,11 @@ class _Attempts:
 
 def _leaves_a_token(operation: Operation) -> bool:
     return not isinstance(operation, RemoveOutputs | ForgetRuns)
+
+
+def _end_of(prefix: str) -> str:
+    """What sorts above every id with this prefix, and below all others above it: an index can be searched up to it."""
+    return after_prefix(prefix) or "\U0010ffff" * 1000  # no id is that long
 
 
 _Rows: TypeAlias = "list[tuple[int, int, PutOutput | LoadOutput]]"

@@ -136,36 +136,54 @@ STATEMENTS = {
     "lock_run": """
         SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.runs WHERE flow_run_id = $1 FOR NO KEY UPDATE
     """,
-    # Waits for the puts that are under way to this run, and they for it.
-    "lock_idle_run": """
-        SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.runs WHERE flow_run_id = $1 FOR UPDATE
+    # Waits for the puts that are under way to these runs, and they for it.
+    "lock_idle_runs": """
+        SELECT serial, flow_run_id, created_at < $2, deleted_at IS NOT NULL, writer FROM {schema}.runs
+        WHERE flow_run_id = ANY($1::text[]) ORDER BY serial FOR UPDATE
     """,
-    "last_written": "SELECT max(written_at) FROM {schema}.output_rows WHERE run = $1",
-    "mark_deleted": "UPDATE {schema}.runs SET deleted_at = $3, writer = $2 WHERE serial = $1",
+    # Run by run, whatever the planner reckons of them.
+    "extents": """
+        SELECT t.serial, c.outputs, c.bytes, c.first, c.last
+        FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
+            SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
+            FROM {schema}.output_rows WHERE run = t.serial
+        ) AS c
+    """,
+    "mark_deleted": """
+        UPDATE {schema}.runs SET deleted_at = $3, writer = $2 WHERE serial = ANY($1::bigint[])
+    """,
+    "deleted_serials": """
+        SELECT serial, flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
+    """,
+    # Each run by itself: of all together the rows would be sorted before the first is taken.
     "remove_outputs": """
         DELETE FROM {schema}.output_rows WHERE (run, node_id) IN (
             SELECT run, node_id FROM (
-                SELECT run, node_id, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
-                    SELECT run, node_id, size FROM {schema}.output_rows
-                    WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NOT NULL)
-                    ORDER BY node_id LIMIT $2
+                SELECT run, node_id, sum(size) OVER (ORDER BY run, node_id) - size AS before FROM (
+                    SELECT p.run, p.node_id, p.size FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
+                        SELECT run, node_id, size FROM {schema}.output_rows
+                        WHERE run = t.serial ORDER BY node_id LIMIT $2
+                    ) AS p LIMIT $2
                 ) AS page
             ) AS sized WHERE before < $3
-        )
+        ) RETURNING size
     """,
     "load_run": """
         INSERT INTO {schema}.runs (flow_run_id, created_at, deleted_at, writer) VALUES ($1, $2, $3, $4)
         ON CONFLICT (flow_run_id) DO NOTHING
     """,
-    "has_outputs": """
-        SELECT FROM {schema}.output_rows
-        WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NOT NULL) LIMIT 1
+    "with_outputs": """
+        SELECT t.serial FROM unnest($1::bigint[]) AS t (serial)
+        WHERE EXISTS (SELECT FROM {schema}.output_rows WHERE run = t.serial)
     """,
     # First locked, then looked at again by another statement: a put that was under way may have left a row meanwhile.
+    # From where the last look ended, so that nobody goes again through what was forgotten before.
     "lock_forgettable": """
-        SELECT serial FROM {schema}.runs
-        WHERE deleted_at < $1 AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial)
-        ORDER BY serial LIMIT $2 FOR UPDATE
+        SELECT serial, deleted_at FROM {schema}.runs WHERE serial IN (
+            SELECT serial FROM {schema}.runs r WHERE deleted_at >= $1 AND deleted_at < $2
+                AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+            ORDER BY deleted_at LIMIT $3
+        ) ORDER BY serial FOR UPDATE
     """,
     "forget_runs": """
         DELETE FROM {schema}.runs WHERE serial = ANY($1::bigint[])
@@ -182,10 +200,21 @@ STATEMENTS = {
         SELECT FROM {schema}.runs r JOIN {schema}.output_rows o ON o.run = r.serial
         WHERE r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
     """,
-    "list_node_ids": """
-        SELECT array_agg(node_id ORDER BY node_id) FROM {schema}.output_rows
-        WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
-            AND node_id >= $2 AND ($3::text IS NULL OR node_id < $3)
+    "first_node_ids": """
+        SELECT array_agg(node_id) FROM (
+            SELECT node_id FROM {schema}.output_rows
+            WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
+                AND node_id >= $2 AND node_id < $3
+            ORDER BY node_id LIMIT $4
+        ) AS page
+    """,
+    "next_node_ids": """
+        SELECT array_agg(node_id) FROM (
+            SELECT node_id FROM {schema}.output_rows
+            WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
+                AND node_id > $2 AND node_id < $3
+            ORDER BY node_id LIMIT $4
+        ) AS page
     """,
     "page_outputs": """
         SELECT node_id, codec, value, checksum, written_at, size, run FROM (
@@ -210,10 +239,15 @@ STATEMENTS = {
         WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT 1
     """,
     "serial_of": "SELECT serial FROM {schema}.runs WHERE flow_run_id = $1",
+    "count_prefix": """
+        SELECT count(*) FROM (
+            SELECT FROM {schema}.runs WHERE flow_run_id >= $1 AND flow_run_id < $2 LIMIT $3
+        ) AS several
+    """,
     "list_runs": """
         SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
             SELECT serial, flow_run_id FROM {schema}.runs r
-            WHERE serial < $1 AND deleted_at IS NULL AND flow_run_id >= $2 AND ($3::text IS NULL OR flow_run_id < $3)
+            WHERE serial < $1 AND deleted_at IS NULL AND flow_run_id >= $2 AND flow_run_id < $3
                 AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
             ORDER BY serial DESC LIMIT $4
         ) AS page CROSS JOIN LATERAL (
@@ -221,22 +255,63 @@ STATEMENTS = {
             FROM {schema}.output_rows WHERE run = page.serial
         ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
     """,
-    "page_runs": """
+    # A few, found by their name before anything else is asked of them.
+    "list_few_runs": """
         SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
-            SELECT serial, flow_run_id FROM {schema}.runs r
-            WHERE serial > $1 AND deleted_at IS NULL AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
-            ORDER BY serial LIMIT $2
+            SELECT serial, flow_run_id FROM (
+                SELECT serial, flow_run_id, deleted_at FROM {schema}.runs
+                WHERE flow_run_id >= $2 AND flow_run_id < $3 OFFSET 0
+            ) AS r
+            WHERE serial < $1 AND deleted_at IS NULL
+                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+            ORDER BY serial DESC LIMIT $4
         ) AS page CROSS JOIN LATERAL (
             SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
             FROM {schema}.output_rows WHERE run = page.serial
-        ) AS c WHERE c.outputs > 0 ORDER BY page.serial
+        ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
     """,
+    # A run's own age decides first, which costs least; then each of its outputs, but no more than many of each run.
+    "end_of_page": """
+        SELECT max(serial) FROM (
+            SELECT serial FROM {schema}.runs WHERE serial > $1 ORDER BY serial LIMIT $2
+        ) AS page
+    """,
+    "idle_runs": """
+        SELECT r.serial, r.flow_run_id, CASE WHEN EXISTS (
+                SELECT FROM (
+                    SELECT written_at FROM {schema}.output_rows WHERE run = r.serial ORDER BY node_id DESC LIMIT $5
+                ) AS newest WHERE written_at NOT BETWEEN 0 AND $3 - 1
+            ) THEN 0 ELSE (
+                SELECT count(*) FROM (SELECT FROM {schema}.output_rows WHERE run = r.serial LIMIT $5 + 1) AS several
+            ) END
+        FROM (
+            SELECT serial, flow_run_id FROM {schema}.runs
+            WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL AND created_at < $3 ORDER BY serial LIMIT $4
+        ) AS r ORDER BY r.serial
+    """,
+    "count_page": """
+        SELECT count(*) FROM {schema}.runs WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL
+    """,
+    "measure_runs": """
+        SELECT count(*), coalesce(sum(c.outputs), 0), coalesce(sum(c.bytes), 0) FROM (
+            SELECT serial FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NULL OFFSET 0
+        ) AS r CROSS JOIN LATERAL (
+            SELECT count(*) AS outputs, sum(size) AS bytes FROM {schema}.output_rows WHERE run = r.serial
+        ) AS c WHERE c.outputs > 0
+    """,
+    "count_runs": "SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NULL",
     "deleted_among": """
         SELECT flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
     """,
+    "end_of_deletions": """
+        SELECT max(deleted_at) FROM (
+            SELECT deleted_at FROM {schema}.runs WHERE deleted_at > $1 ORDER BY deleted_at LIMIT $2
+        ) AS page
+    """,
     "unfinished_deletions": """
         SELECT flow_run_id FROM {schema}.runs r
-        WHERE deleted_at IS NOT NULL AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial) LIMIT $1
+        WHERE deleted_at > $1 AND deleted_at <= $2
+            AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
     """,
     "count_tombstones": "SELECT count(*) FROM {schema}.runs WHERE deleted_at < $1",
     "fetch_global": """

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ._cache import OutputCache
 from ._callers import Callers, Ticket
-from ._engine import Engine, Fetched, OutputKey, OutputRecord, own_error
+from ._engine import Engine, Fetched, Job, OutputKey, OutputRecord, own_error
 from ._epoch import Epoch
 from .errors import ContextStoreError, StoreBusyError, StoreClosedError
 
@@ -74,11 +74,18 @@ class Reader:
 
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Any other read of the engine, as a job of its own."""
+        return await self._ask(self._engine.post_read, read)
+
+    async def scan(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """A read that may take long, where it keeps the others waiting least."""
+        return await self._ask(self._engine.post_scan, read)
+
+    async def _ask(self, post: Callable[[Job], None], read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         ticket = self._callers.ticket()
         with self._lock:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
-            self._engine.post_read(partial(self._answer_call, read, ticket))
+            post(partial(self._answer_call, read, ticket))
         done, result = await self._callers.wait(ticket, self._timeout, _keep_waiting)
         if not done:
             raise result

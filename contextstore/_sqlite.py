@@ -21,13 +21,14 @@ from ._engine import (
     Outcome,
     OutputKey,
     Place,
-    RemoveOutputs,
     Unit,
+    Wanted,
     value_bytes,
 )
 from ._epoch import AskedEpochs, Epoch, LocalEpochs, MappedEpochs, read_epoch
 from ._filelock import FileLock
-from ._lane import Lane
+from ._lane import Lane, LateLane
+from ._sqlite_deletion import json_array
 from ._sqlite_file import (
     SCHEMA_VERSION,
     bring_up_to_date,
@@ -76,6 +77,10 @@ _NEWS = """
     FROM output_rows JOIN runs ON runs.serial = output_rows.run
     WHERE output_rows.id > ? ORDER BY output_rows.id LIMIT ?
 """
+_DELETED_AMONG = """
+    SELECT flow_run_id FROM runs
+    WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NOT NULL
+"""
 
 
 class MemoryEngine(SQLiteEngine):
@@ -112,7 +117,7 @@ class MemoryEngine(SQLiteEngine):
 class _SharedFileEngine(SQLiteEngine):
     """A file that others may write to meanwhile."""
 
-    poll_seconds: tuple[float, float] | None = (0.001, 0.01)
+    poll_seconds: tuple[float, float] | None = (0.001, 0.03)
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__(path, timeout)
@@ -120,11 +125,18 @@ class _SharedFileEngine(SQLiteEngine):
         self._path = ""
         self._uri = ""
         self._identity = (0, 0)
+        self._scanning = LateLane(self.own_threads, lambda: self._reading)
         self._is_pinned = False
         self._looking: sqlite3.Connection | None = None
 
     def _check_identity(self) -> None:
         check_identity(self._path, self._identity, self.location)
+
+    def post_scan(self, job: Job) -> None:
+        self._scanning.post(job)
+
+    def _connection_here(self) -> sqlite3.Connection:
+        return self._scanning.connection if self._scanning.is_here() else super()._connection_here()
 
     async def stats(self) -> EngineStats:
         return EngineStats(
@@ -147,9 +159,7 @@ class _SharedFileEngine(SQLiteEngine):
             self._looking.close()
             self._looking = None
 
-    async def poll(
-        self, place: Place | None, outputs: Sequence[OutputKey], runs: Sequence[str]
-    ) -> tuple[Place, list[OutputKey]]:
+    async def poll(self, place: Place | None, wanted: Callable[[], Wanted]) -> tuple[Place, list[OutputKey]]:
         self._check_identity()
         try:
             connection = self._looking_connection()
@@ -170,10 +180,9 @@ class _SharedFileEngine(SQLiteEngine):
         return new_place, [(flow_run_id, node_id) for _, flow_run_id, node_id in rows]
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
-        query = "SELECT 1 FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL"
         try:
-            connection = self._looking_connection()
-            return [run for run in flow_run_ids if connection.execute(query, (run,)).fetchall()]
+            rows = self._looking_connection().execute(_DELETED_AMONG, (json_array(flow_run_ids),)).fetchall()
+            return [flow_run_id for (flow_run_id,) in rows]
         except sqlite3.Error as error:
             raise translated(error, self.location, "could not look for deleted runs in") from error
 
@@ -248,6 +257,7 @@ class FileEngine(_SharedFileEngine):
             sync_folder(os.path.dirname(path))
             await self._reading.open(self._uri)
             await self._reading.run(self._set_up_reading)
+            self._scanning.prepare(self._uri, self._set_up_reading)
             self._check_identity()
         finally:
             lock.release()
@@ -284,6 +294,7 @@ class FileEngine(_SharedFileEngine):
 
     async def close(self) -> None:
         self._stop_looking()
+        await self._scanning.drain()
         await self._reading.drain()
         await self._writing.drain()
         # The last connection to close checkpoints and removes the WAL, and that must not run beside a commit. Without
@@ -293,6 +304,7 @@ class FileEngine(_SharedFileEngine):
             with contextlib.suppress(OSError):
                 self._lock.acquire(lambda: time.monotonic() < deadline)
         try:
+            await self._scanning.close()
             await self._reading.close()
             await self._writing.close()
         finally:
@@ -351,13 +363,12 @@ class FileEngine(_SharedFileEngine):
         self._frames += 3 + pages + sum(len(unit) for unit in units)  # about; it only decides when to checkpoint
         return outcomes
 
-    def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> tuple[int, bool]:
+    def _erase(self, connection: sqlite3.Connection, rows: Sequence[int]) -> None:
         ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
-        removed, more = super()._remove_outputs(connection, remove)
+        super()._erase(connection, rows)
         ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
         # About. Where SQLite is built with secure_delete, as on Debian, each page that becomes free is overwritten.
-        self._frames += removed + max(0, after - before)
-        return removed, more
+        self._frames += len(rows) + max(0, after - before)
 
     def _give_back_space(self, connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:
         freed = super()._give_back_space(connection, give_back)
@@ -490,6 +501,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
                 self._uri += "&immutable=1"
                 await self._reading.open(self._uri)
                 await self._reading.run(self._set_up)
+            self._scanning.prepare(self._uri, self._set_up)
             # After recovery, which may have taken up what a killed writer did not sync.
             sync_adopted_frames(path)
             with contextlib.suppress(OSError):  # a medium that is only read has nothing to be synced
@@ -538,5 +550,6 @@ class ReadOnlyFileEngine(_SharedFileEngine):
 
     async def close(self) -> None:
         self._stop_looking()
+        await self._scanning.close()
         await self._reading.close()
         self._reading = Lane(self.own_threads)

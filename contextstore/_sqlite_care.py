@@ -1,7 +1,7 @@
 """The care of a SQLite store: looking for damage, and copying it while it is in use.
 
 Rules of this room: plain functions over a connection of their own, in its thread. A check changes nothing and stops at
-nothing; a backup is there whole or not at all.
+nothing, and leaves the GIL to others; a backup is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from . import _codec
+from ._breath import unhurried
 from ._codec import Encoded
 from ._engine import is_time, is_whole
 from ._results import CheckReport, Problem
@@ -72,10 +73,10 @@ def _check_store(connection: sqlite3.Connection) -> CheckReport:
     problems += _check_file(connection)
     problems += _check_schema(connection)
     outputs = globals_ = runs = 0
-    for row in _rows(connection, _OUTPUTS, problems):
+    for row in unhurried(_rows(connection, _OUTPUTS, problems)):
         outputs += 1
         problems += _check_output(row)
-    for row in _rows(connection, _GLOBALS, problems):
+    for row in unhurried(_rows(connection, _GLOBALS, problems)):
         globals_ += row[5] is not None
         problems += _check_global(row)
     try:
@@ -147,7 +148,7 @@ def _rows_around_damage(
     keys: Iterable[tuple[Any, ...]]
     try:
         # Not just all numbers: between two rows millions may have been deleted.
-        ids: Sequence[int] = sorted(row[0] for row in connection.execute(table.keys, (after,)))
+        ids: Sequence[int] = sorted(row[0] for row in unhurried(connection.execute(table.keys, (after,))))
         keys = connection.execute(table.keys, (after,))
     except _DAMAGE:
         message = f"{table.name} could not be read as a whole after row {after}, nor could its index: {trouble}"
@@ -227,10 +228,10 @@ def _check_runs(connection: sqlite3.Connection) -> Iterator[Problem]:
         SELECT flow_run_id FROM runs
         WHERE deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial)
     """
-    for (flow_run_id,) in connection.execute(query):
+    for (flow_run_id,) in unhurried(connection.execute(query)):
         yield Problem("run", (str(flow_run_id),), "its outputs are missing, and it was not deleted")
     query = "SELECT flow_run_id, deleted_at FROM runs WHERE deleted_at IS NOT NULL"
-    for flow_run_id, deleted_at in connection.execute(query):
+    for flow_run_id, deleted_at in unhurried(connection.execute(query)):
         yield from _check_time("run", (str(flow_run_id),), deleted_at)
 
 

@@ -1,8 +1,9 @@
 """What is said to SQLite: each operation and each read of the engine's contract, as statements.
 
 Rules of this room: with its siblings, all SQL of SQLite; nothing of files, locks or syncs, which are _sqlite's. Two
-connections per store, one that writes and one that reads, each on an aiosqlite thread of its own (_lane), in which
-everything here marked "in the connection's thread" runs from its first line to its last.
+connections per store, one that writes and one that reads, and in a file a third one for what reads for long, each on an
+aiosqlite thread of its own (_lane), in which everything here marked "in the connection's thread" runs from its first
+line to its last.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, cast
 
 from . import _codec
+from ._breath import Breath, unhurried
 from ._codec import Encoded
 from ._engine import (
     Counts,
     DeleteGlobal,
+    DeleteIdleRuns,
     DeleteRun,
     EngineStats,
+    Extent,
     Fetched,
     ForgetRuns,
     GiveBackSpace,
     GlobalRecord,
     GlobalTrace,
     GroupLimits,
+    IdleDeletion,
+    IdleRuns,
     Job,
     LoadGlobal,
     LoadOutput,
@@ -42,16 +48,28 @@ from ._engine import (
     RunTrace,
     Unit,
     UpsertGlobal,
+    Wanted,
     after_prefix,
     is_time,
     is_whole,
 )
-from ._epoch import AskedEpochs, Epoch, LocalEpochs, MappedEpochs
+from ._epoch import AskedEpochs, Epoch, LocalEpochs, MappedEpochs, is_known
 from ._filelock import POLL_SECONDS
 from ._lane import Lane
 from ._own_threads import OwnThreads
 from ._results import CheckReport
 from ._sqlite_care import back_up, check_store
+from ._sqlite_deletion import (
+    delete_idle_runs,
+    erase,
+    forget_runs,
+    give_back_space,
+    json_array,
+    measure_runs,
+    page_idle_runs,
+    page_unfinished_deletions,
+    remove_outputs,
+)
 from ._sqlite_file import code_of, translated, translated_os
 from .errors import (
     AlreadyExistsError,
@@ -99,6 +117,28 @@ _NEXT_NODE_ID = """
     WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
     ORDER BY node_id LIMIT 1
 """
+_NODE_IDS = 5000
+"""How many node ids are read at a time."""
+
+
+def _page_of_node_ids(bound: str) -> str:
+    """As one JSON array instead of a row each: 0.6 of the time."""
+    return f"""
+        SELECT json_group_array(node_id) FROM (
+            SELECT node_id FROM output_rows
+            WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
+                AND node_id {bound} ? AND node_id < ?
+            ORDER BY node_id LIMIT ?
+        )
+    """  # noqa: S608 - no input in it
+
+
+_FIRST_NODE_IDS, _NEXT_NODE_IDS = _page_of_node_ids(">="), _page_of_node_ids(">")
+
+_FEW = 5000
+"""So many runs are put in order in the time that a page takes otherwise, about."""
+_COUNT_PREFIX = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE flow_run_id >= ? AND flow_run_id < ? LIMIT ?)"
+
 _GLOBAL_COLUMNS = "key, codec, CAST(value AS BLOB), checksum, version, written_at, size"
 _FETCH_GLOBAL = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key = ?"  # noqa: S608 - no input in it
 
@@ -122,6 +162,7 @@ class SQLiteEngine:
     group_limits = GroupLimits(operations=512, bytes=4 * 2**20)
     poll_seconds: tuple[float, float] | None = None
     epochs: LocalEpochs | MappedEpochs | AskedEpochs
+    deletes_at_once = True  # one commit at a time
 
     def __init__(self, location: str, timeout: float) -> None:
         self.location = location
@@ -139,6 +180,9 @@ class SQLiteEngine:
 
     def post_read(self, job: Job) -> None:
         self._reading.post(job)
+
+    def post_scan(self, job: Job) -> None:
+        self._reading.post(job)  # there is one connection alone to a store in memory
 
     # -- commits: in the writing connection's thread -------------------------------------------------------------------
 
@@ -311,10 +355,12 @@ class SQLiteEngine:
                 return self._delete_global(connection, operation, now)
             case DeleteRun():
                 return self._delete_run(connection, operation, now)
+            case DeleteIdleRuns():
+                return self._delete_idle_runs(connection, operation, now)
             case RemoveOutputs():
-                return self._remove_outputs(connection, operation)
+                return remove_outputs(connection, operation, self.group_limits.bytes, self._erase)
             case ForgetRuns():
-                return self._forget_runs(connection, operation)
+                return forget_runs(connection, operation)
             case GiveBackSpace():
                 return self._give_back_space(connection, operation)
             case LoadRun():
@@ -398,12 +444,6 @@ class SQLiteEngine:
         run = connection.execute(
             "SELECT serial, deleted_at FROM runs WHERE flow_run_id = ?", (delete.flow_run_id,)
         ).fetchone()
-        if delete.idle_since is not None:
-            if run is None:
-                return False
-            (last,) = connection.execute("SELECT max(written_at) FROM output_rows WHERE run = ?", run[:1]).fetchone()
-            if last is None or last >= delete.idle_since:
-                return False
         if run is None:
             insert = "INSERT INTO runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)"
             connection.execute(insert, (delete.flow_run_id, now, now))
@@ -415,44 +455,18 @@ class SQLiteEngine:
         self._deletes = True
         return True
 
-    def _remove_outputs(self, connection: sqlite3.Connection, remove: RemoveOutputs) -> tuple[int, bool]:
-        rows = connection.execute(
-            """
-            SELECT id, CAST(size AS INTEGER) FROM output_rows
-            WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL) LIMIT ?
-            """,
-            remove,
-        ).fetchall()
-        some: list[tuple[int]] = []
-        left = self.group_limits.bytes
-        for row, size in rows:
-            if left <= 0:
-                break
-            some.append((row,))
-            left -= size
-        connection.executemany("DELETE FROM output_rows WHERE id = ?", some)
-        return len(some), len(some) < len(rows) or len(rows) == remove.limit
+    def _delete_idle_runs(self, connection: sqlite3.Connection, delete: DeleteIdleRuns, now: int) -> IdleDeletion:
+        for flow_run_id in delete.flow_run_ids:
+            self._serials.pop(flow_run_id, None)
+        deletion = delete_idle_runs(connection, delete, now, self.group_limits.bytes, self._erase)
+        self._deletes = self._deletes or deletion.runs > 0
+        return deletion
 
-    def _forget_runs(self, connection: sqlite3.Connection, forget: ForgetRuns) -> int:
-        forgotten = connection.execute(
-            """
-            DELETE FROM runs WHERE serial IN (
-                SELECT serial FROM runs
-                WHERE deleted_at < ? AND NOT EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial) LIMIT ?
-            )
-            """,
-            forget,
-        )
-        return forgotten.rowcount
+    def _erase(self, connection: sqlite3.Connection, rows: Sequence[int]) -> None:
+        erase(connection, rows)
 
     def _give_back_space(self, connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:
-        ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
-        for _ in range(min(before, give_back.pages)):
-            # One by one, since the sqlite3 module ends this statement after its first step.
-            connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
-        # Counted: it gives nothing back if somebody has rebuilt the file without auto_vacuum.
-        ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
-        return int(before - after)
+        return give_back_space(connection, give_back)
 
     def _load_run(self, connection: sqlite3.Connection, load: LoadRun) -> None:
         query = "SELECT deleted_at FROM runs WHERE flow_run_id = ?"
@@ -482,14 +496,11 @@ class SQLiteEngine:
         return epoch
 
     async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
-        with self._read("the outputs") as connection:
-            if len(keys) == 1:
+        if len(keys) == 1:
+            with self._read("the outputs") as connection:
                 return self._fetch_outputs(connection, keys)
-            connection.execute("BEGIN")  # or each statement would lock and unlock the file: two system calls
-            try:
-                return self._fetch_outputs(connection, keys)
-            finally:
-                connection.execute("ROLLBACK")
+        with self._snapshot("the outputs") as connection:  # or each statement would lock the file: two system calls
+            return self._fetch_outputs(connection, keys)
 
     async def exists(self, key: OutputKey) -> bool:
         with self._read(f"the output of {_named(key)}") as connection:
@@ -499,20 +510,24 @@ class SQLiteEngine:
             """
             return connection.execute(query, key).fetchone() is not None
 
-    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
         with self._read(f"the nodes of flow run {flow_run_id!r}") as connection:
-            # One JSON array instead of a row each: 0.6 of the time for 100,000.
-            (nodes,) = connection.execute(
-                """
-                SELECT json_group_array(node_id) FROM (
-                    SELECT node_id FROM output_rows
-                    WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
-                        AND node_id >= ? AND node_id < ?
-                    ORDER BY node_id
-                )
-                """,
-                (flow_run_id, prefix, after_prefix(prefix) or b""),
-            ).fetchone()
+            return self._node_ids(connection, _FIRST_NODE_IDS, flow_run_id, prefix, prefix, limit)
+
+    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+        with self._snapshot(f"the nodes of flow run {flow_run_id!r}") as connection:
+            names = page = self._node_ids(connection, _FIRST_NODE_IDS, flow_run_id, prefix, prefix, _NODE_IDS)
+            breath = Breath()
+            while len(page) == _NODE_IDS:
+                breath.take()
+                page = self._node_ids(connection, _NEXT_NODE_IDS, flow_run_id, names[-1], prefix, _NODE_IDS)
+                names += page
+            return names
+
+    def _node_ids(
+        self, connection: sqlite3.Connection, query: str, flow_run_id: str, bound: str, prefix: str, limit: int
+    ) -> list[str]:
+        (nodes,) = connection.execute(query, (flow_run_id, bound, after_prefix(prefix) or b"", limit)).fetchone()
         names: list[str] = _codec.decode(Encoded(_codec.JSON, nodes.encode()))
         return names
 
@@ -547,34 +562,31 @@ class SQLiteEngine:
         return self._fetch_output(connection, (flow_run_id, row[0])) or self._damaged((flow_run_id, row[0]), error)
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
-        with self._read("the runs") as connection:
+        with self._snapshot("the runs") as connection:
             below = 2**63 - 1
             if after is not None:
                 row = connection.execute("SELECT serial FROM runs WHERE flow_run_id = ?", (after,)).fetchone()
                 if row is None:
                     raise LookupError(after)
                 (below,) = row
-            # By the serial alone, whatever statistics of another day advise: so a page costs the same at any size.
-            query = """
-                SELECT serial, flow_run_id FROM runs NOT INDEXED
+            # By the serial, whatever statistics of another day advise: so a page costs the same at any size. But a few
+            # that have the prefix are found by it, instead of going through all runs for them.
+            bounds = (prefix, after_prefix(prefix) or b"")
+            is_rare = prefix and connection.execute(_COUNT_PREFIX, (*bounds, _FEW + 1)).fetchone()[0] <= _FEW
+            index = "INDEXED BY sqlite_autoindex_runs_1" if is_rare else "NOT INDEXED"
+            query = f"""
+                SELECT serial, flow_run_id FROM runs {index}
                 WHERE serial < ? AND deleted_at IS NULL AND flow_run_id >= ? AND flow_run_id < ?
                 ORDER BY serial DESC
-            """
-            return self._run_records(connection, query, (below, prefix, after_prefix(prefix) or b""), limit)
-
-    async def page_runs(self, after: int, limit: int) -> list[RunRecord]:
-        with self._read("the runs") as connection:
-            query = """
-                SELECT serial, flow_run_id FROM runs NOT INDEXED
-                WHERE serial > ? AND deleted_at IS NULL ORDER BY serial
-            """
-            return self._run_records(connection, query, (after,), limit)
+            """  # noqa: S608 - no input in it
+            return self._run_records(connection, query, (below, *bounds), limit)
 
     def _run_records(
         self, connection: sqlite3.Connection, query: str, parameters: tuple[Any, ...], limit: int
     ) -> list[RunRecord]:
         records = []
-        for serial, flow_run_id in connection.execute(f"{query} LIMIT ?", (*parameters, limit)).fetchall():
+        rows = list(unhurried(connection.execute(f"{query} LIMIT ?", (*parameters, limit))))
+        for serial, flow_run_id in unhurried(rows):
             outputs, size, first, last = self._run_counts(connection, serial)
             if not (is_time(first) and is_time(last)):  # one that is damaged may have been either
                 first = last = None
@@ -598,13 +610,21 @@ class SQLiteEngine:
             query = "SELECT 1 FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL"
             return connection.execute(query, (flow_run_id,)).fetchone() is not None
 
-    async def list_unfinished_deletions(self, limit: int) -> list[str]:
-        with self._read("the deleted runs") as connection:
-            query = """
-                SELECT flow_run_id FROM runs WHERE deleted_at IS NOT NULL
-                AND EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial) LIMIT ?
-            """
-            return [flow_run_id for (flow_run_id,) in connection.execute(query, (limit,)).fetchall()]
+    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+        with self._snapshot("the runs") as connection:
+            return page_idle_runs(connection, after, idle_since, limit)
+
+    async def measure_runs(self, flow_run_ids: Sequence[str]) -> Extent:
+        with self._read("the runs") as connection:
+            return measure_runs(connection, flow_run_ids)
+
+    async def count_runs(self) -> int:
+        with self._read("the runs") as connection:
+            return int(connection.execute("SELECT count(*) FROM runs WHERE deleted_at IS NULL").fetchone()[0])
+
+    async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
+        with self._snapshot("the deleted runs") as connection:
+            return page_unfinished_deletions(connection, after)
 
     async def count_tombstones(self, deleted_before: int) -> int:
         with self._read("the deleted runs") as connection:
@@ -689,10 +709,12 @@ class SQLiteEngine:
 
     # -- care: in the engine room --------------------------------------------------------------------------------------
 
-    async def poll(
-        self, place: Place | None, outputs: Sequence[OutputKey], runs: Sequence[str]
-    ) -> tuple[Place, list[OutputKey]]:
+    async def poll(self, place: Place | None, wanted: Callable[[], Wanted]) -> tuple[Place, list[OutputKey]]:
         raise AssertionError("poll_seconds is None: nobody else can write")
+
+    def deletion_epoch(self) -> int | None:
+        epoch = self.epochs.now[0] if self.epochs.is_exact else None
+        return epoch if is_known(epoch) else None
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         raise AssertionError("poll_seconds is None: nobody else can write")
@@ -726,15 +748,28 @@ class SQLiteEngine:
 
     @contextlib.contextmanager
     def _read(self, what: str) -> Iterator[sqlite3.Connection]:
-        """The reading connection; SQLite's errors translated."""
+        """The connection of this thread; SQLite's errors translated."""
         self._check_identity()
-        connection = self._reading.connection
+        connection = self._connection_here()
         try:
             yield connection
         except sqlite3.Error as error:
             raise translated(error, self.location, f"could not read {what} from") from error
         except UnicodeDecodeError as error:  # in SQLite's own message, which quotes a damaged schema
             raise CorruptStoreError(f"could not read {what} from {self.location}: it is damaged ({error})") from error
+
+    @contextlib.contextmanager
+    def _snapshot(self, what: str) -> Iterator[sqlite3.Connection]:
+        """The same, within one transaction: what is read is of one moment."""
+        with self._read(what) as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+
+    def _connection_here(self) -> sqlite3.Connection:
+        return self._reading.connection
 
     def _fetch_outputs(self, connection: sqlite3.Connection, keys: Sequence[OutputKey]) -> list[Fetched]:
         if len(keys) == 1:
@@ -746,8 +781,7 @@ class SQLiteEngine:
         found: dict[OutputKey, Fetched] = {}
         for flow_run_id, node_ids in by_run.items():
             try:
-                wanted = _column(_codec.encode(node_ids, self.max_value_bytes))
-                rows = connection.execute(_FETCH_OUTPUTS, (flow_run_id, wanted)).fetchall()
+                rows = connection.execute(_FETCH_OUTPUTS, (flow_run_id, json_array(node_ids))).fetchall()
             except sqlite3.DatabaseError as error:
                 if not _is_damage(error):
                     raise

@@ -24,20 +24,16 @@ from ._batch import AsyncBatch
 from ._cache import OutputCache
 from ._callers import Callers, Events, TaskCallers, Turns
 from ._codec import Encoded, decode, encode
+from ._deletion import Deletion
 from ._engine import (
     DeleteGlobal,
-    DeleteRun,
     Engine,
-    ForgetRuns,
-    GiveBackSpace,
     GlobalRecord,
     Operation,
     OutputKey,
     OutputRecord,
     PutGlobal,
     PutOutput,
-    RemoveOutputs,
-    RunRecord,
     UpsertGlobal,
     own_error,
 )
@@ -88,8 +84,7 @@ _GET_MANY = 500  # outputs that get_many fetches in one trip to the engine
 _PAGE_ROWS = 200  # rows of a page at most,
 _PART_ROWS = 8  # outputs that are fetched by name at a time, however large each of them may be
 _PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory
-_REMOVE_ROWS = 500  # rows that a commit removes
-_GIVE_BACK_PAGES = 500  # pages that a commit gives back
+_LIST_KEYS = 5000  # node ids that are listed by one look
 
 
 class AsyncContextStore:
@@ -354,7 +349,11 @@ class AsyncContextStore:
         """
         await self._ready()
         flow_run, literal = flow_run_key(flow_run_id), prefix_key(prefix)
-        return await self._reader.call(lambda: self._engine.list_node_ids(flow_run, literal))
+        first = await self._reader.call(lambda: self._engine.first_node_ids(flow_run, literal, _LIST_KEYS))
+        if len(first) < _LIST_KEYS:
+            return first
+        # Anew, so that all are of one moment, and where it keeps no get waiting.
+        return await self._reader.scan(lambda: self._engine.list_node_ids(flow_run, literal))
 
     # -- globals ------------------------------------------------------------------------------------------------------
 
@@ -844,7 +843,7 @@ class AsyncContextStore:
         literal, run = prefix_key(prefix), None if after is None else flow_run_key(after, "after")
         most = min(check_count("limit", limit, 1), _MOST)
         try:
-            records = await self._reader.call(lambda: self._engine.list_runs(literal, run, most))
+            records = await self._reader.scan(lambda: self._engine.list_runs(literal, run, most))
         except LookupError:
             raise InvalidKeyError("after", f"{run!r} is no run that this store has a trace of: begin anew") from None
         return [
@@ -935,16 +934,10 @@ class AsyncContextStore:
             StorageError: as for ``put``.
         """
         await self._ready()
-        flow_run = flow_run_key(flow_run_id)
-        await self._commit([DeleteRun(flow_run, None)])
-        return await self._remove_outputs(flow_run)
+        return await self._deletion().delete_run(flow_run_key(flow_run_id))
 
-    async def _remove_outputs(self, flow_run: str) -> int:
-        removed, more = 0, True
-        while more:
-            ((some, more),) = await self._commit([RemoveOutputs(flow_run, _REMOVE_ROWS)])
-            removed += some
-        return removed
+    def _deletion(self) -> Deletion:
+        return Deletion(self._engine, self._reader, self._commit)
 
     async def prune(
         self,
@@ -953,10 +946,11 @@ class AsyncContextStore:
         dry_run: bool = False,
         progress: Callable[[int, int], Any] | None = None,
     ) -> PruneReport:
-        """Delete the runs whose last output is older, forget tombstones of that age, and give the space back.
+        """Delete the runs that were last written to before, forget tombstones of that age, and give the space back.
 
-        Everything is done in commits of bounded size, between which others write; each is final if this is interrupted,
-        and the next ``prune`` goes on. Globals stay.
+        A run is as old as its last output, but no older than its beginning. Its cost is that of what is deleted: small
+        runs share commits, which are of bounded size, and between which others write; each is final if this is
+        interrupted, and the next ``prune`` goes on. Globals stay.
 
         Args:
             older_than: the age, by the clock of this machine.
@@ -977,55 +971,21 @@ class AsyncContextStore:
             self._refuse_if_read_only()
         # Not below 0: a timedelta reaches further back than the integers of an engine.
         before = max(0, time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1))
-        runs = outputs = size = serial = looked_at = 0
-        total = 0 if progress is None else (await self._reader.call(self._engine.count)).runs
-        while page := await self._page_runs(serial):
-            for record in page:
-                serial = record.serial
-                if record.last_written_at is None or record.last_written_at >= before:
-                    continue
-                if not dry_run:
-                    (deleted,) = await self._commit([DeleteRun(record.flow_run_id, before)])
-                    if not deleted:  # an output was written meanwhile, or somebody else deleted it
-                        continue
-                    await self._remove_outputs(record.flow_run_id)
-                runs, outputs, size = runs + 1, outputs + record.outputs, size + record.bytes
-            looked_at += len(page)
-            if progress is not None:
-                await self._result_of(progress, looked_at, max(total, looked_at))
-        if dry_run:
-            tombstones = await self._reader.call(lambda: self._engine.count_tombstones(before))
-        else:
-            tombstones = await self._finish_deletions(before)
-        return PruneReport(runs, outputs, size, tombstones)
-
-    async def _page_runs(self, after: int) -> list[RunRecord]:
-        return await self._reader.call(lambda: self._engine.page_runs(after, _PAGE_ROWS))
-
-    async def _finish_deletions(self, before: int) -> int:
-        while left := await self._reader.call(lambda: self._engine.list_unfinished_deletions(_PAGE_ROWS)):
-            for flow_run in left:
-                await self._remove_outputs(flow_run)
-        tombstones = 0
-        while True:
-            (some,) = await self._commit([ForgetRuns(before, _REMOVE_ROWS)])
-            tombstones += int(some)
-            if some < _REMOVE_ROWS:
-                break
-        while (await self._commit([GiveBackSpace(_GIVE_BACK_PAGES)]))[0]:
-            pass
-        return tombstones
+        told = None if progress is None else partial(self._result_of, progress)
+        deletion = self._deletion()
+        return await (deletion.plan(before, told) if dry_run else deletion.prune(before, told))
 
     # -- care ---------------------------------------------------------------------------------------------------------
 
     async def stats(self) -> StoreStats:
-        """How much there is, and what this store object has done. It counts all rows: about a second for a million.
+        """How much there is, and what this store object has done. It counts all rows, beside the other reads: about a
+        second for a million.
 
         Raises:
             StorageError: the engine could not count.
         """
         await self._ready()
-        counts = await self._reader.call(self._engine.count)
+        counts = await self._reader.scan(self._engine.count)
         engine = await self._in_room(self._engine.stats)
         return StoreStats(
             location=self._engine.location,
@@ -1147,9 +1107,9 @@ class AsyncContextStore:
             raise ReadOnlyStoreError(f"{self._engine.location} was opened with read_only=True; nothing was stored")
 
     async def _read(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """For ``copy``: a read of the engine's."""
+        """For ``copy``: a read of the engine's, one of very many."""
         await self._ready()
-        return await self._reader.call(call)
+        return await self._reader.scan(call)
 
     async def _load(self, operations: list[Operation]) -> None:
         """For ``copy``: a commit of what another store has."""

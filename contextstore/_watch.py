@@ -12,15 +12,24 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from ._callers import Callers, Promise, Ticket
-from ._engine import Engine, LoadOutput, Operation, OutputKey, PutOutput, is_deletion, own_error
+from ._engine import Engine, LoadOutput, Operation, OutputKey, PutOutput, own_error, runs_deleted_by
 from ._room import EngineRoom
 from .errors import ContextStoreError, StoreClosedError
 
-_DELETIONS_SECONDS = 0.1  # how often the runs that are waited for are looked up among the deleted ones
+# To look takes at most a tenth of the time: a fifteenth for outputs, a thirtieth for deleted runs.
+_REST_AFTER_POLL, _REST_AFTER_DELETIONS = 14, 29
+_MOST_REST = 5.0
+"""Seconds between two looks at most, however long they take."""
+_DELETIONS_SECONDS = 0.1
+"""Seconds between two looks for the runs that are waited for among the deleted ones, at least."""
+_SURE_SECONDS = 5.0
+"""Seconds after which these are looked for all the same where no deletion is known of: by a program, say, that does not
+know this store's ways.
+"""
 
 _Polling: TypeAlias = Promise[bool]
 """A poller: true once it has taken its place, false if whoever was to start it was interrupted."""
@@ -86,6 +95,7 @@ class News:
         # Dicts where sets would do but for the order: who came first is told first.
         self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
         self._by_run: dict[str, dict[Subscription, None]] = {}
+        self._of_run: dict[str, dict[Subscription, None]] = {}  # both, by their run
         self._left: deque[Subscription] = deque()
         self._closed = False
         self._polling: _Polling | None = None
@@ -98,6 +108,7 @@ class News:
         with self.lock:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
+            self._of_run.setdefault(subscription.flow_run_id, {})[subscription] = None
             if subscription.node_id is None:
                 self._by_run.setdefault(subscription.flow_run_id, {})[subscription] = None
             else:
@@ -142,6 +153,7 @@ class News:
         """Under the lock. Whoever takes it next does so for those who could not."""
         while self._left:
             subscription = self._left.popleft()
+            _remove(self._of_run, subscription.flow_run_id, subscription)
             if subscription.node_id is None:
                 _remove(self._by_run, subscription.flow_run_id, subscription)
             else:
@@ -149,7 +161,7 @@ class News:
 
     def note_committed(self, operations: Collection[Operation]) -> None:
         """Where the engine writes: this object has committed these."""
-        if not self._by_output and not self._by_run:
+        if not self._of_run:
             return
         self._tell(
             [
@@ -158,7 +170,7 @@ class News:
                 if isinstance(operation, PutOutput | LoadOutput)
             ],
             # Perhaps deleted: prune leaves a run alone that has been written to meanwhile.
-            [operation.flow_run_id for operation in operations if is_deletion(operation)],
+            [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)],
         )
 
     def close(self) -> None:
@@ -183,30 +195,27 @@ class News:
     async def _poll_until_nobody_waits(self, polling: _Polling) -> None:
         assert self._engine.poll_seconds is not None
         shortest, longest = self._engine.poll_seconds
-        place, _ = await self._engine.poll(None, (), ())
+        place, _ = await self._engine.poll(None, self._waited_for)
         polling.set_result(True)
         pause = shortest
-        looked_for_deletions = time.monotonic()
-        something_changed = True
+        rest, deletions = _Rest(_REST_AFTER_POLL), _Deletions(self._engine)
         while True:
             await asyncio.sleep(pause)
             if not self._is_wanted(polling):
                 return
             began = time.monotonic()
-            new_place, found = await self._engine.poll(place, *self._waited_for())
-            # What nobody here waits for is no reason to look more often; and to look takes a tenth of the time at most.
+            new_place, found = await self._engine.poll(place, self._waited_for)
+            # What nobody here waits for is no reason to look more often.
             pause = shortest if self._tell(found) else min(pause * 1.05, longest)
-            pause = max(pause, min(10 * (time.monotonic() - began), longest))
-            changed, place = new_place != place, new_place
-            something_changed = something_changed or changed
-            if something_changed and time.monotonic() - looked_for_deletions > _DELETIONS_SECONDS:
-                looked_for_deletions, something_changed = time.monotonic(), False
-                self._tell((), await self._engine.deleted_among(self._runs_waited_for()))
+            pause = max(pause, rest.after(time.monotonic() - began))
+            something_changed, place = new_place != place, new_place
+            if deletions.may_be_news(something_changed):
+                self._tell((), await deletions.among(self._runs_waited_for()))
 
     def _is_wanted(self, polling: _Polling) -> bool:
         with self.lock:
             self._remove_those_who_left()
-            if not self._closed and (self._by_output or self._by_run):
+            if not self._closed and self._of_run:
                 return True
             if self._polling is polling:  # in the same breath, so that whoever comes now starts another
                 self._polling = None
@@ -218,7 +227,7 @@ class News:
 
     def _runs_waited_for(self) -> list[str]:
         with self.lock:
-            return list({flow_run_id for flow_run_id, _ in self._by_output} | self._by_run.keys())
+            return list(self._of_run)
 
     # -- in any thread ------------------------------------------------------------------------------------------------
 
@@ -234,10 +243,9 @@ class News:
                     subscription.nodes.append(key[1])
                     _take_ticket(subscription, tickets)
             for flow_run_id in deleted:
-                for subscription in self._everybody():
-                    if subscription.flow_run_id == flow_run_id:
-                        anybody = subscription.is_doubtful = True
-                        _take_ticket(subscription, tickets)
+                for subscription in self._of_run.get(flow_run_id, ()):
+                    anybody = subscription.is_doubtful = True
+                    _take_ticket(subscription, tickets)
         self._wake(tickets)
         return anybody
 
@@ -252,11 +260,53 @@ class News:
         self._wake(tickets)
 
     def _everybody(self) -> list[Subscription]:
-        return [one for some in (*self._by_output.values(), *self._by_run.values()) for one in some]
+        return [one for some in self._of_run.values() for one in some]
 
     def _wake(self, tickets: list[Ticket]) -> None:
         if tickets:
             self.callers.answer([(ticket, None) for ticket in tickets])
+
+
+class _Rest:
+    """How long to leave others the time, after looks that took so long."""
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+        self._last = 0.0
+
+    def after(self, seconds: float) -> float:
+        # The shorter one of two: once in a while anything takes long, for no reason of its own.
+        least, self._last = min(seconds, self._last), seconds
+        return min(self._times * least, _MOST_REST)
+
+
+class _Deletions:
+    """When to look for deleted runs, and which they are."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._rest = _Rest(_REST_AFTER_DELETIONS)
+        self._may_be_some = True
+        self._epoch: int | None = None
+        self._next_at = time.monotonic() + _DELETIONS_SECONDS
+        self._sure_at = self._next_at
+
+    def may_be_news(self, something_changed: bool) -> bool:
+        self._may_be_some = self._may_be_some or something_changed
+        now = time.monotonic()
+        if not self._may_be_some or now < self._next_at:
+            return False
+        epoch = self._engine.deletion_epoch()
+        return epoch is None or epoch != self._epoch or now >= self._sure_at
+
+    async def among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        began = time.monotonic()
+        self._epoch, self._may_be_some = self._engine.deletion_epoch(), False  # before the look, not after it
+        deleted = await self._engine.deleted_among(flow_run_ids)
+        now = time.monotonic()
+        self._next_at = now + max(_DELETIONS_SECONDS, self._rest.after(now - began))
+        self._sure_at = now + _SURE_SECONDS
+        return deleted
 
 
 def _take_ticket(subscription: Subscription, tickets: list[Ticket]) -> None:

@@ -29,7 +29,7 @@ PACKAGE = pathlib.Path(contextstore.__file__).parent
 FLOORS: list[tuple[str, ...]] = [
     ("errors",),  # what may go wrong
     # each on its own:
-    ("_keys", "_refusals", "_shapes", "_plainness", "_results", "_circles", "_filelock", "_postgres_url"),
+    ("_keys", "_refusals", "_shapes", "_plainness", "_results", "_circles", "_filelock", "_postgres_url", "_breath"),
     ("_own_threads",),  # whose thread this is
     ("_logging",),  # what they log
     ("_callers", "_epoch", "_pydantic", "_reach", "_building"),  # ways to wait; when a cache is out of date; classes
@@ -38,16 +38,24 @@ FLOORS: list[tuple[str, ...]] = [
     ("_proof",),  # that an object comes back
     ("_codec",),  # values as they are stored
     ("_engine", "_sqlite_file", "_postgres_sql"),  # the contract of an engine; the file of one, the words of the other
-    ("_room", "_lane", "_postgres_lane", "_cache", "_batch", "_flow", "_sqlite_care"),
+    ("_room", "_lane", "_postgres_lane", "_cache", "_batch", "_flow", "_sqlite_care", "_sqlite_deletion"),
     ("_reader", "_sqlite_statements"),  # reads that share a trip; what is said to SQLite
-    ("_watch", "_writer", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL
+    ("_watch", "_writer", "_deletion", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL
     ("_target",),  # from a path or a URL to an engine
     ("_store",),  # the core, and the async face
     ("_sync",),  # the blocking face
     ("_atomic", "_transfer"),  # what is built on the store
     ("__init__",),  # the front door
 ]
-SQL_ROOMS = {"_sqlite", "_sqlite_care", "_sqlite_file", "_sqlite_statements", "_postgres", "_postgres_sql"}
+SQL_ROOMS = {
+    "_sqlite",
+    "_sqlite_care",
+    "_sqlite_deletion",
+    "_sqlite_file",
+    "_sqlite_statements",
+    "_postgres",
+    "_postgres_sql",
+}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("**/*.py"))
 

@@ -25,12 +25,15 @@ from contextstore import (
     RunDeletedError,
     StorageError,
     StoreClosedError,
+    _deletion,
     _postgres,
     _sqlite_statements,
     _store,
     new_flow_run_id,
 )
 from contextstore._callers import step
+from contextstore._codec import Encoded
+from contextstore._engine import DeleteIdleRuns, PutOutput
 
 from .conftest import Target
 from .doubles import Gate, core_of, fail, until
@@ -79,6 +82,11 @@ def before_each_commit(store: Any, act: Callable[[], Any]) -> None:
         return await commit(operations)
 
     core._commit = acting
+
+
+def marks(store: Any) -> int:
+    """How many commits a deletion takes before the first that removes outputs."""
+    return 0 if core_of(store)._engine.deletes_at_once else 1
 
 
 def rows_of(target: Target | pathlib.Path, query: str) -> list[Any]:
@@ -253,14 +261,14 @@ class TestTheWorkOfAPage:
             return 0
 
         async def install(handler: Any) -> None:
-            engine._reading.connection.set_progress_handler(handler, 1)
+            engine._connection_here().set_progress_handler(handler, 1)
 
         began = time.perf_counter()
         store.list_runs(**options)
         seconds = time.perf_counter() - began
-        step(core._reader.call(lambda: install(tick)))
+        step(core._reader.scan(lambda: install(tick)))
         page = store.list_runs(**options)
-        step(core._reader.call(lambda: install(None)))
+        step(core._reader.scan(lambda: install(None)))
         return ticks, seconds, page
 
     @pytest.mark.slow
@@ -279,8 +287,9 @@ class TestTheWorkOfAPage:
                     assert len(page) == 100
                     counted[runs].append(ticks)
                     print(f"{runs} runs, {options}: {ticks} steps, {seconds * 1000:.2f} ms a page of {len(page)}")
-        for few, many in zip(counted[1000], counted[200_000], strict=True):
-            assert many < few * 1.1 + 50
+        *same, (few, many) = zip(counted[1000], counted[200_000], strict=True)
+        assert all(many < few * 1.1 + 50 for few, many in same)
+        assert many < few + 10 * _sqlite_statements._FEW  # with a prefix, whether it is rare is counted before, so far
 
     @pytest.mark.slow
     def test_all_pages_of_many_runs_have_each_once(self, file_path: pathlib.Path) -> None:
@@ -519,7 +528,7 @@ class TestDeleteRun:
         await store.put_many("run", {str(i): i for i in range(1200)})
         before = (await store.stats()).commits
         assert await store.delete_run("run") == 1200
-        assert (await store.stats()).commits == before + 4  # the tombstone, then 500, 500 and 200
+        assert (await store.stats()).commits == before + marks(store) + 3  # 500, 500 and 200
         assert (await store.stats()).outputs == 0
 
     async def test_commits_are_bounded_in_bytes_too(self, store: Any) -> None:
@@ -527,7 +536,7 @@ class TestDeleteRun:
             await store.put("run", f"{i}", b"x" * 1_000_000)
         before = (await store.stats()).commits
         assert await store.delete_run("run") == 12
-        assert (await store.stats()).commits == before + 4  # the tombstone, then 5, 5 and 2
+        assert (await store.stats()).commits == before + marks(store) + 3  # 5, 5 and 2
 
     async def test_it_is_gone_for_readers_at_once(self, store: Any) -> None:
         await store.put_many("run", {str(i): i for i in range(1200)})
@@ -540,7 +549,7 @@ class TestDeleteRun:
         before_each_commit(store, look)
         await store.delete_run("run")
         assert len(seen[0][0]) == 1200
-        assert seen[1:] == [([], None)] * 3
+        assert seen[1:] == [([], None)] * (marks(store) + 2)
 
     @pytest.mark.usefixtures("shared_target")
     async def test_another_object_with_a_cache_cannot_write_to_it(self, make_store: Target) -> None:
@@ -590,7 +599,7 @@ class TestDeleteRun:
 
     async def test_one_cut_off_between_its_commits_stays_deleted_and_prune_removes_the_rest(self, store: Any) -> None:
         await store.put_many("run", {str(i): i for i in range(1200)})
-        fail(store, "commit", None, None, StorageError("cut off"))
+        fail(store, "commit", *[None] * (marks(store) + 1), StorageError("cut off"))
         with pytest.raises(StorageError, match="cut off"):
             await store.delete_run("run")
         assert await store.list_keys("run") == []
@@ -607,7 +616,7 @@ class TestDeleteRun:
 
     async def test_one_cut_off_is_finished_by_another_delete_run(self, store: Any) -> None:
         await store.put_many("run", {str(i): i for i in range(1200)})
-        fail(store, "commit", None, None, StorageError("cut off"))
+        fail(store, "commit", *[None] * (marks(store) + 1), StorageError("cut off"))
         with pytest.raises(StorageError, match="cut off"):
             await store.delete_run("run")
         assert await store.delete_run("run") == 700
@@ -730,11 +739,11 @@ KILLED_AT_ITS_NTH_COMMIT = """
 @pytest.mark.slow
 def test_a_deletion_that_was_killed_stays_deleted_and_prune_removes_the_rest(file_path: pathlib.Path) -> None:
     with Victims(file_path, KILLED_AT_ITS_NTH_COMMIT + "    store.delete_run(f'run-{number}')") as victims:
-        for commits in range(5):
+        for commits in range(4):
             with ContextStore(file_path) as store:
                 store.put_many(f"run-{commits}", {str(i): i for i in range(1200)})
             victims.begin(commits)
-            assert victims.last_words() == ([] if commits < 4 else ["done"])
+            assert victims.last_words() == ([] if commits < 3 else ["done"])
             with ContextStore(file_path) as store:
                 if commits == 0:
                     assert len(store.list_keys("run-0")) == 1200
@@ -900,15 +909,15 @@ class TestPrune:
             await store.put(name, "x", 1)
         clock.now += 10 * DAY
         core: Any = core_of(store)
-        page_runs = core._page_runs
+        commit = core._commit
 
-        async def page_and_put(after: int) -> Any:
-            page = await page_runs(after)
-            if page:
-                await core.put("revived", "late", 2)
-            return page
+        async def put_and_commit(operations: Any) -> Any:
+            if isinstance(operations[0], DeleteIdleRuns):
+                assert "revived" in operations[0].flow_run_ids
+                await commit([PutOutput("revived", "late", Encoded(0, b"2"), False)])
+            return await commit(operations)
 
-        core._page_runs = page_and_put
+        core._commit = put_and_commit
         assert await store.prune(older_than=DAY) == PruneReport(2, 2, 2, 0)
         assert await store.get_run("revived") == {"late": 2, "x": 1}
 
@@ -927,13 +936,13 @@ class TestPrune:
 
             before_each_commit(store, write)
             assert (await store.prune(older_than=DAY)).outputs == 4800
-            assert written >= 4 * 4
+            assert written >= 4 * 3
             assert len(await other.list_keys("young")) == written
 
     async def test_progress_is_told_in_order_and_to_the_end(
         self, store: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_store, "_PAGE_ROWS", 20)
+        monkeypatch.setattr(_deletion, "_PAGE_ROWS", 20)
         async with begun(store) as batch:
             for i in range(45):
                 batch.put(f"run-{i}", "a", i)
@@ -991,7 +1000,7 @@ class TestPrune:
     async def test_progress_that_raises_ends_it_and_what_is_done_stays_done(
         self, store: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_store, "_PAGE_ROWS", 20)
+        monkeypatch.setattr(_deletion, "_PAGE_ROWS", 20)
         async with begun(store) as batch:
             for i in range(25):
                 batch.put(f"run-{i}", "a", i)

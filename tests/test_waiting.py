@@ -350,11 +350,12 @@ class TestDeletions:
         waiters = [waiter, *spawn(watch.next())]
         await waiting(store, 2)
         await asyncio.sleep(0.05)
-        commit = core_of(store)._commit
+        commit: Any = core_of(store)._commit
 
         async def write_before_the_deletion(operations: Any) -> Any:
-            core_of(store)._commit = commit  # type: ignore[method-assign]
-            await core_of(store).put("run", "b", 2)
+            if core_of(store)._commit is not commit:
+                core_of(store)._commit = commit  # type: ignore[method-assign]
+                await core_of(store).put("run", "b", 2)
             return await commit(operations)
 
         core_of(store)._commit = write_before_the_deletion  # type: ignore[method-assign]
