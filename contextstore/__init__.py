@@ -9,6 +9,7 @@ the same. Errors are in ``contextstore.errors``, and here as well.
 from ._atomic import AtomicWriter
 from ._flow import AsyncFlowRun, FlowRun
 from ._keys import new_flow_run_id
+from ._restore import restore
 from ._results import CheckReport, CopyReport, GlobalEntry, Output, Problem, PruneReport, RunInfo, StoreStats
 from ._store import AsyncContextStore
 from ._sync import ContextStore
@@ -32,6 +33,7 @@ from .errors import (
     StoreClosedError,
     StoreFullError,
     StoreNotFoundError,
+    TargetExistsError,
     VersionConflictError,
     WriteFailedError,
     WrongLoopError,
@@ -71,9 +73,11 @@ __all__ = [
     "StoreFullError",
     "StoreNotFoundError",
     "StoreStats",
+    "TargetExistsError",
     "VersionConflictError",
     "WriteFailedError",
     "WrongLoopError",
     "copy",
     "new_flow_run_id",
+    "restore",
 ]

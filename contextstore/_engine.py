@@ -464,8 +464,8 @@ class Engine(Protocol):
     async def check(self) -> CheckReport:
         """Look at everything, and stop at nothing."""
 
-    async def backup(self, path: str, report: Callable[[int, int], None]) -> None:
-        """Copy a snapshot to a new file; ``report(done, total)`` is called from any thread."""
+    async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
+        """Copy a snapshot to a new file, verified with ``check``; ``report(done, total)`` is called from any thread."""
 
 
 def report_bug(message: str, *arguments: object, error: BaseException) -> None:

@@ -22,6 +22,9 @@ POLL_SECONDS = (0.0001, 0.002)
 _NOTE_BYTES = 128
 """The first bytes of the file, which hold a note. Earlier versions read 100 of them, and nothing behind."""
 
+_STAMP_OFFSET, _STAMP_BYTES = 256, 128
+"""Where the stamp stands (_wal_owner), behind the epoch."""
+
 
 class FileLock:
     """``<file>-lock``: who holds it may commit, checkpoint, open or close. One descriptor per store object.
@@ -126,6 +129,8 @@ class FileLock:
         The lock file's own inode stands beside it: where that does not fit, the folder was copied or restored, all
         inodes in it are new, and the note says nothing.
         """
+        if self._descriptor < 0:  # there is none, for one that only reads
+            return None
         try:
             own, database = map(int, os.pread(self._descriptor, _NOTE_BYTES, 0).split())
         except ValueError:
@@ -138,9 +143,55 @@ class FileLock:
             return
         note = b"%d %d" % (os.fstat(self._descriptor).st_ino, database)
         with contextlib.suppress(OSError):  # no room: then there is no note, but never a wrong one
+            self.set_stamp("")  # it was of another file, or of another folder
             # In place: to cut off a file that others have mapped (_epoch) would end their processes.
             os.pwrite(self._descriptor, note.ljust(_NOTE_BYTES - 1) + b"\n", 0)
             os.fsync(self._descriptor)  # after a power cut an old note would be a wrong one
+
+    def stamp(self) -> str:
+        """What was noted of how the database was written last. "" if nothing is known of it.
+
+        As the note, it says nothing in a lock file that was copied.
+        """
+        if self.noted() is None:
+            return ""
+        return os.pread(self._descriptor, _STAMP_BYTES, _STAMP_OFFSET).decode("utf-8", "replace").strip(" \n\0")
+
+    def set_stamp(self, stamp: str) -> None:
+        """To be done while holding the lock. Where there is no room for it, the old one stays."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, stamp.encode().ljust(_STAMP_BYTES - 1) + b"\n", _STAMP_OFFSET)
+
+    def sync(self) -> None:
+        """What was noted and stamped is there after a power cut."""
+        os.fsync(self._descriptor)
+
+    def has_note_of_before(self) -> bool:
+        """Whether what stands in it is the work of a version that left no stamps."""
+        return self.noted() is not None and os.fstat(self._descriptor).st_size < _NOTE_BYTES
+
+    def acquire_shared(self, seconds: float) -> bool:
+        """As one that only reads, beside others that do: meanwhile nobody commits, checkpoints, opens or closes.
+
+        False if there is no lock file, or it is held for so long. It makes none, and writes nothing.
+        """
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        deadline = time.monotonic() + seconds
+        pause, longest = POLL_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+            except OSError:  # a file system that does not lock
+                return False
+            time.sleep(pause)
+            pause = min(pause * 1.2, longest)
 
     def release(self) -> None:
         if self._descriptor >= 0:

@@ -70,6 +70,7 @@ class Lane:
         self._serving: asyncio.Future[Any] | None = None
         self._thread: threading.Thread | None = None
         self._database = ""
+        self._adopted: sqlite3.Connection | None = None
         self._busy = threading.RLock()  # held whenever SQLite may be at work on this connection
         self.connection: sqlite3.Connection = cast("sqlite3.Connection", None)
         """To be touched by jobs of this lane alone."""
@@ -77,7 +78,7 @@ class Lane:
     async def open(self, database: str) -> None:
         """Connect, and begin to take jobs. On the engine room's loop."""
         self._database = database
-        _refuse_if_spoilt(database)
+        refuse_if_spoilt(database)
         with _lanes_lock:
             _lanes.add(self)
         with self._busy:
@@ -136,6 +137,7 @@ class Lane:
         return self.connection
 
     def _serve(self, _: sqlite3.Connection) -> None:
+        _here.lane = self
         stopping = False
         while not (stopping and self._jobs.empty()):  # a job may have posted its continuation behind the stop
             job = self._jobs.get()
@@ -175,6 +177,19 @@ class Lane:
         """Whether a job of this lane is what runs now, in this thread."""
         return self._thread is threading.current_thread()
 
+    def adopt(self, connection: sqlite3.Connection, database: str) -> None:
+        """Go on with another connection. In a job of this lane."""
+        refuse_if_spoilt(database)
+        self.let_go()
+        self.connection, self._database = connection, database
+        self._adopted = connection
+
+    def let_go(self) -> None:
+        """Close a connection that was adopted."""
+        adopted, self._adopted = self._adopted, None
+        if adopted is not None:
+            adopted.close()
+
     async def drain(self) -> None:
         """Run what was posted, and take no more."""
         serving, self._serving = self._serving, None
@@ -189,6 +204,7 @@ class Lane:
         try:
             if connection is not None:
                 with self._busy:
+                    self.let_go()
                     await connection.close()
                 if self._thread is not None:
                     self._thread.join()  # it has nothing left to do
@@ -277,6 +293,15 @@ class LateLane:
             await lane.close()
 
 
+_here = threading.local()
+
+
+def lane_here() -> Lane:
+    """The lane of which a job runs in this thread."""
+    lane: Lane = _here.lane
+    return lane
+
+
 # --------------------------------------------------------------------------------------------------------------- fork
 #
 # What SQLite knows of the locks that this process holds on a file is in the memory that a forked child inherits, while
@@ -340,7 +365,8 @@ def _file_of(database: str) -> str:
     return database.partition("?")[0]
 
 
-def _refuse_if_spoilt(database: str) -> None:
+def refuse_if_spoilt(database: str) -> None:
+    """Raise if this process was forked while a lane of its parent's was at work on that file."""
     if _file_of(database) in _spoilt:
         raise StorageError(
             f"could not open {_file_of(database)}: this process was forked while a store of its parent's was at work "

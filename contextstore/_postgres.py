@@ -1129,7 +1129,7 @@ class PostgresEngine:
                 problems.append(Problem("global", (row[0],), str(error)))
         return problems
 
-    async def backup(self, path: str, report: Callable[[int, int], None]) -> None:
+    async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
         raise StorageError(
             f"{self.location} is not copied to a file by backup(): use copy(store, ContextStore({path!r})), or the "
             "server's pg_dump"

@@ -11,8 +11,8 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import cast
 
 from ._engine import (
     EngineStats,
@@ -25,25 +25,21 @@ from ._engine import (
     Wanted,
     value_bytes,
 )
-from ._epoch import AskedEpochs, Epoch, LocalEpochs, MappedEpochs, read_epoch
+from ._epoch import LocalEpochs, MappedEpochs
 from ._filelock import FileLock
 from ._lane import Lane, LateLane
+from ._sqlite_additions import refuse_meddled_schema, refuse_unreadable_schema
 from ._sqlite_deletion import json_array
 from ._sqlite_file import (
-    SCHEMA_VERSION,
     bring_up_to_date,
     check_identity,
     check_place,
     check_rights,
-    check_side_files,
     code_of,
     create_file,
     create_schema,
-    has_content,
     identity_of,
     probe,
-    refuse_meddled_schema,
-    schema_version,
     secure,
     size_of,
     sync_adopted_frames,
@@ -52,11 +48,11 @@ from ._sqlite_file import (
     translated_os,
     uri_of,
 )
+from ._sqlite_place import check_before_opening, refuse_emptied
 from ._sqlite_statements import SQLiteEngine, let_wait
+from ._wal_owner import being_written, keep_stamp
 from .errors import (
     ContextStoreError,
-    IncompatibleStoreError,
-    ReadOnlyStoreError,
     StorageError,
     StoreBusyError,
 )
@@ -207,6 +203,7 @@ class FileEngine(_SharedFileEngine):
             await self._open()
         except sqlite3.Error as error:
             await self.close()
+            refuse_unreadable_schema(self._uri, self.location, error)
             raise translated(error, self.location, "could not open") from error
         except OSError as error:
             await self.close()
@@ -222,6 +219,8 @@ class FileEngine(_SharedFileEngine):
         self._uri = uri_of(path, "rw")
         seems_foreign = False
         if check_place(path, self.location, self._why_not_create):
+            if not os.path.exists(path + "-lock"):
+                refuse_emptied(path, self.location, False, self._why_not_create)
             try:
                 probe(path, self.location)  # before the lock file is made: beside a file of others we leave nothing
             except StorageError:
@@ -245,14 +244,17 @@ class FileEngine(_SharedFileEngine):
             if check_place(path, self.location, self._why_not_create):
                 if seems_foreign:
                     probe(path, self.location)
-                check_side_files(path, self.location, lock.noted())
+                check_before_opening(path, self.location, lock, self._why_not_create)
             else:
+                lock.set_stamp("")
                 create_file(path)
             self._identity = identity_of(path)
             lock.note(self._identity[1])
             self.epochs.begin_turn(lock)
-            await self._writing.open(self._uri)
-            await self._writing.run(self._set_up)
+            with being_written(lock, path):
+                await self._writing.open(self._uri)
+                await self._writing.run(self._set_up)
+            keep_stamp(lock, path)
             sync_adopted_frames(path)
             sync_folder(os.path.dirname(path))
             await self._reading.open(self._uri)
@@ -300,13 +302,15 @@ class FileEngine(_SharedFileEngine):
         # The last connection to close checkpoints and removes the WAL, and that must not run beside a commit. Without
         # the lock some other process has the file open, so that ours is not the last.
         deadline = time.monotonic() + self._timeout
+        held = None
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                self._lock.acquire(lambda: time.monotonic() < deadline)
+                held = self._lock if self._lock.acquire(lambda: time.monotonic() < deadline) else None
         try:
-            await self._scanning.close()
-            await self._reading.close()
-            await self._writing.close()
+            with being_written(held, self._path):
+                await self._scanning.close()
+                await self._reading.close()
+                await self._writing.close()
         finally:
             self.epochs.close()
             if self._lock is not None:
@@ -438,7 +442,8 @@ class FileEngine(_SharedFileEngine):
             # pins an old snapshot makes it incomplete, not long.
             mode = "TRUNCATE" if wal > _TRUNCATE_WAL_BYTES else "FULL"
             self._wal_is_grown = mode == "FULL"
-            ((busy, frames, _),) = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            with being_written(self._lock, self._path):
+                ((busy, frames, _),) = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
             self._is_pinned = bool(busy)
             self._frames = frames if busy else 0
             self._checkpoint_at = (frames if busy else 0) + _CHECKPOINT_FRAMES
@@ -452,104 +457,3 @@ class FileEngine(_SharedFileEngine):
             self._lock.release()
         if trouble is not None:  # only now: a logging handler that takes its time keeps nobody from the file
             logger.warning("%s: a checkpoint failed, its WAL stays longer: %s", self.location, trouble)
-
-
-class ReadOnlyFileEngine(_SharedFileEngine):
-    """A file that is only read: no lock file, and nothing written but perhaps the -shm and an empty -wal."""
-
-    _frozen: tuple[Any, ...] | None = None
-    """How the file looked when it was opened as one that nobody writes; None: it may be written meanwhile."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__(path, timeout)
-        self.epochs: AskedEpochs = AskedEpochs(path)
-
-    async def current_epoch(self) -> Epoch:
-        if not self.epochs.is_valid:
-            asked_at = time.monotonic()
-            epoch: Epoch = read_epoch(self._path + "-lock")
-            if not epoch:  # an archived file, or one that only other versions write
-                with self._read("what has changed in") as connection:
-                    epoch = (id(connection), *connection.execute("PRAGMA data_version").fetchone())
-            self.epochs.note(epoch, asked_at)
-        return self.epochs.known
-
-    async def open(self) -> None:
-        try:
-            self._path = path = os.path.realpath(self._given_path)
-            check_place(path, self.location, "with read_only=True none is made: open it once without")
-            self._identity = identity_of(path)
-            try:
-                probe(path, self.location)  # before SQLite makes files beside it
-            except StorageError:
-                if not os.path.exists(path + "-lock"):  # else somebody may be at work on it, whom SQLite waits for
-                    raise
-            try:
-                self._uri = uri_of(path, "ro")
-                await self._reading.open(self._uri)
-                await self._reading.run(self._set_up)
-            except sqlite3.OperationalError as error:
-                # In a folder that cannot be written SQLite cannot make the -shm that it needs beside a WAL. Without a
-                # WAL nobody is writing, and the file can be read as it is.
-                if code_of(error) & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or has_content(
-                    path + "-wal"
-                ):
-                    raise
-                await self._reading.close()
-                self._reading = Lane(self.own_threads)
-                self._frozen = self._look()
-                self._uri += "&immutable=1"
-                await self._reading.open(self._uri)
-                await self._reading.run(self._set_up)
-            self._scanning.prepare(self._uri, self._set_up)
-            # After recovery, which may have taken up what a killed writer did not sync.
-            sync_adopted_frames(path)
-            with contextlib.suppress(OSError):  # a medium that is only read has nothing to be synced
-                sync_folder(os.path.dirname(path))
-        except BaseException as error:
-            await self.close()
-            if isinstance(error, sqlite3.Error):
-                raise translated(error, self.location, "could not open") from error
-            if isinstance(error, OSError) and not isinstance(error, ContextStoreError):
-                raise translated_os(error, self.location, "could not open") from error
-            raise
-
-    def _set_up(self, connection: sqlite3.Connection) -> None:
-        secure(connection)
-        connection.execute("PRAGMA query_only = 1").close()
-        let_wait(connection, self._timeout)
-        version = schema_version(connection, self.location)
-        if version == 0:
-            raise IncompatibleStoreError(f"{self.location} is empty: open it once without read_only=True")
-        if version != SCHEMA_VERSION:
-            raise IncompatibleStoreError(
-                f"{self.location} is of an older schema: open it once without read_only=True, which migrates it"
-            )
-        refuse_meddled_schema(connection, self.location)
-
-    def _look(self) -> tuple[Any, ...]:
-        there = os.stat(self._path)
-        return there.st_size, there.st_mtime_ns, os.path.exists(self._path + "-wal")
-
-    def _check_identity(self) -> None:
-        super()._check_identity()
-        if self._frozen is not None and self._frozen != self._look():
-            raise StorageError(
-                f"{self.location} has been written, which cannot be followed in a folder that cannot be written: "
-                "make a new store object"
-            )
-
-    @contextlib.contextmanager
-    def _read(self, what: str) -> Iterator[sqlite3.Connection]:
-        with super()._read(what) as connection:
-            yield connection
-        self._check_identity()  # what was read may be half old and half new
-
-    def post_write(self, job: Job) -> None:
-        raise ReadOnlyStoreError(f"{self.location} was opened with read_only=True")
-
-    async def close(self) -> None:
-        self._stop_looking()
-        await self._scanning.close()
-        await self._reading.close()
-        self._reading = Lane(self.own_threads)

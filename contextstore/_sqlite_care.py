@@ -7,7 +7,6 @@ nothing, and leaves the GIL to others; a backup is there whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,8 +16,10 @@ from ._breath import unhurried
 from ._codec import Encoded
 from ._engine import is_time, is_whole
 from ._results import CheckReport, Problem
-from ._sqlite_file import APPLICATION_ID, SCHEMA_VERSION, create_schema, sync_folder, uri_of
-from .errors import ContextStoreError, StorageError, StoreNotFoundError
+from ._sqlite_additions import additions_in, missing_or_altered, trusting
+from ._sqlite_file import APPLICATION_ID, SCHEMA_VERSION, bring_up_to_date, schema_in, schema_version, secure, uri_of
+from ._sqlite_place import new_file, put_in_place, refuse_existing
+from .errors import ContextStoreError, CorruptStoreError
 
 _PAGE = 500
 _BLIND = 1_000_000  # how many ids are tried one by one where the index cannot say which there are
@@ -59,25 +60,28 @@ _GLOBALS = _Table(
 _DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 
 
-def check_store(connection: sqlite3.Connection) -> CheckReport:
+def check_store(connection: sqlite3.Connection, look: Callable[[], None] = lambda: None) -> CheckReport:
+    """Look at everything; ``look`` is called with each output and each global."""
     connection.text_factory = lambda text: text.decode(errors="replace")  # a name that is no text is still a name
     try:
-        return _check_store(connection)
+        return _check_store(connection, look)
     finally:
         connection.text_factory = str
 
 
-def _check_store(connection: sqlite3.Connection) -> CheckReport:
+def _check_store(connection: sqlite3.Connection, look: Callable[[], None]) -> CheckReport:
     problems: list[Problem] = []
     notes = [note for note in [_wal_reset_note(sqlite3.sqlite_version_info)] if note]
     problems += _check_file(connection)
-    problems += _check_schema(connection)
+    problems += _check_schema(connection, notes)
     outputs = globals_ = runs = 0
     for row in unhurried(_rows(connection, _OUTPUTS, problems)):
         outputs += 1
+        look()
         problems += _check_output(row)
     for row in unhurried(_rows(connection, _GLOBALS, problems)):
         globals_ += row[5] is not None
+        look()
         problems += _check_global(row)
     try:
         ((runs,),) = connection.execute("SELECT count(*) FROM runs WHERE deleted_at IS NULL").fetchall()
@@ -102,24 +106,23 @@ def _check_file(connection: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem("file", (), f"its marks are {application_id:#x} and {version}, not those of a store")
 
 
-def _check_schema(connection: sqlite3.Connection) -> Iterator[Problem]:
-    query = "SELECT type, name, sql FROM sqlite_schema"
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
-        create_schema(model)
-        expected = {(kind, name): sql for kind, name, sql in model.execute(query)}
+def _check_schema(connection: sqlite3.Connection, notes: list[str]) -> Iterator[Problem]:
     try:
-        found = {(kind, name): sql for kind, name, sql in connection.execute(query)}
+        with trusting(connection):
+            altered, additions = missing_or_altered(connection), additions_in(connection)
+            there = {(kind, name) for kind, name, _, _ in schema_in(connection)}
     except _DAMAGE as error:
         yield Problem("file", (), f"the schema could not be read: {error}")
         return
-    for kind, name in sorted(found.keys() - expected.keys()):
-        if name not in ("sqlite_stat1", "sqlite_stat4"):  # from ANALYZE, which does no harm
-            yield Problem("schema", (name,), f"the {kind} {name!r} is not the store's")
-    for kind, name in sorted(expected.keys() - found.keys()):
-        yield Problem("schema", (name,), f"the {kind} {name!r} is missing")
-    for kind, name in sorted(found.keys() & expected.keys()):
-        if found[kind, name] != expected[kind, name]:
-            yield Problem("schema", (name,), f"the {kind} {name!r} was altered")
+    for kind, name in altered:
+        how = "was altered" if (kind, name) in there else "is missing"
+        yield Problem("schema", (name,), f"the {kind} {name!r} {how}")
+    for addition in additions:
+        if addition.danger:
+            message = f"{addition} is not the store's, and {addition.danger}: {addition.remedy}"
+            yield Problem("schema", (addition.name,), message)
+        else:
+            notes.append(f"{addition} is not the store's; it may stay")
 
 
 def _rows(connection: sqlite3.Connection, table: _Table, problems: list[Problem]) -> Iterator[tuple[Any, ...]]:
@@ -253,47 +256,88 @@ def _wal_reset_note(version: tuple[int, ...]) -> str | None:
     )
 
 
-def back_up(connection: sqlite3.Connection, path: str, report: Callable[[int, int], None]) -> None:
-    """Copy one snapshot into a new file, mode 0600. It gets its name only once it is whole and on the disk."""
-    part = path + ".part"
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise StoreNotFoundError(f"could not back up to {path}: there is no folder {folder}; create it first")
-    try:
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise StorageError(
-            f"{part} is there already: another backup is under way, or was cut off; remove it"
-        ) from error
-    try:
+Report = Callable[[int, int], None]
+
+
+def back_up(
+    connection: sqlite3.Connection,
+    path: str,
+    report: Report,
+    *,
+    check: bool,
+    overwrite: bool,
+    confirm: Callable[[], None],
+) -> None:
+    """Copy one snapshot into a new file, mode 0600. It gets its name only once it is whole and on the disk.
+
+    ``confirm`` raises if what was copied may be no snapshot.
+    """
+    with new_file(path, "back up to") as part:
+        refuse_existing(path, overwrite)
+        copy_snapshot(connection, part, report, 2 if check else 1)
+        confirm()
+        if check:
+            verify(part, report, f"the backup to {path} was not made: what it would hold")
+        put_in_place(part, path, overwrite=overwrite, is_store=False)
+
+
+def copy_snapshot(connection: sqlite3.Connection, part: str, report: Report, rounds: int) -> None:
+    """Copy into an empty file. ``report`` is told of pages; each is counted as often as there will be rounds."""
+
+    def tell(_: int, left: int, total: int) -> None:
+        report(total - left, total * rounds)
+
+    with contextlib.closing(sqlite3.connect(uri_of(part, "rw"), uri=True, isolation_level=None)) as copy:
+        # An open read transaction holds the snapshot. Without it each commit of others would begin the copy anew.
+        connection.execute("BEGIN")
         try:
-            os.fchmod(descriptor, 0o600)  # again, since the umask took its part
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            connection.backup(copy, pages=256, progress=tell, sleep=0)
         finally:
-            os.close(descriptor)
-        if os.path.lexists(path):
-            raise StorageError(f"{path} is there already and was not overwritten: choose another name")
-        with contextlib.closing(sqlite3.connect(uri_of(part, "rw"), uri=True, isolation_level=None)) as copy:
-            # An open read transaction holds the snapshot. Without it each commit of others would begin the copy anew.
-            connection.execute("BEGIN")
-            try:
-                connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-                connection.backup(copy, pages=256, progress=lambda _, left, total: report(total - left, total), sleep=0)
-            finally:
-                connection.execute("ROLLBACK")
-        _give_name(part, path)
-    finally:
-        for name in (part, part + "-journal"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-    sync_folder(folder)
+            connection.execute("ROLLBACK")
 
 
-def _give_name(part: str, path: str) -> None:
-    """Rename, but overwrite nothing."""
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links, as on many a USB stick
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        os.replace(part, path)
+def migrate(part: str, location: str) -> None:
+    """Bring a copy of an older schema up to the present one."""
+    with contextlib.closing(sqlite3.connect(uri_of(part, "rw"), uri=True, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE").close()  # no -shm for this
+        secure(connection)
+        if schema_version(connection, location) != SCHEMA_VERSION:
+            bring_up_to_date(connection, location)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def verify(part: str, report: Report, what: str) -> None:
+    """Raise CorruptStoreError if a check of the file finds a problem. ``report`` is told of the second round."""
+    with contextlib.closing(
+        sqlite3.connect(uri_of(part, "ro") + "&immutable=1", uri=True, isolation_level=None)
+    ) as connection:
+        secure(connection)
+        try:
+            ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
+            rows = sum(
+                connection.execute(f"SELECT count(*) FROM {table.name}").fetchall()[0][0]  # noqa: S608 - a name of ours
+                for table in (_OUTPUTS, _GLOBALS)
+            )
+        except _DAMAGE as error:
+            raise CorruptStoreError(f"{what} is damaged: {error}") from error
+        looked_at = 0
+
+        def tell() -> None:
+            report(pages + pages * min(looked_at, rows) // (rows + 1), 2 * pages)
+
+        def look() -> None:
+            nonlocal looked_at
+            looked_at += 1
+            if looked_at % _PAGE == 0:
+                tell()
+
+        connection.set_progress_handler(tell, 1_000_000)  # the integrity check counts no rows, but can be given up
+        problems = check_store(connection, look).problems
+        connection.set_progress_handler(None, 0)
+        tell()  # raises if this was given up, which then is what cut it short
+    if problems:
+        first = problems[0]
+        named = " ".join([first.kind, *map(repr, first.key)])
+        raise CorruptStoreError(f"{what} is damaged ({len(problems)} problems, the first: {named}: {first.message})")
+    report(2 * pages, 2 * pages)

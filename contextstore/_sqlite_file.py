@@ -88,7 +88,7 @@ _ADVICE: dict[int, str] = {
     sqlite3.SQLITE_BUSY: "another program holds it; try again",
     sqlite3.SQLITE_FULL: "there is no room left; free some and try again",
     sqlite3.SQLITE_READONLY: "it cannot be written; check its permissions, or open it with read_only=True",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore a backup",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged (check() tells where); restore a backup",
     sqlite3.SQLITE_NOTADB: "this is not a SQLite database, or it is cut off; nothing was changed",
     sqlite3.SQLITE_CANTOPEN: "check that it is a file, and its permissions and those of its folder",
 }
@@ -104,6 +104,8 @@ def translated(error: sqlite3.Error, location: str, doing: str, outcome_unknown:
     primary = sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else code & 0xFF
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     advice = _ADVICE.get(primary)
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        advice = side_file_in_the_way(os.path.realpath(location)) or advice
     message = f"{doing} {location}: {error} ({name})" + (f": {advice}" if advice else "")
     translated = _BY_CODE.get(primary, StorageError)(message, outcome_unknown)
     translated.__cause__ = error
@@ -118,7 +120,11 @@ def translated_os(error: OSError, location: str, doing: str) -> StorageError:
         kind = ReadOnlyStoreError
     elif error.errno == errno.ENOENT:
         kind = StoreNotFoundError
-    translated = kind(f"{doing} {location}: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})")
+    message = f"{doing} {location}: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        advice = side_file_in_the_way(os.path.realpath(location))
+        message += f": {advice}" if advice else ""
+    translated = kind(message)
     translated.__cause__ = error
     return translated
 
@@ -165,7 +171,7 @@ def check_side_files(path: str, location: str, last_opened: int | None) -> None:
     if last_opened in (None, os.stat(path).st_ino):
         return
     if has_content(path + "-wal") or os.path.exists(path + "-shm"):
-        raise StorageError(
+        raise IncompatibleStoreError(
             f"{location} has been replaced by another file, and beside it there are still the -wal and -shm of the "
             "former one: end the programs that have that one open, remove the two, and try again "
             f"(if they belong to the new file, remove {path}-lock instead)"
@@ -180,7 +186,7 @@ def create_file(path: str) -> None:
     """
     for side_file in (path + "-wal", path + "-shm"):
         with contextlib.suppress(FileNotFoundError):
-            _refuse_database(side_file)
+            refuse_database(side_file)
             os.unlink(side_file)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -189,7 +195,8 @@ def create_file(path: str) -> None:
         os.close(descriptor)
 
 
-def _refuse_database(side_file: str) -> None:
+def refuse_database(side_file: str) -> None:
+    """Raise if what has the name of a side file is something else."""
     with open(side_file, "rb") as file:
         if file.read(16) == b"SQLite format 3\0":
             raise IncompatibleStoreError(
@@ -254,6 +261,34 @@ def check_rights(path: str, location: str) -> None:
                 f"could not open {location}: {what} cannot be written; check its permissions, or open the store "
                 "with read_only=True"
             )
+    advice = side_file_in_the_way(path)
+    if advice:
+        raise ReadOnlyStoreError(f"could not open {location}: {advice}")
+
+
+def side_file_in_the_way(path: str) -> str:
+    """Which of the files beside the store's keeps whoever asks from reading or writing it, and what to do; or ""."""
+    may = functools.partial(os.access, effective_ids=os.access in os.supports_effective_ids)
+    for name in (path + "-lock", path + "-shm", path + "-wal", path + "-journal"):
+        try:
+            there = os.stat(name)
+        except OSError:
+            continue
+        if not may(name, os.R_OK):
+            kept_from = "read"
+        elif may(path, os.W_OK) and not may(name, os.W_OK):
+            kept_from = "written"
+        else:
+            continue
+        advice = (
+            f"{name} (mode {stat.S_IMODE(there.st_mode):04o}, uid {there.st_uid}) cannot be {kept_from} by uid "
+            f"{os.geteuid()}: give it the mode and the owner of the store file (chmod, chown)"
+        )
+        # The two in which no commit can be.
+        if name.endswith("-shm") or (name.endswith("-wal") and not there.st_size):
+            advice += ", or remove it while no process has the store open"
+        return advice
+    return ""
 
 
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -301,6 +336,7 @@ def probe(path: str, location: str) -> None:
                 (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0]
                 if not objects:
                     return
+            refuse_unmarked(connection, location)
         finally:
             connection.close()
     except sqlite3.Error as error:
@@ -330,6 +366,7 @@ def schema_version(connection: sqlite3.Connection, location: str) -> int:
     if application_id != APPLICATION_ID:
         (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0]
         if application_id != 0 or objects:
+            refuse_unmarked(connection, location)
             raise IncompatibleStoreError(f"{location} is a database of another program; it was left as it is")
         return 0
     if version > SCHEMA_VERSION:
@@ -347,6 +384,8 @@ def secure(connection: sqlite3.Connection) -> None:
     """Nothing in a file that somebody else made may run code or pass for sound: https://sqlite.org/security.html."""
     connection.execute("PRAGMA trusted_schema = 0").close()
     connection.execute("PRAGMA cell_size_check = 1").close()
+    # The default, unless SQLite was built otherwise: nobody's table beside ours may refuse what is deleted.
+    connection.execute("PRAGMA foreign_keys = 0").close()
 
 
 def bring_up_to_date(connection: sqlite3.Connection, location: str) -> None:
@@ -413,35 +452,37 @@ def sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-_OWN_TABLES = ("runs", "output_rows", "global_rows")
 _SCHEMA_QUERY = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
 
 
 @functools.cache
-def _own_schema() -> frozenset[tuple[str, str, str, str | None]]:
+def own_schema() -> frozenset[tuple[str, str, str, str | None]]:
+    """What a store consists of: type, name, table and sql of each part."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         create_schema(connection)
-        return frozenset(connection.execute(_SCHEMA_QUERY).fetchall())
+        return schema_in(connection)
     finally:
         connection.close()
 
 
-def refuse_meddled_schema(connection: sqlite3.Connection, location: str) -> None:
-    """Raise if what our statements run on is not what we made: a trigger may undo a put, or never end.
+def schema_in(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str, str | None]]:
+    return frozenset(connection.execute(_SCHEMA_QUERY).fetchall())
 
-    trusted_schema=0 does not keep triggers and views from running. Tables of others are no concern of ours: tools that
-    replicate a file keep such in it.
-    """
-    found = frozenset(connection.execute(_SCHEMA_QUERY).fetchall())
-    meddled = [name for _, name, _, _ in _own_schema() - found]
-    meddled += [
-        name
-        for kind, name, table, _ in found - _own_schema()
-        if kind == "trigger" or (kind == "index" and table in _OWN_TABLES)
-    ]
-    if meddled:
+
+def refuse_unmarked(connection: sqlite3.Connection, location: str) -> None:
+    """Raise, with the way out, if this is a store but for its marks: what a dump of one makes."""
+    marks = [connection.execute(f"PRAGMA {name}").fetchall()[0][0] for name in ("application_id", "user_version")]
+    if marks != [0, 0]:
+        return
+    try:
+        found = schema_in(connection)
+    except sqlite3.DatabaseError:  # damaged, and whose it is cannot be told
+        return
+    if own_schema() <= found:
         raise IncompatibleStoreError(
-            f"{location} has the marks of a store, but somebody has altered its schema ({', '.join(sorted(meddled))}): "
-            "it was left as it is; undo that, or restore a backup"
+            f"{location} has the tables of a store, but not its marks, as after a dump (.dump) that was read into a "
+            "new file; it was left as it is. To make it a store again, once all of the dump is in it, execute in it "
+            f"'PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};', then open it and "
+            "ask its check(). (That it has lost auto_vacuum is harmless: prune() frees room within it alone.)"
         )

@@ -726,10 +726,13 @@ class SQLiteEngine:
         async with self._lane_for_care() as lane:
             return await lane.run(check_store)
 
-    async def backup(self, path: str, report: Callable[[int, int], None]) -> None:
+    async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
+        def copy(connection: sqlite3.Connection) -> None:
+            back_up(connection, path, report, check=check, overwrite=overwrite, confirm=self._confirm)
+
         try:
             async with self._lane_for_care() as lane:
-                await lane.run(lambda connection: back_up(connection, path, report))
+                await lane.run(copy)
         except sqlite3.Error as error:
             raise translated(error, self.location, "could not back up") from error
         except OSError as error:
@@ -745,6 +748,9 @@ class SQLiteEngine:
 
     def _check_identity(self) -> None:
         """Raise unless what was opened is still where it was."""
+
+    def _confirm(self) -> None:
+        """Raise unless what the connection here has read is of one moment."""
 
     @contextlib.contextmanager
     def _read(self, what: str) -> Iterator[sqlite3.Connection]:

@@ -1023,17 +1023,30 @@ class AsyncContextStore:
         await self._ready()
         return await self._in_room(self._engine.check)
 
-    async def backup(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], Any] | None = None) -> None:
+    async def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        check: bool = True,
+        overwrite: bool = False,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> None:
         """Copy the store, as it is at one moment, to a new file, while it is in use. The copy is a store, mode 0600.
 
         Args:
-            path: where the copy goes. It must not be there yet, and is there only once it is whole.
-            progress: called with how many pages are copied, and how many there are.
+            path: where the copy goes. It is there only once it is whole. ``contextstore.restore`` brings it back.
+            check: verify the copy as ``check()`` does before it gets its name. Without, what is damaged is copied as it
+                is, in about half the time.
+            overwrite: replace a regular file that is there, in one step; the new one keeps its mode and owner.
+            progress: called with how many pages are done, and how many there are; those to be verified count twice.
 
         If it is interrupted, or ``progress`` raises, it is given up.
 
         Raises:
-            StorageError: the file is there already, or cannot be written. Then there is no copy.
+            TargetExistsError: there is something already, and no ``overwrite``, or it is no regular file.
+            StoreBusyError: what is there is a store that is in use, such as this one.
+            CorruptStoreError: something in the store is damaged; the message names the first problem. No copy is left.
+            StorageError: it cannot be written. Then there is no copy.
         """
         await self._ready()
         if not isinstance(path, str | bytes | os.PathLike):
@@ -1045,13 +1058,17 @@ class AsyncContextStore:
             raise ValueError(f"path {target!r} has a NUL character")
         events = Events(self._callers)
         given_up = False
+        told = (-1, 0)
 
         def report(done: int, total: int) -> None:  # between two steps, in the thread that copies
+            nonlocal told
             if given_up:
                 raise StorageError(f"the backup to {target} was given up")
-            events.report(done, total)
+            if (done, total) != told:
+                told = done, total
+                events.report(done, total)
 
-        done = self._room_now().call(lambda: self._engine.backup(target, report))
+        done = self._room_now().call(lambda: self._engine.backup(target, report, check, overwrite))
         done.add_done_callback(lambda _: events.end())
         try:
             while (event := await events.next()) is not None:

@@ -249,8 +249,15 @@ class ContextStore:
         return step(self._core.check())
 
     @_documented_as(AsyncContextStore.backup)
-    def backup(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], Any] | None = None) -> None:
-        return step(self._core.backup(path, progress=progress))
+    def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        check: bool = True,
+        overwrite: bool = False,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> None:
+        return step(self._core.backup(path, check=check, overwrite=overwrite, progress=progress))
 
 
 def _iterate(iterator: AsyncIterator[T], begin: Callable[[], None] = lambda: None) -> Iterator[T]:

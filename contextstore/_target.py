@@ -13,7 +13,8 @@ import urllib.parse
 from typing import Literal
 
 from ._engine import Engine
-from ._sqlite import FileEngine, MemoryEngine, ReadOnlyFileEngine
+from ._sqlite import FileEngine, MemoryEngine
+from ._sqlite_readonly import ReadOnlyFileEngine
 
 Durability = Literal["full", "normal"]
 Target = str | os.PathLike[str]

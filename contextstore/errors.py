@@ -12,6 +12,7 @@
     │   ├── StoreBusyError
     │   ├── StoreFullError
     │   ├── StoreNotFoundError       (also a FileNotFoundError)
+    │   ├── TargetExistsError        (also a FileExistsError)
     │   ├── ReadOnlyStoreError
     │   ├── CorruptStoreError
     │   └── IncompatibleStoreError
@@ -51,6 +52,7 @@ __all__ = [
     "StoreClosedError",
     "StoreFullError",
     "StoreNotFoundError",
+    "TargetExistsError",
     "VersionConflictError",
     "WriteFailedError",
     "WrongLoopError",
@@ -198,6 +200,15 @@ class StoreNotFoundError(StorageError, FileNotFoundError):
     def __init__(self, message: str, outcome_unknown: bool = False) -> None:
         super().__init__(message, outcome_unknown)
         self.errno = errno.ENOENT  # OSError takes its two arguments for these
+        self.strerror = message
+
+
+class TargetExistsError(StorageError, FileExistsError):
+    """There is something already where a backup or a restored store was to go. It was left as it is."""
+
+    def __init__(self, message: str, outcome_unknown: bool = False) -> None:
+        super().__init__(message, outcome_unknown)
+        self.errno = errno.EEXIST
         self.strerror = message
 
 

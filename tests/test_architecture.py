@@ -32,27 +32,34 @@ FLOORS: list[tuple[str, ...]] = [
     ("_keys", "_refusals", "_shapes", "_plainness", "_results", "_circles", "_filelock", "_postgres_url", "_breath"),
     ("_own_threads",),  # whose thread this is
     ("_logging",),  # what they log
-    ("_callers", "_epoch", "_pydantic", "_reach", "_building"),  # ways to wait; when a cache is out of date; classes
+    ("_callers", "_epoch", "_wal_owner"),  # ways to wait; when a cache is out of date; whose a -wal is
+    ("_pydantic", "_reach", "_building"),  # classes
     ("_encoding",),  # values as JSON
     ("_conversion",),  # JSON as values
     ("_proof",),  # that an object comes back
     ("_codec",),  # values as they are stored
     ("_engine", "_sqlite_file", "_postgres_sql"),  # the contract of an engine; the file of one, the words of the other
-    ("_room", "_lane", "_postgres_lane", "_cache", "_batch", "_flow", "_sqlite_care", "_sqlite_deletion"),
+    ("_sqlite_additions", "_sqlite_place"),  # what others have added to the file; how it comes to be there
+    ("_room", "_lane", "_postgres_lane", "_cache", "_batch", "_flow", "_sqlite_care", "_sqlite_visit"),
+    ("_sqlite_deletion",),  # deletions, in words of SQLite's
     ("_reader", "_sqlite_statements"),  # reads that share a trip; what is said to SQLite
     ("_watch", "_writer", "_deletion", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL
+    ("_sqlite_readonly",),  # an engine for a file that is only read
     ("_target",),  # from a path or a URL to an engine
     ("_store",),  # the core, and the async face
     ("_sync",),  # the blocking face
-    ("_atomic", "_transfer"),  # what is built on the store
+    ("_atomic", "_transfer", "_restore"),  # what is built on the store
     ("__init__",),  # the front door
 ]
 SQL_ROOMS = {
     "_sqlite",
+    "_sqlite_additions",
     "_sqlite_care",
     "_sqlite_deletion",
     "_sqlite_file",
+    "_sqlite_readonly",
     "_sqlite_statements",
+    "_sqlite_visit",
     "_postgres",
     "_postgres_sql",
 }

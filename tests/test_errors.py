@@ -43,6 +43,7 @@ SAMPLES: list[tuple[Any, dict[str, Any], list[str]]] = [
     (errors.StorageError, {"message": "fsync failed", "outcome_unknown": True}, ["fsync failed", "not known", "retry"]),
     (errors.StoreBusyError, {"message": "busy", "outcome_unknown": False}, ["busy"]),
     (errors.StoreFullError, {"message": "full", "outcome_unknown": True}, ["full", "not known", "retry"]),
+    (errors.TargetExistsError, {"message": "/x is there", "outcome_unknown": False}, ["/x is there"]),
     (errors.StoreNotFoundError, {"message": "there is no store at /x", "outcome_unknown": False}, ["no store at /x"]),
     (errors.ReadOnlyStoreError, {"message": "read-only", "outcome_unknown": False}, ["read-only"]),
     (errors.CorruptStoreError, {"message": "damaged", "outcome_unknown": False}, ["damaged"]),
@@ -128,7 +129,9 @@ def test_what_builtin_errors_ours_are_as_well() -> None:
     assert issubclass(errors.InvalidKeyError, ValueError)
     assert issubclass(errors.StoreNotFoundError, FileNotFoundError)
     assert issubclass(errors.StoreNotFoundError, errors.StorageError)
-    builtin = {errors.InvalidKeyError, errors.StoreNotFoundError}
+    assert issubclass(errors.TargetExistsError, FileExistsError)
+    assert issubclass(errors.TargetExistsError, errors.StorageError)
+    builtin = {errors.InvalidKeyError, errors.StoreNotFoundError, errors.TargetExistsError}
     for kind in set(CLASSES) - builtin:
         assert not issubclass(kind, ValueError | OSError | TypeError | RuntimeError | LookupError)
 

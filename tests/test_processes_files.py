@@ -421,7 +421,7 @@ def test_a_process_that_opens_a_replaced_file_beside_those_that_have_the_former_
             except StorageError as error:
                 say(type(error).__name__, "-wal" in str(error))
         """
-        assert run(program, path) == ["StorageError True"]
+        assert run(program, path) == ["IncompatibleStoreError True"]
         # To remove the side files is the remedy also while others have the former file open.
         beside(path, "-wal").unlink()
         beside(path, "-shm").unlink()

@@ -46,12 +46,14 @@ from contextstore import (
     StoreFullError,
     StoreNotFoundError,
     StoreStats,
+    TargetExistsError,
     VersionConflictError,
     WriteFailedError,
     WrongLoopError,
     copy,
     errors,
     new_flow_run_id,
+    restore,
 )
 
 assert_type(contextstore.__version__, str)
@@ -178,7 +180,7 @@ async def runs(store: AsyncContextStore, run_id: uuid.UUID) -> None:
 async def care(store: AsyncContextStore) -> None:
     assert_type(await store.stats(), StoreStats)
     assert_type(await store.check(), CheckReport)
-    assert_type(await store.backup("copy.db"), None)
+    assert_type(await store.backup("copy.db", check=False, overwrite=True), None)
     assert_type(await store.backup(pathlib.Path("copy.db"), progress=ask_for_progress), None)
 
 
@@ -315,7 +317,7 @@ def runs_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
 def care_blocking(store: ContextStore) -> None:
     assert_type(store.stats(), StoreStats)
     assert_type(store.check(), CheckReport)
-    assert_type(store.backup("copy.db"), None)
+    assert_type(store.backup("copy.db", check=False, overwrite=True), None)
     assert_type(store.backup(pathlib.Path("copy.db"), progress=ask_for_progress), None)
 
 
@@ -383,6 +385,7 @@ def results(
 
 
 def copies(one: ContextStore, other: ContextStore) -> None:
+    restore("copy.db", pathlib.Path("flows.db"), overwrite=True, progress=lambda done, total: print(done, total))
     report = copy(one, other, progress=lambda done, total: print(done, total))
     assert_type(report, CopyReport)
     assert_type((report.runs, report.outputs, report.digest), tuple[int, int, str])
@@ -418,6 +421,7 @@ def facts(error: Exception) -> None:
 def kinds() -> None:
     key_error: type[ValueError] = InvalidKeyError
     missing: type[FileNotFoundError] = StoreNotFoundError
+    existing: type[FileExistsError] = TargetExistsError
     storage: list[type[StorageError]] = [
         StoreBusyError,
         StoreFullError,
@@ -429,4 +433,4 @@ def kinds() -> None:
     atomic: list[type[AtomicWriteError]] = [WriteFailedError, CompletionFailedError]
     others: list[type[ContextStoreError]] = [StoreClosedError, WrongLoopError, ForkedProcessError, *storage, *atomic]
     same: type[AlreadyExistsError] = errors.AlreadyExistsError
-    print(key_error, missing, others, same)
+    print(key_error, missing, existing, others, same)
