@@ -42,6 +42,7 @@ class FileLock:
         self._descriptor = -1
         self.openings = 0
         """How often it was opened: another file may be under its path since."""
+        self.is_held = False
         _file_locks.add(self)
 
     def acquire(self, wanted: Callable[[], bool]) -> bool:
@@ -67,6 +68,7 @@ class FileLock:
             # Also where the lock file was deleted meanwhile: whoever holds it may be in the middle of a commit, and to
             # go over to the new file before the holder has ended would put a second one beside it.
             return False
+        self.is_held = True
         try:
             return not self._close_if_replaced()
         except OSError:
@@ -194,12 +196,13 @@ class FileLock:
             pause = min(pause * 1.2, longest)
 
     def release(self) -> None:
+        self.is_held = False
         if self._descriptor >= 0:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the descriptor, which also gives the lock back, unless a forked process shares it."""
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self._descriptor, self.is_held = self._descriptor, -1, False
         if descriptor >= 0:
             os.close(descriptor)
 

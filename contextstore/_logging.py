@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections import deque
 
-from ._own_threads import OwnThreads, owner_here
+from ._own_threads import OnBehalf, OwnThreads, owner_here
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 _MOST_WAITING = 1000
@@ -112,14 +112,15 @@ def _speak() -> None:
                 return
             entry = _waiting.popleft()
             _is_handling = True
-        entry.owner.add(ident)
+        owner = OnBehalf(entry.owner)
+        owner.add(ident)
         try:
             entry.logger.callHandlers(entry.record)
         except BaseException:  # noqa: BLE001 - as logging itself does with what a handler meets
             if logging.raiseExceptions and sys.stderr is not None:
                 traceback.print_exc()
         finally:
-            entry.owner.discard(ident)
+            owner.discard(ident)
             _is_handling = False
             entry.handled.set()
             del entry  # or it, and all that it holds, would stay alive until the next one comes

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Protocol
+
+
+class Lock(Protocol):
+    is_held: bool
 
 
 class OwnThreads:
     """The ids of the threads of one store, kept up to date by whoever starts them. A system gives ids again.
 
     Args:
-        place: where the store is, as messages name it. None: threads that belong to every store.
+        place: where the store is, as messages name it.
     """
 
-    def __init__(self, place: str | None) -> None:
+    def __init__(self, place: str) -> None:
         self.place = place
+        self.lock: Lock | None = None
+        """What keeps others out while these threads write, as long as the store is open."""
 
     def add(self, ident: int) -> None:
         OWNERS[ident] = self
@@ -37,21 +44,36 @@ class OwnThreads:
     def may_call(self, other: OwnThreads) -> bool:
         """Whether a thread of these may call the store whose threads the others are: any but the own one.
 
-        Nor another object at the same place: a thread that is in the middle of a commit has the lock which that one
-        would wait for.
+        Nor another object at the same place, while these hold the lock that it would wait for.
         """
-        if self is other or self.place is None or other.place is None:
+        if self is other:
             return False
-        if ":memory:" in (self.place, other.place):  # each of these is a place of its own
-            return True
-        return os.path.realpath(self.place) != os.path.realpath(other.place)
+        is_locked = self.lock is not None and self.lock.is_held
+        return not is_locked or os.path.realpath(self.place) != os.path.realpath(other.place)
+
+
+class OnBehalf(OwnThreads):
+    """Of a thread that does something for a store, and for which none of that store's waits: it holds no lock."""
+
+    def __init__(self, owner: OwnThreads) -> None:
+        super().__init__(owner.place)
+        self._owner = owner
+
+    def may_call(self, other: OwnThreads) -> bool:
+        return other is not self._owner
+
+
+class _OfAll(OwnThreads):
+    """Of threads that serve all stores."""
+
+    def may_call(self, other: OwnThreads) -> bool:
+        return False
 
 
 OWNERS: dict[int, OwnThreads] = {}
 """By the id of the thread. Each call of a blocking store looks here, so not by way of a function."""
 
-OF_ALL = OwnThreads(None)
-"""The threads that serve all stores."""
+OF_ALL: OwnThreads = _OfAll("")
 
 
 def owner_here() -> OwnThreads | None:

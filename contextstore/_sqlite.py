@@ -228,7 +228,7 @@ class FileEngine(_SharedFileEngine):
                     raise
                 seems_foreign = True  # or somebody was creating it while we looked: look again under the lock
         check_rights(path, self.location)
-        lock = FileLock(path)
+        lock = self.own_threads.lock = FileLock(path)
         deadline = time.monotonic() + self._timeout
         try:
             if not lock.acquire(lambda: time.monotonic() < deadline):
@@ -316,6 +316,7 @@ class FileEngine(_SharedFileEngine):
             if self._lock is not None:
                 self._lock.close()
                 self._lock = cast("FileLock", None)
+                self.own_threads.lock = None
             self._reading, self._writing = Lane(self.own_threads), Lane(self.own_threads)
 
     @contextlib.asynccontextmanager

@@ -210,7 +210,7 @@ class ContextStore:
 
     @_documented_as(AsyncContextStore.watch)
     def watch(self, flow_run_id: Id) -> Iterator[Output]:
-        return _iterate(self._core.watch(flow_run_id), lambda: warn_on_a_loop("watch", "use AsyncContextStore.watch"))
+        return _iterate(self._core.watch(flow_run_id))
 
     @_documented_as(AsyncContextStore.run)
     def run(self, flow_run_id: Id) -> FlowRun:
@@ -260,10 +260,9 @@ class ContextStore:
         return step(self._core.backup(path, check=check, overwrite=overwrite, progress=progress))
 
 
-def _iterate(iterator: AsyncIterator[T], begin: Callable[[], None] = lambda: None) -> Iterator[T]:
-    """An async generator that never suspends, as a plain one. ``begin`` is called where it is begun."""
+def _iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
+    """An async generator that never suspends, as a plain one."""
     generator = cast("AsyncGenerator[T, None]", iterator)
-    begin()
     try:
         while True:
             try:

@@ -730,7 +730,7 @@ class TestPlaces:
         folder.mkdir()
         with left_as_it_was(tmp_path):
             refused(make_either, folder, IncompatibleStoreError, "is a folder; name a file in it")
-            refused(make_either, f"{folder}/", IncompatibleStoreError, "is a folder")
+            refused(make_either, f"{folder}", IncompatibleStoreError, "is a folder")
             refused(make_either, folder, IncompatibleStoreError, "is a folder", read_only=True)
 
     def test_a_fifo_is_refused_and_nobody_waits_for_its_other_end(

@@ -359,15 +359,46 @@ def test_a_call_from_a_thread_that_is_known_too_late_is_refused_then(
     core_of(store)._engine.own_threads.clear()
 
 
+@pytest.mark.parametrize("is_locked", [True, False], ids=["within a commit", "between two"])
 @pytest.mark.parametrize("other", ["at the same place", "elsewhere"])
-def test_another_store_object_may_be_called_there_unless_it_would_wait_for_the_same_lock(
-    other: str, file_path: pathlib.Path
+def test_another_store_object_may_be_called_there_unless_it_would_wait_for_the_lock_that_is_held(
+    other: str, is_locked: bool, file_path: pathlib.Path
 ) -> None:
     link = file_path.with_name("link.db")
     link.symlink_to(file_path)
     place = link if other == "at the same place" else file_path.with_name("elsewhere.db")
     with ContextStore(file_path) as store, ContextStore(place, timeout=20) as another:
+        another.open()
+        engine: Any = core_of(store)._engine
         outcomes: list[str] = []
+        done = threading.Event()
+
+        async def job() -> None:
+            if is_locked:
+                assert engine._lock.acquire(lambda: False)
+            try:
+                another.put("direct", "node", 1)
+                outcomes.append("put")
+            except WrongLoopError:
+                outcomes.append("refused")
+            finally:
+                engine._lock.release()
+            done.set()
+
+        engine.post_write(job)
+        assert done.wait(GUARD)
+        assert outcomes == (["refused"] if is_locked and other == "at the same place" else ["put"])
+
+
+@pytest.mark.parametrize("other", ["at the same place", "elsewhere"])
+def test_a_handler_may_put_what_a_store_logs_to_another_object_whatever_lock_is_held(
+    other: str, file_path: pathlib.Path
+) -> None:
+    place = file_path if other == "at the same place" else file_path.with_name("elsewhere.db")
+    with ContextStore(file_path) as store, ContextStore(place, timeout=20) as another:
+        outcomes: list[str] = []
+        handled, done = threading.Event(), threading.Event()
+        engine: Any = core_of(store)._engine
 
         class Keep(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
@@ -376,26 +407,25 @@ def test_another_store_object_may_be_called_there_unless_it_would_wait_for_the_s
                     outcomes.append("put")
                 except WrongLoopError:
                     outcomes.append("refused")
+                handled.set()
 
-        done = threading.Event()
         logger, keep = logging.getLogger("contextstore"), Keep()
         logger.addHandler(keep)
         try:
 
             async def job() -> None:
-                logger.warning("something")
-                try:
-                    another.put("direct", "node", 1)
-                    outcomes.append("put")
-                except WrongLoopError:
-                    outcomes.append("refused")
+                assert engine._lock.acquire(lambda: False)
+                logger.warning("something")  # waits a moment for the handler, and goes on
+                engine._lock.release()
                 done.set()
 
-            core_of(store)._engine.post_write(job)
+            engine.post_write(job)
             assert done.wait(GUARD)
+            assert handled.wait(GUARD)
         finally:
             logger.removeHandler(keep)
-        assert outcomes == (["refused"] * 2 if other == "at the same place" else ["put"] * 2)
+        assert outcomes == ["put"]
+        assert another.get("log", "something") == 1
 
 
 def test_stores_in_memory_are_places_of_their_own() -> None:

@@ -15,13 +15,12 @@ from contextstore import ContextStore
 CALLS: dict[str, Callable[[ContextStore], Any]] = {
     "wait_for": lambda store: store.wait_for("run", "node"),
     "wait_for of a run": lambda store: store.run("run").wait_for("node"),
-    "watch": lambda store: next(store.watch("run")).value,
-    "watch of a run": lambda store: next(store.run("run").watch()).value,
 }
 BOUNDED: dict[str, Callable[[ContextStore], Any]] = {
     "wait_for": lambda store: store.wait_for("run", "node", timeout=30),
     "wait_for of a run": lambda store: store.run("run").wait_for("node", timeout=30),
     "get": lambda store: store.get("run", "node"),
+    "watch": lambda store: next(store.watch("run")).value,  # which gives what is there, and then waits
 }
 
 
