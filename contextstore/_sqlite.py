@@ -345,6 +345,10 @@ class FileEngine(_SharedFileEngine):
     def _deleting(self) -> contextlib.AbstractContextManager[None]:
         return self.epochs.deleting()
 
+    def _epoch_before(self, connection: sqlite3.Connection) -> Epoch:
+        self.epochs.look()
+        return super()._epoch_before(connection)
+
     async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
         outcomes = await super().commit(units)
         pages = sum(value_bytes(operation) for unit in units for operation in unit) // 4096
@@ -447,15 +451,20 @@ class ReadOnlyFileEngine(_SharedFileEngine):
         super().__init__(path, timeout)
         self.epochs: AskedEpochs = AskedEpochs(path)
 
-    async def current_epoch(self) -> Epoch:
-        if not self.epochs.is_valid:
-            asked_at = time.monotonic()
-            epoch: Epoch = read_epoch(self._path + "-lock")
-            if not epoch:  # an archived file, or one that only other versions write
-                with self._read("what has changed in") as connection:
-                    epoch = (id(connection), *connection.execute("PRAGMA data_version").fetchone())
-            self.epochs.note(epoch, asked_at)
-        return self.epochs.known
+    def _epoch_before(self, connection: sqlite3.Connection) -> Epoch:
+        asked_at = time.monotonic()
+        noted = read_epoch(self._path + "-lock")
+        epoch: Epoch = noted
+        if noted is None:  # an archived file, or one that only other versions write
+            epoch = (id(connection), *connection.execute("PRAGMA data_version").fetchone())
+        elif noted[0] & 1:  # somebody is deleting
+            epoch = None
+        self.epochs.note(epoch, asked_at)
+        return epoch
+
+    def _epoch_of(self, connection: sqlite3.Connection, before: Epoch) -> Epoch:
+        # What was cached in the epoch before is answered for a while yet, and must be of the same lives as this.
+        return before if self._epoch_before(connection) == before else None
 
     async def open(self) -> None:
         try:
