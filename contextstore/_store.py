@@ -530,7 +530,7 @@ class AsyncContextStore:
         if found and missing and epochs.is_exact:
             records = await self._fetch_many(missing)
             missing = []
-        if missing or epochs.now[0] != epoch:
+        if missing or not is_known(epoch) or epochs.now[0] != epoch:
             # All of them: what was cached may be of a life before that of what is read.
             found, records = {}, await self._fetch_many(keys)
         found |= {key: record.value for key, record in records.items()}

@@ -267,6 +267,22 @@ class TestOneCall:
                 assert len(set((await store.get_many("run", ["a", "b"])).values())) == 1
                 await store.close()
 
+    async def test_get_many_gives_one_life_if_no_epoch_was_known_when_it_began_and_none_when_it_ended(
+        self, make_store: Target, shared_target: None
+    ) -> None:
+        await make_store().put_many("run", {"a": "new", "b": "new"})
+        store = make_store()
+        await store.open()
+        core: Any = core_of(store)
+        kept = iter([OLD, NEW])
+        core._cache.get = lambda _: next(kept)  # as two threads, which have asked for the epoch meanwhile, leave it
+        epochs = core._engine.epochs
+        epochs.now, now = [None], epochs.now
+        try:
+            assert await store.get_many("run", ["a", "b"]) == {"a": "new", "b": "new"}
+        finally:
+            epochs.now = now
+
     async def test_get_many_of_more_than_a_trip_gives_all_of_a_run_or_nothing(
         self, make_store: Target, shared_target: None
     ) -> None:
