@@ -106,6 +106,7 @@ class MappedEpochs:
         self._lock: FileLock | None = None  # of the present turn, or the last one
         self._map: _Map | None = None
         self._changing = threading.Lock()
+        self._has_room = True
         self._last = 0  # the last epoch that was seen in a turn
         self.now: Sequence[Any] = (None,)
         self.turn: tuple[Epoch, Epoch] = (None, None)
@@ -117,8 +118,18 @@ class MappedEpochs:
     def begin_turn(self, lock: FileLock) -> None:
         """While holding the lock: before a commit, or several of one turn."""
         there = self._map
+        self._has_room = True
         if there is None or self._lock is not lock or there.opening != lock.openings:
-            there = self._map_file(lock)
+            try:
+                there = self._map_file(lock)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # Where there is no room for one, nothing is deleted, and nothing answered from memory.
+                self._has_room = False
+                self.close()
+                self._lock, self.turn = lock, (None, None)
+                return
         epoch: int = there.content[0]
         if epoch & 1:  # left by a kill
             epoch += 1
@@ -127,12 +138,15 @@ class MappedEpochs:
         self.turn = (epoch, epoch)
 
     def end_turn(self) -> None:
-        self.turn = (self.turn[0], self._last)
+        if self._has_room:
+            self.turn = (self.turn[0], self._last)
 
     @contextlib.contextmanager
     def deleting(self) -> Iterator[None]:
         """Around a commit that deletes runs, in a turn."""
         assert self._lock is not None
+        if not self._has_room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._lock.path)
         # Not by what the map says: whoever reads may have let go of it meanwhile.
         epoch = self._last
         self._write(self._lock, epoch + 1)
@@ -184,7 +198,7 @@ class MappedEpochs:
         """Let go of the map. It is gone once no call of another thread is looking at it."""
         with self._changing:
             self._let_go()
-            self._lock, self._last = None, 0
+            self._lock = None
 
     def _let_go(self) -> None:
         self.now, self._map = (None,), None

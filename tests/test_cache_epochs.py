@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pathlib
 import random
@@ -16,7 +17,7 @@ from typing import Any
 import orjson
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, ReadOnlyStoreError
+from contextstore import AsyncContextStore, ContextStore, ReadOnlyStoreError, StoreFullError, _epoch
 from contextstore._cache import OutputCache
 from contextstore._codec import JSON, Encoded
 from contextstore._engine import DeleteRun, Operation, PutOutput
@@ -370,6 +371,32 @@ class TestALockFileThatWasReplaced:
             else:
                 reader.put("third", "c", 1)
             assert reader.get("run", "a") == 0
+
+
+class TestNoRoom:
+    def test_for_an_epoch_leaves_reads_and_writes_and_takes_deletions(
+        self, file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with ContextStore(file_path) as store:
+            store.put("run", "a", 1)
+        os.unlink(f"{file_path}-lock")
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with ContextStore(file_path) as store, monkeypatch.context() as patched:
+            os.unlink(f"{file_path}-lock")
+            patched.setattr(_epoch.MappedEpochs, "_write", full)
+            for writer in (store, ContextStore(file_path)):
+                with writer:
+                    writer.put("run", f"b-{id(writer)}", 2)
+                    assert [writer.get("run", "a") for _ in range(3)] == [1, 1, 1]
+                    assert writer.stats().cache_hits == 0
+                    with pytest.raises(StoreFullError):
+                        writer.delete_run("run")
+                    assert writer.get("run", "a") == 1
+        with ContextStore(file_path) as store:
+            assert store.delete_run("run") == 3
 
 
 class TestTheEpochOfAServer:
