@@ -68,7 +68,7 @@ class OutputCache:
             return
         with self._lock:
             if epoch != self._epoch:
-                if epoch != self._epochs.now[0]:
+                if epoch != self._epochs.latest:
                     return
                 self._begin(epoch)
             self._keep(found)
@@ -76,31 +76,28 @@ class OutputCache:
     def note_committed(self, operations: Iterable[Operation]) -> None:
         """Where the engine writes: this object has committed these in its last turn."""
         before, after = self._epochs.turn
+        written: list[tuple[OutputKey, Encoded]] = []
         with self._lock:
-            if self._epoch not in (before, after) or not is_known(self._epoch):
-                self._begin(after)
-            if not is_known(after):
+            # First, while the entries are good for no epoch but the one before, which is over. Of one turn, what was
+            # put into a run that was deleted was put before, in whatever order they were asked for.
+            deleted = {run for operation in operations for run in runs_deleted_by(operation)}
+            for flow_run_id in deleted:
+                self._forget_run(flow_run_id)
+            if not self._go_on_to(before, after):
                 return
-            self._epoch = after
-            written: list[tuple[OutputKey, Encoded]] = []
-            deleted: set[str] = set()
             for operation in operations:
                 if type(operation) is PutOutput:
                     flow_run_id, node_id, value, exist_ok = operation
                     key = (flow_run_id, node_id)
                     if not exist_ok:
-                        written.append((key, value))
+                        if flow_run_id not in deleted:
+                            written.append((key, value))
                     elif self._entries.get(key) != value:  # equal in another form than what is stored
                         self._drop(key)
                 elif type(operation) is LoadOutput:
                     self._drop((operation.flow_run_id, operation.node_id))
-                else:
-                    deleted.update(runs_deleted_by(operation))
-            self._keep(written)
-            # Last, in whatever order they were asked for: of one turn, what was put into a run that was deleted was put
-            # before.
-            for flow_run_id in deleted:
-                self._forget_run(flow_run_id)
+            if is_known(before):  # else somebody has deleted something between these writes and the end of the turn
+                self._keep(written)
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
@@ -111,12 +108,26 @@ class OutputCache:
         self.bytes = 0
         self._epoch = epoch if is_known(epoch) else None
 
+    def _go_on_to(self, before: Epoch, after: Epoch) -> bool:
+        """Have the entries be good for the epoch after a turn of this object's. False: they are of a later one.
+
+        Never back to an earlier epoch: a get that has seen the later one would take what it finds then for good.
+        """
+        if not is_known(after):
+            self._begin(None)
+        elif is_known(self._epoch) and self._epoch in (before, after):
+            self._epoch = after
+        elif after == self._epochs.latest:
+            self._begin(after)
+        else:
+            return False
+        return self._epoch is not None
+
     def _keep(self, some: Iterable[tuple[OutputKey, Encoded]]) -> None:
         entries, most = self._entries, self._max_bytes
         for key, value in some:
-            if key in entries:  # read by somebody else just now
-                self._drop(key)
-            flow_run_id, node_id = key
+            self._drop(key)  # read by somebody else just now
+            flow_run_id, node_id = _own(key[0]), _own(key[1])
             size = _size(node_id, value)
             if size + _size_of_run(flow_run_id) > most:
                 continue
@@ -128,12 +139,15 @@ class OutputCache:
             entries[run.name, node_id] = value
             self.bytes += size
             while self.bytes > most:
-                self._drop(next(iter(entries)))
+                # Not by way of an iterator, which a get that moves an entry at the same moment would break.
+                self._reckon_without(*entries.popitem(last=False))
 
     def _drop(self, key: OutputKey) -> None:
         old = self._entries.pop(key, None)
-        if old is None:
-            return
+        if old is not None:
+            self._reckon_without(key, old)
+
+    def _reckon_without(self, key: OutputKey, old: Encoded) -> None:
         flow_run_id, node_id = key
         self.bytes -= _size(node_id, old)
         node_ids = self._runs[flow_run_id].node_ids
@@ -158,9 +172,14 @@ class OutputCache:
         return len(self._entries)
 
 
+def _own(text: str) -> str:
+    """The text without the UTF-8 that hangs on a string which was passed to SQLite: twice the size, and counted."""
+    return text if text.isascii() else text.encode().decode()
+
+
 def _size(node_id: str, value: Encoded) -> int:
-    return ENTRY_BYTES + getsizeof(node_id) + len(value.data)
+    return ENTRY_BYTES + getsizeof(_own(node_id)) + len(value.data)
 
 
 def _size_of_run(flow_run_id: str) -> int:
-    return RUN_BYTES + getsizeof(flow_run_id)
+    return RUN_BYTES + getsizeof(_own(flow_run_id))

@@ -381,13 +381,11 @@ class Engine(Protocol):
 
     # -- within a read job, or a scan -------------------------------------------------------------------------------
 
-    async def current_epoch(self) -> Epoch:
-        """The epoch, for what is read next. None if it cannot be had."""
+    async def fetch(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
+        """The outputs under the keys, in their order, all as they were at one moment, and the epoch then.
 
-    async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
-        """The outputs under the keys, in their order, all as they were at one moment.
-
-        A damaged one is an error in its own place only.
+        The epoch may be one before, if that is seen to be over as soon as the deletion between them is committed; None
+        if it cannot be had. A damaged output is an error in its own place only.
         """
 
     async def exists(self, key: OutputKey) -> bool: ...

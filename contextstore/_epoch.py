@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ._filelock import FileLock
 
@@ -35,6 +35,11 @@ class Epochs(Protocol):
     @property
     def now(self) -> Sequence[Any]:
         """``now[0]`` is the present one. An index and not a call: each get that the cache answers looks at it."""
+
+    @property
+    def latest(self) -> Epoch:
+        """The last one that is known to have come, good or not for answers from memory just now. Never an earlier one
+        again but after a fail-over."""
 
     @property
     def is_exact(self) -> bool:
@@ -57,6 +62,10 @@ class LocalEpochs:
     def __init__(self) -> None:
         self.now = [0]
         self.turn: tuple[Epoch, Epoch] = (0, 0)
+
+    @property
+    def latest(self) -> Epoch:
+        return self.now[0]
 
     def begin_turn(self, _: object = None) -> None:
         """Before a commit, or several of one turn."""
@@ -94,69 +103,136 @@ class MappedEpochs:
     is_exact = True
 
     def __init__(self) -> None:
-        self._lock: FileLock | None = None
-        self._opening = -1  # which of the lock's openings the map belongs to
+        self._lock: FileLock | None = None  # of the present turn, or the last one
+        self._map: _Map | None = None
+        self._changing = threading.Lock()
+        self._has_room = True
+        self._last = 0  # the last epoch that was seen in a turn
         self.now: Sequence[Any] = (None,)
         self.turn: tuple[Epoch, Epoch] = (None, None)
 
+    @property
+    def latest(self) -> Epoch:
+        return self.now[0]  # type: ignore[no-any-return]
+
     def begin_turn(self, lock: FileLock) -> None:
         """While holding the lock: before a commit, or several of one turn."""
-        if self._lock is not lock or self._opening != lock.openings:
-            self._map(lock)
-        epoch = self.now[0]
+        there = self._map
+        self._has_room = True
+        if there is None or self._lock is not lock or there.opening != lock.openings:
+            try:
+                there = self._map_file(lock)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # Where there is no room for one, nothing is deleted, and nothing answered from memory.
+                self._has_room = False
+                self.close()
+                self._lock, self.turn = lock, (None, None)
+                return
+        epoch: int = there.content[0]
         if epoch & 1:  # left by a kill
-            self._write(lock, epoch + 1)
-            epoch = self.now[0]
+            epoch += 1
+            self._write(lock, epoch)
+        self._last = epoch
         self.turn = (epoch, epoch)
 
     def end_turn(self) -> None:
-        self.turn = (self.turn[0], self.now[0])
+        if self._has_room:
+            self.turn = (self.turn[0], self._last)
 
     @contextlib.contextmanager
     def deleting(self) -> Iterator[None]:
         """Around a commit that deletes runs, in a turn."""
         assert self._lock is not None
-        epoch = self.now[0]
+        if not self._has_room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._lock.path)
+        # Not by what the map says: whoever reads may have let go of it meanwhile.
+        epoch = self._last
         self._write(self._lock, epoch + 1)
+        self._last = epoch + 1
         try:
             yield
         finally:
             # Left odd it is safe: nobody answers from memory until the next holder of the lock has mended it.
             with contextlib.suppress(OSError):
                 self._write(self._lock, epoch + 2)
+                self._last = epoch + 2
 
-    def _map(self, lock: FileLock) -> None:
-        if not _read(lock.descriptor):
+    def look(self) -> None:
+        """Where it is read: let go of the map if its file is not the lock file any more, since nobody writes to it.
+
+        Nothing is answered from memory then, until this object's next turn, which looks for itself.
+        """
+        there = self._map
+        if there is not None and there.identity != _identity_of(there.path):
+            with self._changing:
+                if self._map is there:
+                    self._let_go()
+
+    def _map_file(self, lock: FileLock) -> _Map:
+        found = _read(lock.descriptor)
+        if not found or self._last:
             # Not from 0 on: a lock file that was deleted and made anew must not come by an epoch that it had before.
-            self._write(lock, 2 * (time.time_ns() // 1000))
+            # Nor where this one has left it, if it was replaced by an older copy of itself.
+            self._write(lock, max(found + 2 & ~1, 2 * (time.time_ns() // 1000), self._last + 2 & ~1))
         # By a descriptor of its own. The map keeps a duplicate, and one of the lock's would hold the lock.
         descriptor = os.open(lock.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             if not os.path.sameopenfile(descriptor, lock.descriptor):
                 raise OSError(errno.ESTALE, "it was replaced by another file just now", lock.path)
             content = mmap.mmap(descriptor, _OFFSET + _WIDTH, prot=mmap.PROT_READ)
+            identity = _identity_of(descriptor)
         finally:
             os.close(descriptor)
-        self.now = memoryview(content)[_OFFSET : _OFFSET + _WIDTH].cast("Q")
-        self._lock, self._opening = lock, lock.openings
+        epoch = memoryview(content)[_OFFSET : _OFFSET + _WIDTH].cast("Q")
+        there = _Map(lock.path, lock.openings, identity, epoch)
+        with self._changing:
+            self._lock, self._map, self.now = lock, there, epoch
+        return there
 
     def _write(self, lock: FileLock, epoch: int) -> None:
         os.pwrite(lock.descriptor, epoch.to_bytes(_WIDTH, sys.byteorder), _OFFSET)
 
     def close(self) -> None:
         """Let go of the map. It is gone once no call of another thread is looking at it."""
-        self.now = (None,)
-        self._lock = None
+        with self._changing:
+            self._let_go()
+            self._lock = None
+
+    def _let_go(self) -> None:
+        self.now, self._map = (None,), None
 
 
-def read_epoch(lock_path: str) -> int:
-    """The epoch in a lock file that is not ours to open for long. 0: it is not there, not to be read, or has none."""
+class _Map(NamedTuple):
+    path: str
+    opening: int
+    """Which of the lock's openings it belongs to."""
+    identity: tuple[int, int] | None
+    content: memoryview
+    """The epoch is its first item."""
+
+
+def _identity_of(file: str | int) -> tuple[int, int] | None:
+    try:
+        there = os.stat(file)
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
+
+
+def read_epoch(lock_path: str) -> tuple[int, tuple[int, int] | None] | None:
+    """The epoch in a lock file that is not ours to open for long. None: it is not there, not to be read, or has none.
+
+    It comes with the file's identity: in an older copy of the file the number would come again for another deletion.
+    """
     try:
         descriptor = os.open(lock_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return 0
+        return None
     try:
-        return _read(descriptor)
+        found = _read(descriptor)
+        return (found, _identity_of(descriptor)) if found else None
     finally:
         os.close(descriptor)
 
@@ -178,19 +254,24 @@ class AskedEpochs:
     def __init__(self, place: str) -> None:
         self._place = place
         self.known: Epoch = None
-        self._asked_at = self._expired_at = 0.0
+        self._asked_at = self._expired_at = self._changed_at = 0.0
         self.turn: tuple[Epoch, Epoch] = (None, None)
         self.now: Sequence[Any] = _Now(self)
         with _neighbours_lock:
             _neighbours.add(self)
 
     @property
+    def latest(self) -> Epoch:
+        return self.known
+
+    @property
     def is_valid(self) -> bool:
         return self._expired_at < self._asked_at > time.monotonic() - VALID_SECONDS
 
     def note(self, epoch: Epoch, asked_at: float) -> None:
-        """It was this one, or has changed since, when it was asked for."""
-        self.known, self._asked_at = epoch, asked_at
+        """It was this one, or has changed since, when it was asked for. What was asked for earlier may come later."""
+        if asked_at >= max(self._asked_at, self._changed_at, self._expired_at):
+            self.known, self._asked_at = epoch, asked_at
 
     def begin_turn(self) -> None:
         self.turn = (self.known, self.known)
@@ -200,14 +281,17 @@ class AskedEpochs:
         first, last = self.turn
         # If others have deleted something since this object last asked, all that it has cached is out of date.
         self.turn = (first if last == before else None, after)
-        if self.known == before:  # and has not been asked for since
-            self.known = after
+        self._changed_at = time.monotonic()
+        if self.known != before:  # others have deleted something, too, before it or after it
+            self._expired_at = self._changed_at
+        # Also then: while an earlier one is taken for the present one, a read that began before would fill the cache.
+        self.known = after
         self._tell_neighbours()
 
     def lose(self) -> None:
         """A deletion of this object's may have been committed or not."""
         self.known, self.turn = None, (None, None)
-        self._expired_at = time.monotonic()
+        self._changed_at = self._expired_at = time.monotonic()
         self._tell_neighbours()
 
     def _tell_neighbours(self) -> None:

@@ -272,11 +272,10 @@ class PostgresEngine:
                 await self._writing.execute(deadline, self._sql["add_epoch"])
             except (StorageError, ConnectionLostError) as refusal:
                 state = state_of(refusal) if isinstance(refusal, StorageError) else state_of_cause(refusal)
-                if state not in ("42501", "25006"):  # not its owner; a standby, or only reading
+                # Not its owner; a standby, or only reading; somebody has been reading the table for a second.
+                if state not in ("42501", "25006", "55P03"):
                     raise
-                logger.info(
-                    "%s has no epoch yet: nothing is answered from memory until its owner opens it", self.location
-                )
+                logger.info("%s has no epoch yet: until it has, nothing is answered from memory", self.location)
                 return False
         return True
 
@@ -570,7 +569,11 @@ class PostgresEngine:
 
     async def _change_epoch(self, unit: Unit, deadline: Deadline) -> tuple[Epoch, Epoch] | None:
         """Last in its transaction, since all deletions wait for each other here: the epochs before and after."""
-        if not self._has_epoch or not any(map(is_deletion, unit)):
+        if not any(map(is_deletion, unit)):
+            return None
+        if not self._has_epoch:  # unless somebody has given it one since, by which others now go
+            self._has_epoch = bool(await self._writing.fetch(deadline, self._sql["has_epoch"]))
+        if not self._has_epoch:
             return None
         ((before, after),) = await self._writing.fetch(deadline, self._sql["change_epoch"])
         return (before,), (after,)
@@ -848,29 +851,31 @@ class PostgresEngine:
             finally:
                 self._idle.append(connection)
 
-    async def current_epoch(self) -> Epoch:
-        if self._has_epoch and not self.epochs.is_valid:
-            asked_at = time.monotonic()
-            ((epoch,),) = await self._fetch("epoch")
-            self.epochs.note((epoch,), asked_at)
-        return self.epochs.known
-
-    async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
+    async def fetch(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
         return await self._outputs(keys)
 
-    async def _outputs(self, keys: Sequence[OutputKey]) -> list[Fetched]:
+    async def _outputs(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
         found: list[Fetched] = [None] * len(keys)
+        # The epoch comes with what was read, by the same snapshot: else a run that another client has begun anew under
+        # its id would stand in the cache beside its former life. None comes where nothing is there to be kept.
+        statement = "fetch_outputs_in_epoch" if self._has_epoch else "fetch_outputs"
+        asked_at = time.monotonic()
         try:
-            rows = await self._fetch("fetch_outputs", [key[0] for key in keys], [key[1] for key in keys])
+            rows = await self._fetch(statement, [key[0] for key in keys], [key[1] for key in keys])
         except CorruptStoreError as error:
             if len(keys) == 1:
-                return [self._damaged(*keys[0], error)]
+                return None, [self._damaged(*keys[0], error)]
             half = len(keys) // 2  # so that only those who need it are told
-            return [*await self._outputs(keys[:half]), *await self._outputs(keys[half:])]
-        for place, *columns in rows:
+            first, second = await self._outputs(keys[:half]), await self._outputs(keys[half:])
+            return first[0] if first[0] == second[0] else None, [*first[1], *second[1]]
+        epoch: Epoch = None
+        for place, deletions, *columns in rows:
             flow_run_id, node_id = keys[place - 1]
             found[place - 1] = self._output_record(flow_run_id, (node_id, *columns))
-        return found
+            epoch = None if deletions is None else (deletions,)
+        if epoch is not None:
+            self.epochs.note(epoch, asked_at)
+        return epoch, found
 
     def _output_record(self, flow_run_id: str, row: Sequence[Any]) -> OutputRecord | CorruptStoreError:
         node_id, codec, value, checksum, written_at, size, run = row
@@ -1092,7 +1097,7 @@ class PostgresEngine:
                     if not is_time(written_at):
                         problems.append(Problem("output", (flow_run_id, node), f"{written_at!r} is no time"))
             for keys in _pieces(wanted):
-                for key, record in zip(keys, await self._outputs(keys), strict=True):
+                for key, record in zip(keys, (await self._outputs(keys))[1], strict=True):
                     if isinstance(record, CorruptStoreError) and not any(problem.key == key for problem in problems):
                         problems.append(Problem("output", key, str(record)))
         after, is_first = "", True

@@ -57,12 +57,28 @@ INSERT INTO {schema}.store_format VALUES (1);
 
 STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
 
+_FETCH_OUTPUTS = """
+    SELECT t.place, {epoch}, o.codec, o.value, o.checksum, o.written_at, o.size, o.run
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, place)
+    JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
+    JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+"""
+
 STATEMENTS = {
     "has_schema": "SELECT FROM pg_namespace WHERE nspname = $1",
     "create_schema": "CREATE SCHEMA IF NOT EXISTS {schema}",
     "format": "SELECT version FROM {schema}.store_format",
     # Stores of earlier versions have none, whose clients go on as they did.
-    "add_epoch": "ALTER TABLE {schema}.store_format ADD COLUMN IF NOT EXISTS deletions bigint NOT NULL DEFAULT 0",
+    # Not waited for: behind somebody who reads the table for an hour, as a dump does, all others would wait as well.
+    "add_epoch": """
+        SET LOCAL lock_timeout = '1s';
+        ALTER TABLE {schema}.store_format ADD COLUMN IF NOT EXISTS deletions bigint NOT NULL DEFAULT 0
+    """,
+    # The table is read, so that until the end of the transaction nobody adds the column.
+    "has_epoch": """
+        SELECT FROM {schema}.store_format f
+        JOIN pg_attribute a ON a.attrelid = f.tableoid AND a.attname = 'deletions' AND NOT a.attisdropped
+    """,
     "epoch": "SELECT deletions FROM {schema}.store_format",
     # Not the next number: after a fail-over that lost something it would come again for another deletion.
     "change_epoch": """
@@ -190,12 +206,8 @@ STATEMENTS = {
             AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial)
     """,
     # -- reads -------------------------------------------------------------------------------------------------------
-    "fetch_outputs": """
-        SELECT t.place, o.codec, o.value, o.checksum, o.written_at, o.size, o.run
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, place)
-        JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
-        JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
-    """,
+    "fetch_outputs": _FETCH_OUTPUTS.replace("{epoch}", "NULL"),
+    "fetch_outputs_in_epoch": _FETCH_OUTPUTS.replace("{epoch}", "(SELECT deletions FROM {schema}.store_format)"),
     "exists": """
         SELECT FROM {schema}.runs r JOIN {schema}.output_rows o ON o.run = r.serial
         WHERE r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2

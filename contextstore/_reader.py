@@ -1,6 +1,6 @@
 """Reads: gets that wait share one trip to the engine, and what was read fills the cache.
 
-Rules of this room: no SQL, no values. What is read goes into the cache under the epoch that was known before.
+Rules of this room: no SQL, no values. What is read goes into the cache under the epoch in which all of it was read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from ._cache import OutputCache
 from ._callers import Callers, Ticket
 from ._engine import Engine, Fetched, Job, OutputKey, OutputRecord, own_error
-from ._epoch import Epoch
 from .errors import ContextStoreError, StoreBusyError, StoreClosedError
 
 T = TypeVar("T")
@@ -62,14 +61,13 @@ class Reader:
 
     async def fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
         """Those of the outputs that are there, all as they were at one moment. Raises if one is damaged."""
-        epoch, records = await self.call(lambda: self._fetch_in_epoch(keys))
+        records = await self.call(lambda: self._fetch_and_keep(keys))
         found: dict[OutputKey, OutputRecord] = {}
         for key, record in zip(keys, records, strict=True):
             if isinstance(record, ContextStoreError):
                 raise record
             if record is not None:
                 found[key] = record
-        self._cache.fill([(key, record.value) for key, record in found.items()], epoch)
         return found
 
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -116,18 +114,17 @@ class Reader:
 
     async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Ticket]]) -> list[tuple[Ticket, Any]]:
         try:
-            epoch, found = await self._fetch_in_epoch([key for key, _ in wanted])
+            found = await self._fetch_and_keep([key for key, _ in wanted])
         except Exception as error:  # noqa: BLE001 - handed over to those who wait, whatever it is
             return [(ticket, own_error(error, self._engine)) for _, ticket in wanted]
-        pairs = zip(wanted, found, strict=True)
-        self._cache.fill([(key, record.value) for (key, _), record in pairs if type(record) is OutputRecord], epoch)
         return [(ticket, record) for (_, ticket), record in zip(wanted, found, strict=True)]
 
-    async def _fetch_in_epoch(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
-        epoch = (
-            await self._engine.current_epoch()
-        )  # before: who read before a deletion must not fill the cache after it
-        return epoch, await self._engine.fetch(keys)
+    async def _fetch_and_keep(self, keys: Sequence[OutputKey]) -> list[Fetched]:
+        # Here and not in the caller's thread, where an interrupt may come between, or a finalizer that calls the store.
+        epoch, found = await self._engine.fetch(keys)
+        pairs = zip(keys, found, strict=True)
+        self._cache.fill([(key, record.value) for key, record in pairs if type(record) is OutputRecord], epoch)
+        return found
 
     async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], ticket: Ticket) -> None:
         answer: tuple[bool, Any]

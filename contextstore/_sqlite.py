@@ -25,7 +25,7 @@ from ._engine import (
     Wanted,
     value_bytes,
 )
-from ._epoch import LocalEpochs, MappedEpochs
+from ._epoch import Epoch, LocalEpochs, MappedEpochs
 from ._filelock import FileLock
 from ._lane import Lane, LateLane
 from ._sqlite_additions import refuse_meddled_schema, refuse_unreadable_schema
@@ -361,6 +361,10 @@ class FileEngine(_SharedFileEngine):
 
     def _deleting(self) -> contextlib.AbstractContextManager[None]:
         return self.epochs.deleting()
+
+    def _epoch_before(self, connection: sqlite3.Connection) -> Epoch:
+        self.epochs.look()
+        return super()._epoch_before(connection)
 
     async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
         outcomes = await super().commit(units)

@@ -73,16 +73,21 @@ class ReadOnlyFileEngine(_SharedFileEngine):
     def deadline(self) -> float:
         return time.monotonic() + self._timeout
 
-    async def current_epoch(self) -> Epoch:
-        if not self.epochs.is_valid:
-            asked_at = time.monotonic()
-            epoch: Epoch = read_epoch(self._path + "-lock")
-            if not epoch:  # an archived file, or one that only other versions write
-                with self._read("what has changed in") as connection:
-                    version = connection.execute("PRAGMA data_version").fetchone()
-                    epoch = (self._openings, threading.get_ident(), *version)
-            self.epochs.note(epoch, asked_at)
-        return self.epochs.known
+    def _epoch_before(self, connection: sqlite3.Connection) -> Epoch:
+        asked_at = time.monotonic()
+        noted = read_epoch(self._path + "-lock")
+        epoch: Epoch = noted
+        if noted is None:  # an archived file, or one that only other versions write
+            version = connection.execute("PRAGMA data_version").fetchone()
+            epoch = (self._openings, threading.get_ident(), *version)
+        elif noted[0] & 1:  # somebody is deleting
+            epoch = None
+        self.epochs.note(epoch, asked_at)
+        return epoch
+
+    def _epoch_of(self, connection: sqlite3.Connection, before: Epoch) -> Epoch:
+        # What was cached in the epoch before is answered for a while yet, and must be of the same lives as this.
+        return before if self._epoch_before(connection) == before else None
 
     async def open(self) -> None:
         try:

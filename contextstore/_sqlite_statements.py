@@ -491,16 +491,27 @@ class SQLiteEngine:
 
     # -- reads: in the reading connection's thread, and within commits -------------------------------------------------
 
-    async def current_epoch(self) -> Epoch:
+    def _epoch_before(self, _: sqlite3.Connection) -> Epoch:
+        """The epoch, for what is read next."""
         epoch: Epoch = self.epochs.now[0]
         return epoch
 
-    async def fetch(self, keys: Sequence[OutputKey]) -> list[Fetched]:
-        if len(keys) == 1:
-            with self._read("the outputs") as connection:
-                return self._fetch_outputs(connection, keys)
-        with self._snapshot("the outputs") as connection:  # or each statement would lock the file: two system calls
-            return self._fetch_outputs(connection, keys)
+    def _epoch_of(self, _: sqlite3.Connection, before: Epoch) -> Epoch:
+        """The epoch of what has been read since. The one before will do if it is seen to be over as soon as it is."""
+        return before
+
+    async def fetch(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
+        with self._read("the outputs") as connection:
+            epoch = self._epoch_before(connection)
+            if len(keys) == 1:
+                found = self._fetch_outputs(connection, keys)
+            else:
+                connection.execute("BEGIN")  # or each statement would lock and unlock the file: two system calls
+                try:
+                    found = self._fetch_outputs(connection, keys)
+                finally:
+                    connection.execute("ROLLBACK")
+            return self._epoch_of(connection, epoch), found
 
     async def exists(self, key: OutputKey) -> bool:
         with self._read(f"the output of {_named(key)}") as connection:

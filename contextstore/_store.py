@@ -37,6 +37,7 @@ from ._engine import (
     UpsertGlobal,
     own_error,
 )
+from ._epoch import Epoch, is_known
 from ._flow import AsyncFlowRun
 from ._keys import (
     Id,
@@ -561,19 +562,28 @@ class AsyncContextStore:
         if found and missing and epochs.is_exact:
             records = await self._fetch_many(missing)
             missing = []
-        if missing or epochs.now[0] != epoch:
+        if missing or not is_known(epoch) or epochs.now[0] != epoch:
             # All of them: what was cached may be of a life before that of what is read.
             found, records = {}, await self._fetch_many(keys)
         found |= {key: record.value for key, record in records.items()}
         return {key: found[key] for key in keys if key in found}
 
     async def _fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
+        if len(keys) <= _GET_MANY:
+            return await self._reader.fetch_many(keys)
         while True:
+            run = await self._run_now(keys[0][0])
             records: dict[OutputKey, OutputRecord] = {}
             for start in range(0, len(keys), _GET_MANY):
                 records |= await self._reader.fetch_many(keys[start : start + _GET_MANY])
-            if len({record.run for record in records.values()}) <= 1:  # else the id was used anew between two trips
+            # Else the run was deleted, or its id used anew, between two trips, or it has just begun.
+            if {record.run for record in records.values()} <= {run} and run == await self._run_now(keys[0][0]):
                 return records
+
+    async def _run_now(self, flow_run: str) -> int | None:
+        """The serial of the run that has the id now. None: one without outputs, or none."""
+        page = await self._reader.call(lambda: self._engine.page_outputs(flow_run, None, "", 1, 1))
+        return next((record.run for record in page if isinstance(record, OutputRecord)), None)
 
     async def get_run(self, flow_run_id: Id) -> dict[str, Any]:
         """All outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
@@ -697,23 +707,36 @@ class AsyncContextStore:
         await self._ready()
         key = (flow_run_key(flow_run_id), node_key(node_id))
         check_function("factory", factory)
-        value = self._cache.get(key)
-        while value is None:
-            fitted: list[Any] = []
-            found = await self._callers.once(key, partial(self._get_or_put, key, factory, type, fitted))
-            if fitted:
-                return fitted[0]
+        while (value := self._cache.get(key)) is None:
+            own = _Computation(self._engine.epochs.now[0])
+            found, epoch = await self._callers.once(key, partial(self._get_or_put, key, factory, type, own))
+            if own.fitted:
+                return own.fitted[0]
             if isinstance(found, Encoded):
-                value = found
+                if own.is_begun or self._is_still(epoch):
+                    value = found
+                    break
+                # Joined, and a run was deleted meanwhile: before this call began perhaps, and this one.
             elif found.type is type or found.type == type:
                 raise found.error
             # Else this call has joined one that asked for another type, which is no failure of what is asked for here.
         return _converted(value, type, *key)
 
+    def _is_still(self, epoch: Epoch) -> bool:
+        epochs = self._engine.epochs
+        return not epochs.is_exact or (is_known(epoch) and epochs.now[0] == epoch)
+
     async def _get_or_put(
+        self, key: OutputKey, factory: Callable[[], Any], type: Any, own: _Computation
+    ) -> tuple[Encoded | _Misfit, Epoch]:
+        """``own`` is that of the caller whose call this is. With the epoch in which it was begun."""
+        own.is_begun = True
+        return await self._compute(key, factory, type, own.fitted), own.epoch
+
+    async def _compute(
         self, key: OutputKey, factory: Callable[[], Any], type: Any, fitted: list[Any]
     ) -> Encoded | _Misfit:
-        """``fitted`` is the own caller's: it gets what was computed and stored as one of ``type``, converted once."""
+        """``fitted`` gets what was computed and stored as one of ``type``, converted once."""
         record = await self._reader.fetch(key)
         if record is None:
             # Before the factory is called for nothing. Whether the run is deleted is left to the commit: asking for it
@@ -918,7 +941,8 @@ class AsyncContextStore:
 
     async def _fetch_records(self, flow_run: str, node_ids: list[str]) -> list[OutputRecord | CorruptStoreError]:
         keys = [(flow_run, node_id) for node_id in node_ids]
-        return [record for record in await self._reader.call(lambda: self._engine.fetch(keys)) if record is not None]
+        _, found = await self._reader.call(lambda: self._engine.fetch(keys))
+        return [record for record in found if record is not None]
 
     async def delete_run(self, flow_run_id: Id) -> int:
         """Delete a run, for good: later puts raise ``RunDeletedError``, ``get`` gives its default.
@@ -1136,6 +1160,15 @@ class AsyncContextStore:
     def _commit(self, operations: list[Operation]) -> Coroutine[Any, Any, list[Any]]:
         self._refuse_if_read_only()
         return self._writer.commit(operations)
+
+
+class _Computation:
+    """What a call of ``get_or_put`` knows of its own computation, if it comes to one and does not join another's."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self.epoch = epoch
+        self.is_begun = False
+        self.fitted: list[Any] = []
 
 
 class _Misfit(NamedTuple):
