@@ -19,6 +19,7 @@ import re
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self
 
@@ -202,11 +203,14 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     errors = _Errors()
     logging.getLogger("asyncio").addHandler(errors)
     yield
-    left = [thread for thread in threading.enumerate() if _is_ours(thread) and thread not in before]
-    for thread in left:
-        thread.join(timeout=PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    # Not joined: one that is just being started cannot be.
+    while left := [thread for thread in threading.enumerate() if _is_ours(thread) and thread not in before]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.001)
     logging.getLogger("asyncio").removeHandler(errors)
-    assert not [thread for thread in left if thread.is_alive()]
+    assert not left
     assert not [task for task in _unfinished_tasks() if task not in before], "a loop was closed under a task"
     assert not errors.messages
 
