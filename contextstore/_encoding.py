@@ -134,6 +134,12 @@ class _Walk:
                 return _with_keys(dict(value))
             elif kind is list:
                 return list(value)
+            elif (shape := _shape(kind)) is not None:
+                self._has_class = True
+                if shape.family != MODEL:
+                    return _fields(value, shape)
+                value = dumped(value, self._default)
+                continue
             elif issubclass(kind, str):
                 return _text(value, "a str")
             elif issubclass(kind, int):
@@ -147,13 +153,6 @@ class _Walk:
                 self._has_class = self._has_class or kind is not uuid.UUID
                 return _id_text(value)
             else:
-                shape = _shape(kind)
-                if shape is not None:
-                    self._has_class = True
-                    if shape.family != MODEL:
-                        return _fields(value, shape)
-                    value = dumped(value, self._default)
-                    continue
                 members = _members(value)
                 if members is not None:
                     return members
