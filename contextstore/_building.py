@@ -148,7 +148,7 @@ def of_base(kind: Any, value: Any) -> Any:
     """``value``, a str, int or container, as one of a class of that base."""
     if issubclass(kind, collections.defaultdict):
         return kind(None, value)
-    base = base_of(kind)
+    base = collections.OrderedDict if issubclass(kind, collections.OrderedDict) else base_of(kind)
     if base not in (str, int, list, dict, collections.OrderedDict):
         return kind(value)
     try:

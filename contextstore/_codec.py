@@ -39,8 +39,7 @@ def encode(value: Any, max_bytes: int, default: Default | None = None) -> Encode
     else:
         claims: list[Claim] = []
         encoded = Encoded(JSON, _trimmed(encode_json(value, default, claims)))
-        for claim in claims:
-            prove(claim)
+        prove(claims)
     if len(encoded.data) > max_bytes:
         size = len(encoded.data)
         raise SerializationError("$", f"it has {size} bytes when encoded, and max_value_bytes is {max_bytes}")

@@ -181,7 +181,8 @@ class _Conversion:
         self._direct[id(kind)] = (kind, False)
         shape = shape_of_type(kind)
         if shape is not None:
-            shape.reach = Reach(is_direct=False, is_compared=reach_of(kind).is_compared)
+            _, is_compared, is_safe = reach_of(kind)
+            shape.reach = Reach(False, is_compared, is_safe)
 
     def _convert(self, value: Any, kind: Any, path: str) -> _Parts:
         attempt = _Attempt()
@@ -193,6 +194,8 @@ class _Conversion:
                 raise attempt.failure
         made = yield from self._by_parts(value, kind, path)
         if made is _WHOLE and not is_direct:
+            if not reach_of(kind).is_safe:
+                raise TypeError(f"no way to convert to {type_name(kind)} is known: it cannot be taken apart")
             attempt = self._attempt(value, kind, path)
             if attempt.failure is None:
                 return attempt.made

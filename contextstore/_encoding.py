@@ -134,6 +134,12 @@ class _Walk:
                 return _with_keys(dict(value))
             elif kind is list:
                 return list(value)
+            elif (shape := _shape(kind)) is not None:
+                self._has_class = True
+                if shape.family != MODEL:
+                    return _fields(value, shape)
+                value = dumped(value, None if self._default is None else self._ask)
+                continue
             elif issubclass(kind, str):
                 return _text(value, "a str")
             elif issubclass(kind, int):
@@ -147,13 +153,6 @@ class _Walk:
                 self._has_class = self._has_class or kind is not uuid.UUID
                 return _id_text(value)
             else:
-                shape = _shape(kind)
-                if shape is not None:
-                    self._has_class = True
-                    if shape.family != MODEL:
-                        return _fields(value, shape)
-                    value = dumped(value, self._default)
-                    continue
                 members = _members(value)
                 if members is not None:
                     return members
@@ -166,11 +165,15 @@ class _Walk:
     def _asked(self, value: Any) -> Any:
         if self._default is None:
             raise RefusedError(why_not(value))
-        self._has_asked = True
         try:
-            return self._default(value)
+            return self._ask(value)
         except Exception as error:
             raise RefusedError(f"encode_default raised {error!r} ({why_not(value)})") from error
+
+    def _ask(self, value: Any) -> Any:
+        self._has_asked = True
+        assert self._default is not None
+        return self._default(value)
 
 
 def _shape(kind: Any) -> Shape | None:

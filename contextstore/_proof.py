@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import threading
 import typing
 import weakref
 from typing import Any
@@ -16,7 +17,7 @@ from ._conversion import convert
 from ._encoding import Claim
 from ._reach import reach_of
 from ._refusals import refused_at, type_name
-from ._shapes import ATTRS, DATACLASS, MODEL, NAMED_TUPLE, STRUCT, Shape, has_own_eq, shape_of
+from ._shapes import ATTRS, DATACLASS, MODEL, NAMED_TUPLE, STRUCT, Shape, base_of, has_own_eq, shape_of
 from .errors import DeserializationError, SerializationError
 
 Steps = list[int | str]
@@ -24,10 +25,30 @@ Steps = list[int | str]
 # The names of the members of each Enum that are known to come back.
 _proved_members: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
 _UNSET = object()
+_CONTENTS = (str, int, float, bytes, dict, list, tuple, set, frozenset)
 
 
-def prove(claim: Claim) -> None:
-    """Raise ``SerializationError`` unless this object comes back by its class, equal to what it is now."""
+class _Proving(threading.local):
+    is_on = False
+
+
+_proving = _Proving()
+
+
+def prove(claims: list[Claim]) -> None:
+    """Raise ``SerializationError`` unless each of these objects comes back by its class, equal to what it is now."""
+    # The proof makes another object of the class. If that puts itself, or something else, no proof of that is begun:
+    # there would be no end to it.
+    if claims and not _proving.is_on:
+        _proving.is_on = True
+        try:
+            for claim in claims:
+                _prove(claim)
+        finally:
+            _proving.is_on = False
+
+
+def _prove(claim: Claim) -> None:
     value, kind = claim.value, type(claim.value)
     if issubclass(kind, enum.Enum):
         _prove_member(claim)
@@ -165,6 +186,9 @@ def _field_pairs(one: Any, other: Any, shape: Shape) -> list[tuple[Any, Any, Ste
 
 def _own_difference(one: Any, other: Any, shape: Shape) -> str | None:
     """What the class itself says is different, and what pydantic keeps beside the fields."""
+    base = base_of(shape.owner)
+    if not shape.has_plain_base and issubclass(base, _CONTENTS) and base.__eq__(one, other) is not True:
+        return f"would come back as another {base.__name__} than it is beside its fields"
     if shape.family == MODEL:
         if not _are_equal(one.model_extra, other.model_extra):
             return "would come back with other extra fields"

@@ -19,6 +19,8 @@ class Reach(typing.NamedTuple):
     is_direct: bool
     # Whether ``==`` looks at each field of each of them.
     is_compared: bool
+    # Whether msgspec may be asked at all: an object that it makes of some classes ends the process.
+    is_safe: bool
 
 
 def reach_of(kind: Any) -> Reach:
@@ -32,7 +34,7 @@ def reach_of(kind: Any) -> Reach:
 
 
 def _found(kind: Any) -> Reach:
-    is_direct = is_compared = True
+    is_direct = is_compared = is_safe = True
     # All that it leads to, not one after the other: of a class that leads back to one that is not decided yet, nothing
     # could be said for good.
     waiting, seen = [kind], set[int]()
@@ -49,14 +51,17 @@ def _found(kind: Any) -> Reach:
         elif shape.reach is not None:
             is_direct = is_direct and shape.reach.is_direct
             is_compared = is_compared and shape.reach.is_compared
+            is_safe = is_safe and shape.reach.is_safe
         else:
             is_direct = is_direct and _is_direct(shape)
             is_compared = is_compared and shape.has_generated_eq
+            is_safe = is_safe and shape.has_plain_base
             try:
                 waiting += shape.types().values()
             except TypeError:  # an annotation that cannot be resolved
                 is_direct = is_compared = False
-    return Reach(is_direct and not waiting, is_compared and not waiting)
+    is_whole = not waiting
+    return Reach(is_direct and is_whole, is_compared and is_whole, is_safe and is_whole)
 
 
 def _is_direct(shape: Shape) -> bool:

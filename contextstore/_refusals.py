@@ -46,17 +46,17 @@ def _shortened(path: str) -> str:
     return path if len(path) <= 500 else f"{path[:300]}...{path[-100:]}"
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, most: int = 60) -> str:
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a repr of the caller's own must not hide what we have to say
         return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def type_name(kind: Any) -> str:
     if not isinstance(kind, type) or typing.get_origin(kind) is not None:
-        return repr(kind).replace("typing.", "")
+        return shown(kind, 200).replace("typing.", "")
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -103,6 +103,14 @@ _GENERAL_HINT = (
 
 def why_not(value: Any) -> str:
     kind = type(value)
+    try:
+        hint = _hint(kind)
+    except Exception:  # noqa: BLE001 - of a metaclass of the caller's own, which may raise at any question
+        hint = _GENERAL_HINT
+    return f"{type_name(kind)} is not JSON: {hint}"
+
+
+def _hint(kind: type) -> str:
     foreign = (
         _FOREIGN_HINTS[name]
         for base in kind.__mro__
@@ -110,7 +118,7 @@ def why_not(value: Any) -> str:
     )
     hints = (hint for refused, hint in _HINTS.items() if issubclass(kind, refused))
     own = (f"store what its {method}() returns" for method in ("tolist", "to_dict") if hasattr(kind, method))
-    return f"{type_name(kind)} is not JSON: {next(itertools.chain(foreign, hints, own, [_GENERAL_HINT]))}"
+    return next(itertools.chain(foreign, hints, own, [_GENERAL_HINT]))
 
 
 # ------------------------------------------------------------------------------------------------------ numpy's scalars

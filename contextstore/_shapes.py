@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import enum
+import datetime
 import inspect
 import types
 import typing
+import uuid
 from typing import Any
 
 import msgspec
@@ -116,6 +117,7 @@ class Shape:
             is_whole = self.family in (NAMED_TUPLE, TYPED_DICT, MODEL) or (
                 self.family == STRUCT and bool(self.owner.__struct_config__.eq)
             )
+        is_whole = is_whole and self.has_plain_base
         return is_whole and self.owner.__eq__ is not object.__eq__ and not has_own_eq(self.owner)
 
 
@@ -134,7 +136,10 @@ def is_pydantic(kind: Any) -> bool:
     )
 
 
-_WITHOUT_FIELDS = {object, type(None), bool, int, float, str, bytes, list, dict, tuple, set}
+_WITHOUT_FIELDS = {
+    *(object, type(None), bool, int, float, str, bytes, list, dict, tuple, set),
+    *(datetime.datetime, datetime.date, datetime.time, uuid.UUID),
+}
 
 
 def shape_of(kind: Any) -> Shape | None:
@@ -185,8 +190,6 @@ def _made(kind: Any) -> Shape | None:
         shape = Shape(
             kind, TYPED_DICT, [(name, name) for name in sorted(kind.__required_keys__ | kind.__optional_keys__)]
         )
-    elif issubclass(kind, dict | list | tuple | enum.Enum):
-        return None
     elif issubclass(kind, msgspec.Struct):
         shape = _struct_shape(kind)
     elif hasattr(kind, "__attrs_attrs__"):
@@ -226,8 +229,8 @@ def _is_generated_new(kind: Any) -> bool:
 
 def base_of(kind: Any) -> Any:
     """The class in C that decides how an object is laid out."""
-    heap_type = 1 << 9
-    return next(base for base in kind.__mro__ if not base.__flags__ & heap_type)
+    # Not by the flag of a heap type: threading.local is one, too.
+    return next(base for base in kind.__mro__ if isinstance(base.__dict__.get("__new__"), types.BuiltinFunctionType))
 
 
 def blank(kind: Any) -> Any:
