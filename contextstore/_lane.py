@@ -231,7 +231,7 @@ class LateLane:
         self._opening: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def prepare(self, database: str, set_up: Callable[[sqlite3.Connection], None]) -> None:
+    def make_ready(self, database: str, set_up: Callable[[sqlite3.Connection], None]) -> None:
         """Say what is opened, and how. On the engine room's loop, which is to live as long as jobs come."""
         self._loop = asyncio.get_running_loop()
         self._database, self._set_up = database, set_up

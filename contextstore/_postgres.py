@@ -909,12 +909,12 @@ class PostgresEngine:
                     self._reading() as connection,
                     self._transaction(connection, _SNAPSHOT, attempt.deadline),
                 ):
-                    return await self._node_ids(connection, flow_run_id, prefix)
+                    return await self._all_node_ids(connection, flow_run_id, prefix)
             except (ConnectionLostError, TryAgainError) as error:
                 if not await attempt.may_go_on(error):
                     raise attempt.failure(False) from error
 
-    async def _node_ids(self, connection: Connection, flow_run_id: str, prefix: str) -> list[str]:
+    async def _all_node_ids(self, connection: Connection, flow_run_id: str, prefix: str) -> list[str]:
         names: list[str] = []
         page: list[str] | None = None
         while page is None or len(page) == _NODE_IDS:

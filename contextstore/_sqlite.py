@@ -259,7 +259,7 @@ class FileEngine(_SharedFileEngine):
             sync_folder(os.path.dirname(path))
             await self._reading.open(self._uri)
             await self._reading.run(self._set_up_reading)
-            self._scanning.prepare(self._uri, self._set_up_reading)
+            self._scanning.make_ready(self._uri, self._set_up_reading)
             self._check_identity()
         finally:
             lock.release()

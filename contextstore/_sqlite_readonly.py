@@ -103,7 +103,7 @@ class ReadOnlyFileEngine(_SharedFileEngine):
                     raise
             await self._reading.open(":memory:")
             await self._reading.run(lambda _: self._visit_here())
-            self._scanning.prepare(":memory:", lambda _: None)  # it adopts a connection at its first read
+            self._scanning.make_ready(":memory:", lambda _: None)  # it adopts a connection at its first read
         except BaseException as error:
             await self.close()
             if isinstance(error, sqlite3.Error):

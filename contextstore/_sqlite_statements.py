@@ -120,20 +120,23 @@ _NEXT_NODE_ID = """
 _NODE_IDS = 5000
 """How many node ids are read at a time."""
 
-
-def _page_of_node_ids(bound: str) -> str:
-    """As one JSON array instead of a row each: 0.6 of the time."""
-    return f"""
-        SELECT json_group_array(node_id) FROM (
-            SELECT node_id FROM output_rows
-            WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
-                AND node_id {bound} ? AND node_id < ?
-            ORDER BY node_id LIMIT ?
-        )
-    """  # noqa: S608 - no input in it
-
-
-_FIRST_NODE_IDS, _NEXT_NODE_IDS = _page_of_node_ids(">="), _page_of_node_ids(">")
+# As one JSON array instead of a row each: 0.6 of the time.
+_FIRST_NODE_IDS = """
+    SELECT json_group_array(node_id) FROM (
+        SELECT node_id FROM output_rows
+        WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
+            AND node_id >= ? AND node_id < ?
+        ORDER BY node_id LIMIT ?
+    )
+"""
+_NEXT_NODE_IDS = """
+    SELECT json_group_array(node_id) FROM (
+        SELECT node_id FROM output_rows
+        WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
+            AND node_id > ? AND node_id < ?
+        ORDER BY node_id LIMIT ?
+    )
+"""
 
 _FEW = 5000
 """So many runs are put in order in the time that a page takes otherwise, about."""
