@@ -29,7 +29,7 @@ from ._epoch import Epoch, LocalEpochs, MappedEpochs
 from ._filelock import FileLock
 from ._lane import Lane, LateLane
 from ._sqlite_additions import refuse_meddled_schema, refuse_unreadable_schema
-from ._sqlite_deletion import json_array
+from ._sqlite_deletion import deleted_among
 from ._sqlite_file import (
     bring_up_to_date,
     check_identity,
@@ -72,10 +72,6 @@ _NEWS = """
     SELECT output_rows.id, runs.flow_run_id, output_rows.node_id
     FROM output_rows JOIN runs ON runs.serial = output_rows.run
     WHERE output_rows.id > ? ORDER BY output_rows.id LIMIT ?
-"""
-_DELETED_AMONG = """
-    SELECT flow_run_id FROM runs
-    WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NOT NULL
 """
 
 
@@ -177,8 +173,7 @@ class _SharedFileEngine(SQLiteEngine):
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         try:
-            rows = self._looking_connection().execute(_DELETED_AMONG, (json_array(flow_run_ids),)).fetchall()
-            return [flow_run_id for (flow_run_id,) in rows]
+            return deleted_among(self._looking_connection(), flow_run_ids)
         except sqlite3.Error as error:
             raise translated(error, self.location, "could not look for deleted runs in") from error
 

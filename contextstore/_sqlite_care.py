@@ -132,7 +132,7 @@ def _rows(connection: sqlite3.Connection, table: _Table, problems: list[Problem]
     try:
         ((last,),) = connection.execute(f"SELECT max(id) FROM {table.name}").fetchall()  # noqa: S608 - a name of ours
         while last is not None and after < last:
-            page = connection.execute(table.rows, (after + 1, last, _PAGE)).fetchall()
+            page = list(unhurried(connection.execute(table.rows, (after + 1, last, _PAGE))))
             ids = [row[0] for row in page]
             if not ids or ids[0] <= after or ids != sorted(ids):  # or the last rows were deleted just now
                 break

@@ -194,7 +194,11 @@ def give_back_space(connection: sqlite3.Connection, give_back: GiveBackSpace) ->
     return int(before - after)
 
 
-# -- looks: each within one transaction --------------------------------------------------------------------------------
+# -- looks -------------------------------------------------------------------------------------------------------------
+
+
+def deleted_among(connection: sqlite3.Connection, flow_run_ids: Sequence[str]) -> list[str]:
+    return [name for name, _ in connection.execute(_DELETED, (json_array(flow_run_ids),)).fetchall()]
 
 
 def page_idle_runs(connection: sqlite3.Connection, after: int, idle_since: int, limit: int) -> IdleRuns:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -264,6 +265,22 @@ class TestReports:
         for dry_run in (True, False):
             assert (await store.prune(older_than=DAY, dry_run=dry_run)).runs == 1
         assert await runs_of(store) == ["run"]
+
+    @pytest.mark.usefixtures("shared_target")
+    @pytest.mark.usefixtures("embedded")
+    @pytest.mark.parametrize("written_at", ["'never'", "-5", "x'00'"])
+    async def test_a_run_of_which_an_output_has_no_time_is_left_and_hinders_nobody(
+        self, make_store: Target, written_at: str
+    ) -> None:
+        async with make_store() as store:
+            await store.put_many("damaged", {str(number): number for number in range(3)})
+            await put_small_runs(store, 5)
+            with contextlib.closing(sqlite3.connect(make_store.location)) as connection, connection:
+                connection.execute(f"UPDATE output_rows SET written_at = {written_at} WHERE node_id = '1'")
+            await asyncio.sleep(0.001)
+            for dry_run in (True, False):
+                assert (await store.prune(older_than=NOTHING, dry_run=dry_run)).runs == 5
+            assert await store.list_keys("damaged") == ["0", "1", "2"]
 
 
 WRITER = """

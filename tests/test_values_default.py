@@ -18,6 +18,8 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, DeserializationError, SerializationError
 from contextstore._codec import decode, encode
 
+from .conftest import named
+
 PLENTY = 10**9
 
 
@@ -101,7 +103,7 @@ def test_what_it_is_asked_for_is_what_json_dumps_asks_its_default_for() -> None:
 @pytest.mark.parametrize(
     "value",
     [math.nan, [math.inf], 2**64, "\ud800", {1: 2}, {"a": {None: 1}}, {Opaque(1): 1}, datetime.time(1), [[]] * 3, (1,)],
-    ids=repr,
+    ids=named,
 )
 def test_it_is_not_asked_for_what_has_a_form_or_what_no_form_would_help(value: Any) -> None:
     def never(value: Any) -> Any:
