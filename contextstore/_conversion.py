@@ -46,6 +46,7 @@ def convert(value: Any, kind: Any) -> Any:
 
 
 _LEAVES = {bool, int, float, str, type(None)}
+_WRAPPERS = (typing.Required, typing.NotRequired, typing.Final, getattr(typing, "ReadOnly", typing.Final))
 _WHOLE = object()  # of a type that cannot be taken apart
 _SLOW = object()  # of what msgspec does not do at once
 _MSGSPEC_PLACE = re.compile(r"(.*) - at `(.*)`", re.DOTALL)
@@ -205,7 +206,7 @@ class _Conversion:
 
     def _by_parts(self, value: Any, kind: Any, path: str) -> _Parts:
         origin, args = typing.get_origin(kind) or kind, typing.get_args(kind)
-        if origin in (typing.Required, typing.NotRequired, typing.Final):
+        if origin in _WRAPPERS:
             return (yield value, args[0], path)
         if origin is typing.Annotated and not any(isinstance(note, msgspec.Meta) for note in args[1:]):
             return (yield value, args[0], path)

@@ -13,8 +13,11 @@ import typing
 import weakref
 from typing import Any
 
+import orjson
+
 from ._conversion import convert
-from ._encoding import Claim
+from ._encoding import Claim, encode_json
+from ._plainness import SCALARS, well_known
 from ._reach import reach_of
 from ._refusals import refused_at, type_name
 from ._shapes import ATTRS, DATACLASS, MODEL, NAMED_TUPLE, STRUCT, Shape, base_of, has_own_eq, shape_of
@@ -22,7 +25,7 @@ from .errors import DeserializationError, SerializationError
 
 Steps = list[int | str]
 
-# The names of the members of each Enum that are known to come back.
+# The names of the members of each Enum that come back.
 _proved_members: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
 _UNSET = object()
 _CONTENTS = (str, int, float, bytes, dict, list, tuple, set, frozenset)
@@ -105,18 +108,23 @@ def _with_arguments(value: Any) -> Any:
 def _prove_member(claim: Claim) -> None:
     member: enum.Enum = claim.value
     kind = type(member)
-    proved = _proved_members.setdefault(kind, set())
-    if member.name in proved:
-        return
+    proved = _proved_members.get(kind)
+    if proved is None:
+        members = kind.__members__.values()
+        proved = _proved_members[kind] = {other.name for other in members if _comes_back(other)}
+        if all(other.name in proved and type(other.value) in SCALARS for other in members):
+            well_known.add(kind)
+    # One that is no member by name is of a Flag, or was changed since.
+    if member.name not in proved and not _comes_back(member):
+        raise _refused(claim, [], "has another member that is the same in JSON, and that one would come back")
+
+
+def _comes_back(member: enum.Enum) -> bool:
     try:
-        back = convert(claim.plain, kind)
-    except (DeserializationError, TypeError) as error:
-        raise _refused(claim, [], f"could not be read back by its class: {error}") from error
-    if back is not member:
-        if not issubclass(kind, enum.Flag) or back != member:
-            raise _refused(claim, [], "has members whose values are the same in JSON, and the first would come back")
-    elif kind.__members__.get(member.name) is member:
-        proved.add(member.name)
+        back = convert(orjson.loads(encode_json(member)), type(member))
+    except (SerializationError, DeserializationError, TypeError):
+        return False
+    return back is member or (isinstance(member, enum.Flag) and bool(back == member))
 
 
 # --------------------------------------------------------------------------------------------------------- differences

@@ -86,8 +86,11 @@ def validated(value: Any, kind: Any) -> Any:
         validate = getattr(kind, "model_validate_json", None) or pydantic.TypeAdapter(kind).validate_json
         # From JSON, since a strict model takes less from Python objects. By the names of the fields as well, since
         # model_dump writes those, not the aliases.
-        stored = _without_computed(value, kind) if _has_computed(kind, set()) else value
-        return validate(orjson.dumps(stored), by_alias=True, by_name=True)
+        shape = shape_of(kind)
+        known = None if shape is None else shape.has_computed
+        if known or (known is None and _has_computed(kind, set())):
+            value = _without_computed(value, kind)
+        return validate(orjson.dumps(value), by_alias=True, by_name=True)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         path, problem = "$", first["msg"]

@@ -5,11 +5,12 @@ Rules of this room: found out once for a class. What is not known counts as no.
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Iterator
 from typing import Any
 
-from ._shapes import MODEL, Shape, meaning, shape_of_type
+from ._shapes import MODEL, WITHOUT_FIELDS, Shape, meaning, shape_of_type
 
 _MOST = 1000  # types; a generic class may lead to ever new ones
 
@@ -23,7 +24,12 @@ class Reach(typing.NamedTuple):
     is_safe: bool
 
 
+_SAFE = Reach(is_direct=True, is_compared=True, is_safe=True)
+
+
 def reach_of(kind: Any) -> Reach:
+    if _is_of_builtins(kind):
+        return _SAFE
     shape = shape_of_type(kind)
     if shape is None:
         return _found(kind)
@@ -31,6 +37,13 @@ def reach_of(kind: Any) -> Reach:
         shape.reach = _found(kind)
     reach: Reach = shape.reach
     return reach
+
+
+def _is_of_builtins(kind: Any) -> bool:
+    """Whether this is a container of builtin types, or one of these: the most frequent ones, which take no search."""
+    if type(kind) is types.GenericAlias:
+        return all(map(_is_of_builtins, kind.__args__)) and kind.__origin__ in WITHOUT_FIELDS
+    return type(kind) is type and kind in WITHOUT_FIELDS
 
 
 def _found(kind: Any) -> Reach:

@@ -136,7 +136,7 @@ def is_pydantic(kind: Any) -> bool:
     )
 
 
-_WITHOUT_FIELDS = {
+WITHOUT_FIELDS = {
     *(object, type(None), bool, int, float, str, bytes, list, dict, tuple, set),
     *(datetime.datetime, datetime.date, datetime.time, uuid.UUID),
 }
@@ -144,7 +144,7 @@ _WITHOUT_FIELDS = {
 
 def shape_of(kind: Any) -> Shape | None:
     """What the class is made of; None for one without fields."""
-    if kind in _WITHOUT_FIELDS:
+    if kind in WITHOUT_FIELDS:
         return None
     shape: Shape | None = kind.__dict__.get(_MARK)
     if shape is None or shape.owner is not kind:  # another's: a decorator has copied the class with all it had

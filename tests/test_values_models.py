@@ -1,4 +1,4 @@
-"""pydantic's models: what comes back by its own class, and what is refused, since its JSON has not all of it."""
+"""Classes that check: pydantic's models and attrs' validators: what comes back by its own class, and what is refused, since its JSON has not all of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typing
 import uuid
 from typing import Any, Generic, TypeVar
 
+import attrs
 import pydantic
 import pytest
 
@@ -209,3 +210,17 @@ def test_a_pydantic_dataclass_is_checked_by_pydantic_also_within_other_types() -
     with pytest.raises(DeserializationError, match="greater than 0"):
         decode(encode([{"count": 0}], PLENTY), list[Limited])
     assert "another int" in refusal(changed(Limited(3), late=5)).problem
+
+
+@attrs.define
+class Positive:
+    number: int = attrs.field(validator=attrs.validators.gt(0))
+
+    def __attrs_post_init__(self) -> None:
+        pass
+
+
+def test_the_checks_of_attrs_are_heard_on_both_ways() -> None:
+    assert back(Positive(1)) == Positive(1)
+    with pytest.raises(DeserializationError, match=r"^\$\.a: "):
+        decode(encode({"a": {"number": 0}}, PLENTY), dict[str, Positive])

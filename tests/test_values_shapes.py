@@ -199,19 +199,6 @@ def test_what_post_init_sets_beside_the_fields_is_set_again_and_its_check_is_hea
         decode(encode([{"number": 3}], PLENTY), list[Even])
 
 
-def test_the_checks_of_attrs_are_heard_on_both_ways() -> None:
-    @attrs.define
-    class Positive:
-        number: int = attrs.field(validator=attrs.validators.gt(0))
-
-        def __attrs_post_init__(self) -> None:
-            pass
-
-    with pytest.raises(DeserializationError, match=r"\$\.a"):
-        decode(encode({"a": {"number": 0}}, PLENTY), dict[str, Positive])
-    assert back(Positive(1)) == Positive(1)
-
-
 # ------------------------------------------------------------------------------------------------------------ bases
 
 
