@@ -80,7 +80,12 @@ class OutputCache:
         with self._lock:
             # First, while the entries are good for no epoch but the one before, which is over. Of one turn, what was
             # put into a run that was deleted was put before, in whatever order they were asked for.
-            deleted = {run for operation in operations for run in runs_deleted_by(operation)}
+            deleted = {
+                run
+                for operation in operations
+                if type(operation) is not PutOutput
+                for run in runs_deleted_by(operation)
+            }
             for flow_run_id in deleted:
                 self._forget_run(flow_run_id)
             if not self._go_on_to(before, after):
@@ -89,9 +94,8 @@ class OutputCache:
                 if type(operation) is PutOutput:
                     flow_run_id, node_id, value, exist_ok = operation
                     key = (flow_run_id, node_id)
-                    if not exist_ok:
-                        if flow_run_id not in deleted:
-                            written.append((key, value))
+                    if not exist_ok and flow_run_id not in deleted:
+                        written.append((key, value))
                     elif self._entries.get(key) != value:  # equal in another form than what is stored
                         self._drop(key)
                 elif type(operation) is LoadOutput:
@@ -126,8 +130,9 @@ class OutputCache:
     def _keep(self, some: Iterable[tuple[OutputKey, Encoded]]) -> None:
         entries, most = self._entries, self._max_bytes
         for key, value in some:
-            self._drop(key)  # read by somebody else just now
-            flow_run_id, node_id = _own(key[0]), _own(key[1])
+            if key in entries:  # read by somebody else just now
+                self._drop(key)
+            flow_run_id, node_id = _own(key)
             size = _size(node_id, value)
             if size + _size_of_run(flow_run_id) > most:
                 continue
@@ -145,7 +150,7 @@ class OutputCache:
     def _drop(self, key: OutputKey) -> None:
         old = self._entries.pop(key, None)
         if old is not None:
-            self._reckon_without(key, old)
+            self._reckon_without(_own(key), old)
 
     def _reckon_without(self, key: OutputKey, old: Encoded) -> None:
         flow_run_id, node_id = key
@@ -172,14 +177,17 @@ class OutputCache:
         return len(self._entries)
 
 
-def _own(text: str) -> str:
-    """The text without the UTF-8 that hangs on a string which was passed to SQLite: twice the size, and counted."""
-    return text if text.isascii() else text.encode().decode()
+def _own(key: OutputKey) -> OutputKey:
+    """The key without the UTF-8 that hangs on strings which were passed to SQLite: as large again, and counted."""
+    flow_run_id, node_id = key
+    if flow_run_id.isascii() and node_id.isascii():
+        return key
+    return flow_run_id.encode().decode(), node_id.encode().decode()
 
 
 def _size(node_id: str, value: Encoded) -> int:
-    return ENTRY_BYTES + getsizeof(_own(node_id)) + len(value.data)
+    return ENTRY_BYTES + getsizeof(node_id) + len(value.data)
 
 
 def _size_of_run(flow_run_id: str) -> int:
-    return RUN_BYTES + getsizeof(_own(flow_run_id))
+    return RUN_BYTES + getsizeof(flow_run_id)

@@ -115,27 +115,28 @@ class MappedEpochs:
     def latest(self) -> Epoch:
         return self.now[0]  # type: ignore[no-any-return]
 
-    def begin_turn(self, lock: FileLock) -> None:
-        """While holding the lock: before a commit, or several of one turn."""
+    def begin_turn(self, lock: FileLock) -> bool:
+        """While holding the lock: before a commit, or several of one turn. False: its file was replaced just now."""
         there = self._map
         self._has_room = True
         if there is None or self._lock is not lock or there.opening != lock.openings:
             try:
                 there = self._map_file(lock)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
                 # Where there is no room for one, nothing is deleted, and nothing answered from memory.
                 self._has_room = False
                 self.close()
                 self._lock, self.turn = lock, (None, None)
-                return
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.ESTALE):
+                    raise
+                return error.errno not in (errno.ENOENT, errno.ESTALE)
         epoch: int = there.content[0]
         if epoch & 1:  # left by a kill
             epoch += 1
             self._write(lock, epoch)
         self._last = epoch
         self.turn = (epoch, epoch)
+        return True
 
     def end_turn(self) -> None:
         if self._has_room:

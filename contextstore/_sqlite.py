@@ -338,7 +338,10 @@ class FileEngine(_SharedFileEngine):
             raise translated_os(error, self.location, "could not lock") from error
         try:
             self._check_identity()
-            self.epochs.begin_turn(self._lock)
+            while not self.epochs.begin_turn(self._lock):
+                self._lock.release()
+                if not self._lock.acquire(wanted):
+                    return False
             if self._begin(wanted):
                 return True
         except BaseException as error:

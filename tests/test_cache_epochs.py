@@ -353,6 +353,30 @@ class TestALockFileThatWasReplaced:
             assert [reader.get("other", "c") for _ in range(3)] == [1, 1, 1]
             assert reader.stats().cache_hits == hits + 3
 
+    @pytest.mark.parametrize("how", ["deleted", "replaced"])
+    def test_a_write_that_begins_just_then_is_made_under_the_new_one(
+        self, file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        lock = pathlib.Path(f"{file_path}-lock")
+        with ContextStore(file_path) as store:
+            store.put("run", "a", 1)
+            os.unlink(lock)
+            read, reads = _epoch._read, []
+
+            def replaced(descriptor: int) -> int:
+                reads.append(descriptor)
+                if len(reads) < 4:
+                    os.unlink(lock)
+                    if how == "replaced":
+                        lock.touch()
+                return read(descriptor)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(_epoch, "_read", replaced)
+                assert store.delete_run("run") == 1
+            begin_anew(file_path)
+            assert store.get("run", "a") == 0
+
     @pytest.mark.parametrize("read_only", [False, True])
     def test_an_older_copy_of_it_does_not_bring_an_epoch_back(
         self, file_path: pathlib.Path, tmp_path: pathlib.Path, read_only: bool
