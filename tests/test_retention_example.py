@@ -11,7 +11,7 @@ import pytest
 
 from contextstore import ContextStore
 
-from .processes import ROOT
+from .processes import ROOT, complaints
 
 
 def run(path: pathlib.Path) -> str:
@@ -23,7 +23,7 @@ def run(path: pathlib.Path) -> str:
         env={"PYTHONPATH": str(ROOT)},
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert (done.returncode, complaints(done.stderr)) == (0, ""), done.stdout
     return done.stdout
 
 
