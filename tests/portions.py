@@ -45,7 +45,7 @@ def folder_in_memory() -> pathlib.Path | None:
     return folder if shutil.disk_usage(folder).free >= ROOM else None
 
 
-PLACES = ("face_and_engine", "face", "engine")
+PLACES = ("face_and_engine", "face", "engine", "make_either")
 """The parameters that say where a test asks; the others say what it asks."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,11 @@ class Child:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.communicate()
+
+
+def complaints(err: str) -> str:
+    """What a program in development mode has written to stderr, but for what asyncio says of a slow machine."""
+    return re.sub(r"^Executing <.*> took [\d.]+ seconds\n", "", err, flags=re.MULTILINE)
 
 
 def run(program: str, *arguments: Any, options: list[str] | None = None, timeout: float = 60) -> list[str]:

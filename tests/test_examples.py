@@ -204,7 +204,7 @@ def test_on_a_server_the_query_is_for_psql_which_knows_neither_our_options_nor_t
     assert plain.query("true") == 'psql postgresql://me@a/flows -c "SELECT value FROM contextstore.outputs WHERE true"'
 
 
-@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("columns", [60, pytest.param(80, marks=pytest.mark.thorough)])
 def test_in_a_narrow_terminal_names_are_broken_after_a_dot(columns: int) -> None:
     shown = Demonstration("--no-kill", *([] if WHOLE else ["--limit", 120]), columns=columns)
     assert max(map(len, shown.text.partition("What became")[2].splitlines())) <= columns

@@ -624,6 +624,7 @@ OTHERS_FILES = [
 ]
 
 
+@pytest.mark.each_input_once
 class TestOthersFiles:
     @pytest.mark.parametrize("options", [{}, {"create": False}, {"read_only": True}], ids=str)
     @pytest.mark.parametrize("write", OTHERS_FILES, ids=lambda write: write.__name__.strip("_"))
@@ -664,6 +665,7 @@ class TestOthersFiles:
             assert run(program, file_path) == ["SQLITE_BUSY"]
 
 
+@pytest.mark.each_input_once
 class TestCutOff:
     LENGTHS = (1, 50, 99, 100, 511, 512, 4095, 4096, 4097, 8192, 0.5, -4097, -4096)
 
@@ -1154,6 +1156,7 @@ def path_of_length(folder: pathlib.Path, length: int) -> pathlib.Path:
     return folder / "store.db"
 
 
+@pytest.mark.each_input_once
 class TestNames:
     @pytest.mark.parametrize("name", NAMES, ids=ascii)
     def test_any_name_is_that_of_the_file(self, make: Make, tmp_path: pathlib.Path, name: str) -> None:
@@ -1585,6 +1588,7 @@ def _names_its_place(error: Any, path: pathlib.Path) -> bool:
     return type(error) is CorruptStoreError and all(part in message for part in ("'run'", "'b'", str(path)))
 
 
+@pytest.mark.each_input_once
 class TestDamage:
     @pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES)
     def test_a_damaged_output_is_an_error_that_names_it_and_the_others_are_served(

@@ -15,7 +15,7 @@ import pytest
 
 from contextstore import ContextStore, GlobalEntry
 
-from .processes import ROOT, Child
+from .processes import ROOT, Child, complaints
 
 
 def run(path: pathlib.Path) -> str:
@@ -27,7 +27,7 @@ def run(path: pathlib.Path) -> str:
         env={"PYTHONPATH": str(ROOT)},
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert (done.returncode, complaints(done.stderr)) == (0, ""), done.stdout
     return done.stdout
 
 
