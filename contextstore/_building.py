@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ._shapes import ATTRS, NAMED_TUPLE, STRUCT, TYPED_DICT, Shape, base_of, blank
+from ._shapes import ATTRS, NAMED_TUPLE, STRUCT, TYPED_DICT, Shape, base_of
 
 
 def built(shape: Shape, parts: dict[str, Any]) -> Any:
@@ -64,7 +64,7 @@ def _object(shape: Shape, parts: dict[str, Any]) -> Any:
     converted when the object was made. That is how msgspec makes them, too.
     """
     kind = shape.owner
-    made = blank(kind)
+    made = shape.base.__new__(kind)  # not by a __new__ of its own
     has_hook = shape.has_hook or shape.family == ATTRS
     if shape.family == ATTRS:
         _before_attrs(made)

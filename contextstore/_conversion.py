@@ -40,7 +40,9 @@ from .errors import DeserializationError, SerializationError
 def convert(value: Any, kind: Any) -> Any:
     """``value`` as one of the type ``kind``. Raises ``DeserializationError``, ``TypeError``."""
     try:
-        return _Conversion().convert(value, kind)
+        conversion = _Conversion()
+        made = conversion.at_once(value, kind)
+        return conversion.convert(value, kind) if made is _SLOW else made
     except RecursionError as error:
         raise DeserializationError("$", f"nested too deeply to be made {type_name(kind)}") from error
 
@@ -112,9 +114,6 @@ class _Conversion:
         self._tried: dict[tuple[str, int], Any] = {}
 
     def convert(self, value: Any, kind: Any) -> Any:
-        made = self._at_once(value, kind)
-        if made is not _SLOW:
-            return made
         waiting = [self._convert(value, kind, "$")]
         made, failure = None, None
         while waiting:
@@ -141,13 +140,16 @@ class _Conversion:
             known = self._direct[id(kind)] = (kind, reach_of(kind).is_direct)
         return known[1]
 
-    def _at_once(self, value: Any, kind: Any) -> Any:
+    def at_once(self, value: Any, kind: Any) -> Any:
         if type(value) is kind and kind in _LEAVES:
             return value
         if not self._is_direct(kind):
             return _SLOW
         try:
             return validated(value, kind) if is_pydantic(kind) else _by_msgspec(value, kind)
+        except (TypeError, NameError, NotImplementedError):
+            self._note_unknown(kind)
+            return _SLOW
         except Exception:  # noqa: BLE001 - it is tried anew by _attempt, which knows the place
             return _SLOW
 
@@ -242,7 +244,7 @@ class _Conversion:
             member = members[number]
             tried = (path, id(member))
             if tried not in self._tried:
-                made = self._at_once(value, member)
+                made = self.at_once(value, member)
                 try:
                     self._tried[tried] = made if made is not _SLOW else (yield value, member, path)
                 except DeserializationError as error:
@@ -265,7 +267,7 @@ class _Conversion:
             key_kind, item_kind = (args[0], int) if issubclass(origin, collections.Counter) else args
             made = {}
             for key, item in value.items():
-                part = self._at_once(item, item_kind)
+                part = self.at_once(item, item_kind)
                 if part is _SLOW:
                     part = yield item, item_kind, member_path(path, key)
                 made[_dict_key(key, key_kind, path)] = part
@@ -278,7 +280,7 @@ class _Conversion:
             raise DeserializationError(path, f"Expected `array` of length {len(kinds)}, got {len(value)}")
         made = []
         for index, kind in enumerate(kinds):
-            part = self._at_once(value[index], kind)
+            part = self.at_once(value[index], kind)
             if part is _SLOW:
                 part = yield value[index], kind, member_path(path, index)
             made.append(part)
@@ -301,7 +303,7 @@ class _Conversion:
                 continue
             if reader.is_direct is False:
                 self._direct[id(kind)] = (kind, False)
-            part = self._at_once(members[step], kind)
+            part = self.at_once(members[step], kind)
             if part is _SLOW:
                 part = yield members[step], kind, member_path(path, step)
                 reader.is_direct = self._is_direct(kind)

@@ -61,7 +61,7 @@ SCALARS = frozenset({type(None), bool, int, str})
 def _without_others(members: Any, kinds: set[type]) -> list[Any]:
     """Those of the plain types, if orjson can be trusted with the others."""
     others = kinds - _PLAIN
-    if not all(kind is uuid.UUID or kind in well_known for kind in others):
+    if not all(kind is uuid.UUID or (type(kind) is enum.EnumMeta and kind in well_known) for kind in others):
         raise NotPlainError
     for member in members:
         kind = type(member)

@@ -56,7 +56,8 @@ def _prove(claim: Claim) -> None:
     if issubclass(kind, enum.Enum):
         _prove_member(claim)
         return
-    meant = _with_arguments(value)
+    shape = shape_of(kind)
+    meant = _with_arguments(value) if shape is None or shape.is_generic else kind
     try:
         back = convert(claim.plain, meant)
     except DeserializationError as error:

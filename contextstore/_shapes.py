@@ -58,8 +58,10 @@ class Shape:
         # Whether the class has something done to an object whose fields are set, so that it may become another.
         self.has_hook = False
         self.is_validated_by_pydantic = is_pydantic(owner)
+        self.is_generic = bool(getattr(owner, "__parameters__", ()))
+        self.base = base_of(owner)  # whose __new__ prepares an object
         # msgspec makes an object without having its base in C prepare it: to look at one ends the process.
-        self.has_plain_base = family not in (DATACLASS, ATTRS) or base_of(owner) is object
+        self.has_plain_base = family not in (DATACLASS, ATTRS) or self.base is object
         self._types: dict[str, Any] | None = None
         self._readers: list[Reader] | None = None
         self.fields: tuple[Any, ...] = ()  # of a dataclass or an attrs class: what it knows of them
@@ -231,12 +233,6 @@ def base_of(kind: Any) -> Any:
     """The class in C that decides how an object is laid out."""
     # Not by the flag of a heap type: threading.local is one, too.
     return next(base for base in kind.__mro__ if isinstance(base.__dict__.get("__new__"), types.BuiltinFunctionType))
-
-
-def blank(kind: Any) -> Any:
-    """An object on which nothing has been set: neither ``__init__`` nor a ``__new__`` of its own is called."""
-    base = base_of(kind)
-    return base.__new__(kind)
 
 
 # ------------------------------------------------------------------------------------------------------ type parameters

@@ -1,5 +1,4 @@
-"""Classes that check: pydantic's models and attrs' validators: what comes back by its own class, and what is
-refused, since its JSON has not all of it."""
+"""Classes that check, pydantic's above all: what comes back, and what is refused, since its JSON has not all of it."""
 
 from __future__ import annotations
 
