@@ -78,7 +78,7 @@ class TestTheBooks:
         orjson.dumps(keys)  # which hangs its own form of each string on it, as SQLite does
         assert books_are_right(cache)
         for key in keys:
-            cache.note_committed([DeleteRun(key[0], None)])
+            cache.note_committed([DeleteRun(key[0])])
         assert (cache.bytes, len(cache)) == (0, 0)
 
     def test_they_are_right_after_many_threads_have_got_what_is_driven_out_meanwhile(self) -> None:
@@ -104,7 +104,7 @@ class TestTheBooks:
                     else:
                         cache.note_committed([PutOutput(*key, value, False) for key in some])
                     if choice.random() < 0.1:
-                        cache.note_committed([DeleteRun(f"run-{choice.randrange(7)}", None)])
+                        cache.note_committed([DeleteRun(f"run-{choice.randrange(7)}")])
             except BaseException as error:
                 failures.append(error)
 
@@ -142,7 +142,7 @@ class TestTheBooks:
         await store.get("run", "a")
         await store.get_many("run", ["a", "b"])
         assert threads
-        assert threads <= core_of(store)._engine.own_threads
+        assert all(ident in core_of(store)._engine.own_threads for ident in threads)
 
 
 class _Moments(list[Operation]):
@@ -175,7 +175,7 @@ class TestTheEntries:
         cache.fill([(KEY, OLD)], 2)
         epochs.now[0], epochs.turn = 4, (2, 4)
         seen: list[Any] = []
-        cache.note_committed(_Moments([DeleteRun("run", None)], lambda: seen.append(cache.get(KEY))))
+        cache.note_committed(_Moments([DeleteRun("run")], lambda: seen.append(cache.get(KEY))))
         assert set(seen) == {None}
 
     def test_they_do_not_go_back_to_an_epoch_that_is_over(self) -> None:
@@ -192,7 +192,7 @@ class TestTheEntries:
         epochs = Epochs(2)
         cache = OutputCache(10_000, epochs)
         epochs.now[0], epochs.turn = 6, (None, 6)  # a put of this turn, a deletion elsewhere, a deletion of this turn
-        cache.note_committed([PutOutput(*KEY, OLD, False), DeleteRun("other", None)])
+        cache.note_committed([PutOutput(*KEY, OLD, False), DeleteRun("other")])
         assert cache.get(KEY) is None
 
 

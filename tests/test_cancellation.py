@@ -288,13 +288,14 @@ def held_file_lock(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_reads(store: AsyncContextStore) -> Iterator[None]:
-    """The place where the store reads, held by a job."""
+    """The places where the store reads, and where it counts and lists, each held by a job."""
     opened = threading.Event()
 
     async def hold() -> None:
         assert opened.wait(60)
 
     core_of(store)._engine.post_read(hold)
+    core_of(store)._engine.post_scan(hold)
     try:
         yield
     finally:
