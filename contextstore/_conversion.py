@@ -114,7 +114,7 @@ class _Conversion:
         self._tried: dict[tuple[str, int], Any] = {}
 
     def convert(self, value: Any, kind: Any) -> Any:
-        waiting = [self._convert(value, kind, "$")]
+        waiting = [self._begun(value, kind, "$")]
         made, failure = None, None
         while waiting:
             try:
@@ -129,10 +129,17 @@ class _Conversion:
                 failure = error
             else:
                 made, failure = None, None
-                waiting.append(self._convert(*asked))
+                waiting.append(self._begun(*asked))
         if failure is not None:
             raise failure
         return made
+
+    def _begun(self, value: Any, kind: Any, path: str) -> _Parts:
+        if isinstance(kind, type) and not self._is_direct(kind) and not is_pydantic(kind):
+            shape = shape_of_type(kind)
+            if shape is not None:  # of all that _by_parts looks for
+                return self._object(value, shape, path)
+        return self._convert(value, kind, path)
 
     def _is_direct(self, kind: Any) -> bool:
         known = self._direct.get(id(kind))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from ._plainness import MAX_DEPTH, plain_json
+from ._plainness import MAX_DEPTH, PLAIN, plain_json
 from ._pydantic import dumped
 from ._refusals import RefusedError, is_numpy_scalar, python_scalar, refused_at, shown, why_not
 from ._shapes import MODEL, NAMED_TUPLE, Shape, shape_of
@@ -40,9 +40,11 @@ class Claim(NamedTuple):
 def encode_json(value: Any, default: Default | None = None, claims: list[Claim] | None = None) -> bytes:
     """The text. To ``claims`` is added what has to be proved to come back; see _proof."""
     try:
-        return plain_json(value)
-    except Exception:  # noqa: BLE001 - whatever it was, the slow way finds the place, or finds nothing wrong
-        return _Walk(default, claims).encoded(value)
+        if type(value) in PLAIN:
+            return plain_json(value)
+    except Exception:  # noqa: BLE001, S110 - whatever it was, the slow way finds the place, or finds nothing wrong
+        pass
+    return _Walk(default, claims).encoded(value)
 
 
 class _Walk:

@@ -16,7 +16,7 @@ import orjson
 MAX_DEPTH = 254  # what orjson writes; it reads 1,024
 
 _CONTAINERS = frozenset({list, dict, tuple})
-_PLAIN = _CONTAINERS | {type(None), bool, int, float, str}
+PLAIN = _CONTAINERS | {type(None), bool, int, float, str}
 
 
 class NotPlainError(Exception):
@@ -44,7 +44,7 @@ def _has_floats(value: Any) -> bool:
     members: Any = (value,)
     for _ in range(MAX_DEPTH + 1):
         kinds = set(map(type, members))
-        if not kinds <= _PLAIN:
+        if not kinds <= PLAIN:
             members = _without_others(members, kinds)
         has_floats = has_floats or float in kinds
         if kinds.isdisjoint(_CONTAINERS):
@@ -60,7 +60,7 @@ SCALARS = frozenset({type(None), bool, int, str})
 
 def _without_others(members: Any, kinds: set[type]) -> list[Any]:
     """Those of the plain types, if orjson can be trusted with the others."""
-    others = kinds - _PLAIN
+    others = kinds - PLAIN
     if not all(kind is uuid.UUID or (type(kind) is enum.EnumMeta and kind in well_known) for kind in others):
         raise NotPlainError
     for member in members:

@@ -98,7 +98,7 @@ class Shape:
         try:
             hints = typing.get_type_hints(self.owner, include_extras=True)
         except Exception as error:  # an annotation is evaluated, and may raise anything
-            raise TypeError(f"its annotations cannot be resolved ({error}); define them at module level") from error
+            raise TypeError(f"its annotations cannot be resolved at run time ({error})") from error
         if self.family == ATTRS:
             untyped = {field.name: field.type for field in self.fields}
             hints = {name: kind for name, kind in untyped.items() if kind is not None} | hints
