@@ -217,7 +217,7 @@ class PostgresEngine:
                 # A server that starts up or that is full will answer soon; one that does not answer at all may never.
                 if isinstance(lost.__cause__, OSError | None) or time.monotonic() > deadline:
                     told = lost if lost.__cause__ is not None or last is None else last
-                    if last is not None and isinstance(lost.__cause__, TimeoutError) and state_of_cause(last) == "53300":
+                    if last and state_of_cause(last) == "53300" and isinstance(lost.__cause__, TimeoutError):
                         told = last  # the last attempt had no time left
                     if state_of_cause(told) == "53300":
                         raise StoreBusyError(
