@@ -106,6 +106,7 @@ class MappedEpochs:
         self._lock: FileLock | None = None  # of the present turn, or the last one
         self._map: _Map | None = None
         self._changing = threading.Lock()
+        _mapped.add(self)
         self._has_room = True
         self._last = 0  # the last epoch that was seen in a turn
         self.now: Sequence[Any] = (None,)
@@ -203,6 +204,19 @@ class MappedEpochs:
 
     def _let_go(self) -> None:
         self.now, self._map = (None,), None
+
+
+_mapped: weakref.WeakSet[MappedEpochs] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    # The map keeps a descriptor, and no call of the child's looks at it.
+    for epochs in list(_mapped):
+        epochs._changing = threading.Lock()  # another thread of the parent may have held the old one
+        epochs._let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class _Map(NamedTuple):

@@ -8,6 +8,7 @@ threads at once.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import inspect
@@ -15,7 +16,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar, overload
@@ -618,10 +619,11 @@ class AsyncContextStore:
         """
         flow_run = flow_run_key(flow_run_id)
         first = "" if after is None or after == "" else node_key(after, "after")
-        async for record in self._iter_records(flow_run, first):
-            yield _output(flow_run, record)
+        async with contextlib.aclosing(self._iter_records(flow_run, first)) as records:
+            async for record in records:
+                yield _output(flow_run, record)
 
-    async def _iter_records(self, flow_run: str, after: str) -> AsyncIterator[OutputRecord]:
+    async def _iter_records(self, flow_run: str, after: str) -> AsyncGenerator[OutputRecord, None]:
         run = None
         while page := await self._page_outputs(flow_run, run, after):
             for record in page:
@@ -822,10 +824,12 @@ class AsyncContextStore:
             await subscription.begin(self._room_now())
             seen = set()
             run = None
-            async for record in self._iter_records(flow_run, ""):
-                run = record.run
-                seen.add(record.node_id)
-                yield _output(flow_run, record)
+            # Closed here and not by the collector, which on the thread of a loop would leave that to a task.
+            async with contextlib.aclosing(self._iter_records(flow_run, "")) as records:
+                async for record in records:
+                    run = record.run
+                    seen.add(record.node_id)
+                    yield _output(flow_run, record)
             await self._refuse_if_deleted(flow_run)
             while True:
                 nodes = await subscription.next(None)
