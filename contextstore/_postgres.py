@@ -966,7 +966,7 @@ class PostgresEngine:
             last = rows[-1][0]
         large = [serial for serial, _, count in rows if count > _MANY]
         for serial, _, _, first, newest in await self._fetch("extents", large) if large else ():
-            if not (first >= 0 and newest < idle_since):
+            if first is None or not (first >= 0 and newest < idle_since):  # None: removed since by somebody else
                 rows = [row for row in rows if row[0] != serial]
         ((looked_at,),) = await self._fetch("count_page", after, last)
         return IdleRuns([(name, count) for _, name, count in rows if count], looked_at, last, None)

@@ -40,7 +40,7 @@ WAYS = {
 CASES = [(face, way) for face in FACES for way in WAYS if face == "sync" or "method" not in way]
 
 
-@pytest.mark.parametrize("filters", ["default", "error::ResourceWarning"])
+@pytest.mark.parametrize("filters", ["default", pytest.param("error::ResourceWarning", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(("face", "way"), CASES)
 def test_a_store_that_an_atexit_callback_closes_is_not_warned_of(
     face: str, way: str, filters: str, file_path: pathlib.Path

@@ -110,7 +110,7 @@ class TestTooManyClients:
         await self.call(face, store, "close")
 
 
-@pytest.mark.parametrize("most", [2, 4, 7])
+@pytest.mark.parametrize("most", [2, *(pytest.param(most, marks=pytest.mark.thorough) for most in (4, 7))])
 @pytest.mark.parametrize("face", [AsyncContextStore, ContextStore])
 async def test_a_store_has_as_many_connections_as_it_may_and_no_more(
     face: Any, most: int, postgres: Server, url: str

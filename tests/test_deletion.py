@@ -302,7 +302,7 @@ WRITER = """
 
 @pytest.mark.usefixtures("shared_target")
 class TestOthersMeanwhile:
-    @pytest.mark.parametrize("size", [1, 3])
+    @pytest.mark.parametrize("size", [1, pytest.param(3, marks=pytest.mark.thorough)])
     async def test_no_run_is_deleted_that_got_an_output_from_another_process(
         self, make_store: Target, monkeypatch: pytest.MonkeyPatch, size: int
     ) -> None:

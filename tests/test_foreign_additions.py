@@ -96,6 +96,7 @@ class TestWhatMayStay:
         if kind != "statistics":
             assert [note for note in report.notes if "is not the store's" in note]
 
+    @pytest.mark.thorough
     async def test_goes_with_a_backup(self, path: pathlib.Path, face: str, kind: str) -> None:
         execute(path, HARMLESS[kind])
         async with store_at(path, face) as store:

@@ -81,7 +81,7 @@ def ended(program: str, *arguments: Any, environment: dict[str, str] | None = No
     return said, err
 
 
-@pytest.mark.parametrize("raises", [False, True], ids=["catches", "raises"])
+@pytest.mark.parametrize("raises", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["catches", "raises"])
 @pytest.mark.parametrize("face", STORES)
 def test_a_handler_that_puts_each_record_with_the_root_logger_at_debug_never_hangs(
     face: str, raises: bool, location: Any

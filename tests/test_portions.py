@@ -74,6 +74,7 @@ def run_tests(folder: pathlib.Path, program: str, *options: str, **environment: 
     return done.stdout
 
 
+@pytest.mark.thorough
 def test_a_test_that_leaves_a_task_or_a_thread_or_an_error_behind_fails(tmp_path: pathlib.Path) -> None:
     said = run_tests(tmp_path, LEAVING)
     failed = set(re.findall(r"^ERROR \S+::test_(\w+)", said, re.MULTILINE))
@@ -109,6 +110,7 @@ def test_without_a_store(face, words): ...
 """
 
 
+@pytest.mark.thorough
 def test_of_what_repeats_each_input_and_each_engine_and_each_face_is_left(tmp_path: pathlib.Path) -> None:
     said = run_tests(tmp_path, REPEATING, "-m", "not thorough", "--collect-only", "-q")
     tests = re.findall(r"::(test_\w+)\[(.*)\]", said)

@@ -169,7 +169,7 @@ def copied_over_by_itself(path: pathlib.Path) -> None:
 class TestAStoreThatWasKilled:
     @pytest.mark.parametrize("way", [nothing, chmod, chown_of_all, foreign_checkpoint, copied_over_by_itself])
     @pytest.mark.parametrize("read_only", [False, True])
-    @pytest.mark.parametrize("frames", [20, 10**6])
+    @pytest.mark.parametrize("frames", [pytest.param(20, marks=pytest.mark.thorough), 10**6])
     def test_opens_with_all_its_commits(
         self, path: pathlib.Path, way: Callable[[pathlib.Path], None], read_only: bool, frames: int
     ) -> None:

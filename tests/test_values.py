@@ -41,6 +41,7 @@ from contextstore._codec import BYTES, JSON, Encoded, checksum, decode, encode, 
 from contextstore._encoding import MAX_DEPTH, encode_json
 
 from .conftest import named
+from .portions import some
 
 UTC = datetime.UTC
 PLENTY = 10**9
@@ -329,7 +330,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=some(200, 200 // 5), deadline=None)
 def test_json_comes_back_equal_and_of_the_same_types_at_every_level(value: Any) -> None:
     stored = encoded(value)
     assert stored.codec == JSON
@@ -776,7 +777,7 @@ WRAPPERS: list[tuple[Callable[[Any], Any], str]] = [
 
 
 @given(st.lists(st.sampled_from(WRAPPERS), max_size=8), st.sampled_from(REFUSED))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=some(500, 500 // 5), deadline=None)
 def test_the_path_names_the_place_however_it_is_nested(wrappers: Any, bad: Bad) -> None:
     hypothesis.assume(wrappers or type(bad.value) is not bytes)
     value, path = bad.value, ""
@@ -1107,7 +1108,7 @@ def test_the_order_of_keys_does_not_matter_at_any_level(value: Any, order: rando
 
 
 @given(VALUES, VALUES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=some(150, 150 // 5), deadline=None)
 def test_equal_is_what_sorted_json_says(one: Any, other: Any) -> None:
     def by_json(value: Any) -> str:
         return json.dumps(value, sort_keys=True)
@@ -1486,7 +1487,7 @@ LAYERS: list[Callable[[Any], Any]] = [
 
 
 @given(st.sampled_from(LEAVES), st.lists(st.sampled_from(LAYERS), max_size=5), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=some(200, 200 // 5), deadline=None)
 def test_what_was_stored_comes_back_through_any_nesting_of_types(leaf: Any, layers: Any, data: st.DataObject) -> None:
     kind, value = leaf[0], data.draw(leaf[1])
     for layer in layers:
@@ -1587,7 +1588,7 @@ WRONG: list[tuple[Any, Any, str, str]] = [
 
 
 @given(st.sampled_from(WRONG), st.lists(st.sampled_from(LAYERS), max_size=5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=some(200, 200 // 5), deadline=None)
 def test_the_path_of_what_does_not_fit_names_the_place(wrong: Any, layers: Any) -> None:
     kind, value, path, word = wrong
     for layer in layers:

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from contextstore import SerializationError
 from contextstore._codec import decode, encode
 
+from .portions import some
+
 PLENTY = 10**9
 NOTHING = object()
 T = TypeVar("T")
@@ -431,30 +433,30 @@ def check(made: Made) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, print_blob=True)
+@settings(max_examples=some(150, 30), deadline=None, print_blob=True)
 def test_a_dataclass_comes_back_equal_or_is_refused(data: st.DataObject) -> None:
     check(data.draw(FAMILIES["dataclass"]))
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, print_blob=True)
+@settings(max_examples=some(150, 30), deadline=None, print_blob=True)
 def test_an_attrs_class_comes_back_equal_or_is_refused(data: st.DataObject) -> None:
     check(data.draw(FAMILIES["attrs"]))
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, print_blob=True)
+@settings(max_examples=some(150, 30), deadline=None, print_blob=True)
 def test_a_struct_comes_back_equal_or_is_refused(data: st.DataObject) -> None:
     check(data.draw(FAMILIES["struct"]))
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, print_blob=True)
+@settings(max_examples=some(150, 30), deadline=None, print_blob=True)
 def test_a_model_comes_back_equal_or_is_refused(data: st.DataObject) -> None:
     check(data.draw(FAMILIES["model"]))
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, print_blob=True)
+@settings(max_examples=some(150, 30), deadline=None, print_blob=True)
 def test_a_named_tuple_comes_back_equal_or_is_refused(data: st.DataObject) -> None:
     check(data.draw(FAMILIES["tuple"]))
