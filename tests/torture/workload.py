@@ -30,6 +30,7 @@ from contextstore import (
     _lane,
     _sqlite,
     _sqlite_statements,
+    _sqlite_visit,
     _store,
     _writer,
 )
@@ -328,7 +329,7 @@ def _early_acknowledgement() -> None:
 
 
 def _no_sync_of_adopted_frames() -> None:
-    _sqlite.sync_adopted_frames = lambda path: None
+    _sqlite.sync_adopted_frames = _sqlite_visit.sync_adopted_frames = lambda path: None  # a writer's, and a visitor's
 
 
 def _no_sync_of_folder() -> None:
