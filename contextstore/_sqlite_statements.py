@@ -108,9 +108,9 @@ _FETCH_OUTPUTS = f"""
 _PAGE_OUTPUTS = f"""
     SELECT {_OUTPUT_COLUMNS} FROM output_rows
     WHERE run = (
-        SELECT serial FROM runs WHERE flow_run_id = ?1 AND deleted_at IS NULL AND serial = coalesce(?2, serial)
-    ) AND node_id > ?3
-    ORDER BY node_id LIMIT ?4
+        SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL AND serial = coalesce(?, serial)
+    ) AND node_id > ?
+    ORDER BY node_id LIMIT ?
 """  # noqa: S608 - no input in it
 _NEXT_NODE_ID = """
     SELECT node_id FROM output_rows INDEXED BY sqlite_autoindex_output_rows_1
