@@ -169,7 +169,7 @@ class _Walk:
             raise RefusedError(why_not(value))
         try:
             return self._ask(value)
-        except Exception as error:
+        except Exception as error:  # the caller's encode_default may raise anything
             raise RefusedError(f"encode_default raised {error!r} ({why_not(value)})") from error
 
     def _ask(self, value: Any) -> Any:

@@ -115,7 +115,7 @@ class AsyncFlowRun:
         check_function("fn", fn)
         try:
             return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
-        except Exception as error:
+        except Exception as error:  # whatever ends a step, it is told which
             _note(error, node_id, self.flow_run_id)
             raise
 
@@ -211,7 +211,7 @@ class FlowRun:
         check_function("fn", fn)
         try:
             return self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
-        except Exception as error:
+        except Exception as error:  # whatever ends a step, it is told which
             _note(error, node_id, self.flow_run_id)
             raise
 
