@@ -6,14 +6,14 @@
 the same. Errors are in ``contextstore.errors``, and here as well.
 """
 
-from ._atomic import AtomicWriter
-from ._flow import AsyncFlowRun, FlowRun
-from ._keys import new_flow_run_id
-from ._restore import restore
+from ._faces.async_store import AsyncContextStore
+from ._faces.atomic import AtomicWriter
+from ._faces.copying import copy
+from ._faces.run import AsyncFlowRun, FlowRun
+from ._faces.sync_store import ContextStore
 from ._results import CheckReport, CopyReport, GlobalEntry, Output, Problem, PruneReport, RunInfo, StoreStats
-from ._store import AsyncContextStore
-from ._sync import ContextStore
-from ._transfer import copy
+from ._sqlite.restore import restore
+from ._values.keys import new_flow_run_id
 from .errors import (
     AlreadyExistsError,
     AtomicWriteError,

@@ -1,6 +1,7 @@
 """What the calls return: plain, frozen, picklable.
 
-Rules of this room: nothing here does anything. Times are aware, in UTC; sizes are bytes of the stored, encoded values.
+Rules of this module: nothing here does anything. Times are aware, in UTC; sizes are bytes of the stored, encoded
+values.
 """
 
 from __future__ import annotations

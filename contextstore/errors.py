@@ -23,7 +23,7 @@
         ├── WriteFailedError
         └── CompletionFailedError
 
-Rules of this room: an error keeps its facts as attributes and builds its sentence from them (what happened, to which
+Rules of this module: an error keeps its facts as attributes and builds its sentence from them (what happened, to which
 key, what to do). The facts are the positional arguments, so that every error can be pickled and copied. The engine's
 own error, where there is one, is the ``__cause__``.
 """

@@ -1,7 +1,6 @@
-"""The house, as docs and room rules describe it, held by walking the source and by looking at the public names.
+"""The house, as docs/architecture.md draws it, held by walking the source and by looking at the public names.
 
-``FLOORS`` is the plan: a module may import from the floors above its own line in the table, never from its own floor
-or from further down. A new module gets a line here, or the test that reads the plan fails.
+``LAW`` is the plan of the folders. A new folder gets a line there, or the test that reads the plan fails.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import ast
 import builtins
 import functools
+import graphlib
 import inspect
 import pathlib
 import re
@@ -22,54 +22,64 @@ from typing import Any
 import pytest
 
 import contextstore
-from contextstore import AsyncContextStore, AsyncFlowRun, ContextStore, FlowRun, _batch, errors
+from contextstore import AsyncContextStore, AsyncFlowRun, ContextStore, FlowRun, errors
+from contextstore._faces import batch as _batch
 
 PACKAGE = pathlib.Path(contextstore.__file__).parent
 
-FLOORS: list[tuple[str, ...]] = [
-    ("errors",),  # what may go wrong
-    # each on its own:
-    ("_keys", "_refusals", "_shapes", "_plainness", "_results", "_circles", "_filelock", "_postgres_url", "_breath"),
-    ("_own_threads",),  # whose thread this is
-    ("_logging",),  # what they log
-    ("_callers", "_epoch", "_wal_owner"),  # ways to wait; when a cache is out of date; whose a -wal is
-    ("_pydantic", "_reach", "_building"),  # classes
-    ("_encoding",),  # values as JSON
-    ("_conversion",),  # JSON as values
-    ("_proof",),  # that an object comes back
-    ("_codec",),  # values as they are stored
-    ("_engine", "_sqlite_file", "_postgres_sql"),  # the contract of an engine; the file of one, the words of the other
-    ("_sqlite_additions", "_sqlite_place"),  # what others have added to the file; how it comes to be there
-    ("_room", "_lane", "_postgres_lane", "_cache", "_batch", "_flow", "_sqlite_care", "_sqlite_visit"),
-    ("_sqlite_deletion",),  # deletions, in words of SQLite's
-    ("_reader", "_sqlite_statements"),  # reads that share a trip; what is said to SQLite
-    ("_watch", "_writer", "_deletion", "_sqlite", "_postgres"),  # who waits, who commits with whom; engines: all SQL
-    ("_sqlite_readonly",),  # an engine for a file that is only read
-    ("_target",),  # from a path or a URL to an engine
-    ("_store",),  # the core, and the async face
-    ("_sync",),  # the blocking face
-    ("_atomic", "_transfer", "_restore"),  # what is built on the store
+LAW: list[tuple[str, ...]] = [
+    ("errors", "_results"),  # what may go wrong; what the calls return
+    ("_process",),  # what the process does to a store
+    ("_values", "_waiting"),  # ids and values; how a call waits
+    ("_engine",),  # what an engine is
+    ("_sqlite", "_postgres", "_dispatch"),  # the engines; who goes to one with whom
+    ("_core",),  # what a face holds
+    ("_faces",),  # what users call
     ("__init__",),  # the front door
 ]
-SQL_ROOMS = {
-    "_sqlite",
-    "_sqlite_additions",
-    "_sqlite_care",
-    "_sqlite_deletion",
-    "_sqlite_file",
-    "_sqlite_readonly",
-    "_sqlite_statements",
-    "_sqlite_visit",
-    "_postgres",
-    "_postgres_sql",
-}
+"""The import law: a folder imports from the lines above its own, never from its own line or from further down.
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("**/*.py"))
+A module of the top counts as a folder. Within a folder there is no circle. What is imported for annotations alone
+counts as well.
+"""
+
+CIRCLES = {("_faces.async_store", "_faces.sync_store")}
+"""The one circle that is allowed: each store makes the other, for ``blocking`` and ``awaitable``. It is closed by an
+import within a function."""
+
+KNOW_THE_ENGINES = {"_core.target", "__init__"}
+"""Who imports from an engine's folder, outside of it. (The front door has ``restore``, which is about files.)"""
+
+WITH_SQL = ("_sqlite", "_postgres")
+
+ONLY_IN = {
+    "anyio": {"_waiting.foreign"},
+    "trio": {"_waiting.foreign"},
+    "sniffio": {"_waiting.foreign"},
+    "asyncpg": {"_postgres.connection", "_postgres.engine"},
+    "aiosqlite": {"_sqlite.worker"},
+    "pydantic": {"_values.pydantic_"},
+}
+"""Modules of others, and where alone they are imported."""
+
+MODULES = sorted(
+    str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+)
+
+
+def folder_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def path_of(module: str) -> pathlib.Path:
+    path = PACKAGE / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @functools.cache
 def source_of(module: str) -> str:
-    with tokenize.open(PACKAGE / f"{module}.py") as file:
+    with tokenize.open(path_of(module)) as file:
         return file.read()
 
 
@@ -90,30 +100,44 @@ def is_for_annotations(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-def running_imports(module: str, *, top_level: bool = False) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The imports that are executed: all but those for annotations; with ``top_level`` by ``import contextstore``."""
+def imports_of(module: str, *, when_loaded: bool = False) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports, those for annotations too; with ``when_loaded`` those that ``import contextstore`` executes."""
     rooms: list[ast.AST] = [tree_of(module)]
     while rooms:
         for node in ast.iter_child_nodes(rooms.pop()):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 yield node
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and top_level:
+            elif not when_loaded:
+                rooms.append(node)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
                 continue
             elif not (isinstance(node, ast.stmt) and is_for_annotations(node)):
                 rooms.append(node)
 
 
-def own_modules_in(node: ast.Import | ast.ImportFrom) -> list[str]:
-    """Which of our modules an import names."""
+def own_modules_in(module: str, node: ast.Import | ast.ImportFrom) -> list[str]:
+    """Which of our modules an import in this module names."""
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names if alias.name.split(".")[0] == "contextstore"]
         return [name.partition(".")[2] or "__init__" for name in names]
-    if node.level == 0 and (node.module or "").split(".")[0] != "contextstore":
-        return []
-    module = node.module if node.level else (node.module or "").partition(".")[2]
-    if module:
-        return [module]
-    return [alias.name if alias.name in MODULES else "__init__" for alias in node.names]
+    if node.level == 0:
+        if (node.module or "").split(".")[0] != "contextstore":
+            return []
+        base = (node.module or "").partition(".")[2]
+    else:
+        package = module.split(".") if path_of(module).name == "__init__.py" else module.split(".")[:-1]
+        above = package[: len(package) - node.level + 1] if module != "__init__" else []
+        base = ".".join([*above, *filter(None, [node.module])])
+    named = [f"{base}.{alias.name}" if base else alias.name for alias in node.names]
+    return [name if name in MODULES else base or "__init__" for name in named]
+
+
+def edges() -> Iterator[tuple[str, str, ast.Import | ast.ImportFrom]]:
+    """Who imports from whom, and by which statement."""
+    for module in MODULES:
+        for node in imports_of(module):
+            for imported in own_modules_in(module, node):
+                yield module, imported, node
 
 
 def outside_modules_in(node: ast.Import | ast.ImportFrom) -> list[str]:
@@ -130,18 +154,46 @@ def in_place(module: str, node: ast.AST) -> str:
 
 
 class TestPlan:
-    def test_every_module_has_its_place_in_the_plan(self) -> None:
-        planned = [module for floor in FLOORS for module in floor]
-        assert sorted(planned) == MODULES
+    def test_every_folder_has_its_place_in_the_law(self) -> None:
+        assert sorted(folder for line in LAW for folder in line) == sorted({folder_of(module) for module in MODULES})
 
-    def test_imports_run_in_one_direction(self) -> None:
-        floor_of = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    def test_folders_import_in_one_direction(self) -> None:
+        line_of = {folder: number for number, line in enumerate(LAW) for folder in line}
+        wrong = [
+            in_place(module, node)
+            for module, imported, node in edges()
+            if folder_of(module) != folder_of(imported) and line_of[folder_of(imported)] >= line_of[folder_of(module)]
+        ]
+        assert wrong == []
+
+    def test_there_is_no_circle(self) -> None:
+        graph: dict[str, set[str]] = {module: set() for module in MODULES}
+        for module, imported, _ in edges():
+            if (module, imported) not in CIRCLES and module != imported:
+                graph[module].add(imported)
+        assert list(graphlib.TopologicalSorter(graph).static_order())
+
+    def test_the_one_circle_that_is_allowed_is_closed_by_an_import_within_a_function(self) -> None:
+        for module, other in CIRCLES:
+            loaded = [own_modules_in(module, node) for node in imports_of(module, when_loaded=True)]
+            assert not any(other in names for names in loaded)
+
+    def test_one_module_knows_which_engines_there_are(self) -> None:
+        wrong = [
+            in_place(module, node)
+            for module, imported, node in edges()
+            if folder_of(imported) in WITH_SQL and folder_of(module) != folder_of(imported)
+            if module not in KNOW_THE_ENGINES
+        ]
+        assert wrong == []
+
+    def test_what_is_of_one_module_alone_is_imported_there_alone(self) -> None:
         wrong = [
             in_place(module, node)
             for module in MODULES
-            for node in running_imports(module)
-            for imported in own_modules_in(node)
-            if floor_of.get(imported, 99) >= floor_of.get(module, 99)
+            for node in imports_of(module)
+            for name in outside_modules_in(node)
+            if module not in ONLY_IN.get(name, {module})
         ]
         assert wrong == []
 
@@ -149,10 +201,11 @@ class TestPlan:
         without = [module for module in MODULES if not ast.get_docstring(tree_of(module))]
         assert without == []
 
-    def test_every_private_room_begins_with_its_rules(self) -> None:
-        """A room that is so small that it needs none has nothing but a first sentence there."""
-        docstrings = {module: ast.get_docstring(tree_of(module)) or "" for module in MODULES if is_private(module)}
-        assert [m for m, text in docstrings.items() if "\n" in text and "Rules of this room" not in text] == []
+    def test_every_private_module_begins_with_its_rules(self) -> None:
+        """A module that is so small that it needs none has nothing but a first sentence there."""
+        docstrings = {module: ast.get_docstring(tree_of(module)) or "" for module in MODULES if module[0] == "_"}
+        del docstrings["__init__"]
+        assert [m for m, text in docstrings.items() if "\n" in text and "Rules of this module" not in text] == []
 
 
 # ------------------------------------------------------------------------------------------------------------------ SQL
@@ -217,14 +270,14 @@ class TestSQL:
         found = [
             in_place(module, node)
             for module in MODULES
-            if module not in SQL_ROOMS
+            if folder_of(module) not in WITH_SQL
             for node in strings_but_docstrings(module)
             if looks_like_sql(node.value)
         ]
         assert found == []
 
     def test_it_does_stand_there(self) -> None:
-        assert any(looks_like_sql(node.value) for node in strings_but_docstrings("_sqlite"))
+        assert any(looks_like_sql(node.value) for node in strings_but_docstrings("_sqlite.schema"))
 
 
 # ------------------------------------------------------------------------------------------------ what is not done here
@@ -235,7 +288,7 @@ def own_private_names() -> frozenset[str]:
     """Every private name that this package defines: of modules, of classes, of objects."""
     names: set[str] = set()
     for module in MODULES:
-        names.add(module)
+        names.update(module.split("."))
         for node in ast.walk(tree_of(module)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 names.add(node.name)
@@ -304,7 +357,7 @@ class TestHabits:
         wrong = [
             in_place(module, node)
             for module in MODULES
-            for node in running_imports(module, top_level=True)
+            for node in imports_of(module, when_loaded=True)
             for name in outside_modules_in(node)
             if name not in sys.stdlib_module_names | allowed
         ]

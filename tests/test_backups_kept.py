@@ -43,14 +43,14 @@ class TestBackup:
     @staticmethod
     def _spoil(core: Any) -> None:
         """By the connection that has the store, since one in memory has no other."""
-        lane = core._engine._writing
+        worker = core._engine._writing
 
         async def spoil() -> None:
-            await lane.run(
+            await worker.run(
                 lambda connection: connection.execute("UPDATE output_rows SET value = '3' WHERE node_id = 'b'")
             )
 
-        asyncio.run_coroutine_threadsafe(spoil(), core._room._loop).result()
+        asyncio.run_coroutine_threadsafe(spoil(), core._host._loop).result()
 
     async def test_an_existing_file_is_overwritten_only_when_asked_to(self, store: Any, tmp_path: pathlib.Path) -> None:
         copy = made(tmp_path / "copy.db", "another")

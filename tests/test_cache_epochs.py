@@ -17,11 +17,12 @@ from typing import Any
 import orjson
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, ReadOnlyStoreError, StoreFullError, _epoch
-from contextstore._cache import OutputCache
-from contextstore._codec import JSON, Encoded
-from contextstore._engine import DeleteRun, Operation, PutOutput
-from contextstore._epoch import AskedEpochs
+from contextstore import AsyncContextStore, ContextStore, ReadOnlyStoreError, StoreFullError
+from contextstore._dispatch.cache import OutputCache
+from contextstore._engine.contract import DeleteRun, Operation, PutOutput
+from contextstore._engine.contract import epochs as _epoch
+from contextstore._engine.epochs import AskedEpochs
+from contextstore._values.codec import JSON, Encoded
 
 from .conftest import Target
 from .doubles import core_of, until
@@ -60,7 +61,7 @@ class Epochs:
 
 
 def books_are_right(cache: Any) -> bool:
-    from contextstore._cache import _size, _size_of_run
+    from contextstore._dispatch.cache import _size, _size_of_run
 
     entries = dict(cache._entries)
     runs: dict[str, set[str]] = {}
@@ -78,7 +79,7 @@ class TestTheBooks:
         orjson.dumps(keys)  # which hangs its own form of each string on it, as SQLite does
         assert books_are_right(cache)
         for key in keys:
-            cache.note_committed([DeleteRun(key[0])])
+            cache.committed([DeleteRun(key[0])])
         assert (cache.bytes, len(cache)) == (0, 0)
 
     def test_they_are_right_after_many_threads_have_got_what_is_driven_out_meanwhile(self) -> None:
@@ -102,9 +103,9 @@ class TestTheBooks:
                     if choice.random() < 0.5:
                         cache.fill([(key, value) for key in some], 2)
                     else:
-                        cache.note_committed([PutOutput(*key, value, False) for key in some])
+                        cache.committed([PutOutput(*key, value, False) for key in some])
                     if choice.random() < 0.1:
-                        cache.note_committed([DeleteRun(f"run-{choice.randrange(7)}")])
+                        cache.committed([DeleteRun(f"run-{choice.randrange(7)}")])
             except BaseException as error:
                 failures.append(error)
 
@@ -175,7 +176,7 @@ class TestTheEntries:
         cache.fill([(KEY, OLD)], 2)
         epochs.now[0], epochs.turn = 4, (2, 4)
         seen: list[Any] = []
-        cache.note_committed(_Moments([DeleteRun("run")], lambda: seen.append(cache.get(KEY))))
+        cache.committed(_Moments([DeleteRun("run")], lambda: seen.append(cache.get(KEY))))
         assert set(seen) == {None}
 
     def test_they_do_not_go_back_to_an_epoch_that_is_over(self) -> None:
@@ -184,7 +185,7 @@ class TestTheEntries:
         epochs.now[0] = 4  # another process has deleted what this one has just put
         cache.fill([(KEY, NEW)], 4)
         key = _KeyWithAMoment(KEY)
-        key.moment = lambda: cache.note_committed([PutOutput(*KEY, OLD, False)])  # of the turn before, noted late
+        key.moment = lambda: cache.committed([PutOutput(*KEY, OLD, False)])  # of the turn before, noted late
         assert cache.get(key) in (None, NEW)
         assert cache.get(KEY) == NEW
 
@@ -192,7 +193,7 @@ class TestTheEntries:
         epochs = Epochs(2)
         cache = OutputCache(10_000, epochs)
         epochs.now[0], epochs.turn = 6, (None, 6)  # a put of this turn, a deletion elsewhere, a deletion of this turn
-        cache.note_committed([PutOutput(*KEY, OLD, False), DeleteRun("other")])
+        cache.committed([PutOutput(*KEY, OLD, False), DeleteRun("other")])
         assert cache.get(KEY) is None
 
 
@@ -201,7 +202,7 @@ class TestWhatIsAskedFor:
         epochs = AskedEpochs("here")
         asked_at = time.monotonic()
         epochs.note((1,), asked_at)
-        epochs.begin_turn()
+        epochs.begin_write()
         epochs.deleted((1,), (2,))
         epochs.note((1,), asked_at)
         assert (epochs.latest, epochs.now[0], epochs.turn) == ((2,), (2,), ((1,), (2,)))
@@ -209,7 +210,7 @@ class TestWhatIsAskedFor:
     def test_after_an_own_deletion_an_epoch_before_it_is_not_the_present_one(self) -> None:
         epochs = AskedEpochs("here")
         epochs.note((1,), time.monotonic())
-        epochs.begin_turn()
+        epochs.begin_write()
         epochs.deleted((2,), (3,))
         assert (epochs.latest, epochs.now[0], epochs.turn) == ((3,), None, (None, (3,)))
 

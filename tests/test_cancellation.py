@@ -552,9 +552,9 @@ def test_a_storm_of_cancellations_leaves_no_task_thread_file_or_memory_behind(fi
 def no_blocking_call() -> Iterator[None]:
     with blockbuster.blockbuster_ctx() as detector:
         for function in detector.functions.values():
-            function.can_block_in("contextstore/_room.py", "_run")  # the engine's loop is there to be blocked
-            function.can_block_in("contextstore/_target.py", "engine_for")  # asks for the current folder, once
-            function.can_block_in("contextstore/_callers.py", "_look")  # a busy loop's breath of 0.2 ms
+            function.can_block_in("contextstore/_dispatch/host.py", "_run")  # the engine's loop is there to be blocked
+            function.can_block_in("contextstore/_core/target.py", "engine_for")  # asks for the current folder, once
+            function.can_block_in("contextstore/_waiting/callers.py", "_look")  # a busy loop's breath of 0.2 ms
         yield
 
 

@@ -30,9 +30,9 @@ from contextstore import (
     StorageError,
     StoreClosedError,
     StoreNotFoundError,
-    _sqlite_care,
-    _sqlite_place,
 )
+from contextstore._sqlite.file_engine import check as _sqlite_care
+from contextstore._sqlite.file_engine import location as _sqlite_place
 
 from .conftest import Target
 from .doubles import core_of, fail, until

@@ -9,8 +9,9 @@ import weakref
 
 import pytest
 
-from contextstore import AsyncContextStore, _circles
-from contextstore._circles import Work, waiting_for, within
+from contextstore import AsyncContextStore
+from contextstore._waiting import deadlock as _circles
+from contextstore._waiting.deadlock import Computation, waiting_for, within
 
 
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -18,22 +19,22 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     original = _circles._rank_above
 
-    class Counting(dict[Work, int]):
+    class Counting(dict[Computation, int]):
         def __iter__(self) -> object:  # type: ignore[override]  # an iterator; what it yields does not matter here
             counts[-1] += len(self)
             return super().__iter__()
 
-    def counted(waiter: Work, work: Work, key: object) -> None:
+    def counted(waiter: Computation, work: Computation, key: object) -> None:
         counts.append(0)
         original(waiter, work, key)
 
-    make = Work.__init__
+    make = Computation.__init__
 
-    def make_counting(self: Work) -> None:
+    def make_counting(self: Computation) -> None:
         make(self)
         self.waiters = Counting()
 
-    monkeypatch.setattr(Work, "__init__", make_counting)
+    monkeypatch.setattr(Computation, "__init__", make_counting)
     monkeypatch.setattr(_circles, "_rank_above", counted)
     return counts
 
@@ -67,7 +68,7 @@ async def test_steps_that_ask_for_each_others_outputs_are_looked_at_a_few_times_
 def test_of_random_waits_exactly_those_that_close_a_circle_are_refused() -> None:
     for seed in range(200):
         chance = random.Random(seed)
-        works = [Work() for _ in range(8)]
+        works = [Computation() for _ in range(8)]
         edges: set[tuple[int, int]] = set()
         held = []
 
@@ -104,7 +105,7 @@ def test_of_random_waits_exactly_those_that_close_a_circle_are_refused() -> None
 
 async def test_a_chain_of_steps_each_started_by_the_one_before_is_not_remembered() -> None:
     async with AsyncContextStore(":memory:") as store:
-        made: list[weakref.ref[Work]] = []
+        made: list[weakref.ref[Computation]] = []
         ended = asyncio.Event()
         tasks = set()
 

@@ -385,7 +385,7 @@ class TestWhatAServerCannotRead:
                 _, _, after, limit, _ = arguments
                 if "c" in [node for node in NODES if node > after][:limit]:
                     raise CorruptStoreError("invalid page in block 7 (XX001)")
-            if statement == "page_global_traces":
+            if statement == "page_global_rows":
                 after, limit, _ = arguments
                 if "key-2" in [f"key-{n}" for n in range(5) if f"key-{n}" > (after or "")][:limit]:
                     raise CorruptStoreError("invalid page in block 9 (XX001)")

@@ -14,21 +14,9 @@ from typing import Any
 
 import pytest
 
-from contextstore import (
-    AlreadyExistsError,
-    ContextStore,
-    PruneReport,
-    RunDeletedError,
-    StorageError,
-    _deletion,
-    _postgres,
-    _sqlite_deletion,
-    _sqlite_statements,
-    _store,
-)
-from contextstore._callers import step
-from contextstore._codec import Encoded
-from contextstore._engine import (
+from contextstore import AlreadyExistsError, ContextStore, PruneReport, RunDeletedError, StorageError
+from contextstore._core import retention as _deletion
+from contextstore._engine.contract import (
     DeleteIdleRuns,
     DeleteRun,
     LoadRun,
@@ -37,6 +25,12 @@ from contextstore._engine import (
     is_deletion,
     runs_deleted_by,
 )
+from contextstore._faces import async_store as _store
+from contextstore._postgres.engine import engine as _postgres
+from contextstore._sqlite.file_engine import deletion as _sqlite_deletion
+from contextstore._sqlite.file_engine import statements as _sqlite_statements
+from contextstore._values.codec import Encoded
+from contextstore._waiting.callers import run_now
 
 from .conftest import Target
 from .doubles import core_of, fail
@@ -162,8 +156,8 @@ class TestStatementsThatAreShared:
 
         places = [lambda: engine._writing.connection, engine._connection_here]
         for callback in (statements.append, None):
-            step(core._reader.call(lambda: trace(places[0], callback)))  # noqa: B023 - called at once
-            step(core._reader.scan(lambda: trace(places[1], callback)))  # noqa: B023 - called at once
+            run_now(core._reader.call(lambda: trace(places[0], callback)))  # noqa: B023 - called at once
+            run_now(core._reader.scan(lambda: trace(places[1], callback)))  # noqa: B023 - called at once
             if callback is not None:
                 yield statements
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from contextstore._postgres_url import address_of
+from contextstore._postgres.url import parse_url
 
 from .portions import WHOLE
 from .servers import Server
@@ -195,12 +195,12 @@ def test_a_store_that_cannot_be_opened_is_one_sentence(tmp_path: pathlib.Path, t
 
 def test_on_a_server_the_query_is_for_psql_which_knows_neither_our_options_nor_the_password(survey: ModuleType) -> None:
     target = "postgresql://me:s3cr3t@a:1,b:2/flows?schema=nights&pooler=transaction&target_session_attrs=read-write"
-    location = address_of(target).location
+    location = parse_url(target).location
     assert survey.Place(target, location).query("true") == (
         "psql 'postgresql://me@a:1,b:2/flows?target_session_attrs=read-write' "
         '-c "SELECT value FROM nights.outputs WHERE true"'
     )
-    plain = survey.Place("postgres://me@a/flows", address_of("postgres://me@a/flows").location)
+    plain = survey.Place("postgres://me@a/flows", parse_url("postgres://me@a/flows").location)
     assert plain.query("true") == 'psql postgresql://me@a/flows -c "SELECT value FROM contextstore.outputs WHERE true"'
 
 

@@ -41,10 +41,10 @@ from contextstore import (
     StorageError,
     StoreClosedError,
     StoreNotFoundError,
-    _sqlite,
-    _sqlite_file,
-    _sqlite_visit,
 )
+from contextstore._sqlite.file_engine import file_engine as _sqlite
+from contextstore._sqlite.file_engine import schema as _sqlite_file
+from contextstore._sqlite.file_engine import visit as _sqlite_visit
 
 from .conftest import FACES
 from .processes import Child, run
@@ -384,7 +384,7 @@ def newer_library(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setattr(module, "SCHEMA_VERSION", version)
         for module in (_sqlite, _sqlite_visit):
             # The schema of a new file stays that of version 1, so that nothing can be compared with it.
-            monkeypatch.setattr(module, "refuse_meddled_schema", lambda *_: None)
+            monkeypatch.setattr(module, "check_schema_untouched", lambda *_: None)
         monkeypatch.setattr(_sqlite_file, "MIGRATIONS", dict(enumerate(migrations, 1)))
 
     return upgrade

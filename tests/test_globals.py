@@ -25,7 +25,7 @@ from contextstore import (
     StoreClosedError,
     VersionConflictError,
 )
-from contextstore._callers import step
+from contextstore._waiting.callers import run_now
 
 from .conftest import Target
 from .doubles import core_of, fail, until
@@ -209,7 +209,7 @@ class TestListing:
                 engine._reading.connection.set_progress_handler(None, 1)
                 return ticks
 
-            first, last = (step(core_of(store)._reader.call(lambda a=a: count(a))) for a in (None, "key-19800"))
+            first, last = (run_now(core_of(store)._reader.call(lambda a=a: count(a))) for a in (None, "key-19800"))
             assert last < first * 1.1 + 50
 
 
@@ -399,7 +399,7 @@ class TestUpdating:
                 return value
 
             def hurry_blocking(value: list[str]) -> list[str]:
-                return step(hurry(value))
+                return run_now(hurry(value))
 
             blocking = hasattr(store, "blocking")
             result = await store.update_global("key", hurry_blocking if blocking else hurry, default)

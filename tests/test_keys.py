@@ -15,8 +15,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contextstore import ContextStoreError, InvalidKeyError, _keys, new_flow_run_id
-from contextstore._keys import check_count, flow_run_key, global_key, node_key, prefix_key
+from contextstore import ContextStoreError, InvalidKeyError, new_flow_run_id
+from contextstore._values import keys as _keys
+from contextstore._values.keys import check_count, flow_run_key, global_key, node_key, prefix_key
 
 from .conftest import named
 
@@ -392,7 +393,8 @@ def test_ids_of_a_moment_differ_in_62_random_bits(clock: list[int], monkeypatch:
 
 FORK = """
 import os, sys, threading
-from contextstore import _keys, new_flow_run_id
+from contextstore import new_flow_run_id
+from contextstore._values import keys as _keys
 
 parent = [new_flow_run_id() for _ in range(100)]
 _keys._uuid7_lock.acquire()          # as if another thread were in the middle of it

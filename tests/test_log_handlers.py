@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from contextstore import ContextStore, WrongLoopError, _callers, _lane
+from contextstore import ContextStore, WrongLoopError
+from contextstore._sqlite.file_engine import worker as _worker
+from contextstore._waiting import callers as _callers
 
 from .conftest import new_location
 from .doubles import core_of
@@ -332,7 +334,7 @@ def test_a_call_from_a_thread_that_is_known_too_late_is_refused_then(
     """As that of a finalizer which runs in the thread before it is registered."""
     store = ContextStore(file_path)
     refused = []
-    start = _lane.Lane._start
+    start = _worker.ConnectionWorker._start
 
     def late(self: Any, connect: Any) -> Any:
         started = start(self, connect)
@@ -349,7 +351,7 @@ def test_a_call_from_a_thread_that_is_known_too_late_is_refused_then(
             except WrongLoopError as error:
                 refused.append(error)
 
-    monkeypatch.setattr(_lane.Lane, "_start", late)
+    monkeypatch.setattr(_worker.ConnectionWorker, "_start", late)
     monkeypatch.setattr(_callers, "_LOOK_AGAIN", 0.02)
     with filtered("aiosqlite", put):
         store.put("run", "node", 1)

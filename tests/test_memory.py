@@ -92,7 +92,7 @@ def test_what_the_cache_keeps_takes_what_stats_says(
 QUEUE = (
     MEASURE
     + """
-from contextstore import _writer
+from contextstore._dispatch import writer as _writer
 path, codec, size, nodes = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 
 async def main():

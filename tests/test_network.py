@@ -33,7 +33,7 @@ from contextstore import (
     StoreBusyError,
     StoreNotFoundError,
 )
-from contextstore._postgres_sql import statements_for
+from contextstore._postgres.statements import statements_for
 
 from .doubles import until
 from .processes import children

@@ -22,9 +22,9 @@ from contextstore import (
     ReadOnlyStoreError,
     StorageError,
     StoreBusyError,
-    _postgres_lane,
 )
-from contextstore._postgres_sql import statements_for
+from contextstore._postgres.engine import connection as _postgres_lane
+from contextstore._postgres.statements import statements_for
 
 from .doubles import core_of
 from .proxy import Proxy

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, StorageError, StoreNotFoundError, WrongLoopError, _lane
+from contextstore import AsyncContextStore, ContextStore, StorageError, StoreNotFoundError, WrongLoopError
+from contextstore._sqlite.file_engine import worker as _worker
 
 from .doubles import until
 
@@ -57,7 +58,7 @@ def test_a_failed_opening_binds_the_store_to_no_loop(tmp_path: pathlib.Path) -> 
 def test_what_sqlite_answers_to_a_setting_is_looked_at(
     file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, statement: str, answer: object
 ) -> None:
-    execute = _lane._JobConnection.execute
+    execute = _worker._JobConnection.execute
 
     class Answer:
         def fetchall(self) -> list[tuple[object]]:
@@ -68,7 +69,7 @@ def test_what_sqlite_answers_to_a_setting_is_looked_at(
             return Answer()
         return execute(self, sql, parameters)
 
-    monkeypatch.setattr(_lane._JobConnection, "execute", doctored)
+    monkeypatch.setattr(_worker._JobConnection, "execute", doctored)
     with pytest.raises(StorageError, match=r"would not switch to WAL|does not take synchronous"):
         ContextStore(file_path).open()
 
@@ -92,7 +93,7 @@ async def test_nothing_that_outlives_a_call_keeps_its_context(file_path: pathlib
 
         put = await asyncio.create_task(first_of_all("put"))
         waited = asyncio.create_task(first_of_all("wait_for"))
-        await until(lambda: store._news._polling is not None)
+        await until(lambda: store._subscriptions._polling is not None)
         waiting = asyncio.create_task(store.wait_for("run", "other"))  # keeps the poller that the first has started
         span = await waited
         del waited  # a task keeps its context, also for some turns of the loop after its end

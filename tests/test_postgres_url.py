@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StorageError
-from contextstore._postgres_url import address_of
+from contextstore._postgres.url import parse_url
 
 from .servers import Server
 from .test_network import execute
@@ -123,7 +123,7 @@ def test_the_driver_gets_what_was_written_however_it_was_encoded() -> None:
         in_authority = "postgresql://{}:{}@h:7,[::1]:8/{}".format(*quoted)
         in_options = "postgresql://h:7,[::1]:8/?user={}&password={}&dbname={}".format(*quoted)
         for url in (in_authority, in_options):
-            address = address_of(url)
+            address = parse_url(url)
             assert len(address.urls) == 2
             for url_of_host, expected in zip(address.urls, [("h", 7), ("::1", 8)], strict=True):
                 addrs, params = connect_utils._parse_connect_dsn_and_args(
@@ -154,18 +154,18 @@ def test_the_name_of_the_application_counts(postgres: Server, url: str) -> None:
 
 
 def test_masking_leaves_alone_what_only_looks_like_the_password() -> None:
-    address = address_of("postgresql://x:x@h/db?schema=contexts")
+    address = parse_url("postgresql://x:x@h/db?schema=contexts")
     assert address.location == "postgresql://x@h/db?schema=contexts"
     for text in ("schema contextstore", 'role "x" does not exist', "x"):
         assert address.hide(text) == text
-    address = address_of("postgresql://postgres:postgres@h/postgres")
+    address = parse_url("postgresql://postgres:postgres@h/postgres")
     assert address.hide('role "postgres" does not exist') == 'role "postgres" does not exist'
-    address = address_of("postgresql://u:store@h/db")
+    address = parse_url("postgresql://u:store@h/db")
     assert address.hide("schema contextstore: store, 'store'") == "schema contextstore: ***, '***'"
 
 
 def test_an_address_shows_no_password_where_variables_are_shown() -> None:
-    address = address_of("postgresql://u:T0PS3CRET@h/db?sslpassword=T0PS3CRET")
+    address = parse_url("postgresql://u:T0PS3CRET@h/db?sslpassword=T0PS3CRET")
     assert "T0PS3CRET" not in f"{address!r} {address} {[address]}"
 
 

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from contextstore import ContextStore, IncompatibleStoreError, _sqlite_file
+from contextstore import ContextStore, IncompatibleStoreError
+from contextstore._sqlite.file_engine import schema as _sqlite_file
 
 from .processes import Child, children, run
 
@@ -350,7 +351,7 @@ def test_beside_a_file_of_another_program_nothing_is_left_though_it_was_looked_a
 HALF_MADE = """
     import random
     import aiosqlite, anyio.from_thread
-    from contextstore import _lane
+    from contextstore._sqlite.file_engine import worker as _worker
     folder, seed = sys.argv[1], int(sys.argv[2])
 
     def in_a_child(job):
@@ -365,7 +366,7 @@ HALF_MADE = """
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
 
-    class Counting(_lane._JobConnection):
+    class Counting(_worker._JobConnection):
         left = 10**9
         def execute(self, sql, *args):
             if not callable(sql):
@@ -381,7 +382,7 @@ HALF_MADE = """
             say(path, "put")
 
     def killed_before(statement, path):
-        _lane._JobConnection, Counting.left = Counting, statement
+        _worker._JobConnection, Counting.left = Counting, statement
         put_and_close(path)
 
     # Before each statement of the first opening, one round each.

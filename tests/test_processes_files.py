@@ -15,14 +15,8 @@ from typing import Any
 
 import pytest
 
-from contextstore import (
-    ContextStore,
-    ContextStoreError,
-    StorageError,
-    StoreBusyError,
-    StoreNotFoundError,
-    _sqlite,
-)
+from contextstore import ContextStore, ContextStoreError, StorageError, StoreBusyError, StoreNotFoundError
+from contextstore._sqlite.file_engine import file_engine as _sqlite
 
 from .doubles import core_of
 from .processes import Child, run
@@ -390,7 +384,7 @@ def test_a_file_that_is_replaced_while_it_is_being_opened_is_not_taken_for_the_o
     for each in (path, other):
         with ContextStore(each) as store:
             store.put("run", "name", each.name)
-    sync = _sqlite.sync_adopted_frames
+    sync = _sqlite.sync_recovered_wal
 
     def replace_and_sync(name: str) -> None:
         os.replace(other, path)
@@ -398,7 +392,7 @@ def test_a_file_that_is_replaced_while_it_is_being_opened_is_not_taken_for_the_o
 
     new = ContextStore(path)
     with monkeypatch.context() as patched:
-        patched.setattr(_sqlite, "sync_adopted_frames", replace_and_sync)
+        patched.setattr(_sqlite, "sync_recovered_wal", replace_and_sync)
         with pytest.raises(StorageError, match="replaced"):
             new.open()
     new.close()

@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, StoreBusyError, _filelock, _sqlite
-from contextstore._filelock import FileLock
+from contextstore import AsyncContextStore, ContextStore, StoreBusyError
+from contextstore._sqlite.file_engine import file_engine as _sqlite
+from contextstore._sqlite.file_engine import lock as _filelock
+from contextstore._sqlite.lock import FileLock
 
 from .doubles import core_of
 from .processes import Child, children, run
@@ -36,14 +38,15 @@ NEVER_WAIT = lambda: False  # noqa: E731
 
 TRACED = """
     import json
-    from contextstore import _lane, _sqlite
+    from contextstore._sqlite.file_engine import worker as _worker
+    from contextstore._sqlite.file_engine import file_engine as _sqlite
     path, puts, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     durability = ["full", "normal", "full"][number]
     _sqlite._CHECKPOINT_FRAMES = 30
     intervals, settings = [], set()
     now = time.monotonic_ns
 
-    class Traced(_lane._JobConnection):
+    class Traced(_worker._JobConnection):
         began, writes = 0, False
 
         def execute(self, sql, *args):
@@ -74,7 +77,7 @@ TRACED = """
             if self.writes:  # the last connection to close makes a checkpoint, too
                 intervals.append((before, now(), "close"))
 
-    _lane._JobConnection = Traced
+    _worker._JobConnection = Traced
 
     def write(name):
         for part in range(2):
@@ -155,10 +158,10 @@ def test_no_checkpoint_is_made_beside_a_transaction_of_a_program_that_knows_no_l
 # ------------------------------------------------------------------------------------------- who holds it and stops
 
 STOPS = """
-    from contextstore import _lane
+    from contextstore._sqlite.file_engine import worker as _worker
     path, statement = sys.argv[1], sys.argv[2]
 
-    class Stopping(_lane._JobConnection):
+    class Stopping(_worker._JobConnection):
         armed = False
         def execute(self, sql, *args):
             if Stopping.armed and sql == statement:
@@ -168,7 +171,7 @@ STOPS = """
                 time.sleep(0.3)  # other threads may be stopped first
             return super().execute(sql, *args)
 
-    _lane._JobConnection = Stopping
+    _worker._JobConnection = Stopping
     Stopping.armed = statement == "PRAGMA journal_mode = WAL"
     with ContextStore(path) as store:
         store.open()

@@ -1,6 +1,6 @@
 """What the documentation shows is run, as a reader would paste it.
 
-Rules of this room: every fence is of a kind that is run here, or ``text``; any other fails the tests. Python works on
+Rules of this module: every fence is of a kind that is run here, or ``text``; any other fails the tests. Python works on
 its own in an empty folder, as a program of its own; ``python continued`` goes on where the Python before it ended, as a
 reader would who pastes both. A ``console`` fence has commands after ``$`` and what they print; ``bash`` has commands
 alone. A command that nobody here knows how to check fails.

@@ -16,20 +16,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from contextstore import (
-    AsyncContextStore,
-    ContextStore,
-    StorageError,
-    _breath,
-    _lane,
-    _postgres,
-    _sqlite_statements,
-    _store,
-    copy,
-)
-from contextstore._breath import Breath, unhurried
-from contextstore._callers import step
-from contextstore._postgres_sql import statements_for
+from contextstore import AsyncContextStore, ContextStore, StorageError, copy
+from contextstore._faces import async_store as _store
+from contextstore._postgres.engine import engine as _postgres
+from contextstore._postgres.statements import statements_for
+from contextstore._process import pacing as _breath
+from contextstore._process.pacing import Pacer, paced
+from contextstore._sqlite.file_engine import statements as _sqlite_statements
+from contextstore._sqlite.file_engine import worker as _worker
+from contextstore._waiting.callers import run_now
 
 from .conftest import Awaited, Target
 from .doubles import core_of, until
@@ -45,15 +40,15 @@ SCANS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "prune": ("page_idle_runs", lambda store: store.prune(older_than=datetime.timedelta(1))),
     "prune, its tombstones": ("page_unfinished_deletions", lambda store: store.prune(older_than=datetime.timedelta(1))),
     "prune, dry": ("count_tombstones", lambda store: store.prune(older_than=datetime.timedelta(1), dry_run=True)),
-    "copy": ("page_run_traces", lambda store: page_of_a_copy(store)),
+    "copy": ("page_run_rows", lambda store: page_of_a_copy(store)),
 }
 
 
 async def page_of_a_copy(store: Any) -> None:
     core = core_of(store)
-    page = core._read(lambda: core._engine.page_run_traces(0, 9))
+    page = core._read(lambda: core._engine.page_run_rows(0, 9))
     if isinstance(store, Awaited):
-        await asyncio.to_thread(step, page)
+        await asyncio.to_thread(run_now, page)
     else:
         await page
 
@@ -157,7 +152,7 @@ class TestTheConnectionOfScans:
                 raise StorageError("there is no thread left")
 
             with monkeypatch.context() as patch:
-                patch.setattr(_lane.Lane, "open", refuse)
+                patch.setattr(_worker.ConnectionWorker, "open", refuse)
                 assert store.stats().outputs == 1
                 assert store.list_runs()[0].outputs == 1
             before = connections()
@@ -313,7 +308,7 @@ class TestBreath:
     def test_work_is_broken_off_now_and_then(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pauses: list[float] = []
         monkeypatch.setattr(_breath.time, "sleep", pauses.append)
-        breath = Breath()
+        breath = Pacer()
         breath.take()
         assert pauses == []
         until_then = time.perf_counter() + 0.02
@@ -323,7 +318,7 @@ class TestBreath:
         assert all(0.00005 <= pause <= 0.001 for pause in pauses)  # longer than a wake-up, and no longer than need be
 
     def test_all_come_in_order(self) -> None:
-        assert list(unhurried(range(10_000))) == list(range(10_000))
+        assert list(paced(range(10_000))) == list(range(10_000))
 
     def test_a_check_takes_it(self, file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with ContextStore(file_path) as store:

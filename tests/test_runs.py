@@ -25,15 +25,15 @@ from contextstore import (
     RunDeletedError,
     StorageError,
     StoreClosedError,
-    _deletion,
-    _postgres,
-    _sqlite_statements,
-    _store,
     new_flow_run_id,
 )
-from contextstore._callers import step
-from contextstore._codec import Encoded
-from contextstore._engine import DeleteIdleRuns, PutOutput
+from contextstore._core import retention as _deletion
+from contextstore._engine.contract import DeleteIdleRuns, PutOutput
+from contextstore._faces import async_store as _store
+from contextstore._postgres.engine import engine as _postgres
+from contextstore._sqlite.file_engine import statements as _sqlite_statements
+from contextstore._values.codec import Encoded
+from contextstore._waiting.callers import run_now
 
 from .conftest import Target
 from .doubles import Gate, core_of, fail, until
@@ -266,9 +266,9 @@ class TestTheWorkOfAPage:
         began = time.perf_counter()
         store.list_runs(**options)
         seconds = time.perf_counter() - began
-        step(core._reader.scan(lambda: install(tick)))
+        run_now(core._reader.scan(lambda: install(tick)))
         page = store.list_runs(**options)
-        step(core._reader.scan(lambda: install(None)))
+        run_now(core._reader.scan(lambda: install(None)))
         return ticks, seconds, page
 
     @pytest.mark.slow

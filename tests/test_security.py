@@ -36,7 +36,7 @@ from contextstore import (
     InvalidKeyError,
     RunDeletedError,
 )
-from contextstore._codec import Encoded, checksum
+from contextstore._values.codec import Encoded, checksum
 
 from .processes import ROOT
 
@@ -484,8 +484,8 @@ PARTS_OF_TEXT = {"replace", "split", "strip", "join", "format", "removesuffix", 
 
 # Texts that the rule below cannot follow, each with the reason why no input gets there.
 FOLLOWED_BY_HAND = {
-    ("_lane", "sql"): "hands on what _sqlite gives to execute(), which is looked at there",
-    ("_lane", "self._serve"): "a function, which is called and not parsed",
+    ("_worker", "sql"): "hands on what _sqlite gives to execute(), which is looked at there",
+    ("_worker", "self._serve"): "a function, which is called and not parsed",
     ("_sqlite", "self._synchronous"): "1 or 2, looked up in a dict of the two durabilities",
     ("_sqlite_care", "table.name"): "_OUTPUTS or _GLOBALS, of constants",
     ("_sqlite_care", "table.rows"): "_OUTPUTS or _GLOBALS, of constants",

@@ -15,12 +15,13 @@ from collections.abc import Callable
 
 import pytest
 
-from contextstore import ContextStore, IncompatibleStoreError, _wal_owner, restore
+from contextstore import ContextStore, IncompatibleStoreError, restore
+from contextstore._sqlite.file_engine import wal_owner as _wal_owner
 
 from .processes import Child
 
 WRITER = """
-    from contextstore import _sqlite
+    from contextstore._sqlite.file_engine import file_engine as _sqlite
     path, frames = sys.argv[1], int(sys.argv[2])
     _sqlite._CHECKPOINT_FRAMES = frames
     store = ContextStore(path)

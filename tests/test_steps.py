@@ -30,9 +30,9 @@ from contextstore import (
     StorageError,
     StoreClosedError,
     StoreFullError,
-    _callers,
-    _circles,
 )
+from contextstore._waiting import callers as _callers
+from contextstore._waiting import deadlock as _circles
 
 from .conftest import Target
 from .doubles import Gate, core_of, fail, until
@@ -796,7 +796,7 @@ class TestThreads:
     @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
     def test_an_interrupt_at_any_moment_leaves_no_turn_taken(self, threads_store: ContextStore) -> None:
         threads_store.open()
-        functions = {"in_turn", "_leave", "within", "waiting_for"}
+        functions = {"run_locked", "_leave", "within", "waiting_for"}
         assert every_interrupt(functions, functools.partial(queue_behind_one_that_is_interrupted, threads_store)) > 10
 
 

@@ -236,8 +236,8 @@ def outcomes_on_own_thread(store: ContextStore, post: Callable[[Any], None]) -> 
 def test_a_call_from_a_thread_of_the_stores_own_is_refused_at_once(where: str, store: ContextStore) -> None:
     store.put("run", "there", 1)
     core = core_of(store)
-    assert core._room is not None
-    post: Any = core._room.call if where == "room" else getattr(core._engine, where)
+    assert core._host is not None
+    post: Any = core._host.call if where == "room" else getattr(core._engine, where)
     outcomes = outcomes_on_own_thread(store, post)
     assert {name: type(outcome) for name, outcome in outcomes.items()} == dict.fromkeys(outcomes, WrongLoopError)
     assert "a thread of its own" in str(outcomes["put"])
@@ -269,7 +269,7 @@ def calling_handler(store: ContextStore) -> Iterator[CallingHandler]:
     logger.removeHandler(handler)
 
 
-@pytest.mark.parametrize("call", ["begin_turn", "commit", "tidy", "fetch"])
+@pytest.mark.parametrize("call", ["acquire_write", "commit", "tidy", "fetch"])
 def test_a_logging_handler_that_calls_the_store_and_raises_leaves_nobody_waiting(
     call: str, store: ContextStore, calling_handler: CallingHandler
 ) -> None:
@@ -303,14 +303,14 @@ def test_whatever_a_commit_raises_its_callers_are_told_and_the_writer_goes_on(
 
 def test_an_error_at_the_end_of_a_turn_leaves_nobody_waiting(store: ContextStore) -> None:
     engine: Any = core_of(store)._engine
-    end_turn, failures = engine.end_turn, [OSError("a bug")]
+    release_write, failures = engine.release_write, [OSError("a bug")]
 
     def failing() -> None:
-        end_turn()
+        release_write()
         if failures:
             raise failures.pop()
 
-    engine.end_turn = failing
+    engine.release_write = failing
     assert in_thread(lambda: store.put("run", "node", 1), daemon=True) is None
     assert store.get("run", "node") == 1
     store.put("run", "after", 1)

@@ -22,9 +22,9 @@ from contextstore import (
     RunDeletedError,
     StorageError,
     VersionConflictError,
-    _transfer,
     copy,
 )
+from contextstore._faces import copying as _transfer
 
 from .conftest import new_location
 from .doubles import core_of

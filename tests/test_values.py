@@ -36,9 +36,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contextstore import DeserializationError, SerializationError, _encoding
-from contextstore._codec import BYTES, JSON, Encoded, checksum, decode, encode, equal
-from contextstore._encoding import MAX_DEPTH, encode_json
+from contextstore import DeserializationError, SerializationError
+from contextstore._values import encode as _encoding
+from contextstore._values.codec import BYTES, JSON, Encoded, checksum, decode, encode, equal
+from contextstore._values.encode import MAX_DEPTH, encode_json
 
 from .conftest import named
 from .portions import some
@@ -963,7 +964,7 @@ async def test_200_levels_come_back_from_a_store_and_more_than_254_do_not_enter_
 DEEP = """
 import sys, threading
 from contextstore import SerializationError
-from contextstore._codec import encode
+from contextstore._values.codec import encode
 
 def attempt():
     for levels in (255, 256, 300, 1500, 5000, 100_000):

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contextstore import SerializationError
-from contextstore._codec import decode, encode
+from contextstore._values.codec import decode, encode
 
 from .portions import some
 

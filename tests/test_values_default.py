@@ -16,7 +16,7 @@ import pydantic
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, DeserializationError, SerializationError
-from contextstore._codec import decode, encode
+from contextstore._values.codec import decode, encode
 
 from .conftest import named
 

@@ -14,7 +14,7 @@ BEGINNING = """
 import array, collections, ctypes, dataclasses, datetime, decimal, enum, sys, threading, time, types, typing, uuid
 import attrs, msgspec, orjson, pydantic, weakref
 from contextstore import DeserializationError, SerializationError
-from contextstore._codec import JSON, Encoded, decode, encode
+from contextstore._values.codec import JSON, Encoded, decode, encode
 
 def put(value, kind=None):
     for held in (value, [value], {"a": value}, (1, value), [[value] * 3], {"n": None, "v": value}):

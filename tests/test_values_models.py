@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from contextstore import DeserializationError, SerializationError
-from contextstore._codec import decode, encode
+from contextstore._values.codec import decode, encode
 
 PLENTY = 10**9
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from contextstore import SerializationError
-from contextstore._codec import decode, encode
+from contextstore._values.codec import decode, encode
 
 numpy = pytest.importorskip("numpy")
 PLENTY = 10**9

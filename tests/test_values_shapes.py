@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from contextstore import DeserializationError, SerializationError
-from contextstore._codec import decode, encode
+from contextstore._values.codec import decode, encode
 
 PLENTY = 10**9
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Basket:
 
 
 @attrs.define
-class Ticket:
+class Waiter:
     title: str
     number: str = attrs.field(init=False)
 
@@ -114,7 +114,7 @@ class OfAll:
     order: Order
     baskets: dict[str, Basket]
     either: Basket | Order | None
-    tickets: list[Ticket]
+    waiters: list[Waiter]
     numbered: Numbered | None = None
 
 
@@ -141,14 +141,14 @@ LATE: list[Any] = [
     Order("ann"),
     Basket(["tea"]),
     changed(Basket(["tea"]), count=7),
-    Ticket("printer on fire"),
+    Waiter("printer on fire"),
     Numbered("printer on fire"),
     Seeded(3),
     Scaled(3),
     ByHand(1, 2),
     Converted("ff"),
     changed(Converted("ff"), double=1),
-    OfAll(Order("ann"), {"a b": Basket(["tea"])}, Order("bob"), [Ticket("fire")], Numbered("x")),
+    OfAll(Order("ann"), {"a b": Basket(["tea"])}, Order("bob"), [Waiter("fire")], Numbered("x")),
     OfAll(Order("ann"), {}, Basket([]), []),
     Shifted(1),
     changed(Rounded(1.5), number=0.25),

@@ -30,8 +30,8 @@ from contextstore import (
     RunDeletedError,
     StorageError,
     StoreClosedError,
-    _store,
 )
+from contextstore._faces import async_store as _store
 
 from .conftest import ENGINES, FACES, Target, new_location
 from .doubles import core_of, fail, until
@@ -42,17 +42,17 @@ TOLD = 30.0  # seconds within which anything must be told: a guard against hangs
 
 
 def news(store: Any) -> Any:
-    return core_of(store)._news
+    return core_of(store)._subscriptions
 
 
 def subscriptions(store: Any) -> list[Any]:
-    everybody: list[Any] = news(store)._everybody()
+    everybody: list[Any] = news(store)._all()
     return everybody
 
 
 async def waiting(store: Any, count: int = 1) -> None:
     """Wait until so many wait for news."""
-    await until(lambda: sum(one.ticket is not None for one in subscriptions(store)) == count)
+    await until(lambda: sum(one.waiter is not None for one in subscriptions(store)) == count)
 
 
 def spawn(*calls: Awaitable[Any]) -> list[asyncio.Future[Any]]:
@@ -436,7 +436,7 @@ class TestClosing:
                     say("told")
 
             threading.Thread(target=wait, daemon=True).start()
-            while not any(one.ticket for one in store._core._news._everybody()):
+            while not any(one.waiter for one in store._core._subscriptions._all()):
                 time.sleep(0.001)
             say("the end")
         """
@@ -518,7 +518,7 @@ class TestCancellation:
                     try:
                         call()
                     except KeyboardInterrupt:
-                        say("interrupted", store._core._news._everybody())
+                        say("interrupted", store._core._subscriptions._all())
         """
         with Child(program, file_path) as child:
             status, said, _ = child.end()
@@ -530,7 +530,7 @@ def between(store: Any, point: tuple[str, str, str, int], deed: Callable[[], Awa
     """Have something done at a chosen point of the way from the look to the waiting."""
     place, call, moment, count = point
     core = core_of(store)
-    owner: Any = {"news": core._news, "reader": core._reader}[place]
+    owner: Any = {"news": core._subscriptions, "reader": core._reader}[place]
     original = getattr(owner, call)
     calls = itertools.count(1)
     done = []
@@ -688,7 +688,7 @@ class TestNoWakeUpIsLost:
         async with AsyncContextStore(file_path) as store, AsyncContextStore(file_path) as other:
             began = time.perf_counter()
             waiters = spawn(*(store.wait_for("run", node) for node in outputs))
-            while sum(one.ticket is not None for one in subscriptions(store)) < 10_000:
+            while sum(one.waiter is not None for one in subscriptions(store)) < 10_000:
                 await asyncio.sleep(0.05)  # to look takes a while, too
             subscribed = time.perf_counter()
             await (store if writer == "same" else other).put_many("run", outputs)
@@ -1089,7 +1089,7 @@ def test_an_iterator_that_is_collected_by_whoever_holds_the_lock_does_no_harm(fi
         store.put("run", "node", 1)
         watch: Any = store.watch("run")
         next(watch)
-        news = core_of(store)._news
+        news = core_of(store)._subscriptions
         with news.lock:  # as in the middle of anything, when the collector runs
             watch.close()
             assert news._by_run

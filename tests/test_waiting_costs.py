@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, RunDeletedError, _watch
-from contextstore._callers import ThreadCallers
-from contextstore._engine import DeleteIdleRuns, DeleteRun
-from contextstore._watch import News, _Deletions, _Rest
+from contextstore import AsyncContextStore, ContextStore, RunDeletedError
+from contextstore._dispatch import subscriptions as _watch
+from contextstore._dispatch.subscriptions import Subscriptions, _Deletions, _Rest
+from contextstore._engine.contract import DeleteIdleRuns, DeleteRun
+from contextstore._waiting.callers import ThreadCallers
 
 from .conftest import Target
 from .doubles import core_of, until
@@ -53,18 +54,16 @@ class TestTheCostOfADeletion:
     @pytest.mark.parametrize("in_one", [True, False], ids=["in one operation", "in an operation each"])
     async def test_it_does_not_grow_with_those_who_wait_for_other_runs(self, in_one: bool) -> None:
         engine: Any = Nobody()
-        news = News(engine, ThreadCallers("nowhere", set()))
+        news = Subscriptions(engine, ThreadCallers("nowhere", set()))
         room: Any = None
         subscriptions = [news.subscription(Counted(f"run-{number}"), "node") for number in range(1500)]
         for one in subscriptions:
             await one.begin(room)
         names = [f"run-{number}" for number in range(0, 3000, 2)]
         Counted.comparisons = 0
-        news.note_committed(
-            [DeleteIdleRuns(tuple(names), 0, 1, None)] if in_one else [DeleteRun(name) for name in names]
-        )
+        news.committed([DeleteIdleRuns(tuple(names), 0, 1, None)] if in_one else [DeleteRun(name) for name in names])
         assert Counted.comparisons < 5000
-        assert sum(one.is_doubtful for one in subscriptions) == 750
+        assert sum(one.maybe_deleted for one in subscriptions) == 750
         for one in subscriptions:
             one.close()
         assert not news._of_run
@@ -88,7 +87,7 @@ class TestTheCostOfADeletion:
 
             await core.delete_run("run-7")
             await core.delete_run("never waited for")
-            assert await core._in_room(look) == ["run-7"]
+            assert await core._on_host(look) == ["run-7"]
             assert len(statements) == 1
             for task in tasks:
                 task.cancel()

@@ -22,8 +22,8 @@ from contextstore import (
     StoreBusyError,
     StoreClosedError,
     StoreFullError,
-    _writer,
 )
+from contextstore._dispatch import writer as _writer
 
 from .conftest import Target
 from .doubles import Gate, core_of, fail, queued, until
@@ -274,7 +274,7 @@ class TestFailures:
         assert "unforeseen" in caplog.text
         await store.put("run", "node", 1)
 
-    @pytest.mark.parametrize("call", ["begin_turn", "tidy"])
+    @pytest.mark.parametrize("call", ["acquire_write", "tidy"])
     async def test_an_unforeseen_exception_around_a_commit_leaves_nobody_waiting(
         self, store: Any, call: str, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -289,7 +289,7 @@ class TestFailures:
         assert "unforeseen" in caplog.text or "every queued write is refused" in caplog.text
 
     async def test_a_turn_that_cannot_be_had_is_told_and_the_writer_goes_on(self, store: Any) -> None:
-        fail(store, "begin_turn", StorageError("no lock to be had"))
+        fail(store, "acquire_write", StorageError("no lock to be had"))
         with pytest.raises(StorageError, match="no lock to be had"):
             await store.put("run", "node", 1)
         await store.put("run", "node", 1)

@@ -209,7 +209,7 @@ def _replace_value(value: bytes, kind: str = "TEXT", codec: Any = 0) -> Callable
 
 
 def _checksum(run: str, node: str, codec: int, value: bytes) -> int:
-    from contextstore._codec import Encoded, checksum
+    from contextstore._values.codec import Encoded, checksum
 
     with contextlib.suppress(Exception):
         return checksum(run, node, Encoded(codec, value))

@@ -24,7 +24,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from contextstore import ContextStore, ContextStoreError, StorageError, StoreFullError, _sqlite
+from contextstore import ContextStore, ContextStoreError, StorageError, StoreFullError
+from contextstore._sqlite.file_engine import file_engine as _sqlite
 
 from . import shim
 from .facts import Facts, global_value_of, value_of

@@ -1,6 +1,6 @@
 """What a program under test tried, was told and saw, and whether a store agrees with it.
 
-Rules of this room: the store is asked through its public calls only. A fact once told must hold for ever after; what
+Rules of this module: the store is asked through its public calls only. A fact once told must hold for ever after; what
 was tried and not answered may be there or not, but whole; nothing else may be there.
 """
 

@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
-from contextstore import AsyncContextStore, ContextStore, _sqlite
+from contextstore import AsyncContextStore, ContextStore
+from contextstore._sqlite.file_engine import file_engine as _sqlite
 
 from . import nursery
 from .facts import Facts

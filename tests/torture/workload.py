@@ -27,13 +27,13 @@ from contextstore import (
     RunDeletedError,
     StorageError,
     StoreNotFoundError,
-    _lane,
-    _sqlite,
-    _sqlite_statements,
-    _sqlite_visit,
-    _store,
-    _writer,
 )
+from contextstore._dispatch import writer as _writer
+from contextstore._faces import async_store as _store
+from contextstore._sqlite.file_engine import file_engine as _sqlite
+from contextstore._sqlite.file_engine import statements as _sqlite_statements
+from contextstore._sqlite.file_engine import visit as _sqlite_visit
+from contextstore._sqlite.file_engine import worker as _worker
 
 from .facts import contested_value_of, global_value_of, value_of
 from .shim import SYNC, Shim
@@ -303,9 +303,9 @@ def _synchronous_off() -> None:
 def _early_acknowledgement() -> None:
     """Callers are answered when their statements have run; COMMIT comes with the next turn."""
     engine: Any = _sqlite.FileEngine
-    begin, close = engine.begin_turn, engine.close
+    begin, close = engine.acquire_write, engine.close
 
-    async def begin_turn(self: Any, wanted: Callable[[], bool]) -> bool:
+    async def acquire_write(self: Any, wanted: Callable[[], bool]) -> bool:
         if self._writing.connection.in_transaction:
             self._writing.connection.execute("COMMIT")
         return await begin(self, wanted)
@@ -324,12 +324,12 @@ def _early_acknowledgement() -> None:
         await self._writing.run(commit_last)
         await close(self)
 
-    engine.begin_turn, engine.commit, engine.tidy, engine.close = begin_turn, commit, tidy, close_committed
-    engine.end_turn = lambda self: self._lock.release()
+    engine.acquire_write, engine.commit, engine.tidy, engine.close = acquire_write, commit, tidy, close_committed
+    engine.release_write = lambda self: self._lock.release()
 
 
 def _no_sync_of_adopted_frames() -> None:
-    _sqlite.sync_adopted_frames = _sqlite_visit.sync_adopted_frames = lambda path: None  # a writer's, and a visitor's
+    _sqlite.sync_recovered_wal = _sqlite_visit.sync_recovered_wal = lambda path: None  # a writer's, and a visitor's
 
 
 def _no_sync_of_folder() -> None:
@@ -376,7 +376,7 @@ def _leaked_threads() -> None:
     close = _sqlite.FileEngine.close
 
     async def close_half(self: Any) -> None:
-        forgotten, self._reading = self._reading, _lane.Lane(self.own_threads)
+        forgotten, self._reading = self._reading, _worker.ConnectionWorker(self.own_threads)
         self._forgotten = forgotten
         await close(self)
 

@@ -1,0 +1,142 @@
+"""Where a store is: from what the user names to the engine for it.
+
+Rules of this module: no I/O, but for asking for the current folder. What cannot be meant is a TypeError or a ValueError
+that names what is known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import urllib.parse
+from typing import Literal
+
+from .._engine.contract import Engine
+from .._sqlite.file_engine import FileEngine, MemoryEngine
+from .._sqlite.read_only import ReadOnlyFileEngine
+
+Durability = Literal["full", "normal"]
+Target = str | os.PathLike[str]
+
+_KNOWN = "a path, ':memory:', 'sqlite:///relative.db', 'sqlite:////absolute.db' or 'postgresql://user@host/database'"
+_SCHEMES = ("postgresql", "postgres", "sqlite")
+_NEW_FILE = re.compile(r"\.(db3?|sqlite3?)$", re.IGNORECASE)
+"""How a name ends that is meant as that of a file, whatever else is in it."""
+
+# What other libraries take, and takes no file name for itself. "runs/date=2024-01-01/flows.db" must stay a path.
+_WORDS = (
+    *("host", "hostaddr", "port", "dbname", "database", "user", "password", "passwd", "passfile", "service", "sslmode"),
+    *("server", "data source", "address", "initial catalog", "user id", "user name", "username", "uid", "pwd", "dsn"),
+    *("driver", "integrated security", "trusted_connection", "application_name", "connect_timeout", "options"),
+)
+_ALL_WORDS = "|".join(word.replace(" ", "[ _]?") for word in _WORDS)
+_ASSIGNED = re.compile(rf"(?:^|[\s;,&?'\"])({_ALL_WORDS})\s*=", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?:^|[\s;,&?'\"])(?:password|passwd|pwd)\s*=", re.IGNORECASE)
+_ALONE = re.compile(rf"\s*(?:{_ALL_WORDS})\s*=\s*(?:/.*|[^/]*)", re.IGNORECASE | re.DOTALL)
+_CREDENTIALS = re.compile(r"(?:^|/)[^/:@]+:[^@]*@[^/@\s]+(?:/|$)|@[^/@\s:]+:\d{3,5}(?:/|$)")
+_WITHOUT_SLASHES = re.compile(
+    r"\s*['\"]?(?:jdbc:|(?P<scheme>postgresql|postgres|sqlite)(?:\+\w+)?(?::|(?<!sqlite)(?:[^\w\s./+:-]|//)))",
+    re.IGNORECASE,
+)
+"""A scheme of ours and what is left of '://'."""
+
+
+def engine_for(
+    target: Target, durability: Durability, timeout: float, read_only: bool, create: bool, max_connections: int
+) -> Engine:
+    if isinstance(target, os.PathLike):
+        path = os.fspath(target)
+        if not isinstance(path, str):
+            raise TypeError(f"target must be a str or a Path, not a path of {type(path).__name__}")
+    elif not isinstance(target, str):
+        raise TypeError(f"target must be a str or a Path, not {type(target).__name__}")
+    elif target == ":memory:":
+        return _memory_engine(timeout, read_only)
+    elif "://" in target:
+        scheme = _scheme_of(target)
+        if scheme != "sqlite":
+            from .._postgres import engine as _postgres
+            from .._postgres.url import parse_url
+
+            return _postgres.PostgresEngine(
+                parse_url(target),
+                timeout=timeout,
+                durability=durability,
+                read_only=read_only,
+                create=create,
+                max_connections=max_connections,
+            )
+        path = _path_of_url(target)
+        if path == ":memory:":
+            return _memory_engine(timeout, read_only)
+    else:
+        path = target
+        _refuse_connection_string(path)
+    if not path:
+        raise ValueError(f"target must not be empty; known are {_KNOWN}")
+    if isinstance(target, str) and path.endswith("/"):
+        raise ValueError("target ends in a slash, as the name of a folder does: name a file in it")
+    if "\0" in path:
+        raise ValueError("target has a NUL character")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError("target has a lone surrogate, which no file name can have") from None
+    path = os.path.abspath(path)  # now, so that a later chdir does not move the store
+    if read_only:
+        return ReadOnlyFileEngine(path, timeout=timeout)
+    return FileEngine(path, timeout=timeout, durability=durability, create=create)
+
+
+def _memory_engine(timeout: float, read_only: bool) -> Engine:
+    if read_only:
+        raise ValueError("a store in memory is new and empty: read_only=True makes no sense for it")
+    return MemoryEngine(timeout)
+
+
+def _scheme_of(url: str) -> str:
+    """The scheme, which is one of ours. Nothing else of the URL is said: there may be a password in it."""
+    scheme = url.partition("://")[0].lower()
+    if scheme in _SCHEMES:
+        return scheme
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]{0,30}(:[a-z]{1,20})?", scheme):
+        raise ValueError(f"target has '://' in it and does not begin with a scheme; known are {_KNOWN}")
+    plain = scheme.removeprefix("jdbc:").partition("+")[0]
+    close = difflib.get_close_matches(plain, _SCHEMES, 1)
+    hint = f"did you mean '{close[0]}://'? " if close else ""
+    raise ValueError(f"the scheme {scheme!r} is not known; {hint}known are {_KNOWN}")
+
+
+def _refuse_connection_string(path: str) -> None:
+    """Raise for what is no path, but a connection string of another form. Not to be shown: it may have a password."""
+    if path.lower().startswith("file:"):
+        raise ValueError(f"target is a SQLite URI ('file:…'), which is not taken; known are {_KNOWN}")
+    form = _form_of(path)
+    if form:
+        raise ValueError(f"target is a connection string ({form}), which is not taken; known are {_KNOWN}")
+
+
+def _form_of(path: str) -> str:
+    if match := _WITHOUT_SLASHES.match(path):
+        return f"did you mean '{(match['scheme'] or 'postgresql').lower()}://'?"
+    assigned = {word.lower() for word in _ASSIGNED.findall(path)}
+    if len(assigned) > 1 or _PASSWORD.search(path):
+        return "'name=value …'"
+    if _NEW_FILE.search(path.rstrip()) and ";" not in path:
+        return ""
+    if assigned and (";" in path or _ALONE.fullmatch(path)):
+        return "'name=value'"
+    if _CREDENTIALS.search(path):
+        return "'user:password@host'"
+    return ""
+
+
+def _path_of_url(url: str) -> str:
+    rest = url.partition("://")[2]
+    if not rest.startswith("/"):
+        raise ValueError(f"target has no path after 'sqlite:///'; known are {_KNOWN}")
+    path, mark, _ = rest[1:].partition("?")
+    if mark:
+        raise ValueError("target has options after '?', of which none is known for 'sqlite:///': pass them as keywords")
+    return urllib.parse.unquote(path, errors="surrogateescape")

@@ -1,0 +1,294 @@
+"""The engine host: the event-loop thread on which a store's engine lives, from its opening to its end.
+
+Rules of this module: one thread per open store, whichever its face. It is asleep unless something is opened, closed or
+watched: reads and writes go straight to where the engine runs them. A driver belongs to the loop that opened it, and
+aiosqlite's threads die when they answer a loop that is closed; on a loop of our own they outlive the caller's, finish
+what was accepted, and are closed in order, whatever becomes of the caller.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import atexit
+import contextvars
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
+
+from .._engine.contract import Engine
+from .._process.own_threads import OF_ALL, OwnThreads
+from .._waiting.callers import SharedFuture
+from ..errors import StorageError, StoreClosedError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+logger = logging.getLogger("contextstore")
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that knows the threads in which it looks up the names of hosts for its store's."""
+
+    def __init__(self, own_threads: OwnThreads) -> None:
+        super().__init__()
+        self._own_threads = own_threads
+
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        def run() -> T:
+            ident = threading.get_ident()
+            self._own_threads.add(ident)
+            try:
+                return func(*args)
+            finally:
+                self._own_threads.discard(ident)
+
+        return super().run_in_executor(executor, run)
+
+
+class EngineHost:
+    """An engine that is open, or about to be, on a thread of its own.
+
+    Args:
+        refuse_calls: called once, before the engine is closed for whatever reason: nothing more may be posted to it.
+            Must not hold the store object, which would never be collected then.
+    """
+
+    def __init__(self, engine: Engine, refuse_calls: Callable[[], None] = lambda: None) -> None:
+        self._engine = engine
+        self._refuse_calls = refuse_calls
+        self._pid = os.getpid()
+        self._started = threading.Lock()  # taken by the thread that lives here, for good
+        # Guards the next three. Reentrant, since a store that is collected anywhere calls stop().
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # as long as calls are taken
+        self._stopped: asyncio.Event | None = None
+        self._stopping = False
+        self._calls: set[asyncio.Task[None]] = set()
+        self.is_warned_of = False
+        # Both give an error as their result instead of raising it, so that nobody raises another's exception object.
+        self.opened: SharedFuture[BaseException | None] = SharedFuture()
+        """Kept once the engine is open, or has failed to open and the thread is at its end."""
+        self.closed: SharedFuture[BaseException | None] = SharedFuture()
+        """Kept once the engine is closed and the thread is at its end."""
+        self.thread = threading.Thread(target=self._run, name=f"contextstore {engine.location}", daemon=False)
+
+    def start(self) -> None:
+        """Start the thread. Any number of times: an interrupt may have cut short an earlier call anywhere.
+
+        By way of a thread that only starts the other: Thread.start() blocks, and an interrupt there leaves the thread
+        half-started, as it does in Thread.is_alive().
+        """
+        if not self._started.locked():
+            try:
+                _thread.start_new_thread(self._start_thread, (threading.current_thread(),))
+            except RuntimeError as error:
+                self._fail_to_start(error)
+
+    def _start_thread(self, caller: threading.Thread) -> None:
+        own_threads, ident = self._engine.own_threads, threading.get_ident()
+        own_threads.add(ident)  # a finalizer that runs here and calls the store would wait for what this is about to do
+        try:
+            # Unless called by the main thread after its end, in an atexit callback, when no thread is joined any more.
+            if caller is not threading.main_thread() or caller.is_alive():
+                _watch_for_exit(self)
+            threading.Thread(target=self._run, name=self.thread.name, daemon=False).start()
+        except RuntimeError as error:
+            self._fail_to_start(error)
+        finally:
+            own_threads.discard(ident)
+
+    def _fail_to_start(self, error: RuntimeError) -> None:
+        if self._started.acquire(blocking=False):
+            refused = StorageError(f"could not open {self._engine.location}: it needs a thread: {error}")
+            refused.__cause__ = error
+            self._leave(refused)
+
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> SharedFuture[T | Exception]:
+        """Run a coroutine function on the engine's loop. Its error, too, is the future's result. From any thread."""
+        future: SharedFuture[T | Exception] = SharedFuture()
+
+        async def run() -> None:
+            try:
+                future.set_result(await function())
+            except Exception as error:  # noqa: BLE001 - handed over to whoever waits, whatever it is
+                future.set_result(error)
+
+        def begin() -> None:
+            task = asyncio.ensure_future(run())
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+        with self._lock:
+            if self._loop is None:
+                raise StoreClosedError(self._engine.location)
+            # In a context of its own: what is begun here may outlive the caller, whose trace span it would keep.
+            self._loop.call_soon_threadsafe(begin, context=contextvars.Context())
+        return future
+
+    def stop(self) -> None:
+        """Have the engine closed. From any thread, any number of times; does not wait."""
+        with self._lock:
+            self._stopping = True
+            if self._loop is not None and self._stopped is not None:
+                self._loop.call_soon_threadsafe(self._stopped.set)
+
+    def is_running_here(self) -> bool:
+        """Whether the thread lives, and in this process: a forked child has the object only."""
+        return self._pid == os.getpid() and not self.closed.done()
+
+    def _run(self) -> None:
+        if not self._started.acquire(blocking=False):
+            return
+        self.thread = threading.current_thread()
+        self._engine.own_threads.add(threading.get_ident())
+        error: BaseException | None = None
+        try:
+            # A plain loop, whatever policy the program has set: some make loops that run in the main thread only. Not
+            # in debug mode: opening and closing block this loop, which nobody else uses.
+            with asyncio.Runner(loop_factory=partial(_Loop, self._engine.own_threads), debug=False) as runner:
+                runner.run(self._live())
+        except BaseException as raised:  # noqa: BLE001 - handed over to whoever waits: nobody may wait for ever
+            error = raised
+            if isinstance(raised, OSError) and not isinstance(raised, StorageError):  # no descriptors for a loop
+                error = StorageError(f"could not open {self._engine.location}: {raised}")
+                error.__cause__ = raised
+        finally:
+            self._engine.own_threads.clear()
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        _hosts.discard(self)
+        if not self.opened.done():
+            self.opened.set_result(error)
+            error = None
+        self.closed.set_result(error)
+
+    async def _live(self) -> None:
+        await self._engine.open()
+        try:
+            stopped = asyncio.Event()
+            with self._lock:
+                self._loop, self._stopped = asyncio.get_running_loop(), stopped
+                if self._stopping:
+                    stopped.set()
+            self.opened.set_result(None)
+            await stopped.wait()
+            await self._end_calls()
+        finally:
+            await self._engine.close()
+
+    async def _end_calls(self) -> None:
+        self._refuse_calls()
+        with self._lock:
+            self._loop = None
+        await asyncio.sleep(0)  # what was accepted becomes tasks now
+        while self._calls:
+            await asyncio.wait(self._calls)
+
+
+# ------------------------------------------------------------------------------------------------- the forgotten close
+
+_hosts: set[EngineHost] = set()
+"""Those that somebody lives in, or is about to."""
+_exit_lock = threading.Lock()
+_exit_watcher: threading.Thread | None = None
+_is_at_end = False
+_left_open: list[EngineHost] = []
+"""Those that were stopped at the interpreter's end. An atexit callback may still come to close their stores."""
+
+
+def _watch_for_exit(host: EngineHost) -> None:
+    """See to it that a store whose close() was forgotten does not keep the interpreter from ending.
+
+    Python joins all threads before it runs atexit callbacks, so an open store would hang it for ever. A daemon thread
+    that waits for the main thread's end is told in time. Rejected: daemon threads for the engine (a commit could be cut
+    off in the middle), and threading._register_atexit (private).
+    """
+    global _exit_watcher
+    with _exit_lock:
+        if _is_at_end:
+            raise RuntimeError("the interpreter is at its end")
+        _hosts.add(host)
+        if _exit_watcher is None:
+            _exit_watcher = threading.Thread(target=_stop_all_at_exit, name="contextstore exit watcher", daemon=True)
+            _exit_watcher.start()
+
+
+def _stop_all_at_exit() -> None:
+    global _is_at_end
+    OF_ALL.add(threading.get_ident())
+    threading.main_thread().join()
+    # Threads that go on after the main one may still use their stores: the interpreter waits for them, and so do we.
+    working = _working_threads()
+    while working:
+        working[0].join(0.1)  # not for ever: it may be a store's that is just being opened
+        if all(thread.is_alive() for thread in working):
+            # No new ones: a daemon thread that opens store after store would keep us here for ever.
+            working = [thread for thread in working if _is_working(thread)]
+        else:  # who has ended may have started another before
+            working = _working_threads()
+    with _exit_lock:
+        _is_at_end = True
+        hosts = _hosts.copy()
+    _left_open.extend(hosts)
+    if _ends_without_ado():
+        _warn_of_left_open()  # before the stores' threads are gone, after which the interpreter waits for nobody
+    for host in hosts:
+        host.stop()
+
+
+def _ends_without_ado() -> bool:
+    """Whether this process ends by os._exit, as the forked children of multiprocessing do: it calls nobody any more."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    is_child = multiprocessing is not None and multiprocessing.parent_process() is not None
+    return is_child and "--multiprocessing-fork" not in sys.orig_argv
+
+
+def _warn_of_left_open() -> None:
+    """The first callback that was registered is the last to be called: those of the program have closed by then what
+    they close, if they were registered after this module was imported. The main thread is here, and no other runs.
+
+    Rejected: the finalizer of an object of this module. Python does not future to call one at its end, and does not.
+    """
+    for host in _left_open:
+        try:
+            warn_unclosed(host)
+        except ResourceWarning as warning:  # a filter made it an error, and there is nobody to raise it to
+            logger.warning("%s", warning)
+    _left_open.clear()
+
+
+atexit.register(_warn_of_left_open)
+
+
+def _working_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if _is_working(thread)]
+
+
+def _is_working(thread: threading.Thread) -> bool:
+    if thread.daemon or not thread.is_alive():
+        return False
+    return not any(thread is host.thread or thread.ident in host._engine.own_threads for host in _hosts.copy())
+
+
+def warn_unclosed(host: EngineHost, store: object = None) -> None:
+    """Warn, once, and by the place where the store was made, if tracemalloc knows it."""
+    if not host.is_warned_of:
+        host.is_warned_of = True
+        message = f"the store {host._engine.location} was not closed: use 'with' or call close()"
+        warnings.warn(message, ResourceWarning, stacklevel=2, source=store)
+
+
+def _forget_in_child() -> None:
+    global _hosts, _exit_lock, _exit_watcher, _is_at_end
+    _hosts, _exit_lock, _exit_watcher, _is_at_end = set(), threading.Lock(), None, False
+    _left_open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

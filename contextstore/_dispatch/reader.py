@@ -1,0 +1,137 @@
+"""Reads: gets that wait share one trip to the engine, and what was read fills the cache.
+
+Rules of this module: no SQL, no values. What is read goes into the cache under the epoch in which all of it was read.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from .._engine.contract import Engine, Fetched, Job, OutputKey, OutputRecord, error_for_caller
+from .._waiting.callers import Callers, Waiter
+from ..errors import ContextStoreError, StoreBusyError, StoreClosedError
+from .cache import OutputCache
+
+T = TypeVar("T")
+
+
+def _keep_waiting() -> None:
+    """Reads have no deadline here: an engine that waits for something keeps to the timeout itself."""
+
+
+FETCH_KEYS = 256
+"""How many keys go into one trip to the engine."""
+
+
+class Reader:
+    def __init__(self, engine: Engine, callers: Callers, cache: OutputCache, timeout: float) -> None:
+        self._engine = engine
+        self._callers = callers
+        self._timeout = timeout
+        self._cache = cache
+        self._lock = threading.RLock()  # reentrant: a finalizer that runs while it is held may read
+        self._wanted: list[tuple[OutputKey, Waiter, float]] = []  # with when it was asked for
+        self._fetching = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Accept no more reads. Those under way are answered."""
+        with self._lock:
+            self._closed = True
+
+    async def fetch(self, key: OutputKey) -> OutputRecord | None:
+        """One output. Those who ask while a fetch is under way are served together by the next one."""
+        waiter = self._callers.waiter()
+        with self._lock:
+            if self._closed:  # a job posted now would never be run
+                raise StoreClosedError(self._engine.location)
+            self._wanted.append((key, waiter, time.monotonic()))
+            if not self._fetching:
+                self._engine.post_read(self._fetch_next_group)
+                self._fetching = True
+        answer = await self._callers.wait(waiter, self._timeout, _keep_waiting)
+        if isinstance(answer, ContextStoreError):
+            raise answer
+        record: OutputRecord | None = answer
+        return record
+
+    async def fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
+        """Those of the outputs that are there, all as they were at one moment. Raises if one is damaged."""
+        records = await self.call(lambda: self._fetch_and_keep(keys))
+        found: dict[OutputKey, OutputRecord] = {}
+        for key, record in zip(keys, records, strict=True):
+            if isinstance(record, ContextStoreError):
+                raise record
+            if record is not None:
+                found[key] = record
+        return found
+
+    async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Any other read of the engine, as a job of its own."""
+        return await self._ask(self._engine.post_read, read)
+
+    async def scan(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """A read that may take long, where it keeps the others waiting least."""
+        return await self._ask(self._engine.post_scan, read)
+
+    async def _ask(self, post: Callable[[Job], None], read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        waiter = self._callers.waiter()
+        with self._lock:
+            if self._closed:
+                raise StoreClosedError(self._engine.location)
+            post(partial(self._answer_call, read, waiter))
+        done, result = await self._callers.wait(waiter, self._timeout, _keep_waiting)
+        if not done:
+            raise result
+        value: T = result
+        return value
+
+    # -- where the engine reads ---------------------------------------------------------------------------------------
+
+    async def _fetch_next_group(self) -> None:
+        with self._lock:
+            wanted = [(key, waiter) for key, waiter, _ in self._wanted[:FETCH_KEYS]]
+            del self._wanted[:FETCH_KEYS]
+        answers: list[tuple[Waiter, Any]] = []
+        try:
+            answers = await self._fetch_group(wanted)
+        finally:
+            with self._lock:
+                if any(isinstance(answer, StoreBusyError) for _, answer in answers[:1]):
+                    # Those who have waited as long need not wait for their own groups to come to the same end.
+                    late = time.monotonic() - self._timeout
+                    busy = [waiter for _, waiter, asked_at in self._wanted if asked_at <= late]
+                    self._wanted = [one for one in self._wanted if one[2] > late]
+                    answers += [(waiter, error_for_caller(answers[0][1], self._engine)) for waiter in busy]
+                self._fetching = bool(self._wanted)
+                if self._fetching:
+                    self._engine.post_read(self._fetch_next_group)  # behind others' jobs
+        self._callers.answer(answers)
+
+    async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Waiter]]) -> list[tuple[Waiter, Any]]:
+        try:
+            found = await self._fetch_and_keep([key for key, _ in wanted])
+        except Exception as error:  # noqa: BLE001 - handed over to those who wait, whatever it is
+            return [(waiter, error_for_caller(error, self._engine)) for _, waiter in wanted]
+        return [(waiter, record) for (_, waiter), record in zip(wanted, found, strict=True)]
+
+    async def _fetch_and_keep(self, keys: Sequence[OutputKey]) -> list[Fetched]:
+        # Here and not in the caller's thread, where an interrupt may come between, or a finalizer that calls the store.
+        epoch, found = await self._engine.fetch(keys)
+        pairs = zip(keys, found, strict=True)
+        self._cache.fill([(key, record.value) for key, record in pairs if type(record) is OutputRecord], epoch)
+        return found
+
+    async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], waiter: Waiter) -> None:
+        answer: tuple[bool, Any]
+        try:
+            answer = (True, await read())
+        except LookupError as error:  # the engine's way to say that something it was asked about is not there
+            answer = (False, error)
+        except Exception as error:  # noqa: BLE001 - handed over to the one who waits, whatever it is
+            answer = (False, error_for_caller(error, self._engine))
+        self._callers.answer([(waiter, answer)])

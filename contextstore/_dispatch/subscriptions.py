@@ -1,0 +1,322 @@
+"""Waiting for outputs: whoever waits is told within a loop turn of this object's commits, and soon of others'.
+
+Rules of this module: no SQL, no values. One poller per store object asks the engine for news, only while somebody
+waits, and only where somebody else could write at all. No wake-up is lost: a caller subscribes first, and looks then
+whether the output is there; what is committed after that look is news to the poller, whose place in the store's history
+was taken before it. The lock is never held while anything waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from .._engine.contract import Engine, LoadOutput, Operation, OutputKey, PutOutput, error_for_caller, runs_deleted_by
+from .._waiting.callers import Callers, SharedFuture, Waiter
+from ..errors import ContextStoreError, StoreClosedError
+from .host import EngineHost
+
+# To look takes at most a tenth of the time: a fifteenth for outputs, a thirtieth for deleted runs.
+_REST_AFTER_POLL, _REST_AFTER_DELETIONS = 14, 29
+_MOST_REST = 5.0
+"""Seconds between two looks at most, however long they take."""
+_DELETIONS_SECONDS = 0.1
+"""Seconds between two looks for the runs that are waited for among the deleted ones, at least."""
+_SURE_SECONDS = 5.0
+"""Seconds after which these are looked for all the same where no deletion is known of: by a program, say, that does not
+know this store's ways.
+"""
+
+_Polling: TypeAlias = SharedFuture[bool]
+"""A poller: true once it has taken its place, false if whoever was to start it was interrupted."""
+
+
+class Subscription:
+    """What one waiter is told: node ids of its run that have an output now, or why it will wait in vain.
+
+    It is made first, begun within a ``try`` and closed in its ``finally``: an interrupt may come between any two steps.
+    """
+
+    def __init__(self, subscriptions: Subscriptions, flow_run_id: str, node_id: str | None) -> None:
+        self._subscriptions = subscriptions
+        self.flow_run_id = flow_run_id
+        self.node_id = node_id
+        # Under the lock of the subscriptions:
+        self.nodes: list[str] = []
+        self.maybe_deleted = False
+        self.error: ContextStoreError | None = None
+        self.waiter: Waiter = None
+
+    async def begin(self, host: EngineHost) -> None:
+        """Be told of what is committed from when this returns."""
+        await self._subscriptions.subscribe(self, host)
+
+    async def next(self, timeout: float | None) -> list[str]:
+        """The node ids reported since the last call; waits for one. Raises the builtin TimeoutError.
+
+        None at all: look whether the run is deleted.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._subscriptions.lock:
+                if self.error is not None:
+                    raise self.error
+                if self.nodes:
+                    nodes, self.nodes = self.nodes, []
+                    return nodes
+                if self.maybe_deleted:
+                    self.maybe_deleted = False
+                    return []
+                waiter = self.waiter = self._subscriptions.callers.waiter()
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            answer = await self._subscriptions.callers.wait(waiter, left, _time_is_up)
+            if answer is not None:
+                raise TimeoutError
+
+    def close(self) -> None:
+        self._subscriptions.unsubscribe(self)
+
+
+def _time_is_up() -> object:
+    return TimeoutError
+
+
+class Subscriptions:
+    """Who waits for what, and the poller that asks for it."""
+
+    def __init__(self, engine: Engine, callers: Callers) -> None:
+        self._engine = engine
+        self.callers = callers
+        self.lock = threading.Lock()
+        # Dicts where sets would do but for the order: who came first is told first.
+        self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
+        self._by_run: dict[str, dict[Subscription, None]] = {}
+        self._of_run: dict[str, dict[Subscription, None]] = {}  # both, by their run
+        self._departed: deque[Subscription] = deque()
+        self._closed = False
+        self._polling: _Polling | None = None
+
+    def subscription(self, flow_run_id: str, node_id: str | None) -> Subscription:
+        """To be told of an output, or of all outputs of a run."""
+        return Subscription(self, flow_run_id, node_id)
+
+    async def subscribe(self, subscription: Subscription, host: EngineHost) -> None:
+        with self.lock:
+            if self._closed:
+                raise StoreClosedError(self._engine.location)
+            self._of_run.setdefault(subscription.flow_run_id, {})[subscription] = None
+            if subscription.node_id is None:
+                self._by_run.setdefault(subscription.flow_run_id, {})[subscription] = None
+            else:
+                key = (subscription.flow_run_id, subscription.node_id)
+                self._by_output.setdefault(key, {})[subscription] = None
+        if self._engine.poll_seconds is not None:
+            while not await self._is_polled(host):
+                pass
+
+    async def _is_polled(self, host: EngineHost) -> bool:
+        """Start the poller unless one is there, and wait until it has taken its place."""
+        started: _Polling | None = None
+        try:
+            with self.lock:
+                if self._polling is None:
+                    self._polling = started = SharedFuture()
+                polling = self._polling
+            if started is not None:
+                host.call(lambda: self._poll(polling))
+        except BaseException:
+            if started is not None:  # if it runs all the same, it and another one do each other no harm
+                self._end_polling(started, False)
+            raise
+        return polling.result() if polling.done() else await self.callers.join(polling)
+
+    def _end_polling(self, polling: _Polling, has_begun: bool) -> None:
+        with self.lock:
+            if self._polling is polling:
+                self._polling = None
+        polling.set_result(has_begun)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        # Without waiting for the lock: an iterator may be collected, and so closed, by a thread that holds it.
+        self._departed.append(subscription)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._remove_those_who_left()
+            finally:
+                self.lock.release()
+
+    def _remove_those_who_left(self) -> None:
+        """Under the lock. Whoever takes it next does so for those who could not."""
+        while self._departed:
+            subscription = self._departed.popleft()
+            _remove(self._of_run, subscription.flow_run_id, subscription)
+            if subscription.node_id is None:
+                _remove(self._by_run, subscription.flow_run_id, subscription)
+            else:
+                _remove(self._by_output, (subscription.flow_run_id, subscription.node_id), subscription)
+
+    def committed(self, operations: Collection[Operation]) -> None:
+        """Where the engine writes: this object has committed these."""
+        if not self._of_run:
+            return
+        self._tell(
+            [
+                (operation.flow_run_id, operation.node_id)
+                for operation in operations
+                if isinstance(operation, PutOutput | LoadOutput)
+            ],
+            # Perhaps deleted: prune leaves a run alone that has been written to meanwhile.
+            [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)],
+        )
+
+    def close(self) -> None:
+        """End all waiting."""
+        with self.lock:
+            self._closed = True
+        self._fail(StoreClosedError(self._engine.location))
+
+    # -- in the engine host -------------------------------------------------------------------------------------------
+
+    async def _poll(self, polling: _Polling) -> None:
+        try:
+            await self._poll_until_nobody_waits(polling)
+        except BaseException as error:  # whatever it is, those who wait are told
+            told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
+            self._fail(error_for_caller(told, self._engine), polling)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._end_polling(polling, True)
+
+    async def _poll_until_nobody_waits(self, polling: _Polling) -> None:
+        assert self._engine.poll_seconds is not None
+        shortest, longest = self._engine.poll_seconds
+        place, _ = await self._engine.poll(None, self._waited_for)
+        polling.set_result(True)
+        pause = shortest
+        rest, deletions = _Rest(_REST_AFTER_POLL), _Deletions(self._engine)
+        while True:
+            await asyncio.sleep(pause)
+            if not self._is_wanted(polling):
+                return
+            began = time.monotonic()
+            new_place, found = await self._engine.poll(place, self._waited_for)
+            # What nobody here waits for is no reason to look more often.
+            pause = shortest if self._tell(found) else min(pause * 1.05, longest)
+            pause = max(pause, rest.after(time.monotonic() - began))
+            something_changed, place = new_place != place, new_place
+            if deletions.may_be_news(something_changed):
+                self._tell((), await deletions.among(self._runs_waited_for()))
+
+    def _is_wanted(self, polling: _Polling) -> bool:
+        with self.lock:
+            self._remove_those_who_left()
+            if not self._closed and self._of_run:
+                return True
+            if self._polling is polling:  # in the same breath, so that whoever comes now starts another
+                self._polling = None
+            return False
+
+    def _waited_for(self) -> tuple[list[OutputKey], list[str]]:
+        with self.lock:
+            return list(self._by_output), list(self._by_run)
+
+    def _runs_waited_for(self) -> list[str]:
+        with self.lock:
+            return list(self._of_run)
+
+    # -- in any thread ------------------------------------------------------------------------------------------------
+
+    def _tell(self, found: Iterable[OutputKey], deleted: Iterable[str] = ()) -> bool:
+        """Report outputs, and runs that may be deleted. Returns whether somebody waits for one of them."""
+        waiters: list[Waiter] = []
+        anybody = False
+        with self.lock:
+            self._remove_those_who_left()
+            for key in found:
+                for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
+                    anybody = True
+                    subscription.nodes.append(key[1])
+                    _take_ticket(subscription, waiters)
+            for flow_run_id in deleted:
+                for subscription in self._of_run.get(flow_run_id, ()):
+                    anybody = subscription.maybe_deleted = True
+                    _take_ticket(subscription, waiters)
+        self._wake(waiters)
+        return anybody
+
+    def _fail(self, error: ContextStoreError, ended: _Polling | None = None) -> None:
+        waiters: list[Waiter] = []
+        with self.lock:
+            if ended is not None and self._polling is ended:
+                self._polling = None
+            for subscription in self._all():
+                subscription.error = error_for_caller(error, self._engine)
+                _take_ticket(subscription, waiters)
+        self._wake(waiters)
+
+    def _all(self) -> list[Subscription]:
+        return [one for some in self._of_run.values() for one in some]
+
+    def _wake(self, waiters: list[Waiter]) -> None:
+        if waiters:
+            self.callers.answer([(waiter, None) for waiter in waiters])
+
+
+class _Rest:
+    """How long to leave others the time, after looks that took so long."""
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+        self._last = 0.0
+
+    def after(self, seconds: float) -> float:
+        # The shorter one of two: once in a while anything takes long, for no reason of its own.
+        least, self._last = min(seconds, self._last), seconds
+        return min(self._times * least, _MOST_REST)
+
+
+class _Deletions:
+    """When to look for deleted runs, and which they are."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._rest = _Rest(_REST_AFTER_DELETIONS)
+        self._may_be_some = True
+        self._epoch: int | None = None
+        self._next_at = time.monotonic() + _DELETIONS_SECONDS
+        self._sure_at = self._next_at
+
+    def may_be_news(self, something_changed: bool) -> bool:
+        self._may_be_some = self._may_be_some or something_changed
+        now = time.monotonic()
+        if not self._may_be_some or now < self._next_at:
+            return False
+        epoch = self._engine.deletion_epoch()
+        return epoch is None or epoch != self._epoch or now >= self._sure_at
+
+    async def among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        began = time.monotonic()
+        self._epoch, self._may_be_some = self._engine.deletion_epoch(), False  # before the look, not after it
+        deleted = await self._engine.deleted_among(flow_run_ids)
+        now = time.monotonic()
+        self._next_at = now + max(_DELETIONS_SECONDS, self._rest.after(now - began))
+        self._sure_at = now + _SURE_SECONDS
+        return deleted
+
+
+def _take_ticket(subscription: Subscription, waiters: list[Waiter]) -> None:
+    if subscription.waiter is not None:
+        waiters.append(subscription.waiter)
+        subscription.waiter = None
+
+
+def _remove(subscriptions: dict[Any, dict[Subscription, None]], key: object, subscription: Subscription) -> None:
+    some = subscriptions.get(key, {})
+    some.pop(subscription, None)
+    if not some:
+        subscriptions.pop(key, None)

@@ -1,0 +1,1 @@
+"""What an engine is: the contract, its records, and the rules that all engines share. No I/O."""

@@ -1,0 +1,1 @@
+"""What users call: names, parameters and docstrings."""

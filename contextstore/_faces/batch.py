@@ -1,0 +1,99 @@
+"""Batches: several writes, gathered by plain calls, for one commit.
+
+Rules of this module: each call checks and encodes at once, and nothing is written before the block ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from .._engine.contract import Operation, PutGlobal, PutOutput, UpsertGlobal
+from .._values.codec import Encoded
+from .._values.keys import Id, check_count, flow_run_key, global_key, node_key
+from .._waiting.callers import run_now
+
+
+class BatchBuilder:
+    """What is gathered for one commit."""
+
+    def __init__(
+        self,
+        ready: Callable[[], Awaitable[None]],
+        encode: Callable[..., Encoded],
+        commit: Callable[[list[Operation]], Awaitable[Any]],
+    ) -> None:
+        self._ready = ready
+        self._encode = encode
+        self._commit = commit
+        # In the order of the calls, since the first refusal is the one that is raised. A global stands under its key,
+        # so that its last write takes the place of the ones before; an output under its number, since each counts.
+        self._operations: dict[int | str, Operation] = {}
+        self._numbers = itertools.count()
+        self._is_open = False
+
+    def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
+        """Write an output when the block ends. See the store's ``put``."""
+        self._check_open()
+        flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
+        put = PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)
+        self._operations[next(self._numbers)] = put
+
+    def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
+        """Write a global, once, when the block ends. See the store's ``put_global``."""
+        self._check_open()
+        name = global_key(key)
+        self._operations[name] = PutGlobal(name, self._encode(value, name), exist_ok)
+
+    def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> None:
+        """Write or overwrite a global when the block ends. See the store's ``upsert_global``."""
+        self._check_open()
+        if expected_version is not None:
+            check_count("expected_version", expected_version, 0)
+        name = global_key(key)
+        self._operations[name] = UpsertGlobal(name, self._encode(value, name), expected_version)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("the batch is over, or was not begun: write to it within its 'with' block")
+
+    async def _begin(self) -> None:
+        if self._is_open:
+            raise RuntimeError("the batch was begun already: make another one with batch()")
+        await self._ready()
+        self._is_open = True
+
+    async def _end(self, exc_type: type[BaseException] | None) -> None:
+        self._is_open = False
+        operations, self._operations = list(self._operations.values()), {}
+        if exc_type is None and operations:
+            await self._ready()
+            await self._commit(operations)
+
+
+class AsyncBatch(BatchBuilder):
+    """What ``AsyncContextStore.batch()`` gives: an async context manager."""
+
+    async def __aenter__(self) -> Self:
+        await self._begin()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._end(exc_type)
+
+
+class Batch(BatchBuilder):
+    """What ``ContextStore.batch()`` gives: a context manager."""
+
+    def __enter__(self) -> Self:
+        run_now(self._begin())
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        run_now(self._end(exc_type))

@@ -1,0 +1,394 @@
+"""What is said to PostgreSQL: the tables of a store, and its statements.
+
+Rules of this module: text only. ``{schema}`` is a checked name; whatever a user gives goes in as a parameter. The
+words are those that other servers of this protocol know, too.
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE {schema}.store_format (
+    version integer NOT NULL,
+    deletions bigint NOT NULL DEFAULT 0        -- changes in each transaction that deletes runs
+);
+CREATE TABLE {schema}.runs (
+    serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- the order in which the store first saw the runs
+    flow_run_id text COLLATE "C" NOT NULL UNIQUE,
+    created_at bigint NOT NULL,                -- microseconds since 1970, UTC, as all times here
+    deleted_at bigint,                         -- not null: a tombstone
+    writer uuid NOT NULL                       -- the token of the write that deleted it, or made it
+);
+CREATE INDEX tombstones ON {schema}.runs (deleted_at) WHERE deleted_at IS NOT NULL;
+CREATE TABLE {schema}.output_rows (
+    run bigint NOT NULL,                       -- runs.serial
+    node_id text COLLATE "C" NOT NULL,
+    codec smallint NOT NULL,                   -- 0: value is JSON text in UTF-8; 1: value is the bytes themselves
+    checksum bigint NOT NULL,                  -- CRC-32 over flow_run_id, node_id, codec and value
+    written_at bigint NOT NULL,
+    size integer NOT NULL,                     -- bytes of value
+    writer uuid NOT NULL,                      -- the token of the write
+    value bytea NOT NULL,
+    PRIMARY KEY (run, node_id)
+);
+CREATE TABLE {schema}.global_rows (
+    key text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL,                   -- stays when the global is deleted, and is counted on
+    codec smallint,
+    checksum bigint,                           -- CRC-32 over key, codec and value
+    written_at bigint NOT NULL,
+    size integer,
+    writer uuid NOT NULL,
+    value bytea                                -- null: deleted
+);
+CREATE VIEW {schema}.outputs AS
+    SELECT runs.flow_run_id, output_rows.node_id,
+           CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value,
+           to_timestamp(written_at / 1e6) AS written_at
+    FROM {schema}.runs JOIN {schema}.output_rows ON output_rows.run = runs.serial
+    WHERE runs.deleted_at IS NULL;
+CREATE VIEW {schema}.globals AS
+    SELECT key, CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value, version,
+           to_timestamp(written_at / 1e6) AS written_at
+    FROM {schema}.global_rows WHERE value IS NOT NULL;
+INSERT INTO {schema}.store_format VALUES (1);
+"""
+
+STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
+
+_FETCH_OUTPUTS = """
+    SELECT t.place, {epoch}, o.codec, o.value, o.checksum, o.written_at, o.size, o.run
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, place)
+    JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
+    JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+"""
+
+STATEMENTS = {
+    "has_schema": "SELECT FROM pg_namespace WHERE nspname = $1",
+    "create_schema": "CREATE SCHEMA IF NOT EXISTS {schema}",
+    "format": "SELECT version FROM {schema}.store_format",
+    # Stores of earlier versions have none, whose clients go on as they did.
+    # Not waited for: behind somebody who reads the table for an hour, as a dump does, all others would wait as well.
+    "add_epoch": """
+        SET LOCAL lock_timeout = '1s';
+        ALTER TABLE {schema}.store_format ADD COLUMN IF NOT EXISTS deletions bigint NOT NULL DEFAULT 0
+    """,
+    # The table is read, so that until the end of the transaction nobody adds the column.
+    "has_epoch": """
+        SELECT FROM {schema}.store_format f
+        JOIN pg_attribute a ON a.attrelid = f.tableoid AND a.attname = 'deletions' AND NOT a.attisdropped
+    """,
+    "epoch": "SELECT deletions FROM {schema}.store_format",
+    # Not the next number: after a fail-over that lost something it would come again for another deletion.
+    "change_epoch": """
+        UPDATE {schema}.store_format AS f
+        SET deletions = greatest(f.deletions + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+        FROM (SELECT deletions FROM {schema}.store_format FOR UPDATE) AS before
+        RETURNING before.deletions, f.deletions
+    """,
+    "settings": """
+        SELECT name, setting FROM pg_settings WHERE name IN
+            ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_encoding')
+    """,
+    "has_standby": "SELECT FROM pg_stat_replication LIMIT 1",
+    # -- writes ------------------------------------------------------------------------------------------------------
+    # Sorted, so that two that overlap wait for each other in one order and not in a circle. The lock on the run, which
+    # all puts share, keeps prune from deleting it as idle while an output of it is being committed. The run goes by its
+    # name as well: after a fail-over that lost something, its serial may be another's.
+    "insert_outputs": """
+        INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
+        SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $8, t.value
+        FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[], $6::bigint[], $7::text[])
+            AS t (run, node_id, codec, checksum, value, written_at, flow_run_id)
+        JOIN (
+            SELECT serial, flow_run_id FROM {schema}.runs
+            WHERE serial = ANY($1::bigint[]) AND deleted_at IS NULL ORDER BY serial FOR KEY SHARE
+        ) AS alive ON alive.serial = t.run AND alive.flow_run_id = t.flow_run_id
+        ORDER BY t.run, t.node_id
+        ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
+    """,
+    # The same for one output alone, which is a fifth quicker.
+    "insert_output": """
+        INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
+        SELECT serial, $2, $3, $4, $6, length($5::bytea), $8, $5 FROM {schema}.runs
+        WHERE serial = $1 AND flow_run_id = $7 AND deleted_at IS NULL FOR KEY SHARE
+        ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
+    """,
+    "look_back": """
+        SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.size
+        FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS t (run, node_id, flow_run_id, place)
+        LEFT JOIN {schema}.runs r ON r.serial = t.run AND r.flow_run_id = t.flow_run_id
+        LEFT JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+        ORDER BY t.place
+    """,
+    "stored_values": """
+        SELECT o.codec, o.value, o.checksum, o.size
+        FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (run, node_id, place)
+        LEFT JOIN {schema}.output_rows o ON o.run = t.run AND o.node_id = t.node_id
+        ORDER BY t.place
+    """,
+    "find_runs": """
+        SELECT flow_run_id, serial, deleted_at IS NOT NULL FROM {schema}.runs WHERE flow_run_id = ANY($1::text[])
+    """,
+    "insert_runs": """
+        INSERT INTO {schema}.runs (flow_run_id, created_at, writer)
+        SELECT flow_run_id, $3, $2 FROM unnest($1::text[]) AS t (flow_run_id)
+        ON CONFLICT (flow_run_id) DO NOTHING
+    """,
+    "claim_globals": """
+        INSERT INTO {schema}.global_rows (key, version, written_at, writer)
+        SELECT key, 0, 0, $2 FROM unnest($1::text[]) AS t (key) ORDER BY key ON CONFLICT (key) DO NOTHING
+    """,
+    "lock_globals": """
+        SELECT key, version, writer, codec, value, checksum, size, written_at FROM {schema}.global_rows
+        WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE
+    """,
+    "write_global": """
+        UPDATE {schema}.global_rows SET version = $2, writer = $3, codec = $4, value = $5, checksum = $6, size = $7,
+            written_at = $8
+        WHERE key = $1
+    """,
+    "lock_run": """
+        SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.runs WHERE flow_run_id = $1 FOR NO KEY UPDATE
+    """,
+    # Waits for the puts that are under way to these runs, and they for it.
+    "lock_idle_runs": """
+        SELECT serial, flow_run_id, created_at < $2, deleted_at IS NOT NULL, writer FROM {schema}.runs
+        WHERE flow_run_id = ANY($1::text[]) ORDER BY serial FOR UPDATE
+    """,
+    # Run by run, whatever the planner reckons of them.
+    "extents": """
+        SELECT t.serial, c.outputs, c.bytes, c.first, c.last
+        FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
+            SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
+            FROM {schema}.output_rows WHERE run = t.serial
+        ) AS c
+    """,
+    "mark_deleted": """
+        UPDATE {schema}.runs SET deleted_at = $3, writer = $2 WHERE serial = ANY($1::bigint[])
+    """,
+    "deleted_serials": """
+        SELECT serial, flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
+    """,
+    # Each run by itself: of all together the rows would be sorted before the first is taken.
+    "remove_outputs": """
+        DELETE FROM {schema}.output_rows WHERE (run, node_id) IN (
+            SELECT run, node_id FROM (
+                SELECT run, node_id, sum(size) OVER (ORDER BY run, node_id) - size AS before FROM (
+                    SELECT p.run, p.node_id, p.size FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
+                        SELECT run, node_id, size FROM {schema}.output_rows
+                        WHERE run = t.serial ORDER BY node_id LIMIT $2
+                    ) AS p LIMIT $2
+                ) AS page
+            ) AS sized WHERE before < $3
+        ) RETURNING size
+    """,
+    "load_run": """
+        INSERT INTO {schema}.runs (flow_run_id, created_at, deleted_at, writer) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (flow_run_id) DO NOTHING
+    """,
+    "with_outputs": """
+        SELECT t.serial FROM unnest($1::bigint[]) AS t (serial)
+        WHERE EXISTS (SELECT FROM {schema}.output_rows WHERE run = t.serial)
+    """,
+    # First locked, then looked at again by another statement: a put that was under way may have left a row meanwhile.
+    # From where the last look ended, so that nobody goes again through what was forgotten before.
+    "lock_forgettable": """
+        SELECT serial, deleted_at FROM {schema}.runs WHERE serial IN (
+            SELECT serial FROM {schema}.runs r WHERE deleted_at >= $1 AND deleted_at < $2
+                AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+            ORDER BY deleted_at LIMIT $3
+        ) ORDER BY serial FOR UPDATE
+    """,
+    "forget_runs": """
+        DELETE FROM {schema}.runs WHERE serial = ANY($1::bigint[])
+            AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial)
+    """,
+    # -- reads -------------------------------------------------------------------------------------------------------
+    "fetch_outputs": _FETCH_OUTPUTS.replace("{epoch}", "NULL"),
+    "fetch_outputs_in_epoch": _FETCH_OUTPUTS.replace("{epoch}", "(SELECT deletions FROM {schema}.store_format)"),
+    "exists": """
+        SELECT FROM {schema}.runs r JOIN {schema}.output_rows o ON o.run = r.serial
+        WHERE r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
+    """,
+    "first_node_ids": """
+        SELECT array_agg(node_id) FROM (
+            SELECT node_id FROM {schema}.output_rows
+            WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
+                AND node_id >= $2 AND node_id < $3
+            ORDER BY node_id LIMIT $4
+        ) AS page
+    """,
+    "next_node_ids": """
+        SELECT array_agg(node_id) FROM (
+            SELECT node_id FROM {schema}.output_rows
+            WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
+                AND node_id > $2 AND node_id < $3
+            ORDER BY node_id LIMIT $4
+        ) AS page
+    """,
+    "page_outputs": """
+        SELECT node_id, codec, value, checksum, written_at, size, run FROM (
+            SELECT *, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
+                SELECT * FROM {schema}.output_rows
+                WHERE run = (
+                    SELECT serial FROM {schema}.runs
+                    WHERE flow_run_id = $1 AND deleted_at IS NULL AND serial = coalesce($2::bigint, serial)
+                ) AND node_id > $3
+                ORDER BY node_id LIMIT $4
+            ) AS page
+        ) AS sized WHERE before < $5 ORDER BY node_id
+    """,
+    # Without the values, of which one could not be read.
+    "next_node_id": """
+        SELECT node_id FROM {schema}.output_rows
+        WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL) AND node_id > $2
+        ORDER BY node_id LIMIT 1
+    """,
+    "next_global": """
+        SELECT key FROM {schema}.global_rows
+        WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT 1
+    """,
+    "serial_of": "SELECT serial FROM {schema}.runs WHERE flow_run_id = $1",
+    "count_prefix": """
+        SELECT count(*) FROM (
+            SELECT FROM {schema}.runs WHERE flow_run_id >= $1 AND flow_run_id < $2 LIMIT $3
+        ) AS several
+    """,
+    "list_runs": """
+        SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
+            SELECT serial, flow_run_id FROM {schema}.runs r
+            WHERE serial < $1 AND deleted_at IS NULL AND flow_run_id >= $2 AND flow_run_id < $3
+                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+            ORDER BY serial DESC LIMIT $4
+        ) AS page CROSS JOIN LATERAL (
+            SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
+            FROM {schema}.output_rows WHERE run = page.serial
+        ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
+    """,
+    # A few, found by their name before anything else is asked of them.
+    "list_few_runs": """
+        SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
+            SELECT serial, flow_run_id FROM (
+                SELECT serial, flow_run_id, deleted_at FROM {schema}.runs
+                WHERE flow_run_id >= $2 AND flow_run_id < $3 OFFSET 0
+            ) AS r
+            WHERE serial < $1 AND deleted_at IS NULL
+                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+            ORDER BY serial DESC LIMIT $4
+        ) AS page CROSS JOIN LATERAL (
+            SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
+            FROM {schema}.output_rows WHERE run = page.serial
+        ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
+    """,
+    # A run's own age decides first, which costs least; then each of its outputs, but no more than many of each run.
+    "end_of_page": """
+        SELECT max(serial) FROM (
+            SELECT serial FROM {schema}.runs WHERE serial > $1 ORDER BY serial LIMIT $2
+        ) AS page
+    """,
+    "idle_runs": """
+        SELECT r.serial, r.flow_run_id, CASE WHEN EXISTS (
+                SELECT FROM (
+                    SELECT written_at FROM {schema}.output_rows WHERE run = r.serial ORDER BY node_id DESC LIMIT $5
+                ) AS newest WHERE written_at NOT BETWEEN 0 AND $3 - 1
+            ) THEN 0 ELSE (
+                SELECT count(*) FROM (SELECT FROM {schema}.output_rows WHERE run = r.serial LIMIT $5 + 1) AS several
+            ) END
+        FROM (
+            SELECT serial, flow_run_id FROM {schema}.runs
+            WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL AND created_at < $3 ORDER BY serial LIMIT $4
+        ) AS r ORDER BY r.serial
+    """,
+    "count_page": """
+        SELECT count(*) FROM {schema}.runs WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL
+    """,
+    "measure_runs": """
+        SELECT count(*), coalesce(sum(c.outputs), 0), coalesce(sum(c.bytes), 0) FROM (
+            SELECT serial FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NULL OFFSET 0
+        ) AS r CROSS JOIN LATERAL (
+            SELECT count(*) AS outputs, sum(size) AS bytes FROM {schema}.output_rows WHERE run = r.serial
+        ) AS c WHERE c.outputs > 0
+    """,
+    "count_runs": "SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NULL",
+    "deleted_among": """
+        SELECT flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
+    """,
+    "end_of_deletions": """
+        SELECT max(deleted_at) FROM (
+            SELECT deleted_at FROM {schema}.runs WHERE deleted_at > $1 ORDER BY deleted_at LIMIT $2
+        ) AS page
+    """,
+    "unfinished_deletions": """
+        SELECT flow_run_id FROM {schema}.runs r
+        WHERE deleted_at > $1 AND deleted_at <= $2
+            AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+    """,
+    "count_tombstones": "SELECT count(*) FROM {schema}.runs WHERE deleted_at < $1",
+    "fetch_global": """
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
+        WHERE key = $1 AND value IS NOT NULL
+    """,
+    "page_globals": """
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
+        WHERE value IS NOT NULL AND key >= $1 AND ($2::text IS NULL OR key > $2) AND ($3::text IS NULL OR key < $3)
+        ORDER BY key LIMIT $4
+    """,
+    "page_run_rows": """
+        SELECT serial, flow_run_id, created_at, deleted_at FROM {schema}.runs
+        WHERE serial > $1 ORDER BY serial LIMIT $2
+    """,
+    "page_global_rows": """
+        SELECT key, codec, value, checksum, version, written_at, size FROM (
+            SELECT *, sum(coalesce(size, 0)) OVER (ORDER BY key) - coalesce(size, 0) AS before FROM (
+                SELECT * FROM {schema}.global_rows
+                WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT $2
+            ) AS page
+        ) AS sized WHERE before < $3 ORDER BY key
+    """,
+    "count": """
+        SELECT (SELECT count(*) FROM {schema}.runs r WHERE deleted_at IS NULL
+                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)),
+            (SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NOT NULL), count(*),
+            (SELECT count(*) FROM {schema}.global_rows WHERE value IS NOT NULL),
+            coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_rows), 0)
+        FROM {schema}.output_rows WHERE run IN (SELECT serial FROM {schema}.runs WHERE deleted_at IS NULL)
+    """,
+    "waited_for": """
+        SELECT r.flow_run_id, o.node_id FROM unnest($1::text[], $2::text[]) AS t (flow_run_id, node_id)
+        JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
+        JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+    """,
+    "count_of_runs": """
+        SELECT r.flow_run_id, r.serial, (SELECT count(*) FROM {schema}.output_rows WHERE run = r.serial)
+        FROM {schema}.runs r WHERE r.flow_run_id = ANY($1::text[]) AND r.deleted_at IS NULL
+    """,
+    "size": """
+        SELECT split_part(version(), ' ', 2), sum(pg_total_relation_size(oid)) FROM pg_class
+        WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'r'
+    """,
+    # Without the values, which may be damaged, and large.
+    "check_outputs": """
+        SELECT o.run, o.node_id, r.flow_run_id, r.deleted_at IS NOT NULL, o.written_at, o.size
+        FROM {schema}.output_rows o LEFT JOIN {schema}.runs r ON r.serial = o.run
+        WHERE (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 500
+    """,
+    "check_globals": """
+        SELECT key, version, written_at, coalesce(size, 0), codec IS NULL AND checksum IS NULL AND size IS NULL
+        FROM {schema}.global_rows WHERE key > $1 OR $2 ORDER BY key LIMIT 500
+    """,
+    "values_of_globals": """
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
+        WHERE key = ANY($1::text[]) ORDER BY key
+    """,
+    "check_runs": """
+        SELECT flow_run_id, created_at, deleted_at FROM {schema}.runs
+        WHERE created_at NOT BETWEEN 0 AND $1 OR deleted_at NOT BETWEEN 0 AND $1
+    """,
+}
+
+
+def statements_for(schema: str) -> dict[str, str]:
+    """The statements by name, of a store in this schema. It is quoted: ``user``, say, is a word of SQL's own."""
+    return {name: text.replace("{schema}", f'"{schema}"') for name, text in STATEMENTS.items()}

@@ -1,0 +1,266 @@
+"""What is said to SQLite where runs are deleted: which are old, marking them, removing outputs, giving space back.
+
+Rules of this module: with its siblings, all SQL of SQLite; plain functions over a connection, in its thread. What is
+done within a commit is bounded by what it deletes, and a look by what it looks at, whatever else is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from .._engine.contract import (
+    DeleteIdleRuns,
+    Extent,
+    ForgetRuns,
+    GiveBackSpace,
+    IdleDeletion,
+    IdleRuns,
+    Removal,
+    RemoveOutputs,
+)
+from .._process.pacing import Pacer
+
+_RUNS_A_PAGE = 20_000
+"""How many runs, and tombstones, are looked at by one call at most."""
+_MANY = 1000
+"""How many outputs of a run are looked at together with those of other runs."""
+_ENOUGH = 20_000
+"""A page ends once about so many outputs were looked at."""
+
+_END_OF_PAGE = "SELECT max(serial) FROM (SELECT serial FROM runs WHERE serial > ? ORDER BY serial LIMIT ?)"
+# A run's own age decides first, which costs least; then its last output by name, which is often the newest; then, of
+# those that are left, each output, but no more than many of each run.
+_IDLE_RUNS = """
+    SELECT serial, flow_run_id, CASE WHEN EXISTS (
+            SELECT 1 FROM (
+                SELECT written_at FROM output_rows WHERE run = runs.serial ORDER BY node_id DESC LIMIT :many
+            ) WHERE written_at NOT BETWEEN 0 AND :idle_since - 1
+        ) THEN 0 ELSE (
+            SELECT count(*) FROM (SELECT 1 FROM output_rows WHERE run = runs.serial LIMIT :many + 1)
+        ) END
+    FROM runs NOT INDEXED
+    WHERE serial > :after AND serial <= :last AND deleted_at IS NULL AND created_at < :idle_since AND (
+        SELECT written_at FROM output_rows WHERE run = runs.serial ORDER BY node_id DESC LIMIT 1
+    ) BETWEEN 0 AND :idle_since - 1
+    ORDER BY serial
+"""
+_COUNT_PAGE = "SELECT count(*) FROM runs WHERE serial > ? AND serial <= ? AND deleted_at IS NULL"
+_NEXT_OUTPUTS = """
+    SELECT max(node_id), total(written_at NOT BETWEEN 0 AND ? - 1) FROM (
+        SELECT node_id, written_at FROM output_rows WHERE run = ? AND node_id > ? ORDER BY node_id LIMIT ?
+    )
+"""
+_ALIVE = """
+    SELECT flow_run_id, serial FROM runs
+    WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL AND created_at < ?
+"""
+_DELETED = """
+    SELECT flow_run_id, serial FROM runs
+    WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NOT NULL
+"""
+_OUTPUTS_OF = """
+    SELECT output_rows.run, output_rows.id, CAST(output_rows.size AS INTEGER),
+        output_rows.written_at NOT BETWEEN 0 AND ? - 1
+    FROM json_each(?) AS wanted CROSS JOIN output_rows ON output_rows.run = wanted.value LIMIT ?
+"""
+# By id, in the order of commits: what came after the place.
+_SINCE = """
+    SELECT 1 FROM output_rows NOT INDEXED WHERE id > ? AND run = ? AND written_at NOT BETWEEN 0 AND ? - 1 LIMIT 1
+"""
+_WITH_OUTPUTS = """
+    SELECT wanted.value FROM json_each(?) AS wanted WHERE EXISTS (
+        SELECT 1 FROM output_rows WHERE run = (
+            SELECT serial FROM runs WHERE flow_run_id = wanted.value AND deleted_at IS NOT NULL
+        )
+    )
+"""
+
+
+def json_array(some: Sequence[str | int]) -> str:
+    """Many parameters as one, for ``json_each``."""
+    return orjson.dumps(some).decode()
+
+
+# -- within commits ----------------------------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    id: int
+    size: int
+    is_young: int
+
+
+Erase = Callable[[sqlite3.Connection, Sequence[int]], None]
+"""Remove the outputs with these ids."""
+
+
+def erase(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
+    connection.execute("DELETE FROM output_rows WHERE id IN (SELECT value FROM json_each(?))", (json_array(rows),))
+
+
+def delete_idle_runs(
+    connection: sqlite3.Connection, delete: DeleteIdleRuns, now: int, max_bytes: int, erase: Erase
+) -> IdleDeletion:
+    names = delete.flow_run_ids
+    serials = dict(connection.execute(_ALIVE, (json_array(names), delete.idle_since)).fetchall())
+    outputs, cut_off = _outputs_of(
+        connection, [serials[name] for name in names if name in serials], delete.limit, delete.idle_since
+    )
+    marked: list[int] = []
+    gone: list[_Row] = []
+    left: tuple[str, ...] = ()
+    done = size = 0
+    for name in names:
+        serial = serials.get(name, 0)
+        rows = outputs.get(serial, [])
+        of_this = sum(row.size for row in rows)
+        is_large = serial == cut_off or of_this > max_bytes
+        if marked and (is_large or size + of_this > max_bytes):
+            break  # in the next commit
+        done += 1
+        is_idle = rows and not any(row.is_young for row in rows)
+        if is_idle and not (is_large and _has_young_since(connection, serial, delete)):
+            marked.append(serial)
+            some = _up_to(rows[: delete.limit], max_bytes)
+            gone += some
+            size += of_this
+            left = (name,) if serial == cut_off or len(some) < len(rows) else ()
+        if is_large:
+            break
+    if marked:
+        mark = "UPDATE runs SET deleted_at = ? WHERE serial IN (SELECT value FROM json_each(?))"
+        connection.execute(mark, (now, json_array(marked)))
+        erase(connection, [row.id for row in gone])
+    return IdleDeletion(done, len(marked), len(gone), sum(row.size for row in gone), left)
+
+
+def _outputs_of(
+    connection: sqlite3.Connection, serials: Sequence[int], limit: int, idle_since: int
+) -> tuple[dict[int, list[_Row]], int | None]:
+    """Outputs by run, one more than so many at most, and the run at which that ended: it and those behind may have more
+    than is found here. None: all is there.
+    """
+    found: dict[int, list[_Row]] = {}
+    rows = connection.execute(_OUTPUTS_OF, (idle_since, json_array(serials), limit + 1)).fetchall()
+    for serial, *row in rows:
+        found.setdefault(serial, []).append(_Row(*row))
+    return found, rows[-1][0] if len(rows) > limit else None
+
+
+def _has_young_since(connection: sqlite3.Connection, serial: int, delete: DeleteIdleRuns) -> bool:
+    """Whether an output of a large run was written since it was looked at, and is young."""
+    since = (delete.place or 0, serial, delete.idle_since)
+    return connection.execute(_SINCE, since).fetchone() is not None
+
+
+def _up_to(rows: Sequence[_Row], max_bytes: int) -> list[_Row]:
+    some: list[_Row] = []
+    for row in rows:
+        if max_bytes <= 0:
+            break
+        some.append(row)
+        max_bytes -= row.size
+    return some
+
+
+def remove_outputs(connection: sqlite3.Connection, remove: RemoveOutputs, max_bytes: int, erase: Erase) -> Removal:
+    names = json_array(remove.flow_run_ids)
+    serials = [serial for _, serial in connection.execute(_DELETED, (names,)).fetchall()]
+    found = connection.execute(_OUTPUTS_OF, (0, json_array(serials), remove.limit + 1)).fetchall()
+    some = _up_to([_Row(*row) for _, *row in found[: remove.limit]], max_bytes)
+    erase(connection, [row.id for row in some])
+    left: list[str] = []
+    if len(some) < len(found):
+        left = [name for (name,) in connection.execute(_WITH_OUTPUTS, (names,)).fetchall()]
+    return Removal(len(some), sum(row.size for row in some), tuple(left))
+
+
+def forget_runs(connection: sqlite3.Connection, forget: ForgetRuns) -> tuple[int, int | None]:
+    forgotten = connection.execute(
+        """
+        DELETE FROM runs WHERE serial IN (
+            SELECT serial FROM runs WHERE deleted_at >= ? AND deleted_at < ?
+                AND NOT EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial) LIMIT ?
+        )
+        """,
+        forget,
+    ).rowcount
+    return forgotten, forget.deleted_from if forgotten == forget.limit else None
+
+
+def give_back_space(connection: sqlite3.Connection, give_back: GiveBackSpace) -> int:
+    ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
+    for _ in range(min(before, give_back.pages)):
+        # One by one, since the sqlite3 module ends this statement after its first step.
+        connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
+    # Counted: it gives nothing back if somebody has rebuilt the file without auto_vacuum.
+    ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
+    return int(before - after)
+
+
+# -- looks -------------------------------------------------------------------------------------------------------------
+
+
+def deleted_among(connection: sqlite3.Connection, flow_run_ids: Sequence[str]) -> list[str]:
+    return [name for name, _ in connection.execute(_DELETED, (json_array(flow_run_ids),)).fetchall()]
+
+
+def page_idle_runs(connection: sqlite3.Connection, after: int, idle_since: int, limit: int) -> IdleRuns:
+    ((last,),) = connection.execute(_END_OF_PAGE, (after, _RUNS_A_PAGE)).fetchall()
+    if last is None:
+        return IdleRuns([], 0, None, None)
+    ((place,),) = connection.execute("SELECT coalesce(max(id), 0) FROM output_rows").fetchall()
+    runs: list[tuple[str, int]] = []
+    outputs = 0
+    breath = Pacer()
+    bounds = {"after": after, "last": last, "idle_since": idle_since, "many": _MANY}
+    with contextlib.closing(connection.execute(_IDLE_RUNS, bounds)) as rows:
+        for serial, flow_run_id, count in rows:
+            outputs += count or _MANY
+            if count and (count <= _MANY or _is_idle(connection, serial, idle_since, breath)):
+                runs.append((flow_run_id, count))
+            if len(runs) == limit or outputs >= _ENOUGH:
+                last = serial
+                break
+            breath.take()
+    ((looked_at,),) = connection.execute(_COUNT_PAGE, (after, last)).fetchall()
+    return IdleRuns(runs, looked_at, last, place)
+
+
+def _is_idle(connection: sqlite3.Connection, serial: int, idle_since: int, breath: Pacer) -> bool:
+    """Whether all outputs of a run, however many, were written before."""
+    after: str | None = ""
+    while after is not None:
+        look = (idle_since, serial, after, _ENOUGH)
+        ((after, young),) = connection.execute(_NEXT_OUTPUTS, look).fetchall()
+        if young:
+            return False
+        breath.take()
+    return True
+
+
+def measure_runs(connection: sqlite3.Connection, flow_run_ids: Sequence[str]) -> Extent:
+    query = """
+        SELECT count(DISTINCT run), count(*), coalesce(sum(CAST(size AS INTEGER)), 0)
+        FROM runs CROSS JOIN output_rows ON output_rows.run = runs.serial
+        WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL
+    """
+    return Extent(*connection.execute(query, (json_array(flow_run_ids),)).fetchone())
+
+
+def page_unfinished_deletions(connection: sqlite3.Connection, after: int) -> tuple[list[str], Any]:
+    query = """
+        SELECT max(deleted_at) FROM (SELECT deleted_at FROM runs WHERE deleted_at > ? ORDER BY deleted_at LIMIT ?)
+    """
+    ((last,),) = connection.execute(query, (after, _RUNS_A_PAGE)).fetchall()
+    query = """
+        SELECT flow_run_id FROM runs
+        WHERE deleted_at > ? AND deleted_at <= ? AND EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial)
+    """
+    rows: Iterable[tuple[str]] = connection.execute(query, (after, last)).fetchall()
+    return [flow_run_id for (flow_run_id,) in rows], last

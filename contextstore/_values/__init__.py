@@ -1,0 +1,1 @@
+"""Ids and values: checked, encoded, decoded. Pure functions; no I/O."""

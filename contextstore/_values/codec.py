@@ -1,0 +1,84 @@
+"""Values: what a caller hands over, the bytes that are stored, and back.
+
+Rules of this module: pure functions. ``encode`` either returns bytes that decode to what was given, or refuses and
+names the place; it never changes a value silently. An object of a class comes back equal by that class, or is refused.
+``decode`` makes fresh objects each time. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple
+
+import orjson
+
+from ..errors import DeserializationError, SerializationError
+from .convert import convert
+from .encode import Claim, Default, encode_json
+from .plain import sorted_json
+from .proof import prove
+
+JSON = 0  # JSON text, UTF-8
+BYTES = 1  # the value is bytes, stored as they are
+
+
+class Encoded(NamedTuple):
+    """A value as it is stored."""
+
+    codec: int
+    data: bytes
+
+
+def encode(value: Any, max_bytes: int, default: Default | None = None) -> Encoded:
+    """The stored form of ``value``. Raises ``SerializationError`` that names the place.
+
+    ``default`` is asked, as that of ``json.dumps`` is, for what has no JSON form.
+    """
+    if type(value) is bytes:
+        encoded = Encoded(BYTES, value)
+    else:
+        claims: list[Claim] = []
+        encoded = Encoded(JSON, _trimmed(encode_json(value, default, claims)))
+        prove(claims)
+    if len(encoded.data) > max_bytes:
+        size = len(encoded.data)
+        raise SerializationError("$", f"it has {size} bytes when encoded, and max_value_bytes is {max_bytes}")
+    return encoded
+
+
+_ROOMY = 16 * 1024
+
+
+def _trimmed(text: bytes) -> bytes:
+    """A copy that is as large as it says. orjson (3.13.0) keeps some 4 KB for each text, however short that is."""
+    return b"%b" % text if len(text) < _ROOMY else text
+
+
+def decode(encoded: Encoded, type: Any = None) -> Any:
+    """The value anew; with ``type``, converted to it and checked. Raises ``DeserializationError``."""
+    value: Any
+    codec, value = encoded
+    if codec == JSON:
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise DeserializationError("$", f"the stored text is not JSON ({error})") from error
+    return value if type is None else convert(value, type)
+
+
+def equal(one: Encoded, other: Encoded) -> bool:
+    """Whether two stored values are the same: the same JSON text once keys are sorted, or the same bytes."""
+    if one == other:
+        return True
+    if one.codec != JSON or other.codec != JSON:
+        return False
+    return sorted_json(one.data) == sorted_json(other.data)
+
+
+def checksum(owner: str, name: str, encoded: Encoded) -> int:
+    """CRC-32 over whose value it is, its codec and its bytes: a flipped bit or a swapped row shows.
+
+    ``owner`` is the flow run (empty for a global) and ``name`` the node or the global's key. Neither has a NUL, so
+    the parts cannot run into each other. About 0.5 µs for 200 bytes, 1 ms for 1 MB.
+    """
+    return zlib.crc32(encoded.data, zlib.crc32(f"{owner}\0{name}\0{encoded.codec}\0".encode()))

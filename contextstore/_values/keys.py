@@ -1,0 +1,128 @@
+"""Ids and keys: what a caller may name an output or a global, and the plain ``str`` under which it is stored.
+
+Rules of this module: pure functions; whatever passes is a plain ``str`` that every engine can store as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from ..errors import InvalidKeyError
+
+Id: TypeAlias = uuid.UUID | str
+
+Outputs: TypeAlias = Mapping[str, Any] | Mapping[uuid.UUID, Any] | Mapping[Id, Any]
+"""Values by node id. Spelled out, since a checker takes a dict[str, int] for no Mapping[Id, Any]."""
+
+MAX_KEY_BYTES = 512  # PostgreSQL's index entries end at 2,704 bytes; two ids of 512 stay clear of that
+
+
+def flow_run_key(flow_run_id: Id, name: str = "flow_run_id") -> str:
+    return _key(name, flow_run_id)
+
+
+def node_key(node_id: Id, name: str = "node_id") -> str:
+    return _key(name, node_id)
+
+
+def global_key(key: Id, name: str = "key") -> str:
+    return _key(name, key, may_be_empty=True)
+
+
+def prefix_key(prefix: str) -> str:
+    """A literal prefix of ids. It is shorter than an id, so "" is one; other than that the same rules hold."""
+    if not isinstance(prefix, str):
+        raise InvalidKeyError("prefix", f"must be a str, not {type(prefix).__name__}")
+    return _key("prefix", prefix, may_be_empty=True)
+
+
+def _key(name: str, value: Any, may_be_empty: bool = False) -> str:
+    kind = type(value)  # isinstance would believe what a mock or a proxy says of itself
+    if kind is not str:
+        if issubclass(kind, uuid.UUID):
+            return uuid.UUID.__str__(value)
+        if not issubclass(kind, str):
+            raise InvalidKeyError(name, f"must be a str or a uuid.UUID, not {type(value).__name__}")
+        value = str.__str__(value)  # a subclass may have a __str__ of its own; this is its text, as a plain str
+    if not value and not may_be_empty:
+        raise InvalidKeyError(name, "must not be empty")
+    if value.isascii():
+        size = len(value)
+    else:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidKeyError(name, f"{_shown(value)} has a lone surrogate, which is not text") from None
+    if size > MAX_KEY_BYTES:
+        raise InvalidKeyError(name, f"{_shown(value)} has {size} bytes as UTF-8; {MAX_KEY_BYTES} is the most")
+    if "\0" in value:
+        raise InvalidKeyError(name, f"{_shown(value)} has a NUL character")
+    key: str = value
+    return key
+
+
+def check_function(name: str, function: object) -> None:
+    if not callable(function):
+        kind = type(function).__name__
+        raise TypeError(f"{name} must be a function, not {kind}: pass the function itself, not what it returns")
+
+
+def check_plain_function(name: str, function: object) -> None:
+    """For what is called without being awaited, whichever the face."""
+    check_function(name, function)
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        raise TypeError(f"{name} must be a plain function, not a coroutine function: it is never awaited")
+
+
+def check_seconds(name: str, seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
+    if seconds != seconds:
+        raise ValueError(f"{name} must be a number of seconds, not NaN")
+
+
+def check_count(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 60 else value[:57] + "...")
+
+
+_uuid7_lock = threading.Lock()
+_uuid7_last = 0
+
+
+def _renew_lock_in_child() -> None:
+    global _uuid7_lock
+    _uuid7_lock = threading.Lock()  # another thread of the parent may have held the old one while it forked
+
+
+os.register_at_fork(after_in_child=_renew_lock_in_child)
+
+
+def new_flow_run_id() -> str:
+    """A new id for a flow run: a UUIDv7 (RFC 9562) as its canonical string, strictly rising within a process.
+
+    Rising holds across threads and when the clock is set back: the 48-bit millisecond and the 12 bits after it are
+    then counted on from the last id.
+    """
+    global _uuid7_last
+    with _uuid7_lock:
+        # 48 bits of milliseconds and 12 bits of their fraction (RFC 9562, 6.2, method 3) make one counter.
+        now_ns = time.time_ns()
+        stamp = (now_ns // 1_000_000 << 12) | (now_ns % 1_000_000 << 12) // 1_000_000
+        _uuid7_last = stamp = max(stamp, _uuid7_last + 1)
+    random = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
+    value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random
+    return str(uuid.UUID(int=value))

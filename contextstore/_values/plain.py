@@ -1,0 +1,79 @@
+"""The quick way to JSON: for values of builtin types, UUIDs and members of well-known Enums alone.
+
+Rules of this module: it writes, or it raises. Which of the reasons it was is not told; _encoding finds out, slowly.
+"""
+
+from __future__ import annotations
+
+import enum
+import uuid
+import weakref
+from gc import get_referents
+from typing import Any
+
+import orjson
+
+MAX_DEPTH = 254  # what orjson writes; it reads 1,024
+
+_CONTAINERS = frozenset({list, dict, tuple})
+PLAIN = _CONTAINERS | {type(None), bool, int, float, str}
+
+
+class NotPlainError(Exception):
+    pass
+
+
+def plain_json(value: Any) -> bytes:
+    """The text of a value of these types; for any other, and for what JSON has not, an error of some kind."""
+    # orjson alone is not safe: tuples nested some hundred deep overwrite its memory (3.13.0), an Enum member that is
+    # its own value and a UUID without its number kill the process, and an orjson.Fragment is pasted in unread.
+    may_have_nan = _has_floats(value)
+    data = orjson.dumps(value)
+    # orjson writes NaN and the infinities as null.
+    if may_have_nan and b"null" in data and orjson.loads(data) != value:
+        raise NotPlainError
+    return data
+
+
+def _has_floats(value: Any) -> bool:
+    """Whether there is a float in a value of these types. Raises ``NotPlainError`` for any other, or one too deep."""
+    # Level by level, each of them in C. The garbage collector's own way is taken for the three containers alone. Not
+    # taken: msgspec's encoder, as a first look: it takes as long, follows that Enum member for ever, and does not tell
+    # how deep it was; marshal, which takes builtins alone, too, but sets of sets in exponential time.
+    has_floats = False
+    members: Any = (value,)
+    for _ in range(MAX_DEPTH + 1):
+        kinds = set(map(type, members))
+        if not kinds <= PLAIN:
+            members = _without_others(members, kinds)
+        has_floats = has_floats or float in kinds
+        if kinds.isdisjoint(_CONTAINERS):
+            return has_floats
+        members = get_referents(*members)
+    raise NotPlainError
+
+
+# The Enums of which each member has a value of these types, and comes back from it; _proof knows.
+well_known: weakref.WeakSet[type[enum.Enum]] = weakref.WeakSet()
+SCALARS = frozenset({type(None), bool, int, str})
+
+
+def _without_others(members: Any, kinds: set[type]) -> list[Any]:
+    """Those of the plain types, if orjson can be trusted with the others."""
+    others = kinds - PLAIN
+    if not all(kind is uuid.UUID or (type(kind) is enum.EnumMeta and kind in well_known) for kind in others):
+        raise NotPlainError
+    for member in members:
+        kind = type(member)
+        if kind not in others:
+            continue
+        if kind is uuid.UUID:
+            if not (type(member.int) is int and 0 <= member.int < 1 << 128):
+                raise NotPlainError
+        elif type(member.value) not in SCALARS:  # it has been changed since
+            raise NotPlainError
+    return [member for member in members if type(member) not in others]
+
+
+def sorted_json(data: bytes) -> bytes:
+    return orjson.dumps(orjson.loads(data), option=orjson.OPT_SORT_KEYS)
