@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all test-slow test-core torture lint format bench bench-calls clean
+.PHONY: help demo test test-all test-slow test-core torture lint format bench bench-calls metrics clean
 
 help:
 	@echo "make demo        run a real flow, kill it half-way, see it go on; STORE=flows.db, DEMO_ARGS=--help"
@@ -17,6 +17,7 @@ help:
 	@echo "make format      do what the linter and the formatter can do by themselves"
 	@echo "make bench       measure against the peers; BENCH_ARGS=--quick"
 	@echo "make bench-calls measure single calls"
+	@echo "make metrics     how large, how branched, how entangled the package is; METRICS_ARGS=--json"
 	@echo "make clean       remove the virtual environment and what the tools have left"
 
 $(BIN)/python:
@@ -42,7 +43,7 @@ $(VENV)/.bench: $(VENV)/.dev
 # STORE=postgresql://… runs it there, and needs the extra: make demo installs it then.
 demo: $(VENV)/.demo
 	@case "$(STORE)" in postgres*) $(BIN)/python -c "import asyncpg" 2>/dev/null || $(PIP) install --editable '.[postgres]';; esac
-	@$(BIN)/python examples/survey.py $(if $(STORE),--store '$(STORE)') $(DEMO_ARGS)
+	@$(BIN)/python -m demo $(if $(STORE),--store '$(STORE)') $(DEMO_ARGS)
 
 # Tests start many processes. To compile everything anew in each would take as long as some of the tests.
 test test-all test-slow test-core torture: export PYTHONPYCACHEPREFIX = $(abspath $(VENV))/bytecode
@@ -89,6 +90,9 @@ bench: $(VENV)/.bench
 
 bench-calls: $(VENV)/.bench
 	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+
+metrics: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.metrics $(METRICS_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks dist build

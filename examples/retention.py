@@ -23,14 +23,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from contextstore import (
-    AsyncContextStore,
-    GlobalEntry,
-    RunDeletedError,
-    RunInfo,
-    VersionConflictError,
-    new_flow_run_id,
-)
+from contextstore import AsyncContextStore, GlobalEntry, RunDeletedError, VersionConflictError, new_flow_run_id
 
 Flow = Mapping[str, Callable[[Mapping[str, Any]], Any]]
 """Nodes in the order of their work: each is called with the outputs of those before."""
@@ -57,50 +50,36 @@ async def run_flow(store: AsyncContextStore, flow_run_id: str, flow: Flow) -> No
             outputs[node_id] = await store.get_or_put(flow_run_id, node_id, functools.partial(compute, outputs))
 
 
-# ------------------------------------------------------------------------------------------------------ sharing work
-
-
 def is_free(run: GlobalEntry) -> bool:
     age = datetime.datetime.now(datetime.UTC) - run.written_at
     return run.value == "waiting" or (run.value.startswith("with ") and age > CLAIM_LASTS)
 
 
-async def claim(store: AsyncContextStore, run: GlobalEntry, worker: str) -> int | None:
-    """Have the run for this worker alone: the version of the claim, or None where another worker was quicker."""
+async def replace(store: AsyncContextStore, key: str, value: str, version: int) -> int | None:
+    """Write on condition that the key is as it was read: its new version, or None where another was quicker."""
     try:
-        return await store.upsert_global(run.key, f"with {worker}", expected_version=run.version)
+        return await store.upsert_global(key, value, expected_version=version)
     except VersionConflictError:
         return None
 
 
-async def mark_done(store: AsyncContextStore, run: GlobalEntry, version: int) -> bool:
-    """Whether the claim was this worker's until now; else it was too old, and another has taken it over."""
-    try:
-        await store.upsert_global(run.key, "done", expected_version=version)
-    except VersionConflictError:
-        return False
-    return True
-
-
 async def work(path: pathlib.Path, worker: str) -> int:
-    """Work off what is free; returns how many runs it was. A worker has a store object of its own, as a process would.
-
-    It passes the runs once, a page at a time, so that a claim costs the same among a hundred runs and a million.
-    """
+    """Work off what is free; returns how many runs it was. A worker has a store of its own, as a process would."""
     done = 0
     async with AsyncContextStore(path) as store:
         async for run in all_globals(store, RUNS):
-            if is_free(run) and (version := await claim(store, run, worker)) is not None:
+            if is_free(run) and (claim := await replace(store, run.key, f"with {worker}", run.version)) is not None:
                 try:
                     await run_flow(store, run.key.removeprefix(RUNS), NIGHTLY)
-                    done += await mark_done(store, run, version)
+                    # None, if the claim was too old, and another has taken the run over.
+                    done += await replace(store, run.key, "done", claim) is not None
                 except RunDeletedError:  # half-done and left for so long that it was pruned
                     await store.delete_global(run.key)
     return done
 
 
 async def all_globals(store: AsyncContextStore, prefix: str) -> AsyncIterator[GlobalEntry]:
-    """Every global whose key begins so, by key."""
+    """Every global whose key begins so, a page at a time: a claim costs the same among a hundred runs and a million."""
     after = None
     while page := await store.list_globals(prefix, after=after, limit=100):
         for entry in page:
@@ -119,15 +98,11 @@ async def one_night(store: AsyncContextStore, path: pathlib.Path, night: str, co
     return flow_run_ids
 
 
-# --------------------------------------------------------------------------------------------- re-running from a node
-
-
 async def rerun_from(store: AsyncContextStore, flow_run_id: str, node_id: str, flow: Flow) -> str:
     """A new run with the outputs before a node, brought to its end. The old one stays as it is."""
     before = list(flow)[: list(flow).index(node_id)]
-    forked = await store.fork_run(
-        flow_run_id, new_flow_run_id=f"{flow_run_id.split('/')[0]}/{new_flow_run_id()}", node_ids=before
-    )
+    forked = f"{flow_run_id.split('/')[0]}/{new_flow_run_id()}"
+    await store.fork_run(flow_run_id, new_flow_run_id=forked, node_ids=before)
     await run_flow(store, forked, flow)
     async with store.batch() as batch:
         batch.put_global(RUNS + forked, "done")
@@ -135,19 +110,12 @@ async def rerun_from(store: AsyncContextStore, flow_run_id: str, node_id: str, f
     return forked
 
 
-# --------------------------------------------------------------------------------------------------------- retention
-
-
 async def is_mine_to_prune(store: AsyncContextStore, night: str) -> bool:
     """Whether this worker is the one that does the retention of the night: compare-and-set has one winner."""
     last = await store.get_global_entry(LAST_PRUNE)
     if last is not None and last.value == night:
         return False
-    try:
-        await store.upsert_global(LAST_PRUNE, night, expected_version=0 if last is None else last.version)
-    except VersionConflictError:
-        return False
-    return True
+    return await replace(store, LAST_PRUNE, night, 0 if last is None else last.version) is not None
 
 
 async def keep_since(store: AsyncContextStore, began: datetime.datetime) -> None:
@@ -161,17 +129,11 @@ async def keep_since(store: AsyncContextStore, began: datetime.datetime) -> None
     print(f"pruned: {before:,} bytes of values before, {(await store.stats()).value_bytes:,} after")
     # What is said of the runs is ours to keep: without those that are done and gone. Deletions at once share a commit.
     over = [run.key async for run in all_globals(store, RUNS) if run.value.startswith(("done", "replaced"))]
-    kept = {run.flow_run_id async for run in all_runs(store)}
-    await asyncio.gather(*(store.delete_global(key) for key in over if key.removeprefix(RUNS) not in kept))
-
-
-async def all_runs(store: AsyncContextStore) -> AsyncIterator[RunInfo]:
-    """Every run, newest first, a page at a time."""
-    after = None
+    kept, after = set[str](), None
     while page := await store.list_runs(after=after):
-        for run in page:
-            yield run
+        kept.update(run.flow_run_id for run in page)
         after = page[-1].flow_run_id
+    await asyncio.gather(*(store.delete_global(key) for key in over if key.removeprefix(RUNS) not in kept))
 
 
 async def main(path: pathlib.Path) -> None:
@@ -179,7 +141,6 @@ async def main(path: pathlib.Path) -> None:
         await one_night(store, path, "monday", 12)
         tonight = datetime.datetime.now(datetime.UTC)
         tuesday = await one_night(store, path, "tuesday", 8)
-
         print(f"{tuesday[0]}: {await store.get(tuesday[0], 'report')}, which cannot be")
         forked = await rerun_from(store, tuesday[0], "total", MENDED)
         print(f"{forked}: {await store.get(forked, 'report')}, re-run from 'total'")
@@ -195,8 +156,5 @@ async def main(path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        asyncio.run(main(pathlib.Path(sys.argv[1])))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            asyncio.run(main(pathlib.Path(folder) / "flows.db"))
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(main(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else f"{folder}/flows.db")))

@@ -19,9 +19,9 @@ import pytest
 
 from contextstore import AsyncContextStore, ContextStore, ReadOnlyStoreError, StoreFullError
 from contextstore._dispatch.cache import OutputCache
-from contextstore._engine.contract import DeleteRun, Operation, PutOutput
-from contextstore._engine.contract import epochs as _epoch
 from contextstore._engine.epochs import AskedEpochs
+from contextstore._engine.operations import DeleteRun, Operation, PutOutput
+from contextstore._sqlite import epochs as _epoch
 from contextstore._values.codec import JSON, Encoded
 
 from .conftest import Target

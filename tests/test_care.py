@@ -31,8 +31,8 @@ from contextstore import (
     StoreClosedError,
     StoreNotFoundError,
 )
-from contextstore._sqlite.file_engine import check as _sqlite_care
-from contextstore._sqlite.file_engine import location as _sqlite_place
+from contextstore._sqlite import check as _sqlite_care
+from contextstore._sqlite import location as _sqlite_place
 
 from .conftest import Target
 from .doubles import core_of, fail, until

@@ -16,7 +16,7 @@ import pytest
 
 from contextstore import AlreadyExistsError, ContextStore, PruneReport, RunDeletedError, StorageError
 from contextstore._core import retention as _deletion
-from contextstore._engine.contract import (
+from contextstore._engine.operations import (
     DeleteIdleRuns,
     DeleteRun,
     LoadRun,
@@ -26,9 +26,9 @@ from contextstore._engine.contract import (
     runs_deleted_by,
 )
 from contextstore._faces import async_store as _store
-from contextstore._postgres.engine import engine as _postgres
-from contextstore._sqlite.file_engine import deletion as _sqlite_deletion
-from contextstore._sqlite.file_engine import statements as _sqlite_statements
+from contextstore._postgres import engine as _postgres
+from contextstore._sqlite import deletion as _sqlite_deletion
+from contextstore._sqlite import statements as _sqlite_statements
 from contextstore._values.codec import Encoded
 from contextstore._waiting.callers import run_now
 

@@ -90,7 +90,7 @@ class TestEmptied:
 
     def test_one_that_was_killed_while_it_was_made_is_no_store_that_was_there(self, target: pathlib.Path) -> None:
         program = """
-            from contextstore._sqlite.file_engine import file_engine as _sqlite
+            from contextstore._sqlite import file_engine as _sqlite
             _sqlite.FileEngine._set_up = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             ContextStore(sys.argv[1]).open()
         """

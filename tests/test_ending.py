@@ -884,7 +884,7 @@ def test_children_forked_under_load_open_stores_of_their_own_on_the_same_file(fi
 
 def test_fork_waits_for_a_running_job_and_not_for_ever(file_path: pathlib.Path) -> None:
     program = """
-        from contextstore._sqlite.file_engine import worker as _worker
+        from contextstore._sqlite import worker as _worker
         store = ContextStore(sys.argv[1])
         store.put("run", "node", 1)
         begun, go_on = threading.Event(), threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -14,19 +13,21 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from contextstore._postgres.url import parse_url
+from demo.findings import import_cycles
+from demo.measure import Module, Ranked, measure, standard_library
+from demo.proof import Place, Snapshot, compare
+from demo.screen import folded
 
 from .portions import WHOLE
 from .servers import Server
 
 ROOT = pathlib.Path(__file__).parent.parent
-SURVEY = ROOT / "examples" / "survey.py"
+DEMO = ROOT / "demo"
 
 # Eight nodes at a time that rest a fifth of a second each: over a second is left in which to be killed.
 SMALL = ["--limit", "40", "--pace", "0.2", "--kill-at", "0.4"]
@@ -35,11 +36,9 @@ SMALL = ["--limit", "40", "--pace", "0.2", "--kill-at", "0.4"]
 class Demonstration:
     """A run of the survey, as somebody without a terminal sees it."""
 
-    def __init__(
-        self, *arguments: Any, program: pathlib.Path = SURVEY, columns: int = 100, folder: pathlib.Path | None = None
-    ) -> None:
+    def __init__(self, *arguments: Any, columns: int = 100, folder: pathlib.Path = ROOT) -> None:
         done = subprocess.run(
-            [sys.executable, str(program), *map(str, arguments)],
+            [sys.executable, "-m", "demo", *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "COLUMNS": str(columns)},
             cwd=folder,
             capture_output=True,
@@ -72,19 +71,6 @@ def rows_of(store: pathlib.Path, flow_run_id: str) -> list[tuple[str, str, str]]
     with contextlib.closing(sqlite3.connect(store)) as connection:
         sql = "SELECT node_id, value, written_at FROM outputs WHERE flow_run_id = ? ORDER BY node_id"
         return connection.execute(sql, (flow_run_id,)).fetchall()
-
-
-@pytest.fixture(scope="module")
-def survey() -> Iterator[ModuleType]:
-    """The example as a module."""
-    specification = importlib.util.spec_from_file_location("survey", SURVEY)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["survey"] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules["survey"]
 
 
 # ---------------------------------------------------------------------------------------------------- it runs and tells
@@ -193,14 +179,14 @@ def test_a_store_that_cannot_be_opened_is_one_sentence(tmp_path: pathlib.Path, t
     assert len(refused.errors.splitlines()) == 1
 
 
-def test_on_a_server_the_query_is_for_psql_which_knows_neither_our_options_nor_the_password(survey: ModuleType) -> None:
+def test_on_a_server_the_query_is_for_psql_which_knows_neither_our_options_nor_the_password() -> None:
     target = "postgresql://me:s3cr3t@a:1,b:2/flows?schema=nights&pooler=transaction&target_session_attrs=read-write"
     location = parse_url(target).location
-    assert survey.Place(target, location).query("true") == (
+    assert Place(target, location).query("true") == (
         "psql 'postgresql://me@a:1,b:2/flows?target_session_attrs=read-write' "
         '-c "SELECT value FROM nights.outputs WHERE true"'
     )
-    plain = survey.Place("postgres://me@a/flows", parse_url("postgres://me@a/flows").location)
+    plain = Place("postgres://me@a/flows", parse_url("postgres://me@a/flows").location)
     assert plain.query("true") == 'psql postgresql://me@a/flows -c "SELECT value FROM contextstore.outputs WHERE true"'
 
 
@@ -216,11 +202,11 @@ def test_in_a_narrow_terminal_names_are_broken_after_a_dot(columns: int) -> None
         assert name.endswith(".") == ("lines" not in follower), (line, follower)
 
 
-def test_a_name_is_folded_after_dots_and_commas(survey: ModuleType) -> None:
-    assert survey.folded("os", 20) == "  os"
-    assert survey.folded("package.module.Class.method", 20) == "  package.module.\n    Class.method"
-    assert survey.folded("codecs, encodings, os", 14) == "  codecs,\n    encodings,\n    os"
-    assert survey.folded("a_name_without_any_dot", 10) == "  a_name_without_any_dot"
+def test_a_name_is_folded_after_dots_and_commas() -> None:
+    assert folded("os", 20) == "  os"
+    assert folded("package.module.Class.method", 20) == "  package.module.\n    Class.method"
+    assert folded("codecs, encodings, os", 14) == "  codecs,\n    encodings,\n    os"
+    assert folded("a_name_without_any_dot", 10) == "  a_name_without_any_dot"
 
 
 def test_a_temporary_store_is_gone_in_the_end() -> None:
@@ -242,24 +228,24 @@ def test_an_option_that_cannot_be_meant_is_refused(arguments: tuple[str, str]) -
 
 @pytest.mark.slow
 def test_a_flow_that_does_not_ask_what_is_written_fails_the_demonstration(tmp_path: pathlib.Path) -> None:
-    text = SURVEY.read_text()
+    text = (DEMO / "flow.py").read_text()
     asks = "set(await store.list_keys(flow_run_id))"
     assert text.count(asks) == 1
-    forgetful = tmp_path / "survey.py"
-    forgetful.write_text(text.replace(asks, "set[str]()"))
+    shutil.copytree(DEMO, tmp_path / "demo")  # python -m takes what is in its folder first
+    (tmp_path / "demo" / "flow.py").write_text(text.replace(asks, "set[str]()"))
 
-    shown = Demonstration(*SMALL, program=forgetful)
+    shown = Demonstration(*SMALL, folder=tmp_path)
     assert shown.status == 1, shown.text
     assert "A claim does not hold." in shown.text
 
 
-def test_what_must_not_have_happened_to_a_node_fails_a_check(survey: ModuleType) -> None:
+def test_what_must_not_have_happened_to_a_node_fails_a_check() -> None:
     row = [("1", "2025-01-01T00:00:00.000Z")]
     later = [("1", "2025-01-01T00:00:01.000Z")]
 
     def failures(killed: tuple[Any, Any, Any], end: tuple[Any, Any, Any]) -> list[str]:
-        moments = [survey.Snapshot(rows, Counter(began), Counter(done)) for rows, began, done in (killed, end)]
-        return [check.label.strip() for check in survey.compare(["a", "b"], *moments) if check.holds is False]
+        moments = [Snapshot(rows, Counter(began), Counter(done)) for rows, began, done in (killed, end)]
+        return [check.label.strip() for check in compare(["a", "b"], *moments) if check.holds is False]
 
     # "a" was completed before the kill, "b" was being computed and is computed again: all is well.
     killed = ({"a": row}, ["a", "b"], ["a"])
@@ -282,7 +268,7 @@ def test_what_must_not_have_happened_to_a_node_fails_a_check(survey: ModuleType)
 # ----------------------------------------------------------------------------------------------- what it measures is so
 
 
-def test_a_module_is_measured_as_it_is(survey: ModuleType, tmp_path: pathlib.Path) -> None:
+def test_a_module_is_measured_as_it_is(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "zoo"
     folder.mkdir()
     path = folder / "keeper.py"
@@ -316,7 +302,7 @@ class Keeper:
         encoding="utf-8",
     )
     library = {"os", "zoo", "zoo.cage", "zoo.food", "zoo.keeper", "time", "typing"}
-    assert survey.measure("zoo.keeper", path, library) == survey.Module(
+    assert measure("zoo.keeper", path, library) == Module(
         lines=25,
         functions=3,
         classes=1,
@@ -326,16 +312,16 @@ class Keeper:
         imports=["os", "sys", "zoo.cage", "zoo.food"],
         late_imports=["time", "typing"],
         longest=[
-            survey.Ranked("zoo.keeper.Keeper.feed", 10),
-            survey.Ranked("zoo.keeper.Keeper._count", 2),
-            survey.Ranked("zoo.keeper.Keeper._count.add", 1),
+            Ranked("zoo.keeper.Keeper.feed", 10),
+            Ranked("zoo.keeper.Keeper._count", 2),
+            Ranked("zoo.keeper.Keeper._count.add", 1),
         ],
     )
 
 
-def test_import_cycles_are_the_sets_of_modules_that_lead_to_each_other(survey: ModuleType) -> None:
+def test_import_cycles_are_the_sets_of_modules_that_lead_to_each_other() -> None:
     def importing(*imports: str, late: tuple[str, ...] = ()) -> Any:
-        return survey.Module(0, 0, 0, 0, 0, 0, list(imports), list(late), [])
+        return Module(0, 0, 0, 0, 0, 0, list(imports), list(late), [])
 
     modules = {
         "a": importing("b"),
@@ -347,11 +333,11 @@ def test_import_cycles_are_the_sets_of_modules_that_lead_to_each_other(survey: M
         "late": importing("x", late=("lately",)),
         "lately": importing("late"),
     }
-    assert survey.import_cycles(modules) == [["a", "b", "c"], ["y", "z"]]
+    assert import_cycles(modules) == [["a", "b", "c"], ["y", "z"]]
 
 
-def test_the_survey_takes_the_standard_library_without_tests_and_without_what_was_installed(survey: ModuleType) -> None:
-    library = survey.standard_library()
+def test_the_survey_takes_the_standard_library_without_tests_and_without_what_was_installed() -> None:
+    library = standard_library()
     assert {"os", "json", "json.decoder", "asyncio.tasks", "__future__"} <= library.keys()
     assert not [name for name in library if {"test", "tests", "idle_test", "pytest"} & set(name.split("."))]
     assert library["json"].name == "__init__.py"

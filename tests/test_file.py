@@ -42,9 +42,9 @@ from contextstore import (
     StoreClosedError,
     StoreNotFoundError,
 )
-from contextstore._sqlite.file_engine import file_engine as _sqlite
-from contextstore._sqlite.file_engine import schema as _sqlite_file
-from contextstore._sqlite.file_engine import visit as _sqlite_visit
+from contextstore._sqlite import file_engine as _sqlite
+from contextstore._sqlite import schema as _sqlite_file
+from contextstore._sqlite import visit as _sqlite_visit
 
 from .conftest import FACES
 from .processes import Child, run

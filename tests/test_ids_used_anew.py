@@ -203,7 +203,7 @@ class TestTheEpochOfAFile:
             assert reader.get("other", "a") == 1
             with Child(
                 """
-                from contextstore._engine.contract import epochs as _epoch
+                from contextstore._sqlite import epochs as _epoch
                 store = ContextStore(sys.argv[1])
                 store.open()
                 write = _epoch.MappedEpochs._write
@@ -229,7 +229,7 @@ class TestTheEpochOfAFile:
         self, file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from contextstore import StoreFullError
-        from contextstore._engine.contract import epochs as _epoch
+        from contextstore._sqlite import epochs as _epoch
 
         with ContextStore(file_path) as store:
             store.put("run", "a", 1)

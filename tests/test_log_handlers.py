@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, WrongLoopError
-from contextstore._sqlite.file_engine import worker as _worker
+from contextstore._sqlite import worker as _worker
 from contextstore._waiting import callers as _callers
 
 from .conftest import new_location

@@ -23,7 +23,7 @@ from contextstore import (
     StorageError,
     StoreBusyError,
 )
-from contextstore._postgres.engine import connection as _postgres_lane
+from contextstore._postgres import connection as _postgres_lane
 from contextstore._postgres.statements import statements_for
 
 from .doubles import core_of

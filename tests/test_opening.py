@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StorageError, StoreNotFoundError, WrongLoopError
-from contextstore._sqlite.file_engine import worker as _worker
+from contextstore._sqlite import worker as _worker
 
 from .doubles import until
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from contextstore import ContextStore, IncompatibleStoreError
-from contextstore._sqlite.file_engine import schema as _sqlite_file
+from contextstore._sqlite import schema as _sqlite_file
 
 from .processes import Child, children, run
 
@@ -351,7 +351,7 @@ def test_beside_a_file_of_another_program_nothing_is_left_though_it_was_looked_a
 HALF_MADE = """
     import random
     import aiosqlite, anyio.from_thread
-    from contextstore._sqlite.file_engine import worker as _worker
+    from contextstore._sqlite import worker as _worker
     folder, seed = sys.argv[1], int(sys.argv[2])
 
     def in_a_child(job):

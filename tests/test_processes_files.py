@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, ContextStoreError, StorageError, StoreBusyError, StoreNotFoundError
-from contextstore._sqlite.file_engine import file_engine as _sqlite
+from contextstore._sqlite import file_engine as _sqlite
 
 from .doubles import core_of
 from .processes import Child, run

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StoreBusyError
-from contextstore._sqlite.file_engine import file_engine as _sqlite
-from contextstore._sqlite.file_engine import lock as _filelock
+from contextstore._sqlite import file_engine as _sqlite
+from contextstore._sqlite import lock as _filelock
 from contextstore._sqlite.lock import FileLock
 
 from .doubles import core_of
@@ -38,8 +38,8 @@ NEVER_WAIT = lambda: False  # noqa: E731
 
 TRACED = """
     import json
-    from contextstore._sqlite.file_engine import worker as _worker
-    from contextstore._sqlite.file_engine import file_engine as _sqlite
+    from contextstore._sqlite import worker as _worker
+    from contextstore._sqlite import file_engine as _sqlite
     path, puts, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     durability = ["full", "normal", "full"][number]
     _sqlite._CHECKPOINT_FRAMES = 30
@@ -133,10 +133,10 @@ def test_no_checkpoint_is_made_beside_a_transaction_of_a_program_that_knows_no_l
     monkeypatch.setattr(_sqlite, "_CHECKPOINT_FRAMES", 1)
     with Child(HOLDS_A_TRANSACTION, file_path) as foreign, ContextStore(file_path) as store:
         engine: Any = core_of(store)._engine
-        original = engine.tidy
+        original = engine.maintain
         copied: list[bool] = []
 
-        async def tidy() -> None:
+        async def maintain() -> None:
             before = file_path.stat().st_mtime_ns
             if len(copied) >= 3:
                 await original()
@@ -148,7 +148,7 @@ def test_no_checkpoint_is_made_beside_a_transaction_of_a_program_that_knows_no_l
                 assert foreign.hear() == "done"
             copied.append(file_path.stat().st_mtime_ns != before)
 
-        engine.tidy = tidy
+        engine.maintain = maintain
         for i in range(5):
             store.put("run", f"{i}", "x" * 20_000)
         assert copied[:4] == [False, False, False, True]
@@ -158,7 +158,7 @@ def test_no_checkpoint_is_made_beside_a_transaction_of_a_program_that_knows_no_l
 # ------------------------------------------------------------------------------------------- who holds it and stops
 
 STOPS = """
-    from contextstore._sqlite.file_engine import worker as _worker
+    from contextstore._sqlite import worker as _worker
     path, statement = sys.argv[1], sys.argv[2]
 
     class Stopping(_worker._JobConnection):

@@ -18,12 +18,12 @@ import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StorageError, copy
 from contextstore._faces import async_store as _store
-from contextstore._postgres.engine import engine as _postgres
+from contextstore._postgres import engine as _postgres
 from contextstore._postgres.statements import statements_for
 from contextstore._process import pacing as _breath
 from contextstore._process.pacing import Pacer, paced
-from contextstore._sqlite.file_engine import statements as _sqlite_statements
-from contextstore._sqlite.file_engine import worker as _worker
+from contextstore._sqlite import statements as _sqlite_statements
+from contextstore._sqlite import worker as _worker
 from contextstore._waiting.callers import run_now
 
 from .conftest import Awaited, Target

@@ -28,10 +28,10 @@ from contextstore import (
     new_flow_run_id,
 )
 from contextstore._core import retention as _deletion
-from contextstore._engine.contract import DeleteIdleRuns, PutOutput
+from contextstore._engine.operations import DeleteIdleRuns, PutOutput
 from contextstore._faces import async_store as _store
-from contextstore._postgres.engine import engine as _postgres
-from contextstore._sqlite.file_engine import statements as _sqlite_statements
+from contextstore._postgres import engine as _postgres
+from contextstore._sqlite import statements as _sqlite_statements
 from contextstore._values.codec import Encoded
 from contextstore._waiting.callers import run_now
 

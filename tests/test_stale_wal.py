@@ -16,12 +16,12 @@ from collections.abc import Callable
 import pytest
 
 from contextstore import ContextStore, IncompatibleStoreError, restore
-from contextstore._sqlite.file_engine import wal_owner as _wal_owner
+from contextstore._sqlite import wal_owner as _wal_owner
 
 from .processes import Child
 
 WRITER = """
-    from contextstore._sqlite.file_engine import file_engine as _sqlite
+    from contextstore._sqlite import file_engine as _sqlite
     path, frames = sys.argv[1], int(sys.argv[2])
     _sqlite._CHECKPOINT_FRAMES = frames
     store = ContextStore(path)

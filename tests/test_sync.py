@@ -269,7 +269,7 @@ def calling_handler(store: ContextStore) -> Iterator[CallingHandler]:
     logger.removeHandler(handler)
 
 
-@pytest.mark.parametrize("call", ["acquire_write", "commit", "tidy", "fetch"])
+@pytest.mark.parametrize("call", ["acquire_write", "commit", "maintain", "fetch"])
 def test_a_logging_handler_that_calls_the_store_and_raises_leaves_nobody_waiting(
     call: str, store: ContextStore, calling_handler: CallingHandler
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, RunDeletedError
 from contextstore._dispatch import subscriptions as _watch
 from contextstore._dispatch.subscriptions import Subscriptions, _Deletions, _Rest
-from contextstore._engine.contract import DeleteIdleRuns, DeleteRun
+from contextstore._engine.operations import DeleteIdleRuns, DeleteRun
 from contextstore._waiting.callers import ThreadCallers
 
 from .conftest import Target

@@ -274,7 +274,7 @@ class TestFailures:
         assert "unforeseen" in caplog.text
         await store.put("run", "node", 1)
 
-    @pytest.mark.parametrize("call", ["acquire_write", "tidy"])
+    @pytest.mark.parametrize("call", ["acquire_write", "maintain"])
     async def test_an_unforeseen_exception_around_a_commit_leaves_nobody_waiting(
         self, store: Any, call: str, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -387,20 +387,20 @@ async def test_a_write_is_answered_before_anything_is_tidied(make_store: Target)
 
         engine.post_write(after_the_first)
         await until(tidied.is_set)
-        tidy, answered = engine.tidy, threading.Event()
+        maintain, answered = engine.maintain, threading.Event()
 
         async def after_the_answer() -> None:
             deadline = time.monotonic() + 30
             while not answered.is_set() and time.monotonic() < deadline:
                 await asyncio.sleep(0) if make_store.engine == "postgres" else time.sleep(0.001)
             assert answered.is_set()
-            await tidy()
+            await maintain()
 
-        engine.tidy = after_the_answer
+        engine.maintain = after_the_answer
         async with asyncio.timeout(20):
             await store.put("run", "second", 1)
         answered.set()
-        engine.tidy = tidy
+        engine.maintain = maintain
 
 
 def test_a_write_whose_loop_is_gone_does_not_wait_for_another_process_for_ever(file_path: pathlib.Path) -> None:

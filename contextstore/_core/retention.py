@@ -11,19 +11,18 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 from .._dispatch.reader import Reader
-from .._engine.contract import (
+from .._engine.contract import Engine
+from .._engine.operations import (
     DeleteIdleRuns,
     DeleteRun,
-    Engine,
-    Extent,
     ForgetRuns,
     GiveBackSpace,
     IdleDeletion,
-    IdleRuns,
     Operation,
     Removal,
     RemoveOutputs,
 )
+from .._engine.records import Extent, IdleRuns
 from .._results import PruneReport
 
 _PAGE_ROWS = 500  # runs that are found by one look

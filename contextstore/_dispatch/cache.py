@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from sys import getsizeof
 from typing import NamedTuple
 
-from .._engine.contract import LoadOutput, Operation, OutputKey, PutOutput, runs_deleted_by
 from .._engine.epochs import Epoch, Epochs, is_known
+from .._engine.operations import LoadOutput, Operation, PutOutput, runs_deleted_by
+from .._engine.records import OutputKey
 from .._values.codec import Encoded
 
 ENTRY_BYTES = 310

@@ -24,6 +24,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from .._engine.contract import Engine
 from .._process.own_threads import OF_ALL, OwnThreads
 from .._waiting.callers import SharedFuture
+from .._waiting.outcome import Outcome
 from ..errors import StorageError, StoreClosedError
 
 T = TypeVar("T")
@@ -72,9 +73,9 @@ class EngineHost:
         self._calls: set[asyncio.Task[None]] = set()
         self.is_warned_of = False
         # Both give an error as their result instead of raising it, so that nobody raises another's exception object.
-        self.opened: SharedFuture[BaseException | None] = SharedFuture()
+        self.opened: SharedFuture[Outcome[None]] = SharedFuture()
         """Kept once the engine is open, or has failed to open and the thread is at its end."""
-        self.closed: SharedFuture[BaseException | None] = SharedFuture()
+        self.closed: SharedFuture[Outcome[None]] = SharedFuture()
         """Kept once the engine is closed and the thread is at its end."""
         self.thread = threading.Thread(target=self._run, name=f"contextstore {engine.location}", daemon=False)
 
@@ -107,17 +108,17 @@ class EngineHost:
         if self._started.acquire(blocking=False):
             refused = StorageError(f"could not open {self._engine.location}: it needs a thread: {error}")
             refused.__cause__ = error
-            self._leave(refused)
+            self._leave(Outcome.failure(refused))
 
-    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> SharedFuture[T | Exception]:
-        """Run a coroutine function on the engine's loop. Its error, too, is the future's result. From any thread."""
-        future: SharedFuture[T | Exception] = SharedFuture()
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> SharedFuture[Outcome[T]]:
+        """Run a coroutine function on the engine's loop. From any thread."""
+        future: SharedFuture[Outcome[T]] = SharedFuture()
 
         async def run() -> None:
             try:
-                future.set_result(await function())
+                future.set_result(Outcome(await function()))
             except Exception as error:  # noqa: BLE001 - handed over to whoever waits, whatever it is
-                future.set_result(error)
+                future.set_result(Outcome.failure(error))
 
         def begin() -> None:
             task = asyncio.ensure_future(run())
@@ -147,27 +148,28 @@ class EngineHost:
             return
         self.thread = threading.current_thread()
         self._engine.own_threads.add(threading.get_ident())
-        error: BaseException | None = None
+        outcome: Outcome[None] = Outcome(None)
         try:
             # A plain loop, whatever policy the program has set: some make loops that run in the main thread only. Not
             # in debug mode: opening and closing block this loop, which nobody else uses.
             with asyncio.Runner(loop_factory=partial(_Loop, self._engine.own_threads), debug=False) as runner:
                 runner.run(self._live())
         except BaseException as raised:  # noqa: BLE001 - handed over to whoever waits: nobody may wait for ever
-            error = raised
+            outcome = Outcome.failure(raised)
             if isinstance(raised, OSError) and not isinstance(raised, StorageError):  # no descriptors for a loop
                 error = StorageError(f"could not open {self._engine.location}: {raised}")
                 error.__cause__ = raised
+                outcome = Outcome.failure(error)
         finally:
             self._engine.own_threads.clear()
-            self._leave(error)
+            self._leave(outcome)
 
-    def _leave(self, error: BaseException | None) -> None:
+    def _leave(self, outcome: Outcome[None]) -> None:
         _hosts.discard(self)
         if not self.opened.done():
-            self.opened.set_result(error)
-            error = None
-        self.closed.set_result(error)
+            self.opened.set_result(outcome)
+            outcome = Outcome(None)
+        self.closed.set_result(outcome)
 
     async def _live(self) -> None:
         await self._engine.open()
@@ -177,7 +179,7 @@ class EngineHost:
                 self._loop, self._stopped = asyncio.get_running_loop(), stopped
                 if self._stopping:
                     stopped.set()
-            self.opened.set_result(None)
+            self.opened.set_result(Outcome(None))
             await stopped.wait()
             await self._end_calls()
         finally:

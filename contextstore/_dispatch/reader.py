@@ -11,9 +11,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from .._engine.contract import Engine, Fetched, Job, OutputKey, OutputRecord, error_for_caller
+from .._engine.contract import Engine, Job
+from .._engine.failures import error_for_caller
+from .._engine.records import Fetched, OutputKey, OutputRecord
 from .._waiting.callers import Callers, Waiter
-from ..errors import ContextStoreError, StoreBusyError, StoreClosedError
+from .._waiting.outcome import Outcome
+from ..errors import StoreBusyError, StoreClosedError
 from .cache import OutputCache
 
 T = TypeVar("T")
@@ -53,22 +56,14 @@ class Reader:
             if not self._fetching:
                 self._engine.post_read(self._fetch_next_group)
                 self._fetching = True
-        answer = await self._callers.wait(waiter, self._timeout, _keep_waiting)
-        if isinstance(answer, ContextStoreError):
-            raise answer
-        record: OutputRecord | None = answer
-        return record
+        outcome: Fetched = await self._callers.wait_until(waiter, self._timeout, _keep_waiting)
+        return outcome.unwrap()
 
     async def fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
         """Those of the outputs that are there, all as they were at one moment. Raises if one is damaged."""
-        records = await self.call(lambda: self._fetch_and_keep(keys))
-        found: dict[OutputKey, OutputRecord] = {}
-        for key, record in zip(keys, records, strict=True):
-            if isinstance(record, ContextStoreError):
-                raise record
-            if record is not None:
-                found[key] = record
-        return found
+        outcomes = await self.call(lambda: self._fetch_and_keep(keys))
+        records = zip(keys, [outcome.unwrap() for outcome in outcomes], strict=True)
+        return {key: record for key, record in records if record is not None}
 
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Any other read of the engine, as a job of its own."""
@@ -84,11 +79,8 @@ class Reader:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
             post(partial(self._answer_call, read, waiter))
-        done, result = await self._callers.wait(waiter, self._timeout, _keep_waiting)
-        if not done:
-            raise result
-        value: T = result
-        return value
+        outcome: Outcome[T] = await self._callers.wait_until(waiter, self._timeout, _keep_waiting)
+        return outcome.unwrap()
 
     # -- where the engine reads ---------------------------------------------------------------------------------------
 
@@ -96,42 +88,46 @@ class Reader:
         with self._lock:
             wanted = [(key, waiter) for key, waiter, _ in self._wanted[:FETCH_KEYS]]
             del self._wanted[:FETCH_KEYS]
-        answers: list[tuple[Waiter, Any]] = []
+        answers: list[tuple[Waiter, Outcome[Any]]] = []
         try:
             answers = await self._fetch_group(wanted)
         finally:
             with self._lock:
-                if any(isinstance(answer, StoreBusyError) for _, answer in answers[:1]):
+                busy_error = answers[0][1].error if answers else None
+                if isinstance(busy_error, StoreBusyError):
                     # Those who have waited as long need not wait for their own groups to come to the same end.
                     late = time.monotonic() - self._timeout
                     busy = [waiter for _, waiter, asked_at in self._wanted if asked_at <= late]
                     self._wanted = [one for one in self._wanted if one[2] > late]
-                    answers += [(waiter, error_for_caller(answers[0][1], self._engine)) for waiter in busy]
+                    answers += [(waiter, self._failure(busy_error)) for waiter in busy]
                 self._fetching = bool(self._wanted)
                 if self._fetching:
                     self._engine.post_read(self._fetch_next_group)  # behind others' jobs
-        self._callers.answer(answers)
+        self._callers.resolve(answers)
 
-    async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Waiter]]) -> list[tuple[Waiter, Any]]:
+    async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Waiter]]) -> list[tuple[Waiter, Outcome[Any]]]:
         try:
             found = await self._fetch_and_keep([key for key, _ in wanted])
         except Exception as error:  # noqa: BLE001 - handed over to those who wait, whatever it is
-            return [(waiter, error_for_caller(error, self._engine)) for _, waiter in wanted]
-        return [(waiter, record) for (_, waiter), record in zip(wanted, found, strict=True)]
+            return [(waiter, self._failure(error)) for _, waiter in wanted]
+        return [(waiter, outcome) for (_, waiter), outcome in zip(wanted, found, strict=True)]
+
+    def _failure(self, error: Exception) -> Outcome[Any]:
+        return Outcome.failure(error_for_caller(error, self._engine.location))
 
     async def _fetch_and_keep(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         # Here and not in the caller's thread, where an interrupt may come between, or a finalizer that calls the store.
         epoch, found = await self._engine.fetch(keys)
-        pairs = zip(keys, found, strict=True)
-        self._cache.fill([(key, record.value) for key, record in pairs if type(record) is OutputRecord], epoch)
+        records = ((key, outcome.result) for key, outcome in zip(keys, found, strict=True))
+        self._cache.fill([(key, record.value) for key, record in records if record is not None], epoch)
         return found
 
     async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], waiter: Waiter) -> None:
-        answer: tuple[bool, Any]
+        outcome: Outcome[Any]
         try:
-            answer = (True, await read())
+            outcome = Outcome(await read())
         except LookupError as error:  # the engine's way to say that something it was asked about is not there
-            answer = (False, error)
+            outcome = Outcome.failure(error)
         except Exception as error:  # noqa: BLE001 - handed over to the one who waits, whatever it is
-            answer = (False, error_for_caller(error, self._engine))
-        self._callers.answer([(waiter, answer)])
+            outcome = self._failure(error)
+        self._callers.resolve([(waiter, outcome)])

@@ -15,7 +15,10 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from .._engine.contract import Engine, LoadOutput, Operation, OutputKey, PutOutput, error_for_caller, runs_deleted_by
+from .._engine.contract import Engine
+from .._engine.failures import error_for_caller
+from .._engine.operations import LoadOutput, Operation, PutOutput, runs_deleted_by
+from .._engine.records import OutputKey
 from .._waiting.callers import Callers, SharedFuture, Waiter
 from ..errors import ContextStoreError, StoreClosedError
 from .host import EngineHost
@@ -73,7 +76,8 @@ class Subscription:
                     return []
                 waiter = self.waiter = self._subscriptions.callers.waiter()
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            answer = await self._subscriptions.callers.wait(waiter, left, _time_is_up)
+            callers = self._subscriptions.callers
+            answer = await (callers.wait(waiter) if left is None else callers.wait_until(waiter, left, _time_is_up))
             if answer is not None:
                 raise TimeoutError
 
@@ -186,7 +190,7 @@ class Subscriptions:
             await self._poll_until_nobody_waits(polling)
         except BaseException as error:  # whatever it is, those who wait are told
             told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
-            self._fail(error_for_caller(told, self._engine), polling)
+            self._fail(error_for_caller(told, self._engine.location), polling)
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -241,11 +245,11 @@ class Subscriptions:
                 for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
                     anybody = True
                     subscription.nodes.append(key[1])
-                    _take_ticket(subscription, waiters)
+                    _take_waiter(subscription, waiters)
             for flow_run_id in deleted:
                 for subscription in self._of_run.get(flow_run_id, ()):
                     anybody = subscription.maybe_deleted = True
-                    _take_ticket(subscription, waiters)
+                    _take_waiter(subscription, waiters)
         self._wake(waiters)
         return anybody
 
@@ -255,8 +259,8 @@ class Subscriptions:
             if ended is not None and self._polling is ended:
                 self._polling = None
             for subscription in self._all():
-                subscription.error = error_for_caller(error, self._engine)
-                _take_ticket(subscription, waiters)
+                subscription.error = error_for_caller(error, self._engine.location)
+                _take_waiter(subscription, waiters)
         self._wake(waiters)
 
     def _all(self) -> list[Subscription]:
@@ -264,7 +268,7 @@ class Subscriptions:
 
     def _wake(self, waiters: list[Waiter]) -> None:
         if waiters:
-            self.callers.answer([(waiter, None) for waiter in waiters])
+            self.callers.resolve([(waiter, None) for waiter in waiters])
 
 
 class _Rest:
@@ -309,7 +313,7 @@ class _Deletions:
         return deleted
 
 
-def _take_ticket(subscription: Subscription, waiters: list[Waiter]) -> None:
+def _take_waiter(subscription: Subscription, waiters: list[Waiter]) -> None:
     if subscription.waiter is not None:
         waiters.append(subscription.waiter)
         subscription.waiter = None

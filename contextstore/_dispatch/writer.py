@@ -20,9 +20,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .._engine.contract import Engine, Operation, Outcome, error_for_caller, report_bug, value_bytes
+from .._engine.contract import Engine
+from .._engine.failures import error_for_caller, report_bug
+from .._engine.operations import Operation, value_bytes
 from .._waiting.callers import Callers, Waiter
-from ..errors import ContextStoreError, StorageError, StoreBusyError, StoreClosedError
+from .._waiting.outcome import Outcome
+from ..errors import StorageError, StoreBusyError, StoreClosedError
 
 QUEUE_BYTES = 64 * 2**20
 """How much encoded data may be queued before further writes wait for room."""
@@ -89,14 +92,13 @@ class Writer:
         entry = _Entry(operations, self._callers.waiter(), time.monotonic() + self._timeout)
         try:
             self._submit(entry)
-            outcome = await self._callers.wait(entry.waiter, self.patience, partial(self._expire, entry))
+            outcome: Outcome[list[Any]] = await self._callers.wait_until(
+                entry.waiter, self.patience, partial(self._expire, entry)
+            )
         except BaseException:
             self._withdraw(entry)
             raise
-        if isinstance(outcome, ContextStoreError):
-            raise outcome
-        results: list[Any] = outcome
-        return results
+        return outcome.unwrap()
 
     def close(self) -> None:
         """Accept nothing more. What is queued will be committed; what waits for room is refused."""
@@ -106,7 +108,8 @@ class Writer:
             self._waiting.clear()
             for entry in waiting:
                 entry.state = _WITHDRAWN
-        self._callers.answer([(entry.waiter, StoreClosedError(self._engine.location)) for entry in waiting])
+        refused = [(entry.waiter, Outcome.failure(StoreClosedError(self._engine.location))) for entry in waiting]
+        self._callers.resolve(refused)
 
     # -- in the caller's thread ---------------------------------------------------------------------------------------
     # A KeyboardInterrupt may come between any two steps here. Each order of steps below is chosen so that what is left
@@ -137,13 +140,14 @@ class Writer:
             entry.state = _WITHDRAWN
             return True
 
-    def _expire(self, entry: _Entry) -> StoreBusyError | None:
+    def _expire(self, entry: _Entry) -> Outcome[Any] | None:
         if not self._withdraw(entry):
             return None
-        return StoreBusyError(
+        busy = StoreBusyError(
             f"the write to {self._engine.location} waited longer than timeout={self._timeout:g} seconds for another "
             "process, the server or room in the queue; nothing was stored: try again, or raise timeout"
         )
+        return Outcome.failure(busy)
 
     # -- where the engine writes --------------------------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class Writer:
             if not self._has_work():
                 return
             await self._commit_next_group()
-            await self._tidy()
+            await self._maintain()
             if self._has_work():
                 self._engine.post_write(self._drain)  # behind others' jobs, where the thread is shared
         except BaseException as error:
@@ -162,9 +166,9 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
 
-    async def _tidy(self) -> None:
+    async def _maintain(self) -> None:
         try:
-            await self._engine.tidy()
+            await self._engine.maintain()
         except Exception as error:  # noqa: BLE001 - a bug; nobody's write depends on it
             report_bug("tidying up %s failed in an unforeseen way", self._engine.location, error=error)
 
@@ -188,7 +192,7 @@ class Writer:
             with self._lock:
                 self._queue.popleft()
         if expired:
-            self._callers.answer([(waiter, error) for waiter, error in expired if error is not None])
+            self._callers.resolve([(waiter, outcome) for waiter, outcome in expired if outcome is not None])
         return bool(self._queue)
 
     async def _commit_next_group(self) -> None:
@@ -196,12 +200,12 @@ class Writer:
             granted = await self._engine.acquire_write(self._is_wanted)
         except StorageError as error:
             group = self._take()
-            self._answer(group, [error_for_caller(error, self._engine) for _ in group])
+            self._answer(group, self._failures(error, group))
             return
         if not granted:
             return
         group = []
-        outcomes: list[Outcome] | None = None
+        outcomes: list[Outcome[list[Any]]] | None = None
         try:
             try:
                 group = self._take()
@@ -211,24 +215,28 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - a bug; whatever it is, nobody in the group may be left waiting
             report_bug("a commit to %s failed in an unforeseen way", self._engine.location, error=error)
             if outcomes is None:  # what the bug left of the commit is not known
-                outcomes = [StorageError(f"the commit failed in an unforeseen way ({error!r})", True) for _ in group]
+                unforeseen = f"the commit failed in an unforeseen way ({error!r})"
+                outcomes = [Outcome.failure(StorageError(unforeseen, True)) for _ in group]
         self._answer(group, outcomes)
 
-    async def _commit_group(self, group: list[_Entry]) -> list[Outcome]:
+    async def _commit_group(self, group: list[_Entry]) -> list[Outcome[list[Any]]]:
         try:
             return await self._engine.commit([entry.operations for entry in group])
         except StorageError as error:
             # Nor one by one if it was busy, which is nobody's doing: each would wait as long again.
             if len(group) == 1 or error.outcome_unknown or isinstance(error, StoreBusyError):
-                return [error_for_caller(error, self._engine) for _ in group]
+                return self._failures(error, group)
         # Nothing of the group is stored. One by one, so that exactly those concerned are told.
-        outcomes: list[Outcome] = []
+        outcomes: list[Outcome[list[Any]]] = []
         for entry in group:
             try:
                 outcomes += await self._engine.commit([entry.operations])
             except StorageError as error:
-                outcomes.append(error)
+                outcomes.append(Outcome.failure(error))
         return outcomes
+
+    def _failures(self, error: StorageError, group: list[_Entry]) -> list[Outcome[list[Any]]]:
+        return [Outcome.failure(error_for_caller(error, self._engine.location)) for _ in group]
 
     def _take(self) -> list[_Entry]:
         limits = self._engine.group_limits
@@ -267,13 +275,13 @@ class Writer:
         """How many writes wait for a commit, or for room in the queue."""
         return len(self._queue) + len(self._waiting)
 
-    def _answer(self, group: list[_Entry], outcomes: list[Outcome]) -> None:
-        answers: list[tuple[Waiter, Outcome]] = []
+    def _answer(self, group: list[_Entry], outcomes: list[Outcome[list[Any]]]) -> None:
+        answers: list[tuple[Waiter, Outcome[list[Any]]]] = []
         committed: list[Operation] = []
         writes = 0
         for entry, outcome in zip(group, outcomes, strict=True):
             answers.append((entry.waiter, outcome))
-            if type(outcome) is list:
+            if outcome.error is None:
                 writes += 1
                 committed += entry.operations
         if writes:
@@ -284,7 +292,7 @@ class Writer:
             for note in self._note_committed:
                 note(committed)
         finally:
-            self._callers.answer(answers)
+            self._callers.resolve(answers)
 
     def _refuse_all(self, error: StorageError) -> None:
         with self._lock:
@@ -295,4 +303,5 @@ class Writer:
             self._waiting.clear()
             self._queued_bytes = 0
             self._draining = False
-        self._callers.answer([(entry.waiter, error_for_caller(error, self._engine)) for entry in entries])
+        failures = self._failures(error, entries)
+        self._callers.resolve([(entry.waiter, failure) for entry, failure in zip(entries, failures, strict=True)])

@@ -11,314 +11,28 @@ What may take long for what is stored is a scan: it is marked so, and posted so.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .._process.own_threads import OwnThreads
 from .._results import CheckReport
-from .._values.codec import BYTES, JSON, Encoded
-from .._values.codec import checksum as value_checksum
-from ..errors import ContextStoreError, CorruptStoreError, StorageError
+from .._waiting.outcome import Outcome
 from .epochs import Epoch, Epochs
-
-logger = logging.getLogger("contextstore")
-
-
-Cursor: TypeAlias = Any
-"""A place in a store's history. It differs from the last one if anything was committed since."""
-
-
-class PutOutput(NamedTuple):
-    """Write an output once. Refused: AlreadyExistsError, RunDeletedError. Result: None."""
-
-    flow_run_id: str
-    node_id: str
-    value: Encoded
-    exist_ok: bool
-
-
-class PutGlobal(NamedTuple):
-    """Write a global once. Refused: GlobalAlreadyExistsError. Result: None."""
-
-    key: str
-    value: Encoded
-    exist_ok: bool
-
-
-class UpsertGlobal(NamedTuple):
-    """Write or overwrite a global. Refused: VersionConflictError. Result: the new version."""
-
-    key: str
-    value: Encoded
-    expected_version: int | None
-
-
-class DeleteGlobal(NamedTuple):
-    """Delete a global; its version is kept, to be counted on. Result: whether it was there."""
-
-    key: str
-
-
-class DeleteRun(NamedTuple):
-    """Mark a run as deleted, for good: a tombstone, also for a run never seen. Its outputs are gone for every reader.
-
-    Result: whether this marked it.
-    """
-
-    flow_run_id: str
-
-
-class DeleteIdleRuns(NamedTuple):
-    """Delete those of the runs that are idle: marked as ``DeleteRun`` does, and their outputs removed.
-
-    A run is idle if it and all its outputs, one at least, were written before ``idle_since``. ``place`` is that of the
-    ``IdleRuns`` that named them: what was written before it need not be looked at again.
-
-    As many of the runs, in their order and one at least, as go into one commit: at most so many outputs, and no more
-    bytes than a group may have. Of a run that alone has more, the rest is left. Result: IdleDeletion.
-    """
-
-    flow_run_ids: tuple[str, ...]
-    idle_since: int
-    limit: int
-    place: Cursor | None
-
-
-class IdleDeletion(NamedTuple):
-    """What became of a ``DeleteIdleRuns``."""
-
-    done: int  # how many of the runs, from the first on, were dealt with: deleted, or not idle
-    runs: int  # how many were deleted,
-    outputs: int  # how many outputs were removed with them,
-    bytes: int  # and their bytes
-    left: tuple[str, ...]  # those deleted that still have outputs
-
-
-class RemoveOutputs(NamedTuple):
-    """Remove outputs of deleted runs, at most so many, and no more bytes than a group may have. Result: Removal."""
-
-    flow_run_ids: tuple[str, ...]
-    limit: int
-
-
-class Removal(NamedTuple):
-    """What became of a ``RemoveOutputs``."""
-
-    outputs: int
-    bytes: int
-    left: tuple[str, ...]  # those of the runs that still have outputs
-
-
-class ForgetRuns(NamedTuple):
-    """Remove at most so many tombstones from that time on until before that one, of runs without outputs.
-
-    Result: how many, and from when on there may be more; None: there are none.
-    """
-
-    deleted_from: int
-    deleted_before: int
-    limit: int
-
-
-class GiveBackSpace(NamedTuple):
-    """Make the storage smaller by at most so many pages. Result: how many."""
-
-    pages: int
-
-
-class LoadRun(NamedTuple):
-    """Take over a run of another store, after those before. Refused: RunDeletedError, if it is deleted only here.
-
-    Result: None.
-    """
-
-    flow_run_id: str
-    created_at: int
-    deleted_at: int | None
-
-
-class LoadOutput(NamedTuple):
-    """Take over an output of another store with its time. Refused: AlreadyExistsError, if it differs. Result: None."""
-
-    flow_run_id: str
-    node_id: str
-    value: Encoded
-    written_at: int
-
-    @property
-    def exist_ok(self) -> bool:
-        return True
-
-
-class LoadGlobal(NamedTuple):
-    """Take over a global of another store with its version and time; None: it is deleted. Result: None.
-
-    Refused: VersionConflictError, if it has come further here.
-    """
-
-    key: str
-    value: Encoded | None
-    version: int
-    written_at: int
-
-
-Operation: TypeAlias = (
-    PutOutput
-    | PutGlobal
-    | UpsertGlobal
-    | DeleteGlobal
-    | DeleteRun
-    | DeleteIdleRuns
-    | RemoveOutputs
-    | ForgetRuns
-    | GiveBackSpace
-    | LoadRun
-    | LoadOutput
-    | LoadGlobal
+from .operations import Unit
+from .records import (
+    Counts,
+    Cursor,
+    EngineStats,
+    Extent,
+    Fetched,
+    GlobalRecord,
+    GlobalRow,
+    IdleRuns,
+    OutputKey,
+    RunRecord,
+    RunRow,
+    Wanted,
 )
-Unit: TypeAlias = Sequence[Operation]
-"""Operations that commit together or not at all."""
-
-Outcome: TypeAlias = "list[Any] | ContextStoreError"
-"""What became of a unit: the results of its operations, or why it was refused (and stored nothing)."""
-
-
-OutputKey: TypeAlias = tuple[str, str]
-"""flow_run_id, node_id"""
-
-Wanted: TypeAlias = tuple[Sequence[OutputKey], Sequence[str]]
-"""What is waited for: outputs, and runs of which any output is."""
-
-
-class OutputRecord(NamedTuple):
-    node_id: str
-    value: Encoded
-    written_at: int  # microseconds since 1970, UTC
-    run: int
-    """The serial of its run: another one if the run's id was deleted, forgotten and used anew."""
-
-
-Fetched: TypeAlias = "OutputRecord | CorruptStoreError | None"
-
-
-def is_intact(owner: str, name: str, encoded: Encoded, checksum: object, size: object) -> bool:
-    """Whether a value is what was written under these names, by all that the row says of it."""
-    return (
-        encoded.codec in (JSON, BYTES)
-        and type(encoded.data) is bytes
-        and len(encoded.data) == size
-        and type(name) is str
-        and value_checksum(owner, name, encoded) == checksum
-    )
-
-
-def is_time(microseconds: object) -> bool:
-    """Whether something can have been written then: before the year 10000, where the calendar of datetime ends."""
-    return type(microseconds) is int and 0 <= microseconds < 253_402_300_800_000_000
-
-
-def after_prefix(prefix: str) -> str | None:
-    """What sorts above every string with this prefix, and below all others above it, by code point; None: nothing."""
-    for index in range(len(prefix) - 1, -1, -1):
-        code = ord(prefix[index])
-        if code < 0x10FFFF:
-            return prefix[:index] + chr(0xE000 if code == 0xD7FF else code + 1)  # past the surrogates
-    return None
-
-
-def is_deletion(operation: Operation) -> TypeGuard[DeleteRun | DeleteIdleRuns | LoadRun]:
-    """Whether a run may be deleted when this is committed."""
-    return type(operation) in (DeleteRun, DeleteIdleRuns) or (
-        type(operation) is LoadRun and operation.deleted_at is not None
-    )
-
-
-def runs_deleted_by(operation: Operation) -> Sequence[str]:
-    """The runs that may be deleted when this is committed."""
-    if not is_deletion(operation):
-        return ()
-    return operation.flow_run_ids if isinstance(operation, DeleteIdleRuns) else (operation.flow_run_id,)
-
-
-def value_bytes(operation: Operation) -> int:
-    """How much an operation brings with it."""
-    value = getattr(operation, "value", None)
-    return 0 if value is None else len(value.data)
-
-
-class GlobalRecord(NamedTuple):
-    key: str
-    value: Encoded
-    version: int
-    written_at: int  # microseconds since 1970, UTC
-
-
-class RunRecord(NamedTuple):
-    """A run that is not deleted."""
-
-    serial: int  # the order in which the store first saw the runs
-    flow_run_id: str
-    outputs: int
-    bytes: int
-    first_written_at: int | None  # None: a time of its outputs is damaged, or it has none
-    last_written_at: int | None
-
-
-class IdleRuns(NamedTuple):
-    """Runs that are idle, as far as was looked: see ``DeleteIdleRuns``."""
-
-    runs: list[tuple[str, int]]
-    """Each with how many outputs it has; of one that has very many, with many."""
-    looked_at: int
-    """How many runs, deleted ones apart, were looked at for it."""
-    after: int | None
-    """The serial behind which to go on; None: that was all."""
-    place: Cursor | None
-    """The place in the store's history up to which was looked, where the engine knows one."""
-
-
-class Extent(NamedTuple):
-    """How much some runs have."""
-
-    runs: int
-    outputs: int
-    bytes: int
-
-
-class RunRow(NamedTuple):
-    """A run that the store has a trace of: alive, deleted, or without outputs."""
-
-    serial: int
-    flow_run_id: str
-    created_at: int | None  # None: the row is damaged, and so the next says nothing
-    deleted_at: int | None
-
-
-class GlobalRow(NamedTuple):
-    """A global that the store has a trace of; value None: it is deleted."""
-
-    key: str
-    value: Encoded | None
-    version: int
-    written_at: int
-
-
-class Counts(NamedTuple):
-    runs: int
-    tombstones: int
-    outputs: int
-    globals: int
-    value_bytes: int
-
-
-class EngineStats(NamedTuple):
-    name: str
-    file_bytes: int
-    wal_bytes: int
-    checkpoint_pinned: bool
 
 
 class GroupLimits(NamedTuple):
@@ -367,7 +81,7 @@ class Engine(Protocol):
     async def acquire_write(self, wanted: Callable[[], bool]) -> bool:
         """Wait for the right to commit for as long as ``wanted()`` says so; False: it was not had, nobody wants it."""
 
-    async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
+    async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         """Commit the units that are not refused, durably, all at once.
 
         Raises ``StorageError`` if the commit failed as a whole: nothing is stored, or ``outcome_unknown`` says so.
@@ -376,7 +90,7 @@ class Engine(Protocol):
     def release_write(self) -> None:
         """Give the right to commit to whoever waits for it, in this process or another."""
 
-    async def tidy(self) -> None:
+    async def maintain(self) -> None:
         """What must be done now and then, but keeps nobody waiting for an answer."""
 
     # -- within a read job, or a scan -------------------------------------------------------------------------------
@@ -437,7 +151,7 @@ class Engine(Protocol):
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         """All runs, deleted ones too, oldest first, with a serial above ``after``."""
 
-    async def page_global_rows(self, after: str | None, limit: int) -> list[GlobalRow | CorruptStoreError]:
+    async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         """All globals, deleted ones too, by key, with a key above ``after``. Damaged ones: as for ``page_outputs``."""
 
     async def count(self) -> Counts:
@@ -464,21 +178,3 @@ class Engine(Protocol):
 
     async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
         """Copy a snapshot to a new file, verified with ``check``; ``report(done, total)`` is called from any thread."""
-
-
-def report_bug(message: str, *arguments: object, error: BaseException) -> None:
-    """Log what should not have happened. A logging handler that raises must not keep others from being told."""
-    with contextlib.suppress(Exception):
-        logger.error(message, *arguments, exc_info=error)
-
-
-def error_for_caller(error: Exception, engine: Engine) -> ContextStoreError:
-    """What one of several callers is told of an error: a copy of its own, which collects no other's traceback."""
-    if isinstance(error, ContextStoreError):
-        own = copy.copy(error)
-        own.__cause__ = error.__cause__
-        return own
-    report_bug("%s failed in an unforeseen way", engine.location, error=error)
-    unforeseen = StorageError(f"{engine.location} failed in an unforeseen way ({error!r})")
-    unforeseen.__cause__ = error
-    return unforeseen

@@ -28,19 +28,10 @@ from .._dispatch.host import EngineHost, warn_unclosed
 from .._dispatch.reader import Reader
 from .._dispatch.subscriptions import Subscriptions
 from .._dispatch.writer import LEAST_PATIENCE, Writer
-from .._engine.contract import (
-    DeleteGlobal,
-    Engine,
-    GlobalRecord,
-    Operation,
-    OutputKey,
-    OutputRecord,
-    PutGlobal,
-    PutOutput,
-    UpsertGlobal,
-    error_for_caller,
-)
 from .._engine.epochs import Epoch, is_known
+from .._engine.failures import error_for_caller
+from .._engine.operations import DeleteGlobal, Operation, PutGlobal, PutOutput, UpsertGlobal
+from .._engine.records import Fetched, GlobalRecord, OutputKey, OutputRecord
 from .._process.log_handover import prepare as prepare_logging
 from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.codec import Encoded, decode, encode
@@ -53,14 +44,15 @@ from .._values.keys import (
     check_seconds,
     flow_run_key,
     global_key,
+    named,
     node_key,
     prefix_key,
 )
 from .._values.keys import new_flow_run_id as new_id
 from .._waiting.callers import Callers, KeyedLock, ProgressChannel, TaskCallers
+from .._waiting.outcome import Outcome
 from ..errors import (
     AlreadyExistsError,
-    ContextStoreError,
     CorruptStoreError,
     DeserializationError,
     InvalidKeyError,
@@ -225,7 +217,7 @@ class AsyncContextStore:
                 self._host = new
             host = self._host
             host.start()  # also if it was there: an interrupted call may have left it empty
-        error = await self._callers.join(host.opened)
+        error = (await self._callers.join(host.opened)).error
         with self._lifecycle:
             if self._is_closed:
                 raise StoreClosedError(self._engine.location)
@@ -235,7 +227,7 @@ class AsyncContextStore:
                 return
             if self._host is host:
                 self._host = None
-        raise _own(error, self._engine)
+        raise _own(error, self._engine.location)
 
     async def close(self) -> None:
         """Let accepted writes finish, end whatever waits, and return when the store's threads and files are gone.
@@ -255,10 +247,10 @@ class AsyncContextStore:
         if host is not None:
             host.is_warned_of = True  # it is not forgotten
             host.stop()
-            error = await self._callers.join(host.closed)
+            error = (await self._callers.join(host.closed)).error
             await self._callers.join_thread(host.thread)
             if error is not None:
-                raise _own(error, self._engine)
+                raise _own(error, self._engine.location)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -584,7 +576,7 @@ class AsyncContextStore:
     async def _run_now(self, flow_run: str) -> int | None:
         """The serial of the run that has the id now. None: one without outputs, or none."""
         page = await self._reader.call(lambda: self._engine.page_outputs(flow_run, None, "", 1, 1))
-        return next((record.run for record in page if isinstance(record, OutputRecord)), None)
+        return next((outcome.result.run for outcome in page if outcome.result is not None), None)
 
     async def get_run(self, flow_run_id: Id) -> dict[str, Any]:
         """All outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
@@ -626,19 +618,18 @@ class AsyncContextStore:
     async def _iter_records(self, flow_run: str, after: str) -> AsyncGenerator[OutputRecord, None]:
         run = None
         while page := await self._page_outputs(flow_run, run, after):
-            for record in page:
-                if isinstance(record, ContextStoreError):
-                    raise record
+            for outcome in page:
+                record = outcome.unwrap()
                 after, run = record.node_id, record.run
                 yield record
                 # A closed store answers nothing more, not even with what was fetched ahead.
                 await self._ready()
 
-    async def _page_outputs(self, flow_run: str, run: int | None, after: str) -> list[OutputRecord | CorruptStoreError]:
+    async def _page_outputs(self, flow_run: str, run: int | None, after: str) -> list[Outcome[OutputRecord]]:
         """A page of the outputs; with the serial of a run only of that one, not of a later life of its id."""
         await self._ready()
         page = await self._reader.call(lambda: self._engine.page_outputs(flow_run, run, after, _PAGE_ROWS, _PAGE_BYTES))
-        return [record for record in page if record is not None]
+        return _there(page)
 
     def batch(self) -> AsyncBatch:
         """Write several things in one commit, all of them or none, across runs and globals.
@@ -711,7 +702,7 @@ class AsyncContextStore:
         check_function("factory", factory)
         while (value := self._cache.get(key)) is None:
             own = _Computation(self._engine.epochs.now[0])
-            found, epoch = await self._callers.once(key, partial(self._get_or_put, key, factory, type, own))
+            found, epoch = await self._callers.single_flight(key, partial(self._get_or_put, key, factory, type, own))
             if own.fitted:
                 return own.fitted[0]
             if isinstance(found, Encoded):
@@ -790,7 +781,7 @@ class AsyncContextStore:
             try:
                 value = await self._wait_for(key, deadline)
             except TimeoutError:
-                raise TimeoutError(f"{_named(*key)} had no output within {timeout:g} seconds") from None
+                raise TimeoutError(f"{named(*key)} had no output within {timeout:g} seconds") from None
         return _converted(value, type, *key)
 
     async def _wait_for(self, key: OutputKey, deadline: float | None) -> Encoded:
@@ -920,11 +911,10 @@ class AsyncContextStore:
                     part, wanted = wanted[:_PART_ROWS], wanted[_PART_ROWS:]
                     some = await self._fetch_records(source, part)
                     page += some
-                    size += sum(len(record.value.data) for record in some if isinstance(record, OutputRecord))
+                    size += sum(len(outcome.result.value.data) for outcome in some if outcome.error is None)
             puts: list[Operation] = []
-            for record in page:
-                if isinstance(record, ContextStoreError):
-                    raise record
+            for outcome in page:
+                record = outcome.unwrap()
                 if record.run != (run or record.run):  # the id has another life since
                     raise RunDeletedError(source)
                 after, run = record.node_id, record.run
@@ -943,10 +933,10 @@ class AsyncContextStore:
         if run is not None and not await self._reader.call(lambda: self._engine.page_outputs(flow_run, run, "", 1, 1)):
             raise RunDeletedError(flow_run)
 
-    async def _fetch_records(self, flow_run: str, node_ids: list[str]) -> list[OutputRecord | CorruptStoreError]:
+    async def _fetch_records(self, flow_run: str, node_ids: list[str]) -> list[Outcome[OutputRecord]]:
         keys = [(flow_run, node_id) for node_id in node_ids]
         _, found = await self._reader.call(lambda: self._engine.fetch(keys))
-        return [record for record in found if record is not None]
+        return _there(found)
 
     async def delete_run(self, flow_run_id: Id) -> int:
         """Delete a run, for good: later puts raise ``RunDeletedError``, ``get`` gives its default.
@@ -1106,9 +1096,7 @@ class AsyncContextStore:
             given_up = True
             await self._callers.join(done)  # so that nothing of it is left when this call is over
             raise
-        result = done.result()
-        if isinstance(result, Exception):
-            raise error_for_caller(result, self._engine)
+        self._unwrapped(done.result())
 
     # -- within -------------------------------------------------------------------------------------------------------
 
@@ -1128,10 +1116,13 @@ class AsyncContextStore:
         return host
 
     async def _on_host(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        result = await self._callers.join(self._host_now().call(function))
-        if isinstance(result, Exception):
-            raise error_for_caller(result, self._engine)
-        return result
+        return self._unwrapped(await self._callers.join(self._host_now().call(function)))
+
+    def _unwrapped(self, outcome: Outcome[T]) -> T:
+        """The result of something that others may ask for, too; its error is this caller's own copy."""
+        if outcome.error is not None:
+            raise _own(outcome.error, self._engine.location)
+        return outcome.result
 
     async def _result_of(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call what the user passed in, here and now: in the calling task, or the calling thread."""
@@ -1145,7 +1136,7 @@ class AsyncContextStore:
         try:
             return encode(value, self._max_value_bytes, self._encode_default)
         except SerializationError as error:
-            raise SerializationError(error.path, f"{error.problem} ({_named(*key)})") from error.__cause__
+            raise SerializationError(error.path, f"{error.problem} ({named(*key)})") from error.__cause__
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:
@@ -1190,6 +1181,11 @@ def _not_stored(error: Exception) -> Exception:
     return told
 
 
+def _there(some: Iterable[Fetched]) -> list[Outcome[OutputRecord]]:
+    """Without what is not there."""
+    return [outcome for outcome in some if outcome.result is not None or outcome.error is not None]  # type: ignore[misc]
+
+
 def _several(node_ids: Iterable[Id]) -> Iterable[Id]:
     if isinstance(node_ids, str | uuid.UUID):  # a str would be taken for its letters, and find nothing
         raise TypeError(f"node_ids must be several ids, not one: pass [{node_ids!r}]")
@@ -1198,17 +1194,13 @@ def _several(node_ids: Iterable[Id]) -> Iterable[Id]:
     return node_ids
 
 
-def _named(*key: object) -> str:
-    return f"global {key[0]!r}" if len(key) == 1 else f"node {key[1]!r} of flow run {key[0]!r}"
-
-
 def _converted(value: Encoded, type: Any, *key: object) -> Any:
     """The value as one of a type. If it does not fit, the error says whose it is."""
     try:
         return decode(value, type)
     except DeserializationError as error:
-        named = DeserializationError(error.path, f"{error.problem} ({_named(*key)})")
-        raise named from error.__cause__ or error
+        placed = DeserializationError(error.path, f"{error.problem} ({named(*key)})")
+        raise placed from error.__cause__ or error
 
 
 def _time(microseconds: int) -> datetime.datetime:
@@ -1228,5 +1220,5 @@ def _global_entry(record: GlobalRecord) -> GlobalEntry:
     return GlobalEntry(record.key, decode(record.value), record.version, _time(record.written_at))
 
 
-def _own(error: BaseException, engine: Engine) -> BaseException:
-    return error_for_caller(error, engine) if isinstance(error, Exception) else error
+def _own(error: BaseException, location: str) -> BaseException:
+    return error_for_caller(error, location) if isinstance(error, Exception) else error

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
-from .._engine.contract import Operation, PutGlobal, PutOutput, UpsertGlobal
+from .._engine.operations import Operation, PutGlobal, PutOutput, UpsertGlobal
 from .._values.codec import Encoded
 from .._values.keys import Id, check_count, flow_run_key, global_key, node_key
 from .._waiting.callers import run_now

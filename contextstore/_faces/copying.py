@@ -14,21 +14,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
-from .._engine.contract import (
-    Engine,
-    Fetched,
-    LoadGlobal,
-    LoadOutput,
-    LoadRun,
-    Operation,
-    OutputRecord,
-    RunRow,
-    is_time,
-    value_bytes,
-)
+from .._engine.contract import Engine
+from .._engine.operations import LoadGlobal, LoadOutput, LoadRun, Operation, value_bytes
+from .._engine.records import Fetched, RunRow, is_time
 from .._results import CopyReport, Problem
 from .._values.keys import check_function
 from .._waiting.callers import run_now
+from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, StorageError
 from .async_store import AsyncContextStore
 from .sync_store import ContextStore
@@ -139,14 +131,15 @@ class _Side:
         key: str | None = None
         while some := await self.read(partial(engine.page_global_rows, key, _PAGE_ROWS)):
             for one in some:
-                if isinstance(one, CorruptStoreError):
-                    if one.key is None or (key is not None and one.key <= key):
-                        raise one
-                    self._skip(Problem("global", (one.key,), one.message), one)
-                    key = one.key
+                if isinstance(one.error, CorruptStoreError):
+                    damaged = one.error
+                    if damaged.key is None or (key is not None and damaged.key <= key):
+                        raise damaged
+                    self._skip(Problem("global", (damaged.key,), damaged.message), damaged)
+                    key = damaged.key
                 else:
-                    key = one.key
-                    yield LoadGlobal(*one)
+                    key = one.result.key
+                    yield LoadGlobal(*one.result)
 
     def _skip(self, problem: Problem, error: CorruptStoreError) -> None:
         if self.skipped is None:
@@ -174,19 +167,20 @@ class _Side:
         after, run = "", None
         any_whole = any_damaged = False
         while page := await self._page(engine, flow_run_id, run, after):
-            for record in page:
-                if isinstance(record, OutputRecord):
+            for outcome in page:
+                record, damaged = outcome.result, outcome.error
+                if record is not None:
                     after, run = record.node_id, record.run
                     any_whole = True
                     yield LoadOutput(flow_run_id, record.node_id, record.value, record.written_at)
-                elif record is not None:
+                elif isinstance(damaged, CorruptStoreError):
                     any_damaged = True
-                    if record.node_id is None or record.node_id <= after:  # there is no way round it
-                        message = f"its outputs behind node {after!r} could not be read: {record.message}"
-                        self._skip(Problem("run", (flow_run_id,), message), record)
+                    if damaged.node_id is None or damaged.node_id <= after:  # there is no way round it
+                        message = f"its outputs behind node {after!r} could not be read: {damaged.message}"
+                        self._skip(Problem("run", (flow_run_id,), message), damaged)
                         return
-                    self._skip(Problem("output", (flow_run_id, record.node_id), record.message), record)
-                    after = record.node_id
+                    self._skip(Problem("output", (flow_run_id, damaged.node_id), damaged.message), damaged)
+                    after = damaged.node_id
         if self.skipped is not None and any_damaged and not any_whole:
             self.skipped.append(Problem("run", (flow_run_id,), "all of its outputs are damaged: it was not copied"))
 
@@ -194,7 +188,7 @@ class _Side:
         try:
             return await self.read(partial(engine.page_outputs, flow_run_id, run, after, _PAGE_ROWS, _PAGE_BYTES))
         except CorruptStoreError as error:  # not even the names can be read
-            return [error]
+            return [Outcome.failure(error)]
 
 
 class _Digest:

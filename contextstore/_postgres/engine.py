@@ -23,66 +23,73 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from .._engine.contract import (
-    Counts,
-    Cursor,
+from .._engine.contract import GroupLimits, Job
+from .._engine.epochs import AskedEpochs, Epoch
+from .._engine.failures import error_for_caller, report_bug
+from .._engine.operations import (
     DeleteGlobal,
     DeleteIdleRuns,
     DeleteRun,
-    EngineStats,
-    Extent,
-    Fetched,
     ForgetRuns,
     GiveBackSpace,
-    GlobalRecord,
-    GlobalRow,
-    GroupLimits,
     IdleDeletion,
-    IdleRuns,
-    Job,
     LoadGlobal,
     LoadOutput,
     LoadRun,
     Operation,
-    Outcome,
-    OutputKey,
-    OutputRecord,
     PutGlobal,
     PutOutput,
     Removal,
     RemoveOutputs,
-    RunRecord,
-    RunRow,
     Unit,
     UpsertGlobal,
+    is_deletion,
+)
+from .._engine.records import (
+    Counts,
+    Cursor,
+    EngineStats,
+    Extent,
+    Fetched,
+    GlobalRecord,
+    GlobalRow,
+    IdleRuns,
+    OutputKey,
+    RunRecord,
+    RunRow,
     Wanted,
     after_prefix,
-    error_for_caller,
-    is_deletion,
     is_intact,
     is_time,
-    report_bug,
 )
-from .._engine.epochs import AskedEpochs, Epoch
+from .._engine.rules import (
+    StoredGlobal,
+    change_global,
+    damaged_output,
+    marks_deleted,
+    read_global,
+    read_global_row,
+    read_output,
+    refusal_of_put,
+    run_record,
+)
 from .._process.own_threads import OwnThreads
 from .._results import CheckReport, Problem
 from .._values import codec as _codec
 from .._values.codec import Encoded
+from .._waiting.outcome import Outcome
 from ..errors import (
-    AlreadyExistsError,
     ContextStoreError,
     CorruptStoreError,
-    GlobalAlreadyExistsError,
     IncompatibleStoreError,
     ReadOnlyStoreError,
     RunDeletedError,
     StorageError,
     StoreBusyError,
     StoreNotFoundError,
-    VersionConflictError,
 )
 from .connection import (
     Connection,
@@ -385,14 +392,14 @@ class PostgresEngine:
     def release_write(self) -> None:
         self._turns.release()
 
-    async def tidy(self) -> None:
+    async def maintain(self) -> None:
         """Nothing to do: the server does it."""
 
-    async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
+    async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         deadline = max(self._turn_ends, time.monotonic() + _LAST_CHANCE)
         # By this machine's clock, as on SQLite: an age is reckoned by the clock of whoever asks.
         self._commit_time = time.time_ns() // 1000
-        outcomes: list[Outcome | None] = [None] * len(units)
+        outcomes: list[Outcome[list[Any]] | None] = [None] * len(units)
         puts = {place: unit[0] for place, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is PutOutput}
         if puts:
             for place, outcome in (await self._put_outputs(puts, deadline)).items():
@@ -400,19 +407,19 @@ class PostgresEngine:
         for place, unit in enumerate(units):
             if outcomes[place] is None:
                 try:
-                    outcomes[place] = await self._commit_unit(unit, deadline)
+                    outcomes[place] = Outcome(await self._commit_unit(unit, deadline))
                 except ContextStoreError as error:
                     if any(map(is_deletion, unit)):
                         self.epochs.lose()
-                    outcomes[place] = error
+                    outcomes[place] = Outcome.failure(error)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    async def _put_outputs(self, puts: dict[int, PutOutput], deadline: Deadline) -> dict[int, Outcome]:
+    async def _put_outputs(self, puts: dict[int, PutOutput], deadline: Deadline) -> dict[int, Outcome[list[Any]]]:
         """Put them in one statement; each is refused for itself. By place in the group.
 
         Raises StorageError if the server refused the statement for good: then nothing is stored.
         """
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome[list[Any]]] = {}
         left, token = puts, uuid.uuid4()
         unanswered = False  # whether an insert of these was sent under this token, and nobody knows what became of it
         attempt = _Attempts(self.location, deadline)
@@ -426,7 +433,7 @@ class PostgresEngine:
                 for (flow_run_id, _), place in now.items():
                     serial = runs[flow_run_id]
                     if serial is None:
-                        outcomes[place] = RunDeletedError(flow_run_id)
+                        outcomes[place] = Outcome.failure(RunDeletedError(flow_run_id))
                     else:
                         rows.append((serial, place, left[place]))
                 if rows:
@@ -435,24 +442,27 @@ class PostgresEngine:
                     except ConnectionLostError as lost:
                         unanswered = unanswered or not lost.is_refusal
                         raise
-                    outcomes |= {place: [None] for place in inserted}
+                    outcomes |= {place: Outcome([None]) for place in inserted}
                     outcomes |= await self._look_back([row for row in rows if row[1] not in inserted], token, deadline)
             except (ConnectionLostError, TryAgainError) as error:
                 left = {place: put for place, put in left.items() if place not in outcomes}
                 if not await attempt.may_go_on(error):
-                    return outcomes | {place: error_for_caller(attempt.failure(unanswered), self) for place in left}
+                    return outcomes | self._failures(attempt.failure(unanswered), left)
                 continue
             except StorageError as error:  # refused for good
                 left = {place: put for place, put in left.items() if place not in outcomes}
                 if not unanswered and not outcomes:
                     raise  # nothing is stored: the writer goes on one by one
                 told = attempt.unknown(error) if unanswered else error
-                return outcomes | {place: error_for_caller(told, self) for place in left}
+                return outcomes | self._failures(told, left)
             before = len(left)
             left = {place: put for place, put in left.items() if place not in outcomes}
             if len(left) < before:  # those with keys of their own are done: the rest are other writes
                 token, unanswered = uuid.uuid4(), False
         return outcomes
+
+    def _failures(self, error: StorageError, left: Iterable[int]) -> dict[int, Outcome[list[Any]]]:
+        return {place: Outcome.failure(error_for_caller(error, self.location)) for place in left}
 
     async def _alive_runs(self, flow_run_ids: list[str], token: uuid.UUID, deadline: Deadline) -> dict[str, int | None]:
         """The serials of the runs, which are made if they are new; None: the run is deleted."""
@@ -484,9 +494,9 @@ class PostgresEngine:
         keys = {tuple(row) for row in new}
         return {place for serial, place, put in rows if (serial, put.node_id) in keys}
 
-    async def _look_back(self, rows: _Rows, token: uuid.UUID, deadline: Deadline) -> dict[int, Outcome]:
+    async def _look_back(self, rows: _Rows, token: uuid.UUID, deadline: Deadline) -> dict[int, Outcome[list[Any]]]:
         """What became of rows that were not inserted, by place; a place that is missing is to be tried again."""
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome[list[Any]]] = {}
         if not rows:
             return outcomes
         keys = [[serial for serial, _, _ in rows], [put.node_id for _, _, put in rows]]
@@ -498,16 +508,16 @@ class PostgresEngine:
             if not run_is_there or is_deleted:
                 self._serials.pop(put.flow_run_id, None)
             if run_is_there and is_deleted:
-                outcomes[place] = RunDeletedError(put.flow_run_id)
+                outcomes[place] = Outcome.failure(RunDeletedError(put.flow_run_id))
             elif writer == token:
-                outcomes[place] = [None]
+                outcomes[place] = Outcome([None])
             elif writer is not None:
                 others.append((row, size))
         for some in _pieces(others):
             outcomes |= await self._compare(some, deadline)
         return outcomes
 
-    async def _compare(self, rows: _Rows, deadline: Deadline) -> dict[int, Outcome]:
+    async def _compare(self, rows: _Rows, deadline: Deadline) -> dict[int, Outcome[list[Any]]]:
         """The outcomes of puts to outputs that somebody else has written."""
         keys = [[serial for serial, _, _ in rows], [put.node_id for _, _, put in rows]]
         try:
@@ -517,18 +527,17 @@ class PostgresEngine:
                 half = len(rows) // 2
                 return await self._compare(rows[:half], deadline) | await self._compare(rows[half:], deadline)
             ((_, place, put),) = rows
-            return {place: self._damaged(put.flow_run_id, put.node_id, error)}
-        outcomes: dict[int, Outcome] = {}
+            return {place: Outcome.failure(self._damaged(put.flow_run_id, put.node_id, error))}
+        outcomes: dict[int, Outcome[list[Any]]] = {}
         for (_, place, put), (codec, value, checksum, size) in zip(rows, found, strict=True):
             if value is None:  # deleted since
                 continue
             stored = Encoded(codec, value)
             if not is_intact(put.flow_run_id, put.node_id, stored, checksum, size):
-                outcomes[place] = self._damaged(put.flow_run_id, put.node_id)
+                outcomes[place] = Outcome.failure(self._damaged(put.flow_run_id, put.node_id))
                 continue
-            same_value = _codec.equal(stored, put.value)
-            accepted = put.exist_ok and same_value
-            outcomes[place] = [None] if accepted else AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
+            refusal = refusal_of_put(put, stored)
+            outcomes[place] = Outcome([None]) if refusal is None else Outcome.failure(refusal)
         return outcomes
 
     # -- units that are more than one put: a transaction each ----------------------------------------------------------
@@ -650,9 +659,9 @@ class PostgresEngine:
             if serial is None:
                 refused[place] = RunDeletedError(put.flow_run_id)
             elif twin is not put:
-                same_value = _codec.equal(twin.value, put.value)
-                if not (put.exist_ok and same_value):
-                    refused[place] = AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
+                refusal = refusal_of_put(put, twin.value)
+                if refusal is not None:
+                    refused[place] = refusal
             else:
                 rows.append((serial, place, put))
         anything_new = False
@@ -665,8 +674,8 @@ class PostgresEngine:
                 outcome = looked.get(place)
                 if outcome is None:
                     raise _RunForgottenError
-                if isinstance(outcome, ContextStoreError):
-                    refused[place] = outcome
+                if isinstance(outcome.error, ContextStoreError):
+                    refused[place] = outcome.error
         if is_retry and rows and not anything_new and await self._is_done(rows, token, deadline):
             raise _AlreadyDoneError
         return anything_new
@@ -701,69 +710,23 @@ class PostgresEngine:
         for place, operation in enumerate(unit):
             if not isinstance(operation, _GlobalOperation):
                 continue
-            _, version, _, codec, value, checksum, size, _ = state[operation.key]
+            key, version, _, codec, value, checksum, size, written_at = state[operation.key]
+            stored = StoredGlobal(key, codec, value, checksum, version, written_at, size)
             try:
-                new = self._new_global(
-                    operation, version, None if value is None else Encoded(codec, value), checksum, size
-                )
+                change = change_global(self.location, stored, operation)
             except ContextStoreError as error:
                 refused[place] = error
                 continue
-            if new is None:
-                results[place] = False if isinstance(operation, DeleteGlobal) else None
+            results[place] = change.result
+            if change.version is None:
                 continue
-            new_version, new_value = new
-            written_at = operation.written_at if isinstance(operation, LoadGlobal) else self._commit_time
-            results[place] = {UpsertGlobal: new_version, DeleteGlobal: True}.get(type(operation))
-            columns = (
-                (None, None, None, None)
-                if new_value is None
-                else (
-                    new_value.codec,
-                    new_value.data,
-                    _codec.checksum("", operation.key, new_value),
-                    len(new_value.data),
-                )
-            )
-            await self._writing.execute(
-                deadline, self._sql["write_global"], operation.key, new_version, token, *columns, written_at
-            )
-
-    def _new_global(
-        self,
-        operation: PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal,
-        version: int,
-        stored: Encoded | None,
-        checksum: int | None,
-        size: int | None,
-    ) -> tuple[int, Encoded | None] | None:
-        """The version and the value that it is to have; None: what it has. Raises what it is refused for."""
-        match operation:
-            case PutGlobal():
-                if stored is None:
-                    return version + 1, operation.value
-                if not is_intact("", operation.key, stored, checksum, size):
-                    raise CorruptStoreError(
-                        f"global {operation.key!r} in {self.location} is damaged", key=operation.key
-                    )
-                same_value = _codec.equal(stored, operation.value)
-                if not (operation.exist_ok and same_value):
-                    raise GlobalAlreadyExistsError(operation.key, same_value)
-                return None
-            case UpsertGlobal():
-                actual = 0 if stored is None else version
-                if operation.expected_version is not None and operation.expected_version != actual:
-                    raise VersionConflictError(operation.key, operation.expected_version, actual)
-                return version + 1, operation.value
-            case DeleteGlobal():
-                return None if stored is None else (version, None)
-            case LoadGlobal():
-                is_deleted_since = version == operation.version and operation.value is None
-                if version < operation.version or is_deleted_since:
-                    return operation.version, operation.value
-                if (version, stored) != (operation.version, operation.value):
-                    raise VersionConflictError(operation.key, operation.version, version)
-                return None
+            columns: tuple[Any, ...] = (None, None, None, None)
+            if change.value is not None:
+                value = change.value
+                columns = (value.codec, value.data, _codec.checksum("", key, value), len(value.data))
+            at = self._commit_time if change.written_at is None else change.written_at
+            write = self._sql["write_global"]
+            await self._writing.execute(deadline, write, key, change.version, token, *columns, at)
 
     async def _remove_outputs(self, remove: RemoveOutputs, deadline: Deadline) -> Removal:
         rows = await self._writing.fetch(deadline, self._sql["deleted_serials"], list(remove.flow_run_ids))
@@ -825,9 +788,7 @@ class PostgresEngine:
     async def _load_run(self, load: LoadRun, token: uuid.UUID, deadline: Deadline) -> None:
         await self._writing.execute(deadline, self._sql["load_run"], *load, token)
         ((serial, is_deleted, _),) = await self._writing.fetch(deadline, self._sql["lock_run"], load.flow_run_id)
-        if is_deleted and load.deleted_at is None:
-            raise RunDeletedError(load.flow_run_id)
-        if not is_deleted and load.deleted_at is not None:
+        if marks_deleted(load, is_deleted):
             await self._writing.execute(deadline, self._sql["mark_deleted"], [serial], token, load.deleted_at)
             self._serials.pop(load.flow_run_id, None)
 
@@ -857,7 +818,7 @@ class PostgresEngine:
         return await self._outputs(keys)
 
     async def _outputs(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
-        found: list[Fetched] = [None] * len(keys)
+        found: list[Fetched] = [Outcome(None)] * len(keys)
         # The epoch comes with what was read, by the same snapshot: else a run that another client has begun anew under
         # its id would stand in the cache beside its former life. None comes where nothing is there to be kept.
         statement = "fetch_outputs_in_epoch" if self._has_epoch else "fetch_outputs"
@@ -866,35 +827,21 @@ class PostgresEngine:
             rows = await self._fetch(statement, [key[0] for key in keys], [key[1] for key in keys])
         except CorruptStoreError as error:
             if len(keys) == 1:
-                return None, [self._damaged(*keys[0], error)]
+                return None, [Outcome.failure(self._damaged(*keys[0], error))]
             half = len(keys) // 2  # so that only those who need it are told
             first, second = await self._outputs(keys[:half]), await self._outputs(keys[half:])
             return first[0] if first[0] == second[0] else None, [*first[1], *second[1]]
         epoch: Epoch = None
         for place, deletions, *columns in rows:
             flow_run_id, node_id = keys[place - 1]
-            found[place - 1] = self._output_record(flow_run_id, (node_id, *columns))
+            found[place - 1] = read_output(self.location, flow_run_id, (node_id, *columns))
             epoch = None if deletions is None else (deletions,)
         if epoch is not None:
             self.epochs.note(epoch, asked_at)
         return epoch, found
 
-    def _output_record(self, flow_run_id: str, row: Sequence[Any]) -> OutputRecord | CorruptStoreError:
-        node_id, codec, value, checksum, written_at, size, run = row
-        encoded = Encoded(codec, value)
-        if is_intact(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
-            return OutputRecord(node_id, encoded, written_at, run)
-        return self._damaged(flow_run_id, node_id)
-
     def _damaged(self, flow_run_id: str, node_id: str, error: Exception | None = None) -> CorruptStoreError:
-        damaged = CorruptStoreError(
-            f"the output of node {node_id!r} of flow run {flow_run_id!r} in {self.location} is damaged: "
-            f"{error or 'its checksum does not fit'}; restore it from a backup",
-            flow_run_id=flow_run_id,
-            node_id=node_id,
-        )
-        damaged.__cause__ = error
-        return damaged
+        return damaged_output(self.location, flow_run_id, node_id, error)
 
     async def exists(self, key: OutputKey) -> bool:
         return bool(await self._fetch("exists", *key))
@@ -939,8 +886,8 @@ class PostgresEngine:
             names = await self._fetch("next_node_id", flow_run_id, after)
             if not names:
                 raise
-            return [self._damaged(flow_run_id, names[0][0], error)]
-        return [self._output_record(flow_run_id, row) for row in rows]
+            return [Outcome.failure(self._damaged(flow_run_id, names[0][0], error))]
+        return [read_output(self.location, flow_run_id, row) for row in rows]
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
         below = 2**63 - 1
@@ -980,12 +927,7 @@ class PostgresEngine:
         return int(count)
 
     def _sound_runs(self, rows: list[Any]) -> list[RunRecord]:
-        return [
-            RunRecord(*row)
-            if is_time(row[4]) and is_time(row[5])
-            else RunRecord(row[0], row[1], row[2], row[3], None, None)  # one that is damaged may have been either
-            for row in map(tuple, rows)
-        ]
+        return [run_record(row[0], row[1], row[2], row[3], (row[4], row[5])) for row in rows]
 
     async def is_deleted(self, flow_run_id: str) -> bool:
         return bool(await self.deleted_among([flow_run_id]))
@@ -1009,20 +951,12 @@ class PostgresEngine:
         return [self._global_record(row) for row in rows]
 
     def _global_record(self, row: Any) -> GlobalRecord:
-        key, codec, value, checksum, version, written_at, size = row
-        encoded = Encoded(codec, value)
-        if not (is_intact("", key, encoded, checksum, size) and is_time(written_at)):
-            raise CorruptStoreError(
-                f"global {key!r} in {self.location} is damaged: its checksum does not fit; "
-                "restore it from a backup, or overwrite it with upsert_global",
-                key=key,
-            )
-        return GlobalRecord(key, encoded, version, written_at)
+        return read_global(self.location, StoredGlobal(*row))
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         return [RunRow(*row) for row in await self._fetch("page_run_rows", after, limit)]
 
-    async def page_global_rows(self, after: str | None, limit: int) -> list[GlobalRow | CorruptStoreError]:
+    async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         try:
             rows = await self._fetch("page_global_rows", after, limit, _PAGE_BYTES)
         except CorruptStoreError as error:
@@ -1031,16 +965,8 @@ class PostgresEngine:
             names = await self._fetch("next_global", after)
             if not names:
                 raise
-            return [CorruptStoreError(error.message, key=names[0][0])]
-        return [self._global_row(row) for row in rows]
-
-    def _global_row(self, row: Any) -> GlobalRow | CorruptStoreError:
-        if row[1] is None and row[2] is None and is_time(row[5]):
-            return GlobalRow(row[0], None, row[4], row[5])
-        try:
-            return GlobalRow(*self._global_record(row))
-        except CorruptStoreError as error:
-            return error
+            return [Outcome.failure(CorruptStoreError(error.message, key=names[0][0]))]
+        return [read_global_row(self.location, StoredGlobal(*row)) for row in rows]
 
     async def count(self) -> Counts:
         (row,) = await self._fetch("count")
@@ -1099,9 +1025,9 @@ class PostgresEngine:
                     if not is_time(written_at):
                         problems.append(Problem("output", (flow_run_id, node), f"{written_at!r} is no time"))
             for keys in _pieces(wanted):
-                for key, record in zip(keys, (await self._outputs(keys))[1], strict=True):
-                    if isinstance(record, CorruptStoreError) and not any(problem.key == key for problem in problems):
-                        problems.append(Problem("output", key, str(record)))
+                for key, outcome in zip(keys, (await self._outputs(keys))[1], strict=True):
+                    if outcome.error is not None and not any(problem.key == key for problem in problems):
+                        problems.append(Problem("output", key, str(outcome.error)))
         after, is_first = "", True
         while rows := await self._fetch("check_globals", after, is_first):
             is_first, after = False, rows[-1][0]

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .._engine.contract import is_intact, is_time
+from .._engine.records import is_intact, is_time
 from .._process.pacing import paced
 from .._results import CheckReport, Problem
 from .._values import codec as _codec

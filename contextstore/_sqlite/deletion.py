@@ -13,16 +13,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .._engine.contract import (
-    DeleteIdleRuns,
-    Extent,
-    ForgetRuns,
-    GiveBackSpace,
-    IdleDeletion,
-    IdleRuns,
-    Removal,
-    RemoveOutputs,
-)
+from .._engine.operations import DeleteIdleRuns, ForgetRuns, GiveBackSpace, IdleDeletion, Removal, RemoveOutputs
+from .._engine.records import Extent, IdleRuns
 from .._process.pacing import Pacer
 
 _RUNS_A_PAGE = 20_000

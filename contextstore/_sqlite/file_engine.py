@@ -12,20 +12,13 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
-from .._engine.contract import (
-    Cursor,
-    EngineStats,
-    GiveBackSpace,
-    Job,
-    Outcome,
-    OutputKey,
-    Unit,
-    Wanted,
-    value_bytes,
-)
+from .._engine.contract import Job
 from .._engine.epochs import Epoch, LocalEpochs
+from .._engine.operations import GiveBackSpace, Unit, value_bytes
+from .._engine.records import Cursor, EngineStats, OutputKey, Wanted
+from .._waiting.outcome import Outcome
 from ..errors import (
     ContextStoreError,
     StorageError,
@@ -365,7 +358,7 @@ class FileEngine(_SharedFileEngine):
         self.epochs.look()
         return super()._epoch_before(connection)
 
-    async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
+    async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         outcomes = await super().commit(units)
         pages = sum(value_bytes(operation) for unit in units for operation in unit) // 4096
         self._frames += 3 + pages + sum(len(unit) for unit in units)  # about; it only decides when to checkpoint
@@ -384,7 +377,7 @@ class FileEngine(_SharedFileEngine):
             self._frames = max(self._frames, self._checkpoint_at)
         return freed
 
-    async def tidy(self) -> None:
+    async def maintain(self) -> None:
         if self._wal_is_grown and self._frames < self._checkpoint_at:
             return
         try:

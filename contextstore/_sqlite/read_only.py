@@ -16,8 +16,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from .._engine.contract import Cursor, Job, OutputKey, Wanted
+from .._engine.contract import Job
 from .._engine.epochs import AskedEpochs, Epoch
+from .._engine.records import Cursor, OutputKey, Wanted
 from ..errors import ContextStoreError, ReadOnlyStoreError, StorageError
 from .additions import refuse_unreadable_schema
 from .epochs import read_epoch

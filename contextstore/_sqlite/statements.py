@@ -14,56 +14,64 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, cast
 
-from .._engine.contract import (
-    Counts,
-    Cursor,
+from .._engine.contract import GroupLimits, Job
+from .._engine.epochs import AskedEpochs, Epoch, LocalEpochs, is_known
+from .._engine.operations import (
     DeleteGlobal,
     DeleteIdleRuns,
     DeleteRun,
-    EngineStats,
-    Extent,
-    Fetched,
     ForgetRuns,
     GiveBackSpace,
-    GlobalRecord,
-    GlobalRow,
-    GroupLimits,
     IdleDeletion,
-    IdleRuns,
-    Job,
     LoadGlobal,
     LoadOutput,
     LoadRun,
     Operation,
-    Outcome,
-    OutputKey,
-    OutputRecord,
     PutGlobal,
     PutOutput,
     RemoveOutputs,
-    RunRecord,
-    RunRow,
     Unit,
     UpsertGlobal,
+)
+from .._engine.records import (
+    Counts,
+    Cursor,
+    EngineStats,
+    Extent,
+    Fetched,
+    GlobalRecord,
+    GlobalRow,
+    IdleRuns,
+    OutputKey,
+    RunRecord,
+    RunRow,
     Wanted,
     after_prefix,
-    is_intact,
-    is_time,
 )
-from .._engine.epochs import AskedEpochs, Epoch, LocalEpochs, is_known
+from .._engine.rules import (
+    GlobalOperation,
+    StoredGlobal,
+    change_global,
+    marks_deleted,
+    read_global,
+    read_global_row,
+    read_output,
+    refusal_of_put,
+    run_record,
+)
+from .._engine.serials import Serials
 from .._process.own_threads import OwnThreads
 from .._process.pacing import Pacer, paced
 from .._results import CheckReport
 from .._values import codec as _codec
 from .._values.codec import Encoded
+from .._values.keys import named
+from .._waiting.outcome import Outcome
 from ..errors import (
-    AlreadyExistsError,
     ContextStoreError,
     CorruptStoreError,
-    GlobalAlreadyExistsError,
     RunDeletedError,
     StoreBusyError,
-    VersionConflictError,
 )
 from .check import back_up, check_store
 from .deletion import (
@@ -160,7 +168,7 @@ _COUNT = """
 
 
 class SQLiteEngine:
-    """What all SQLite stores share: the statements. The subclasses open the file, and wait, sync and tidy."""
+    """What all SQLite stores share: the statements. The subclasses open the file, and wait, sync and maintain."""
 
     max_value_bytes = 256 * 2**20
     group_limits = GroupLimits(operations=512, bytes=4 * 2**20)
@@ -175,7 +183,7 @@ class SQLiteEngine:
         self._writing = ConnectionWorker(self.own_threads)
         self._reading = ConnectionWorker(self.own_threads)
         # Serials of runs that exist, as the transactions of this object alone know them: see _serial.
-        self._serials: dict[str, int] = {}
+        self._serials = Serials()
         self._deletes = False
         """Whether what is about to be committed deletes runs."""
 
@@ -201,7 +209,7 @@ class SQLiteEngine:
         """Around a commit that deletes runs."""
         raise AssertionError("a store that is only read")
 
-    async def tidy(self) -> None:
+    async def maintain(self) -> None:
         """Nothing to do unless there is a file."""
 
     def _begin(self, wanted: Callable[[], bool]) -> bool:
@@ -219,7 +227,7 @@ class SQLiteEngine:
             time.sleep(pause)
             pause = min(pause * 1.2, longest)
 
-    async def commit(self, units: Sequence[Unit]) -> list[Outcome]:
+    async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         connection = self._writing.connection
         if not connection.in_transaction:  # one of several commits within a turn
             deadline = time.monotonic() + self._timeout
@@ -259,13 +267,13 @@ class SQLiteEngine:
             with contextlib.suppress(sqlite3.Error):  # an error that ended the transaction by itself
                 connection.execute("ROLLBACK")
 
-    def _apply(self, connection: sqlite3.Connection, units: Sequence[Unit]) -> list[Outcome]:
+    def _apply(self, connection: sqlite3.Connection, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         now = time.time_ns() // 1000
         self._forget_stale_serials(connection)
-        outcomes: list[Outcome | None] = [None] * len(units)
+        outcomes: list[Outcome[list[Any]] | None] = [None] * len(units)
         puts: list[PutOutput] = [unit[0] for unit in units if len(unit) == 1 and type(unit[0]) is PutOutput]
         if len(puts) > 1 and self._put_all_new(connection, puts, now):
-            outcomes = [[None] if len(unit) == 1 and type(unit[0]) is PutOutput else None for unit in units]
+            outcomes = [Outcome([None]) if len(unit) == 1 and type(unit[0]) is PutOutput else None for unit in units]
         return [
             self._apply_unit(connection, unit, now) if outcome is None else outcome
             for unit, outcome in zip(units, outcomes, strict=True)
@@ -274,28 +282,29 @@ class SQLiteEngine:
     def _forget_stale_serials(self, connection: sqlite3.Connection) -> None:
         # Another connection may have deleted a run. data_version rises whenever another one has committed.
         (version,) = connection.execute("PRAGMA data_version").fetchone()
-        if version != self._data_version or len(self._serials) > 10_000:
+        if version != self._data_version:
             self._serials.clear()
             self._data_version = version
+        self._serials.bound()
 
     _data_version = -1
 
-    def _apply_unit(self, connection: sqlite3.Connection, unit: Unit, now: int) -> Outcome:
+    def _apply_unit(self, connection: sqlite3.Connection, unit: Unit, now: int) -> Outcome[list[Any]]:
         if len(unit) == 1:  # a single statement that is refused undoes itself
             try:
-                return [self._apply_operation(connection, unit[0], now)]
+                return Outcome([self._apply_operation(connection, unit[0], now)])
             except ContextStoreError as error:
-                return error
+                return Outcome.failure(error)
         connection.execute("SAVEPOINT unit")
         try:
             puts = [operation for operation in unit if type(operation) is PutOutput]
             if len(puts) == len(unit) and self._put_all_new(connection, puts, now):
-                outcome: Outcome = [None] * len(unit)
+                outcome: Outcome[list[Any]] = Outcome([None] * len(unit))
             else:
-                outcome = [self._apply_operation(connection, operation, now) for operation in unit]
+                outcome = Outcome([self._apply_operation(connection, operation, now) for operation in unit])
         except ContextStoreError as error:
             self._undo(connection, "unit")
-            outcome = error
+            outcome = Outcome.failure(error)
         connection.execute("RELEASE unit")
         return outcome
 
@@ -344,19 +353,15 @@ class SQLiteEngine:
                 raise RunDeletedError(flow_run_id)
             else:
                 serial = cast("int", row[0])
-            self._serials[flow_run_id] = serial
+            self._serials.add(flow_run_id, serial)
         return serial
 
     def _apply_operation(self, connection: sqlite3.Connection, operation: Operation, now: int) -> Any:
         match operation:
             case PutOutput():
                 return self._put_output(connection, operation, now)
-            case PutGlobal():
-                return self._put_global(connection, operation, now)
-            case UpsertGlobal():
-                return self._upsert_global(connection, operation, now)
-            case DeleteGlobal():
-                return self._delete_global(connection, operation, now)
+            case PutGlobal() | UpsertGlobal() | DeleteGlobal() | LoadGlobal():
+                return self._change_global(connection, operation, now)
             case DeleteRun():
                 return self._delete_run(connection, operation, now)
             case DeleteIdleRuns():
@@ -371,51 +376,29 @@ class SQLiteEngine:
                 return self._load_run(connection, operation)
             case LoadOutput():
                 return self._put_output(connection, operation, operation.written_at)
-            case LoadGlobal():
-                return self._load_global(connection, operation)
 
     def _put_output(self, connection: sqlite3.Connection, put: PutOutput | LoadOutput, now: int) -> None:
         row = self._output_row(connection, put, now)
         if connection.execute(_INSERT_OUTPUTS[1], row).rowcount == 1:
             return
         (stored,) = self._fetch_outputs(connection, [(put.flow_run_id, put.node_id)])
-        if not isinstance(stored, OutputRecord):
-            raise stored or CorruptStoreError(f"{self.location}: its indexes disagree; restore a backup")
-        same_value = _codec.equal(stored.value, put.value)
-        if not (put.exist_ok and same_value):
-            raise AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
+        record = stored.unwrap()
+        if record is None:
+            raise CorruptStoreError(f"{self.location}: its indexes disagree; restore a backup")
+        refusal = refusal_of_put(put, record.value)
+        if refusal is not None:
+            raise refusal
 
-    def _put_global(self, connection: sqlite3.Connection, put: PutGlobal, now: int) -> None:
-        version, stored = self._global_state(connection, put.key)
-        if stored is None:
-            self._write_global(connection, put.key, version + 1, put.value, now)
-            return
-        same_value = _codec.equal(stored.value, put.value)
-        if not (put.exist_ok and same_value):
-            raise GlobalAlreadyExistsError(put.key, same_value)
-
-    def _upsert_global(self, connection: sqlite3.Connection, upsert: UpsertGlobal, now: int) -> int:
-        version, stored = self._global_state(connection, upsert.key, must_be_whole=False)
-        actual = 0 if stored is None else version
-        if upsert.expected_version is not None and upsert.expected_version != actual:
-            raise VersionConflictError(upsert.key, upsert.expected_version, actual)
-        self._write_global(connection, upsert.key, version + 1, upsert.value, now)
-        return version + 1
-
-    def _global_state(
-        self, connection: sqlite3.Connection, key: str, must_be_whole: bool = True
-    ) -> tuple[int, GlobalRecord | None]:
-        """The last version that the key had, and what is there now."""
+    def _stored_global(self, connection: sqlite3.Connection, key: str) -> StoredGlobal | None:
         row = connection.execute(_FETCH_GLOBAL, (key,)).fetchone()
-        if row is None:
-            return 0, None
-        version: object = row[4]
-        if not isinstance(version, int):
-            raise CorruptStoreError(
-                f"the version of global {key!r} in {self.location} is damaged; restore a backup", key=key
-            )
-        is_deleted = row[1] is None and row[2] is None  # codec and value: a value alone that is gone is damage
-        return version, None if is_deleted else self._global_record(row, must_be_whole)
+        return None if row is None else StoredGlobal(*row)
+
+    def _change_global(self, connection: sqlite3.Connection, operation: GlobalOperation, now: int) -> Any:
+        change = change_global(self.location, self._stored_global(connection, operation.key), operation)
+        if change.version is not None:
+            at = now if change.written_at is None else change.written_at
+            self._write_global(connection, operation.key, change.version, change.value, at)
+        return change.result
 
     def _write_global(
         self, connection: sqlite3.Connection, key: str, version: int, value: Encoded | None, now: int
@@ -434,16 +417,6 @@ class SQLiteEngine:
             (key, version, *columns),
         )
 
-    def _delete_global(self, connection: sqlite3.Connection, delete: DeleteGlobal, now: int) -> bool:
-        deleted = connection.execute(
-            """
-            UPDATE global_rows SET value = NULL, codec = NULL, checksum = NULL, size = NULL, written_at = ?
-            WHERE key = ? AND value IS NOT NULL
-            """,
-            (now, delete.key),
-        )
-        return deleted.rowcount == 1
-
     def _delete_run(self, connection: sqlite3.Connection, delete: DeleteRun, now: int) -> bool:
         run = connection.execute(
             "SELECT serial, deleted_at FROM runs WHERE flow_run_id = ?", (delete.flow_run_id,)
@@ -455,13 +428,12 @@ class SQLiteEngine:
             connection.execute("UPDATE runs SET deleted_at = ? WHERE serial = ?", (now, run[0]))
         else:
             return False
-        self._serials.pop(delete.flow_run_id, None)
+        self._serials.forget([delete.flow_run_id])
         self._deletes = True
         return True
 
     def _delete_idle_runs(self, connection: sqlite3.Connection, delete: DeleteIdleRuns, now: int) -> IdleDeletion:
-        for flow_run_id in delete.flow_run_ids:
-            self._serials.pop(flow_run_id, None)
+        self._serials.forget(delete.flow_run_ids)
         deletion = delete_idle_runs(connection, delete, now, self.group_limits.bytes, self._erase)
         self._deletes = self._deletes or deletion.runs > 0
         return deletion
@@ -477,21 +449,11 @@ class SQLiteEngine:
         row = connection.execute(query, (load.flow_run_id,)).fetchone()
         if row is None:
             connection.execute("INSERT INTO runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)", load)
-        elif row[0] is None and load.deleted_at is not None:
+        elif marks_deleted(load, row[0] is not None):
             mark = "UPDATE runs SET deleted_at = ? WHERE flow_run_id = ?"
             connection.execute(mark, (load.deleted_at, load.flow_run_id))
-            self._serials.pop(load.flow_run_id, None)
+            self._serials.forget([load.flow_run_id])
             self._deletes = True
-        elif row[0] is not None and load.deleted_at is None:
-            raise RunDeletedError(load.flow_run_id)
-
-    def _load_global(self, connection: sqlite3.Connection, load: LoadGlobal) -> None:
-        version, stored = self._global_state(connection, load.key)
-        is_deleted_since = version == load.version and load.value is None
-        if version < load.version or is_deleted_since:
-            self._write_global(connection, load.key, load.version, load.value, load.written_at)
-        elif (version, None if stored is None else stored.value) != (load.version, load.value):
-            raise VersionConflictError(load.key, load.version, version)
 
     # -- reads: in the reading connection's thread, and within commits -------------------------------------------------
 
@@ -518,7 +480,7 @@ class SQLiteEngine:
             return self._epoch_of(connection, epoch), found
 
     async def exists(self, key: OutputKey) -> bool:
-        with self._read(f"the output of {_named(key)}") as connection:
+        with self._read(f"the output of {named(*key)}") as connection:
             query = """
                 SELECT 1 FROM output_rows
                 WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id = ?
@@ -554,7 +516,7 @@ class SQLiteEngine:
             cursor = connection.cursor()
             try:
                 for row in cursor.execute(_PAGE_OUTPUTS, (flow_run_id, run, after, limit)):
-                    page.append(self._output_record(flow_run_id, row))
+                    page.append(read_output(self.location, flow_run_id, row))
                     max_bytes -= len(row[2] or b"")
                     if max_bytes <= 0:
                         break
@@ -574,7 +536,9 @@ class SQLiteEngine:
         row = connection.execute(_NEXT_NODE_ID, (flow_run_id, after)).fetchone()
         if row is None:
             raise error
-        return self._fetch_output(connection, (flow_run_id, row[0])) or self._damaged((flow_run_id, row[0]), error)
+        key = (flow_run_id, row[0])
+        found = self._fetch_output(connection, key)
+        return Outcome.failure(self._damaged(key, error)) if found.result is None and found.error is None else found
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
         with self._snapshot("the runs") as connection:
@@ -603,9 +567,7 @@ class SQLiteEngine:
         rows = list(paced(connection.execute(f"{query} LIMIT ?", (*parameters, limit))))
         for serial, flow_run_id in paced(rows):
             outputs, size, first, last = self._run_counts(connection, serial)
-            if not (is_time(first) and is_time(last)):  # one that is damaged may have been either
-                first = last = None
-            records.append(RunRecord(serial, flow_run_id, outputs, int(size), first, last))
+            records.append(run_record(serial, flow_run_id, outputs, int(size), (first, last)))
         return records
 
     def _run_counts(self, connection: sqlite3.Connection, serial: int) -> tuple[Any, ...]:
@@ -648,7 +610,8 @@ class SQLiteEngine:
 
     async def fetch_global(self, key: str) -> GlobalRecord | None:
         with self._read(f"global {key!r}") as connection:
-            return self._global_state(connection, key)[1]
+            stored = self._stored_global(connection, key)
+            return None if stored is None or stored.is_deleted else read_global(self.location, stored)
 
     async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
         is_next_page = after is not None and after >= prefix
@@ -660,7 +623,7 @@ class SQLiteEngine:
         with self._read("the globals") as connection:
             parameters = (after if is_next_page else prefix, after_prefix(prefix) or b"", limit)
             rows = connection.execute(query, parameters).fetchall()
-            return [self._global_record(row) for row in rows]
+            return [read_global(self.location, StoredGlobal(*row)) for row in rows]
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         with self._read("the runs") as connection:
@@ -688,7 +651,7 @@ class SQLiteEngine:
             rows.append((serial, flow_run_id, *(times or (None, None))))
         return rows
 
-    async def page_global_rows(self, after: str | None, limit: int) -> list[GlobalRow | CorruptStoreError]:
+    async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         query = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key > ? OR ? ORDER BY key LIMIT ?"  # noqa: S608 - no input in it
         parameters = (after or "", after is None, limit)
         with self._read("the globals") as connection:
@@ -699,24 +662,16 @@ class SQLiteEngine:
                     raise
                 names = connection.execute(_GLOBAL_NAMES, parameters).fetchall()
                 return [self._global_row_by_name(connection, name) for (name,) in names]
-            return [self._global_row(row) for row in rows]
+            return [read_global_row(self.location, StoredGlobal(*row)) for row in rows]
 
-    def _global_row_by_name(self, connection: sqlite3.Connection, key: str) -> GlobalRow | CorruptStoreError:
+    def _global_row_by_name(self, connection: sqlite3.Connection, key: str) -> Outcome[GlobalRow]:
         try:
             row = connection.execute(_FETCH_GLOBAL, (key,)).fetchone()
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
             row = (key, *[0] * 6)
-        return self._global_row(row or (key, *[0] * 6))
-
-    def _global_row(self, row: tuple[Any, ...]) -> GlobalRow | CorruptStoreError:
-        if row[1] is None and row[2] is None and type(row[4]) is int and is_time(row[5]):
-            return GlobalRow(row[0], None, row[4], row[5])
-        try:
-            return GlobalRow(*self._global_record(row))
-        except CorruptStoreError as error:
-            return error
+        return read_global_row(self.location, StoredGlobal(*(row or (key, *[0] * 6))))
 
     async def count(self) -> Counts:
         with self._read("the counts") as connection:
@@ -809,8 +764,8 @@ class SQLiteEngine:
                 # Some page is damaged. One by one, so that only those who need it are told.
                 found |= {(flow_run_id, one): self._fetch_output(connection, (flow_run_id, one)) for one in node_ids}
             else:
-                found |= {(flow_run_id, row[0]): self._output_record(flow_run_id, row) for row in rows}
-        return [found.get(key) for key in keys]
+                found |= {(flow_run_id, row[0]): read_output(self.location, flow_run_id, row) for row in rows}
+        return [found.get(key) or Outcome(None) for key in keys]
 
     def _fetch_output(self, connection: sqlite3.Connection, key: OutputKey) -> Fetched:
         try:
@@ -818,46 +773,18 @@ class SQLiteEngine:
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
-            return self._damaged(key, error)
-        return None if row is None else self._output_record(key[0], row)
-
-    def _output_record(self, flow_run_id: str, row: tuple[Any, ...]) -> OutputRecord | CorruptStoreError:
-        node_id, codec, data, checksum, written_at, size, run = row
-        encoded = Encoded(codec, data)
-        if is_intact(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
-            return OutputRecord(node_id, encoded, written_at, run)
-        return CorruptStoreError(
-            f"the output of {_named((flow_run_id, node_id))} in {self.location} is damaged: its checksum does not fit; "
-            "restore it from a backup",
-            flow_run_id=flow_run_id,
-            node_id=node_id if type(node_id) is str else None,
-        )
+            return Outcome.failure(self._damaged(key, error))
+        return Outcome(None) if row is None else read_output(self.location, key[0], row)
 
     def _damaged(self, key: OutputKey, error: sqlite3.DatabaseError) -> CorruptStoreError:
-        unreadable = translated(error, self.location, f"could not read the output of {_named(key)} from")
+        unreadable = translated(error, self.location, f"could not read the output of {named(*key)} from")
         corrupt = CorruptStoreError(unreadable.message, flow_run_id=key[0], node_id=key[1])
         corrupt.__cause__ = error
         return corrupt
 
-    def _global_record(self, row: tuple[Any, ...], must_be_whole: bool = True) -> GlobalRecord:
-        key, codec, data, checksum, version, written_at, size = row
-        encoded = Encoded(codec, data)
-        whole = is_intact("", key, encoded, checksum, size) and type(version) is int and is_time(written_at)
-        if must_be_whole and not whole:
-            raise CorruptStoreError(
-                f"global {key!r} in {self.location} is damaged: its checksum does not fit; "
-                "restore it from a backup, or overwrite it with upsert_global",
-                key=key if type(key) is str else None,
-            )
-        return GlobalRecord(key, encoded, version, written_at)
-
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     return code_of(error) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
-
-
-def _named(key: OutputKey) -> str:
-    return f"node {key[1]!r} of flow run {key[0]!r}"
 
 
 def set_busy_timeout(connection: sqlite3.Connection, timeout: float) -> None:

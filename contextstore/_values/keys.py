@@ -67,6 +67,11 @@ def _key(name: str, value: Any, may_be_empty: bool = False) -> str:
     return key
 
 
+def named(*key: object) -> str:
+    """How messages name what stands under a key: that of a global, or a flow run and a node."""
+    return f"global {key[0]!r}" if len(key) == 1 else f"node {key[1]!r} of flow run {key[0]!r}"
+
+
 def check_function(name: str, function: object) -> None:
     if not callable(function):
         kind = type(function).__name__

@@ -32,6 +32,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 from .._process.own_threads import OWNERS, OwnThreads, owner_here
 from ..errors import ForkedProcessError, StoreClosedError, WrongLoopError
 from .deadlock import Computation, waiting_for, within
+from .outcome import Outcome, outcome_of
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class SharedFuture(Generic[T]):
         return self._results[0]
 
     def add_done_callback(self, callback: Callable[[SharedFuture[T]], object]) -> None:
-        """Call it with this promise: now if the result is there, else in the thread that will give it."""
+        """Call it with this future: now if the result is there, else in the thread that will give it."""
         with self._lock:
             if not self._results:
                 self._callbacks.append(callback)
@@ -95,10 +96,14 @@ class Callers(Protocol):
     def waiter(self) -> Waiter:
         """A place to wait for one answer."""
 
-    def wait(self, waiter: Waiter, timeout: float | None, expire: Callable[[], object | None]) -> Awaitable[Any]:
-        """The answer. After ``timeout`` seconds ``expire()`` is asked once; what it returns, unless None, is it."""
+    def wait(self, waiter: Waiter) -> Awaitable[Any]:
+        """The result, waited for as long as it takes."""
 
-    async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    def wait_until(self, waiter: Waiter, timeout: float, expire: Callable[[], object | None]) -> Awaitable[Any]:
+        """Wait for the result. After ``timeout`` seconds call ``expire()`` once: if it returns a value, that becomes
+        the result; if None, keep waiting."""
+
+    async def single_flight(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of ``compute()``, run once for all callers that ask under the key while it runs.
 
         A caller that is cancelled does not cancel it for the others. An ``Exception`` of it reaches all of them.
@@ -107,13 +112,13 @@ class Callers(Protocol):
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         """What a function that the user passed in has returned to be awaited; refused where nothing can be awaited."""
 
-    async def join(self, promise: SharedFuture[T]) -> T:
-        """The promise's result. To be cancelled while waiting does nothing to the promise."""
+    async def join(self, future: SharedFuture[T]) -> T:
+        """The future's result. To be cancelled while waiting does nothing to the future."""
 
     async def join_thread(self, thread: threading.Thread) -> None:
         """Wait until a thread that is at its end is gone."""
 
-    def answer(self, answers: Sequence[tuple[Waiter, Any]]) -> None:
+    def resolve(self, answers: Sequence[tuple[Waiter, Any]]) -> None:
         """Answer waiters, from any thread. Those that nobody waits for any more are passed over."""
 
 
@@ -204,12 +209,13 @@ class TaskCallers(_Process):
         assert self._loop is not None
         return self._loop.create_future()
 
-    def wait(
-        self, waiter: asyncio.Future[Any], timeout: float | None, expire: Callable[[], object | None]
+    def wait(self, waiter: asyncio.Future[Any]) -> Awaitable[Any]:
+        return waiter
+
+    def wait_until(
+        self, waiter: asyncio.Future[Any], timeout: float, expire: Callable[[], object | None]
     ) -> Awaitable[Any]:
         # Not a coroutine, which each put and get would make and run through for nothing but the usual cases below.
-        if timeout is None:
-            return waiter
         assert self._loop is not None
         if timeout == self._usual_timeout:
             self._waits.add(self._loop, waiter, expire)
@@ -222,7 +228,7 @@ class TaskCallers(_Process):
         finally:
             timer.cancel()
 
-    async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def single_flight(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _TaskFlight()
@@ -236,7 +242,7 @@ class TaskCallers(_Process):
         with waiting_for(flight, key):
             flight.callers += 1
             try:
-                succeeded, answer = await _outcome_of(asyncio.shield(flight.task))
+                outcome = await outcome_of(asyncio.shield(flight.task))
             except asyncio.CancelledError:
                 if flight.callers == 1 and not flight.task.done():  # all who waited were cancelled
                     self._land(key, flight)
@@ -246,9 +252,7 @@ class TaskCallers(_Process):
                 raise
             finally:
                 flight.callers -= 1
-        if not succeeded:
-            raise answer
-        result: T = answer
+        result: T = outcome.unwrap()
         return result
 
     def _land(self, key: object, flight: _TaskFlight) -> None:
@@ -259,10 +263,10 @@ class TaskCallers(_Process):
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         return await awaitable
 
-    async def join(self, promise: SharedFuture[T]) -> T:
+    async def join(self, future: SharedFuture[T]) -> T:
         loop = asyncio.get_running_loop()  # not always the own one, see admit_close
         waiter: asyncio.Future[T] = loop.create_future()
-        promise.add_done_callback(lambda done: _answer_on(loop, [(waiter, done.result())]))
+        future.add_done_callback(lambda done: _answer_on(loop, [(waiter, done.result())]))
         if loop is self._loop:
             self._waits.add(loop, waiter, lambda: None)
         return await waiter
@@ -271,7 +275,7 @@ class TaskCallers(_Process):
         while thread.is_alive():  # it has nothing left to do; to block the loop for it would still be wrong
             await asyncio.sleep(0)
 
-    def answer(self, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    def resolve(self, answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
         if self._loop is not None:  # else it is closed unopened, and nobody has asked for anything
             _answer_on(self._loop, answers)
 
@@ -396,17 +400,19 @@ class ThreadCallers(_Process):
     def waiter(self) -> _ThreadWaiter:
         return _ThreadWaiter()
 
-    async def wait(self, waiter: _ThreadWaiter, timeout: float | None, expire: Callable[[], object | None]) -> Any:
-        if timeout is None:
-            waiter.answered.acquire()
-        elif not waiter.answered.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
+    async def wait(self, waiter: _ThreadWaiter) -> Any:
+        waiter.answered.acquire()
+        return waiter.answer
+
+    async def wait_until(self, waiter: _ThreadWaiter, timeout: float, expire: Callable[[], object | None]) -> Any:
+        if not waiter.answered.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
             answer = expire()
             if answer is not None:
                 return answer
             waiter.answered.acquire()
         return waiter.answer
 
-    async def once(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def single_flight(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         while True:
             own = _ThreadFlight()
             try:
@@ -414,13 +420,11 @@ class ThreadCallers(_Process):
                     flight = self._flights.setdefault(key, own)
                 if flight is own:
                     with waiting_for(own, key), within(own):
-                        succeeded, answer = own.answer = await _outcome_of(compute())
-                    if not succeeded:
-                        raise answer
-                    result: T = answer
+                        own.outcome = await outcome_of(compute())
+                    result: T = own.outcome.unwrap()
                     return result
             except Exception as error:
-                own.answer = (False, error)
+                own.outcome = Outcome.failure(error)
                 raise
             finally:
                 # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
@@ -430,11 +434,8 @@ class ThreadCallers(_Process):
                     self._land(key, own)
             with waiting_for(flight, key):
                 await self.join(flight.landed)
-            if flight.answer is not None:
-                succeeded, answer = flight.answer
-                if not succeeded:
-                    raise answer
-                value: T = answer
+            if flight.outcome is not None:
+                value: T = flight.outcome.unwrap()
                 return value
             # Who computed was interrupted, and that is nobody else's business: compute it anew, or join who does.
 
@@ -452,9 +453,9 @@ class ThreadCallers(_Process):
             f"{function!r} returned an awaitable, and ContextStore takes plain functions: use AsyncContextStore"
         )
 
-    async def join(self, promise: SharedFuture[T]) -> T:
+    async def join(self, future: SharedFuture[T]) -> T:
         waiter = self.waiter()
-        promise.add_done_callback(lambda done: self.answer([(waiter, done.result())]))
+        future.add_done_callback(lambda done: self.resolve([(waiter, done.result())]))
         while not waiter.answered.acquire(timeout=_LOOK_AGAIN):
             self.admit()  # this thread may be one that has just been started for what is waited for
         result: T = waiter.answer
@@ -463,7 +464,7 @@ class ThreadCallers(_Process):
     async def join_thread(self, thread: threading.Thread) -> None:
         thread.join()
 
-    def answer(self, answers: Sequence[tuple[_ThreadWaiter, Any]]) -> None:
+    def resolve(self, answers: Sequence[tuple[_ThreadWaiter, Any]]) -> None:
         for waiter, answer in answers:
             waiter.answer = answer
             try:
@@ -515,18 +516,6 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine that must not suspend did")
 
 
-async def _outcome_of(awaitable: Awaitable[Any]) -> tuple[bool, Any]:
-    """Whether it succeeded, with its result or its error.
-
-    Carried out of a ``with`` like this, since what contextlib makes managers of sets the traceback of an exception that
-    passes: one of a frozen class would become a FrozenInstanceError.
-    """
-    try:
-        return True, await awaitable
-    except Exception as error:  # noqa: BLE001 - raised by whoever asked, whatever it is
-        return False, error
-
-
 class _TaskFlight(Computation):
     """A computation under way, and how many wait for it."""
 
@@ -535,12 +524,12 @@ class _TaskFlight(Computation):
 
 
 class _ThreadFlight(Computation):
-    """A computation under way in some thread: whether it succeeded, with its result or its error. None: neither."""
+    """A computation under way in some thread, and its outcome. None: it has none, for now or for ever."""
 
     def __init__(self) -> None:
         super().__init__()
         self.landed: SharedFuture[None] = SharedFuture()
-        self.answer: tuple[bool, Any] | None = None
+        self.outcome: Outcome[Any] | None = None
 
 
 class _Turn(Computation):
@@ -570,12 +559,9 @@ class KeyedLock:
                     queue.append(own)
                 for turn in before:
                     with waiting_for(turn, key):
-                        await self._callers.wait(own.waiter, None, lambda: None)
-                succeeded, answer = await _outcome_of(work())
-            if not succeeded:
-                raise answer
-            result: T = answer
-            return result
+                        await self._callers.wait(own.waiter)
+                outcome = await outcome_of(work())
+            return outcome.unwrap()
         finally:
             # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
             try:
@@ -593,7 +579,7 @@ class KeyedLock:
                 self._queues.pop(key, None)
             first = queue[:1]
         # It may have been told already, by whoever was interrupted after that, or left from further back.
-        self._callers.answer([(turn.waiter, None) for turn in first])
+        self._callers.resolve([(turn.waiter, None) for turn in first])
 
 
 class ProgressChannel:
@@ -619,7 +605,7 @@ class ProgressChannel:
             self._ended = self._ended or ended
             waiter, self._ticket = self._ticket, None
         if waiter is not None:
-            self._callers.answer([(waiter, None)])
+            self._callers.resolve([(waiter, None)])
 
     async def next(self) -> tuple[int, int] | None:
         """The next event, waited for; None at the end."""
@@ -629,4 +615,4 @@ class ProgressChannel:
                 if event is not None or self._ended:
                     return event
                 waiter = self._ticket = self._callers.waiter()
-            await self._callers.wait(waiter, None, lambda: None)
+            await self._callers.wait(waiter)

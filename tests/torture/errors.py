@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from contextstore import ContextStore, ContextStoreError, StorageError, StoreFullError
-from contextstore._sqlite.file_engine import file_engine as _sqlite
+from contextstore._sqlite import file_engine as _sqlite
 
 from . import shim
 from .facts import Facts, global_value_of, value_of

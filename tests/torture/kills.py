@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from contextstore import AsyncContextStore, ContextStore
-from contextstore._sqlite.file_engine import file_engine as _sqlite
+from contextstore._sqlite import file_engine as _sqlite
 
 from . import nursery
 from .facts import Facts

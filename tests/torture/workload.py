@@ -30,10 +30,10 @@ from contextstore import (
 )
 from contextstore._dispatch import writer as _writer
 from contextstore._faces import async_store as _store
-from contextstore._sqlite.file_engine import file_engine as _sqlite
-from contextstore._sqlite.file_engine import statements as _sqlite_statements
-from contextstore._sqlite.file_engine import visit as _sqlite_visit
-from contextstore._sqlite.file_engine import worker as _worker
+from contextstore._sqlite import file_engine as _sqlite
+from contextstore._sqlite import statements as _sqlite_statements
+from contextstore._sqlite import visit as _sqlite_visit
+from contextstore._sqlite import worker as _worker
 
 from .facts import contested_value_of, global_value_of, value_of
 from .shim import SYNC, Shim
@@ -313,7 +313,7 @@ def _early_acknowledgement() -> None:
     async def commit(self: Any, units: Any) -> Any:
         return self._apply(self._writing.connection, units)
 
-    async def tidy(self: Any) -> None:
+    async def maintain(self: Any) -> None:
         pass
 
     async def close_committed(self: Any) -> None:
@@ -324,7 +324,12 @@ def _early_acknowledgement() -> None:
         await self._writing.run(commit_last)
         await close(self)
 
-    engine.acquire_write, engine.commit, engine.tidy, engine.close = acquire_write, commit, tidy, close_committed
+    engine.acquire_write, engine.commit, engine.maintain, engine.close = (
+        acquire_write,
+        commit,
+        maintain,
+        close_committed,
+    )
     engine.release_write = lambda self: self._lock.release()
 
 

@@ -1,0 +1,187 @@
+"""What a write asks of an engine: operations, which commit together in units.
+
+Rules of this module: records of ids and bytes; each says what it means, when it is refused, and what its result is. How
+an engine does it is decided in the engines; what it means in words of what is stored, in ``rules``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias, TypeGuard
+
+from .._values.codec import Encoded
+from .records import Cursor
+
+
+class PutOutput(NamedTuple):
+    """Write an output once. Refused: AlreadyExistsError, RunDeletedError. Result: None."""
+
+    flow_run_id: str
+    node_id: str
+    value: Encoded
+    exist_ok: bool
+
+
+class PutGlobal(NamedTuple):
+    """Write a global once. Refused: GlobalAlreadyExistsError. Result: None."""
+
+    key: str
+    value: Encoded
+    exist_ok: bool
+
+
+class UpsertGlobal(NamedTuple):
+    """Write or overwrite a global. Refused: VersionConflictError. Result: the new version."""
+
+    key: str
+    value: Encoded
+    expected_version: int | None
+
+
+class DeleteGlobal(NamedTuple):
+    """Delete a global; its version is kept, to be counted on. Result: whether it was there."""
+
+    key: str
+
+
+class DeleteRun(NamedTuple):
+    """Mark a run as deleted, for good: a tombstone, also for a run never seen. Its outputs are gone for every reader.
+
+    Result: whether this marked it.
+    """
+
+    flow_run_id: str
+
+
+class DeleteIdleRuns(NamedTuple):
+    """Delete those of the runs that are idle: marked as ``DeleteRun`` does, and their outputs removed.
+
+    A run is idle if it and all its outputs, one at least, were written before ``idle_since``. ``place`` is that of the
+    ``IdleRuns`` that named them: what was written before it need not be looked at again.
+
+    As many of the runs, in their order and one at least, as go into one commit: at most so many outputs, and no more
+    bytes than a group may have. Of a run that alone has more, the rest is left. Result: IdleDeletion.
+    """
+
+    flow_run_ids: tuple[str, ...]
+    idle_since: int
+    limit: int
+    place: Cursor | None
+
+
+class IdleDeletion(NamedTuple):
+    """What became of a ``DeleteIdleRuns``."""
+
+    done: int  # how many of the runs, from the first on, were dealt with: deleted, or not idle
+    runs: int  # how many were deleted,
+    outputs: int  # how many outputs were removed with them,
+    bytes: int  # and their bytes
+    left: tuple[str, ...]  # those deleted that still have outputs
+
+
+class RemoveOutputs(NamedTuple):
+    """Remove outputs of deleted runs, at most so many, and no more bytes than a group may have. Result: Removal."""
+
+    flow_run_ids: tuple[str, ...]
+    limit: int
+
+
+class Removal(NamedTuple):
+    """What became of a ``RemoveOutputs``."""
+
+    outputs: int
+    bytes: int
+    left: tuple[str, ...]  # those of the runs that still have outputs
+
+
+class ForgetRuns(NamedTuple):
+    """Remove at most so many tombstones from that time on until before that one, of runs without outputs.
+
+    Result: how many, and from when on there may be more; None: there are none.
+    """
+
+    deleted_from: int
+    deleted_before: int
+    limit: int
+
+
+class GiveBackSpace(NamedTuple):
+    """Make the storage smaller by at most so many pages. Result: how many."""
+
+    pages: int
+
+
+class LoadRun(NamedTuple):
+    """Take over a run of another store, after those before. Refused: RunDeletedError, if it is deleted only here.
+
+    Result: None.
+    """
+
+    flow_run_id: str
+    created_at: int
+    deleted_at: int | None
+
+
+class LoadOutput(NamedTuple):
+    """Take over an output of another store with its time. Refused: AlreadyExistsError, if it differs. Result: None."""
+
+    flow_run_id: str
+    node_id: str
+    value: Encoded
+    written_at: int
+
+    @property
+    def exist_ok(self) -> bool:
+        return True
+
+
+class LoadGlobal(NamedTuple):
+    """Take over a global of another store with its version and time; None: it is deleted. Result: None.
+
+    Refused: VersionConflictError, if it has come further here.
+    """
+
+    key: str
+    value: Encoded | None
+    version: int
+    written_at: int
+
+
+Operation: TypeAlias = (
+    PutOutput
+    | PutGlobal
+    | UpsertGlobal
+    | DeleteGlobal
+    | DeleteRun
+    | DeleteIdleRuns
+    | RemoveOutputs
+    | ForgetRuns
+    | GiveBackSpace
+    | LoadRun
+    | LoadOutput
+    | LoadGlobal
+)
+
+
+Unit: TypeAlias = Sequence[Operation]
+"""Operations that commit together or not at all."""
+
+
+def is_deletion(operation: Operation) -> TypeGuard[DeleteRun | DeleteIdleRuns | LoadRun]:
+    """Whether a run may be deleted when this is committed."""
+    return type(operation) in (DeleteRun, DeleteIdleRuns) or (
+        type(operation) is LoadRun and operation.deleted_at is not None
+    )
+
+
+def runs_deleted_by(operation: Operation) -> Sequence[str]:
+    """The runs that may be deleted when this is committed."""
+    if not is_deletion(operation):
+        return ()
+    return operation.flow_run_ids if isinstance(operation, DeleteIdleRuns) else (operation.flow_run_id,)
+
+
+def value_bytes(operation: Operation) -> int:
+    """How much an operation brings with it."""
+    value = getattr(operation, "value", None)
+    return 0 if value is None else len(value.data)

@@ -1,0 +1,51 @@
+"""So many, and about so many bytes: how much goes into one statement, one commit or one page.
+
+Rules of this module: the first of a portion always fits, however large it is; whoever asks for portions gets on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Portion:
+    """What has been taken so far, against two limits."""
+
+    __slots__ = ("_items", "_most", "_most_bytes", "_size")
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._items = self._size = 0
+
+    def takes(self, size: int, items: int = 1) -> bool:
+        """Count this in, of so many bytes; False, and it is not counted, if it belongs to the next portion."""
+        is_first = self._items == 0
+        if not is_first and (self._items + items > self._most or self._size + size > self._most_bytes):
+            return False
+        self._items += items
+        self._size += size
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more goes in, of whatever size."""
+        return self._items >= self._most or self._size >= self._most_bytes
+
+
+def portions(some: Iterable[T], size_of: Callable[[T], int], most: int, most_bytes: int) -> Iterator[list[T]]:
+    """Everything, in order, in lists that keep to the limits."""
+    part: list[T] = []
+    portion = Portion(most, most_bytes)
+    for one in some:
+        size = size_of(one)
+        if not portion.takes(size):
+            yield part
+            part, portion = [], Portion(most, most_bytes)
+            portion.takes(size)
+        part.append(one)
+    if part:
+        yield part

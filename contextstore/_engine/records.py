@@ -1,0 +1,133 @@
+"""What an engine gives back: rows as records, and whether a row can be what was written.
+
+Rules of this module: records of ids and bytes, and pure functions on them; no SQL, no Python value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from .._values.codec import BYTES, JSON, Encoded
+from .._values.codec import checksum as value_checksum
+from .._waiting.outcome import Outcome
+
+Cursor: TypeAlias = Any
+"""A place in a store's history. It differs from the last one if anything was committed since."""
+
+
+OutputKey: TypeAlias = tuple[str, str]
+"""flow_run_id, node_id"""
+
+
+Wanted: TypeAlias = tuple[Sequence[OutputKey], Sequence[str]]
+"""What is waited for: outputs, and runs of which any output is."""
+
+
+class OutputRecord(NamedTuple):
+    node_id: str
+    value: Encoded
+    written_at: int  # microseconds since 1970, UTC
+    run: int
+    """The serial of its run: another one if the run's id was deleted, forgotten and used anew."""
+
+
+Fetched: TypeAlias = "Outcome[OutputRecord | None]"
+"""An output; None: it is not there; or CorruptStoreError."""
+
+
+def is_intact(owner: str, name: str, encoded: Encoded, checksum: object, size: object) -> bool:
+    """Whether a value is what was written under these names, by all that the row says of it."""
+    return (
+        encoded.codec in (JSON, BYTES)
+        and type(encoded.data) is bytes
+        and len(encoded.data) == size
+        and type(name) is str
+        and value_checksum(owner, name, encoded) == checksum
+    )
+
+
+def is_time(microseconds: object) -> bool:
+    """Whether something can have been written then: before the year 10000, where the calendar of datetime ends."""
+    return type(microseconds) is int and 0 <= microseconds < 253_402_300_800_000_000
+
+
+def after_prefix(prefix: str) -> str | None:
+    """What sorts above every string with this prefix, and below all others above it, by code point; None: nothing."""
+    for index in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[index])
+        if code < 0x10FFFF:
+            return prefix[:index] + chr(0xE000 if code == 0xD7FF else code + 1)  # past the surrogates
+    return None
+
+
+class GlobalRecord(NamedTuple):
+    key: str
+    value: Encoded
+    version: int
+    written_at: int  # microseconds since 1970, UTC
+
+
+class RunRecord(NamedTuple):
+    """A run that is not deleted."""
+
+    serial: int  # the order in which the store first saw the runs
+    flow_run_id: str
+    outputs: int
+    bytes: int
+    first_written_at: int | None  # None: a time of its outputs is damaged, or it has none
+    last_written_at: int | None
+
+
+class IdleRuns(NamedTuple):
+    """Runs that are idle, as far as was looked: see ``DeleteIdleRuns``."""
+
+    runs: list[tuple[str, int]]
+    """Each with how many outputs it has; of one that has very many, with many."""
+    looked_at: int
+    """How many runs, deleted ones apart, were looked at for it."""
+    after: int | None
+    """The serial behind which to go on; None: that was all."""
+    place: Cursor | None
+    """The place in the store's history up to which was looked, where the engine knows one."""
+
+
+class Extent(NamedTuple):
+    """How much some runs have."""
+
+    runs: int
+    outputs: int
+    bytes: int
+
+
+class RunRow(NamedTuple):
+    """A run that the store has a trace of: alive, deleted, or without outputs."""
+
+    serial: int
+    flow_run_id: str
+    created_at: int | None  # None: the row is damaged, and so the next says nothing
+    deleted_at: int | None
+
+
+class GlobalRow(NamedTuple):
+    """A global that the store has a trace of; value None: it is deleted."""
+
+    key: str
+    value: Encoded | None
+    version: int
+    written_at: int
+
+
+class Counts(NamedTuple):
+    runs: int
+    tombstones: int
+    outputs: int
+    globals: int
+    value_bytes: int
+
+
+class EngineStats(NamedTuple):
+    name: str
+    file_bytes: int
+    wal_bytes: int
+    checkpoint_pinned: bool

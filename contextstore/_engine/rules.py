@@ -1,0 +1,175 @@
+"""What is written, or why it is refused: from what is stored and what is asked.
+
+Rules of this module: pure functions on records, the same for every engine. An engine reads the rows and writes what it
+is told here; it decides nothing of this by itself. ``location`` is how messages name the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from .._values.codec import Encoded, equal
+from .._values.keys import named
+from .._waiting.outcome import Outcome
+from ..errors import (
+    AlreadyExistsError,
+    CorruptStoreError,
+    GlobalAlreadyExistsError,
+    RunDeletedError,
+    VersionConflictError,
+)
+from .operations import DeleteGlobal, LoadGlobal, LoadOutput, LoadRun, PutGlobal, PutOutput, UpsertGlobal
+from .records import Fetched, GlobalRecord, GlobalRow, OutputRecord, RunRecord, is_intact, is_time
+
+GlobalOperation: TypeAlias = PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal
+
+# -- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def refusal_of_put(put: PutOutput | LoadOutput, stored: Encoded) -> AlreadyExistsError | None:
+    """Why an output is not put where this one stands; None: it is the same, and the put a retry."""
+    same_value = equal(stored, put.value)
+    return None if put.exist_ok and same_value else AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
+
+
+def read_output(location: str, flow_run_id: str, row: Sequence[Any]) -> Fetched:
+    """The output of a row: node_id, codec, value, checksum, written_at, size, serial of the run."""
+    node_id, codec, data, checksum, written_at, size, run = row
+    encoded = Encoded(codec, data)
+    if is_intact(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
+        return Outcome(OutputRecord(node_id, encoded, written_at, run))
+    return Outcome.failure(damaged_output(location, flow_run_id, node_id))
+
+
+def damaged_output(location: str, flow_run_id: str, node_id: Any, error: Exception | None = None) -> CorruptStoreError:
+    """``error``: why it cannot be read; None: what was read is not what was written."""
+    damaged = CorruptStoreError(
+        f"the output of {named(flow_run_id, node_id)} in {location} is damaged: "
+        f"{error or 'its checksum does not fit'}; restore it from a backup",
+        flow_run_id=flow_run_id,
+        node_id=node_id if type(node_id) is str else None,
+    )
+    damaged.__cause__ = error
+    return damaged
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+def marks_deleted(load: LoadRun, is_deleted: bool) -> bool:
+    """Whether a run that is there, deleted or not, is to be marked as deleted when this one is taken over.
+
+    Raises RunDeletedError if it is deleted only here.
+    """
+    if is_deleted and load.deleted_at is None:
+        raise RunDeletedError(load.flow_run_id)
+    return load.deleted_at is not None and not is_deleted
+
+
+def run_record(serial: int, flow_run_id: str, outputs: int, size: int, times: tuple[Any, Any]) -> RunRecord:
+    """A run with the times of its first and last output. One that is damaged may have been either: neither is said."""
+    first, last = times if is_time(times[0]) and is_time(times[1]) else (None, None)
+    return RunRecord(serial, flow_run_id, outputs, size, first, last)
+
+
+# -- globals ----------------------------------------------------------------------------------------------------------
+
+
+class StoredGlobal(NamedTuple):
+    """A global's row as it was read: any column may be damaged."""
+
+    key: Any
+    codec: Any
+    data: Any
+    checksum: Any
+    version: Any
+    written_at: Any
+    size: Any
+
+    @property
+    def is_deleted(self) -> bool:
+        return self.codec is None and self.data is None  # a value alone that is gone is damage
+
+
+class GlobalChange(NamedTuple):
+    """What becomes of a global: what the operation gives, and what is to be written."""
+
+    result: Any
+    version: int | None = None  # None: nothing is written
+    value: Encoded | None = None  # None: it is deleted
+    written_at: int | None = None  # None: now
+
+
+def read_global(location: str, row: StoredGlobal) -> GlobalRecord:
+    """Raises CorruptStoreError if the row is damaged."""
+    key, codec, data, checksum, version, written_at, size = row
+    encoded = Encoded(codec, data)
+    if is_intact("", key, encoded, checksum, size) and type(version) is int and is_time(written_at):
+        return GlobalRecord(key, encoded, version, written_at)
+    raise CorruptStoreError(
+        f"global {key!r} in {location} is damaged: its checksum does not fit; "
+        "restore it from a backup, or overwrite it with upsert_global",
+        key=key if type(key) is str else None,
+    )
+
+
+def read_global_row(location: str, row: StoredGlobal) -> Outcome[GlobalRow]:
+    """A global, or what is left of a deleted one."""
+    if row.is_deleted and type(row.version) is int and is_time(row.written_at):
+        return Outcome(GlobalRow(row.key, None, row.version, row.written_at))
+    try:
+        return Outcome(GlobalRow(*read_global(location, row)))
+    except CorruptStoreError as error:
+        return Outcome.failure(error)
+
+
+def change_global(location: str, stored: StoredGlobal | None, operation: GlobalOperation) -> GlobalChange:
+    """What an operation makes of a global; ``stored`` None: the store has no trace of it.
+
+    Versions count on behind a deletion. Raises what the operation is refused for, or CorruptStoreError.
+    """
+    is_there = stored is not None and not stored.is_deleted
+    match operation:
+        case PutGlobal():
+            if stored is not None and is_there:
+                return _put_again(operation, read_global(location, stored))
+            return GlobalChange(None, _version(location, stored) + 1, operation.value)
+        case UpsertGlobal():
+            version = _version(location, stored)
+            actual = version if is_there else 0
+            if operation.expected_version is not None and operation.expected_version != actual:
+                raise VersionConflictError(operation.key, operation.expected_version, actual)
+            return GlobalChange(version + 1, version + 1, operation.value)
+        case DeleteGlobal():
+            # Whatever is left of it: to delete what is damaged is a way to be rid of it.
+            return GlobalChange(True, stored.version) if stored is not None and is_there else GlobalChange(False)
+        case LoadGlobal():
+            return _take_over(location, stored if is_there else None, _version(location, stored), operation)
+
+
+def _put_again(put: PutGlobal, stored: GlobalRecord) -> GlobalChange:
+    same_value = equal(stored.value, put.value)
+    if not (put.exist_ok and same_value):
+        raise GlobalAlreadyExistsError(put.key, same_value)
+    return GlobalChange(None)
+
+
+def _take_over(location: str, stored: StoredGlobal | None, version: int, load: LoadGlobal) -> GlobalChange:
+    is_deleted_since = version == load.version and load.value is None
+    if version < load.version or is_deleted_since:
+        return GlobalChange(None, load.version, load.value, load.written_at)
+    value = None if stored is None else read_global(location, stored).value
+    if (version, value) != (load.version, load.value):
+        raise VersionConflictError(load.key, load.version, version)
+    return GlobalChange(None)
+
+
+def _version(location: str, stored: StoredGlobal | None) -> int:
+    """The last version that the key had; 0: none."""
+    if stored is None:
+        return 0
+    if type(stored.version) is not int:
+        message = f"the version of global {stored.key!r} in {location} is damaged; restore a backup"
+        raise CorruptStoreError(message, key=stored.key)
+    return stored.version
