@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import atexit
 import contextvars
 import logging
 import os
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Coroutine
@@ -22,7 +20,8 @@ from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 from .._engine.contract import Engine
-from .._process.own_threads import OF_ALL, OwnThreads
+from .._process.exit import forget, watch_for_exit
+from .._process.own_threads import OwnThreads
 from .._waiting.callers import SharedFuture
 from .._waiting.outcome import Outcome
 from ..errors import StorageError, StoreClosedError
@@ -97,7 +96,7 @@ class EngineHost:
         try:
             # Unless called by the main thread after its end, in an atexit callback, when no thread is joined any more.
             if caller is not threading.main_thread() or caller.is_alive():
-                _watch_for_exit(self)
+                watch_for_exit(self)
             threading.Thread(target=self._run, name=self.thread.name, daemon=False).start()
         except RuntimeError as error:
             self._fail_to_start(error)
@@ -139,6 +138,17 @@ class EngineHost:
             if self._loop is not None and self._stopped is not None:
                 self._loop.call_soon_threadsafe(self._stopped.set)
 
+    def owns(self, thread: threading.Thread) -> bool:
+        """Whether a thread is one of this store's own."""
+        return thread is self.thread or thread.ident in self._engine.own_threads
+
+    def warn_unclosed(self, store: object = None) -> None:
+        """Warn, once, and by the place where the store was made, if tracemalloc knows it."""
+        if not self.is_warned_of:
+            self.is_warned_of = True
+            message = f"the store {self._engine.location} was not closed: use 'with' or call close()"
+            warnings.warn(message, ResourceWarning, stacklevel=2, source=store)
+
     def is_running_here(self) -> bool:
         """Whether the thread lives, and in this process: a forked child has the object only."""
         return self._pid == os.getpid() and not self.closed.done()
@@ -165,7 +175,7 @@ class EngineHost:
             self._leave(outcome)
 
     def _leave(self, outcome: Outcome[None]) -> None:
-        _hosts.discard(self)
+        forget(self)
         if not self.opened.done():
             self.opened.set_result(outcome)
             outcome = Outcome(None)
@@ -192,105 +202,3 @@ class EngineHost:
         await asyncio.sleep(0)  # what was accepted becomes tasks now
         while self._calls:
             await asyncio.wait(self._calls)
-
-
-# ------------------------------------------------------------------------------------------------- the forgotten close
-
-_hosts: set[EngineHost] = set()
-"""Those that somebody lives in, or is about to."""
-_exit_lock = threading.Lock()
-_exit_watcher: threading.Thread | None = None
-_is_at_end = False
-_left_open: list[EngineHost] = []
-"""Those that were stopped at the interpreter's end. An atexit callback may still come to close their stores."""
-
-
-def _watch_for_exit(host: EngineHost) -> None:
-    """See to it that a store whose close() was forgotten does not keep the interpreter from ending.
-
-    Python joins all threads before it runs atexit callbacks, so an open store would hang it for ever. A daemon thread
-    that waits for the main thread's end is told in time. Rejected: daemon threads for the engine (a commit could be cut
-    off in the middle), and threading._register_atexit (private).
-    """
-    global _exit_watcher
-    with _exit_lock:
-        if _is_at_end:
-            raise RuntimeError("the interpreter is at its end")
-        _hosts.add(host)
-        if _exit_watcher is None:
-            _exit_watcher = threading.Thread(target=_stop_all_at_exit, name="contextstore exit watcher", daemon=True)
-            _exit_watcher.start()
-
-
-def _stop_all_at_exit() -> None:
-    global _is_at_end
-    OF_ALL.add(threading.get_ident())
-    threading.main_thread().join()
-    # Threads that go on after the main one may still use their stores: the interpreter waits for them, and so do we.
-    working = _working_threads()
-    while working:
-        working[0].join(0.1)  # not for ever: it may be a store's that is just being opened
-        if all(thread.is_alive() for thread in working):
-            # No new ones: a daemon thread that opens store after store would keep us here for ever.
-            working = [thread for thread in working if _is_working(thread)]
-        else:  # who has ended may have started another before
-            working = _working_threads()
-    with _exit_lock:
-        _is_at_end = True
-        hosts = _hosts.copy()
-    _left_open.extend(hosts)
-    if _ends_without_ado():
-        _warn_of_left_open()  # before the stores' threads are gone, after which the interpreter waits for nobody
-    for host in hosts:
-        host.stop()
-
-
-def _ends_without_ado() -> bool:
-    """Whether this process ends by os._exit, as the forked children of multiprocessing do: it calls nobody any more."""
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    is_child = multiprocessing is not None and multiprocessing.parent_process() is not None
-    return is_child and "--multiprocessing-fork" not in sys.orig_argv
-
-
-def _warn_of_left_open() -> None:
-    """The first callback that was registered is the last to be called: those of the program have closed by then what
-    they close, if they were registered after this module was imported. The main thread is here, and no other runs.
-
-    Rejected: the finalizer of an object of this module. Python does not future to call one at its end, and does not.
-    """
-    for host in _left_open:
-        try:
-            warn_unclosed(host)
-        except ResourceWarning as warning:  # a filter made it an error, and there is nobody to raise it to
-            logger.warning("%s", warning)
-    _left_open.clear()
-
-
-atexit.register(_warn_of_left_open)
-
-
-def _working_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if _is_working(thread)]
-
-
-def _is_working(thread: threading.Thread) -> bool:
-    if thread.daemon or not thread.is_alive():
-        return False
-    return not any(thread is host.thread or thread.ident in host._engine.own_threads for host in _hosts.copy())
-
-
-def warn_unclosed(host: EngineHost, store: object = None) -> None:
-    """Warn, once, and by the place where the store was made, if tracemalloc knows it."""
-    if not host.is_warned_of:
-        host.is_warned_of = True
-        message = f"the store {host._engine.location} was not closed: use 'with' or call close()"
-        warnings.warn(message, ResourceWarning, stacklevel=2, source=store)
-
-
-def _forget_in_child() -> None:
-    global _hosts, _exit_lock, _exit_watcher, _is_at_end
-    _hosts, _exit_lock, _exit_watcher, _is_at_end = set(), threading.Lock(), None, False
-    _left_open.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

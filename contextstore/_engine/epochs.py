@@ -11,12 +11,13 @@ answered from memory, and nothing is kept.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
+
+from .._process.fork import at_fork
 
 Epoch: TypeAlias = "int | tuple[Any, ...] | None"
 
@@ -147,7 +148,7 @@ def _renew_lock_in_child() -> None:
     _neighbours_lock = threading.RLock()  # another thread of the parent may have held the old one while it forked
 
 
-os.register_at_fork(after_in_child=_renew_lock_in_child)
+at_fork(in_child=_renew_lock_in_child)
 
 
 class _Now(Sequence[Any]):

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn, Self, TypeVar, overload
 from .._core.retention import Deletion
 from .._core.target import Durability, Target, engine_for
 from .._dispatch.cache import OutputCache
-from .._dispatch.host import EngineHost, warn_unclosed
+from .._dispatch.host import EngineHost
 from .._dispatch.reader import Reader
 from .._dispatch.subscriptions import Subscriptions
 from .._dispatch.writer import LEAST_PATIENCE, Writer
@@ -266,7 +266,7 @@ class AsyncContextStore:
         if host is not None and host.is_running_here():
             host.stop()  # first: the warning may be an error
             if not self._is_closed:
-                warn_unclosed(host, self)
+                host.warn_unclosed(self)
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 

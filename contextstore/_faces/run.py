@@ -6,12 +6,12 @@ Rules of this module: it only forwards to the store's public calls; what a step 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from .._process.fork import at_fork
 from .._results import Output
 from .._values.keys import Id, Outputs, check_function, node_key
 
@@ -33,7 +33,7 @@ def _renew_lock_in_child() -> None:
     _noting = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew_lock_in_child)
+at_fork(in_child=_renew_lock_in_child)
 
 
 def _note(error: Exception, node_id: Id, flow_run_id: str) -> None:

@@ -12,12 +12,12 @@ drivers log, and a handler of our own in place of the user's.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import traceback
 from collections import deque
 
+from .fork import at_fork
 from .own_threads import OnBehalf, OwnThreads, owner_here
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
@@ -131,4 +131,4 @@ def _forget_in_child() -> None:
     _lock, _waiting, _is_handling, _speaker = threading.RLock(), deque(), False, None
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+at_fork(in_child=_forget_in_child)

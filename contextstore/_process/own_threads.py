@@ -10,6 +10,8 @@ import os
 import threading
 from typing import Protocol
 
+from .fork import at_fork
+
 
 class Lock(Protocol):
     is_held: bool
@@ -81,4 +83,4 @@ def owner_here() -> OwnThreads | None:
     return OWNERS.get(threading.get_ident())
 
 
-os.register_at_fork(after_in_child=OWNERS.clear)
+at_fork(in_child=OWNERS.clear)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .._engine.epochs import Epoch
+from .._process.fork import at_fork
 from .lock import FileLock
 
 _WIDTH = 8
@@ -152,7 +153,7 @@ def _let_go_in_child() -> None:
         epochs._let_go()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+at_fork(in_child=_let_go_in_child)
 
 
 class _Map(NamedTuple):

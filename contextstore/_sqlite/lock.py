@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 
+from .._process.fork import at_fork
 from ..errors import IncompatibleStoreError
 
 POLL_SECONDS = (0.0001, 0.002)
@@ -221,4 +222,4 @@ def _close_locks_in_child() -> None:
         lock.close()
 
 
-os.register_at_fork(after_in_child=_close_locks_in_child)
+at_fork(in_child=_close_locks_in_child)

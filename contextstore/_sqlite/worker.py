@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import contextvars
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -23,6 +22,7 @@ from typing import Any, TypeVar, cast
 import aiosqlite  # here, and not at the first opening: a fork in the middle of an import leaves it locked in the child
 
 from .._engine.contract import Job
+from .._process.fork import at_fork
 from .._process.own_threads import OwnThreads
 from .._waiting.callers import run_now
 from ..errors import StorageError
@@ -374,4 +374,4 @@ def refuse_if_spoilt(database: str) -> None:
         )
 
 
-os.register_at_fork(before=_hold_all, after_in_parent=_go_on_in_parent, after_in_child=_give_up_in_child)
+at_fork(before=_hold_all, in_parent=_go_on_in_parent, in_child=_give_up_in_child)

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from .._process.fork import at_fork
 from ..errors import InvalidKeyError
 
 Id: TypeAlias = uuid.UUID | str
@@ -113,7 +114,7 @@ def _renew_lock_in_child() -> None:
     _uuid7_lock = threading.Lock()  # another thread of the parent may have held the old one while it forked
 
 
-os.register_at_fork(after_in_child=_renew_lock_in_child)
+at_fork(in_child=_renew_lock_in_child)
 
 
 def new_flow_run_id() -> str:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import os
 import threading
 import time
 import warnings
@@ -29,6 +28,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from threading import get_ident
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+from .._process.fork import at_fork
 from .._process.own_threads import OWNERS, OwnThreads, owner_here
 from ..errors import ForkedProcessError, StoreClosedError, WrongLoopError
 from .deadlock import Computation, waiting_for, within
@@ -131,7 +131,7 @@ def _note_fork() -> None:
     _process = object()
 
 
-os.register_at_fork(after_in_child=_note_fork)
+at_fork(in_child=_note_fork)
 
 
 class _Process:

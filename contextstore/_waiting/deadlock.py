@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
-import os
 import threading
 from collections.abc import Iterator
+
+from .._process.fork import at_fork
 
 _numbers = itertools.count()
 
@@ -44,7 +45,7 @@ def _renew_lock_in_child() -> None:
     _lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew_lock_in_child)
+at_fork(in_child=_renew_lock_in_child)
 
 
 @contextlib.contextmanager
