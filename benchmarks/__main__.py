@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import contextstore
-from tests.servers import binaries, running_server
+from tests.support.servers import binaries, running_server
 
 from . import measure, postgres
 from .contestants import PEERS, available

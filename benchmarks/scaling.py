@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from contextstore import AsyncContextStore, ContextStore
-from tests.servers import binaries, running_server
-from tests.test_network import two_nodes
+from tests.support.nodes import two_nodes
+from tests.support.servers import binaries, running_server
 
 from . import measure
 from .contestants import RUN, VALUE

@@ -27,9 +27,9 @@ import pytest
 
 from contextstore import AsyncContextStore, ContextStore
 
-from .portions import folder_in_memory, mark_what_repeats
-from .proxy import Proxy
-from .servers import Server, running_server
+from .support.portions import folder_in_memory, mark_what_repeats
+from .support.proxy import Proxy
+from .support.servers import Server, running_server
 
 
 class Awaited:
@@ -74,6 +74,9 @@ class Target:
         self.made.append(store)
         return store
 
+
+# What helpers of these folders assert tells what it compared, as pytest has it for the tests themselves.
+pytest.register_assert_rewrite("tests.contract", "tests.process", "tests.sqlite", "tests.values")
 
 # A shell has what it runs in the background ignore SIGINT, and Python leaves that so.
 signal.signal(signal.SIGINT, signal.default_int_handler)

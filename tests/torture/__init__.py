@@ -10,5 +10,5 @@
     machine        stores of several processes, and a dict that says what each must answer
     nursery        the processes of these two
 
-``python -m tests.torture --minutes 10 --seed 1`` runs all of it and prints a table; tests/test_torture.py a little.
+``python -m tests.torture --minutes 10 --seed 1`` runs all of it and prints a table; ``test_torture`` a little.
 """

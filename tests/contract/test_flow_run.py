@@ -1,0 +1,254 @@
+"""Flow runs as objects: each call is the store's, bound to one run."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import pathlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from contextstore import (
+    AlreadyExistsError,
+    AsyncContextStore,
+    AsyncFlowRun,
+    ContextStore,
+    FlowRun,
+    InvalidKeyError,
+    RunDeletedError,
+)
+
+from ..conftest import Target
+
+STORES_CALLS = {
+    "put": ("put", ("node", 1), {"exist_ok": True}),
+    "get": ("get", ("node", "default"), {"type": int}),
+    "exists": ("exists", ("node",), {}),
+    "list_keys": ("list_keys", (), {"prefix": "n"}),
+    "put_many": ("put_many", ({"node": 1},), {"exist_ok": True}),
+    "get_many": ("get_many", (["node"],), {}),
+    "get_or_put": ("get_or_put", ("node", int), {"type": int}),
+    "wait_for": ("wait_for", ("node",), {"timeout": 5, "type": int}),
+    "watch": ("watch", (), {}),
+    "iter_outputs": ("iter_outputs", (), {"after": "a"}),
+    "fork": ("fork_run", (), {"new_flow_run_id": "other", "node_ids": ["node"]}),
+    "delete": ("delete_run", (), {}),
+}
+"""Each call of a run: the store's call that it is, with arguments none of which is a default."""
+
+FACES: list[tuple[type, type]] = [(AsyncFlowRun, AsyncContextStore), (FlowRun, ContextStore)]
+
+
+class Recorder:
+    """Stands for a store, and returns what it was called with."""
+
+    def __init__(self, awaited: bool) -> None:
+        self._awaited = awaited
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = (name, args, kwargs)
+
+            async def later() -> Any:
+                return result
+
+            return later() if self._awaited and name not in ("watch", "iter_outputs") else result
+
+        return call
+
+
+def parameters_of(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+class TestEachCall:
+    def test_a_run_has_these_calls_and_step(self) -> None:
+        for run, _ in FACES:
+            assert {name for name in vars(run) if not name.startswith("_")} == {*STORES_CALLS, "step"}
+
+    @pytest.mark.parametrize("name", STORES_CALLS)
+    @pytest.mark.parametrize(("run", "store"), FACES)
+    def test_it_takes_what_the_stores_takes_but_for_the_run(self, run: type, store: type, name: str) -> None:
+        itself, flow_run_id, *others = parameters_of(getattr(store, STORES_CALLS[name][0]))
+        assert flow_run_id[0] == "flow_run_id"
+        assert parameters_of(getattr(run, name)) == [itself, *others]
+
+    @pytest.mark.parametrize("name", STORES_CALLS)
+    @pytest.mark.parametrize(("run", "store"), FACES)
+    async def test_it_hands_over_the_run_and_everything_else(self, run: type, store: type, name: str) -> None:
+        stores_name, args, kwargs = STORES_CALLS[name]
+        is_awaited = run is AsyncFlowRun
+        called = getattr(run(Recorder(is_awaited), "run"), name)(*args, **kwargs)
+        if inspect.isawaitable(called):
+            called = await called
+        if name in ("put", "put_many"):
+            assert called is None
+            return
+        stores, handed_over, by_name = called
+        assert stores == stores_name
+        bound = inspect.signature(getattr(store, stores_name)).bind(None, *handed_over, **by_name)
+        assert bound.args[1:] == ("run", *args)
+        assert bound.kwargs == kwargs
+
+    @pytest.mark.parametrize("name", ["put", "put_many"])
+    async def test_a_write_hands_over_everything_too(self, name: str) -> None:
+        _, args, kwargs = STORES_CALLS[name]
+        seen: list[Any] = []
+
+        class Store:
+            def put(self, *args: Any, **kwargs: Any) -> None:
+                seen.append((args, kwargs))
+
+            put_many = put
+
+        getattr(FlowRun(Store(), "run"), name)(*args, **kwargs)  # type: ignore[arg-type]
+
+        class StoreAwaited:
+            async def put(self, *args: Any, **kwargs: Any) -> None:
+                seen.append((args, kwargs))
+
+            put_many = put
+
+        await getattr(AsyncFlowRun(StoreAwaited(), "run"), name)(*args, **kwargs)  # type: ignore[arg-type]
+        assert seen == [(("run", *args), kwargs)] * 2
+
+    def test_a_run_is_shown_with_its_id_and_its_store(self) -> None:
+        assert repr(AsyncContextStore(":memory:").run("r-1")) == (
+            "<AsyncFlowRun 'r-1' of <AsyncContextStore :memory: (not opened yet)>>"
+        )
+        assert (
+            repr(ContextStore(":memory:").run("r-1")) == "<FlowRun 'r-1' of <ContextStore :memory: (not opened yet)>>"
+        )
+
+    def test_a_uuid_is_its_string_and_a_bad_id_is_refused_at_once(self) -> None:
+        run_id = uuid.UUID("018F3A00-0000-7000-8000-00000000000F")
+        for store in (AsyncContextStore(":memory:"), ContextStore(":memory:")):
+            run: Any = store.run(run_id)
+            assert run.flow_run_id == str(run_id)
+            for bad in ("", "\0", 5):
+                with pytest.raises(InvalidKeyError):
+                    store.run(bad)  # type: ignore[arg-type]
+
+
+class Bound:
+    """A run with the calls of AsyncFlowRun, for either face."""
+
+    def __init__(self, store: Any, run: str = "run") -> None:
+        self.blocking: FlowRun | None = None
+        if hasattr(store, "blocking"):
+            self.blocking = store.blocking.run(run)
+        self._run: Any = self.blocking or store.run(run)
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._run, name)
+        return functools.partial(asyncio.to_thread, call) if self.blocking else call
+
+    async def outputs(self) -> list[str]:
+        iterator: Iterator[Any] | AsyncIterator[Any] = self._run.iter_outputs()
+        if isinstance(iterator, Iterator):
+            return [output.node_id for output in iterator]
+        return [output.node_id async for output in iterator]
+
+
+class TestWithAStore:
+    async def test_its_calls_do_what_the_stores_do(self, store: Any) -> None:
+        run = Bound(store)
+        await run.put("a", 1)
+        with pytest.raises(AlreadyExistsError):
+            await run.put("a", 1)
+        await run.put("a", 1, exist_ok=True)
+        await run.put_many({"b": [2], "c": 3})
+        assert await store.get_run("run") == {"a": 1, "b": [2], "c": 3}
+        assert (await run.get("a"), await run.get("z", 5), await run.get("b", type=tuple[int])) == (1, 5, (2,))
+        assert (await run.exists("a"), await run.exists("z")) == (True, False)
+        assert await run.list_keys() == ["a", "b", "c"] == await run.outputs()
+        assert await run.list_keys(prefix="b") == ["b"]
+        assert await run.get_many(["c", "z", "a"]) == {"c": 3, "a": 1}
+        assert await run.get_or_put("d", lambda: 4) == 4
+        assert await run.wait_for("d", timeout=0) == 4
+        assert await run.fork(new_flow_run_id="fork", node_ids=["a"]) == "fork"
+        assert await store.get_run("fork") == {"a": 1}
+        assert await run.delete() == 4
+        with pytest.raises(RunDeletedError):
+            await run.put("e", 5)
+        assert await store.get_run("fork") == {"a": 1}
+
+    async def test_two_runs_of_one_store_are_apart(self, store: Any) -> None:
+        one, other = Bound(store, "one"), Bound(store, "other")
+        assert await one.step("node", lambda: 1) == 1
+        assert await other.step("node", lambda: 2) == 2
+        assert await one.get("node") == 1
+
+
+class TestStep:
+    async def test_a_step_is_computed_once_and_then_replayed(self, store: Any) -> None:
+        computed: list[int] = []
+
+        def compute(n: int) -> int:
+            computed.append(n)
+            return n * 2
+
+        assert [await Bound(store).step("node", compute, n) for n in (1, 2, 3)] == [2, 2, 2]
+        assert computed == [1]
+
+    async def test_a_step_passes_on_its_arguments(self, store: Any) -> None:
+        def show(*args: Any, **kwargs: Any) -> Any:
+            return [args, kwargs]
+
+        shown = await Bound(store).step("node", show, 1, [2], a=3, b=None)
+        assert shown == [[1, [2]], {"a": 3, "b": None}]
+
+    async def test_the_names_of_a_steps_own_arguments_are_free_for_the_function(self, store: Any) -> None:
+        run: Any = Bound(store)
+
+        def show(**kwargs: Any) -> Any:
+            return kwargs
+
+        names = {"self": 1, "node_id": 2, "fn": 3, "func": 4, "factory": 5, "flow_run_id": 6, "args": 7, "kwargs": 8}
+        step = run._run.step
+        shown = (
+            await asyncio.to_thread(lambda: step("node", show, **names))
+            if run.blocking
+            else await step("node", show, **names)
+        )
+        assert shown == names
+
+    async def test_type_is_the_steps_own_argument(self, store: Any) -> None:
+        for _ in range(2):
+            assert await Bound(store).step("node", lambda: (1, 2), type=tuple[int, int]) == (1, 2)
+
+    async def test_what_is_no_function_is_refused_at_once(self, store: Any) -> None:
+        with pytest.raises(TypeError):
+            await Bound(store).step("node", 5)
+        assert await Bound(store).list_keys() == []
+
+    async def test_coroutine_functions_are_awaited(self, file_path: pathlib.Path) -> None:
+        async def add(a: int, b: int) -> int:
+            await asyncio.sleep(0)
+            return a + b
+
+        async with AsyncContextStore(file_path) as store:
+            run = store.run("run")
+            assert await run.step("node", add, 1, b=2) == 3
+            assert await run.step("partial", functools.partial(add, 1), 1) == 2
+
+    def test_the_blocking_face_refuses_coroutine_functions(self, file_path: pathlib.Path) -> None:
+        async def add(a: int, b: int) -> int:
+            return a + b
+
+        with ContextStore(file_path) as store:
+            run = store.run("run")
+            with pytest.raises(TypeError, match="use AsyncContextStore"):
+                run.step("node", add, 1, 2)
+            assert run.list_keys() == []
+
+
+@pytest.mark.usefixtures("shared_target")
+async def test_a_run_is_another_objects_run_as_well(make_store: Target) -> None:
+    async with make_store() as one, make_store() as other:
+        await Bound(one).step("node", lambda: "computed")
+        assert await Bound(other).step("node", lambda: pytest.fail("computed anew")) == "computed"

@@ -1,0 +1,68 @@
+"""Who waits for outputs of a store, and how a test asks and steps them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from typing import Any
+
+from contextstore import Output
+
+from ..support.doubles import core_of, until
+
+TOLD = 30.0  # seconds within which anything must be told: a guard against hangs, not a measure
+
+
+def news(store: Any) -> Any:
+    return core_of(store)._subscriptions
+
+
+def subscriptions(store: Any) -> list[Any]:
+    everybody: list[Any] = news(store)._all()
+    return everybody
+
+
+async def waiting(store: Any, count: int = 1) -> None:
+    """Wait until so many wait for news."""
+    await until(lambda: sum(one.waiter is not None for one in subscriptions(store)) == count)
+
+
+def spawn(*calls: Awaitable[Any]) -> list[asyncio.Future[Any]]:
+    return [asyncio.ensure_future(call) for call in calls]
+
+
+async def outcomes_of(tasks: Iterable[asyncio.Future[Any]]) -> list[Any]:
+    async with asyncio.timeout(TOLD):
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Watching:
+    """A watch of either face, stepped by the awaited call."""
+
+    def __init__(self, store: Any, run: str = "run") -> None:
+        self.iterator: Any = getattr(store, "blocking", store).watch(run)
+
+    async def next(self) -> Output:
+        step = asyncio.to_thread(next, self.iterator) if isinstance(self.iterator, Iterator) else anext(self.iterator)
+        async with asyncio.timeout(TOLD):
+            output: Output = await step
+        return output
+
+    async def take(self, count: int) -> list[str]:
+        return [(await self.next()).node_id for _ in range(count)]
+
+    async def close(self) -> None:
+        if isinstance(self.iterator, Iterator):
+            self.iterator.close()  # type: ignore[attr-defined]
+        else:
+            await self.iterator.aclose()
+
+
+@contextlib.asynccontextmanager
+async def watching(store: Any, run: str = "run") -> AsyncIterator[Watching]:
+    watch = Watching(store, run)
+    try:
+        yield watch
+    finally:
+        await watch.close()
