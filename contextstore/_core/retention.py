@@ -66,7 +66,7 @@ class Deletion:
             while left:
                 part = tuple(name for name, _ in _share_of_a_commit(left))
                 deletion: IdleDeletion
-                (deletion,) = await self._commit([DeleteIdleRuns(part, before, _REMOVE_ROWS, page.place)])
+                (deletion,) = await self._commit([DeleteIdleRuns(part, before, _REMOVE_ROWS, page.cursor)])
                 left = left[deletion.done :]
                 rest = await self._remove_outputs(deletion.left)
                 runs += deletion.runs

@@ -1,12 +1,13 @@
-"""What a storage engine is: the operations it commits, the records it gives back, and the calls it answers.
+"""What an engine is: four small protocols, and how it is told what to run.
 
 Rules of this module: keys and bytes only, no Python value; no SQL. An engine decides by error codes, never by the text
-of a message, and raises ``StorageError`` and its kin for whatever the driver raises.
+of a message, and raises ``StorageError`` and its kin for whatever the driver raises. What is stored, and what is
+refused, is decided in ``rules``.
 
-All calls but ``post_write``, ``post_read``, ``post_scan``, ``deletion_epoch`` and the attributes are ``async def``, and
-they run where the engine says: the first three hand it a job, which it runs in the place that its connection belongs
-to. SQLite's jobs run in the connection's own thread, where nothing is ever awaited: there, a coroutine is a plain call.
-What may take long for what is stored is a scan: it is marked so, and posted so.
+A job is posted to an engine, which runs it where the connection that it needs belongs. SQLite's jobs run in the
+connection's own thread, where nothing is ever awaited: a coroutine is a plain call there. A scan is a read that may
+take long for what is stored: it is marked so, and posted so. All calls are ``async def`` but ``post_write``,
+``post_read``, ``post_scan``, ``release_write`` and ``deletion_epoch``, which never wait.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Engine(Protocol):
     max_value_bytes: int
     group_limits: GroupLimits
     poll_seconds: tuple[float, float] | None
-    """How often to ask for what others have written, at first and in the end. None: nobody else can write."""
+    """How often to ask for what other clients have written: seconds at first, and in the end. None: there are none."""
     deletes_at_once: bool
     """Whether a run may be marked as deleted and its outputs removed by one commit: no put can come in between."""
     own_threads: OwnThreads
@@ -59,7 +60,7 @@ class Engine(Protocol):
 
     @property
     def epochs(self) -> Epochs:
-        """What changes with each deletion of a run, by whomever."""
+        """What changes with each deletion of a run, by any client."""
 
     async def open(self) -> None:
         """Connect, set up or migrate. May be called anew after it failed."""
@@ -79,7 +80,7 @@ class Engine(Protocol):
     # -- within a write job -----------------------------------------------------------------------------------------
 
     async def acquire_write(self, wanted: Callable[[], bool]) -> bool:
-        """Wait for the right to commit for as long as ``wanted()`` says so; False: it was not had, nobody wants it."""
+        """Acquire the right to commit. Give up and return False once ``wanted()`` is false."""
 
     async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         """Commit the units that are not refused, durably, all at once.
@@ -88,10 +89,10 @@ class Engine(Protocol):
         """
 
     def release_write(self) -> None:
-        """Give the right to commit to whoever waits for it, in this process or another."""
+        """Release it, to the next of this process or of another."""
 
     async def maintain(self) -> None:
-        """What must be done now and then, but keeps nobody waiting for an answer."""
+        """Periodic maintenance, after the callers have been answered."""
 
     # -- within a read job, or a scan -------------------------------------------------------------------------------
 
@@ -136,8 +137,8 @@ class Engine(Protocol):
     async def is_deleted(self, flow_run_id: str) -> bool: ...
 
     async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
-        """Deleted runs that still have outputs, since whoever deleted them was interrupted: some of those deleted after
-        that time, and the time after which to go on; None: that was all. A scan.
+        """Deleted runs that still have outputs, since their deletion was interrupted: some of those deleted after that
+        time, and the time after which to go on; None: that was all. A scan.
         """
 
     async def count_tombstones(self, deleted_before: int) -> int:
@@ -157,16 +158,16 @@ class Engine(Protocol):
     async def count(self) -> Counts:
         """A scan."""
 
-    # -- in the engine room, beside the reads and writes --------------------------------------------------------------
+    # -- on the store's own loop, beside the reads and writes --------------------------------------------------------------
 
-    async def poll(self, place: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
-        """What was written after this place in the store's history, by whomever, and the place now; None: from now.
+    async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
+        """What any client has written since the cursor, and the cursor of now. With None: nothing yet.
 
         At least what there is of the wanted outputs, and of the outputs of the wanted runs. It may report some again.
         """
 
     def deletion_epoch(self) -> int | None:
-        """What differs from the last time if a run was deleted since, by whomever; None: that is not known."""
+        """What differs from the last time if any client has deleted a run since; None: that is not known."""
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         """Those of the runs that are deleted."""

@@ -1,4 +1,4 @@
-"""The epoch of a store, which changes with each deletion of a run, by whomever, so that a cache knows when to go.
+"""The epoch of a store: it changes with each deletion of a run, by any client, and tells a cache when to go.
 
 Rules of this module: no SQL, no values. Outputs never change, so a cached one is right for as long as its run lives. An
 id that was deleted, forgotten and used anew has other outputs; the deleter may be another process. So what is cached
@@ -34,8 +34,8 @@ class Epochs(Protocol):
 
     @property
     def latest(self) -> Epoch:
-        """The last one that is known to have come, good or not for answers from memory just now. Never an earlier one
-        again but after a fail-over."""
+        """The last one that is known to have come, whether or not answers from memory are good just now. It never goes
+        back but after a fail-over."""
 
     @property
     def is_exact(self) -> bool:
@@ -117,10 +117,10 @@ class AskedEpochs:
     def deleted(self, before: Epoch, after: Epoch) -> None:
         """A deletion of this object's was committed, between these two."""
         first, last = self.turn
-        # If others have deleted something since this object last asked, all that it has cached is out of date.
+        # If another client has deleted a run since this object last asked, all that it has cached is out of date.
         self.turn = (first if last == before else None, after)
         self._changed_at = time.monotonic()
-        if self.known != before:  # others have deleted something, too, before it or after it
+        if self.known != before:  # another client has deleted a run, too, before or after
             self._expired_at = self._changed_at
         # Also then: while an earlier one is taken for the present one, a read that began before would fill the cache.
         self.known = after
@@ -140,7 +140,7 @@ class AskedEpochs:
 
 
 _neighbours: weakref.WeakSet[AskedEpochs] = weakref.WeakSet()
-_neighbours_lock = threading.RLock()  # reentrant: whatever is collected while it is held may make a store
+_neighbours_lock = threading.RLock()  # reentrant: a finalizer that runs while it is held may make a store
 
 
 def _renew_lock_in_child() -> None:

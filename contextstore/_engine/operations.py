@@ -56,7 +56,7 @@ class DeleteRun(NamedTuple):
 class DeleteIdleRuns(NamedTuple):
     """Delete those of the runs that are idle: marked as ``DeleteRun`` does, and their outputs removed.
 
-    A run is idle if it and all its outputs, one at least, were written before ``idle_since``. ``place`` is that of the
+    A run is idle if it and all its outputs, one at least, were written before ``idle_since``. ``cursor`` is that of the
     ``IdleRuns`` that named them: what was written before it need not be looked at again.
 
     As many of the runs, in their order and one at least, as go into one commit: at most so many outputs, and no more
@@ -66,7 +66,7 @@ class DeleteIdleRuns(NamedTuple):
     flow_run_ids: tuple[str, ...]
     idle_since: int
     limit: int
-    place: Cursor | None
+    cursor: Cursor | None
 
 
 class IdleDeletion(NamedTuple):

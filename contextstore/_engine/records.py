@@ -88,8 +88,8 @@ class IdleRuns(NamedTuple):
     """How many runs, deleted ones apart, were looked at for it."""
     after: int | None
     """The serial behind which to go on; None: that was all."""
-    place: Cursor | None
-    """The place in the store's history up to which was looked, where the engine knows one."""
+    cursor: Cursor | None
+    """The place in the store's history up to which the engine has looked, where it knows one."""
 
 
 class Extent(NamedTuple):

@@ -146,7 +146,7 @@ def _outputs_of(
 
 def _has_young_since(connection: sqlite3.Connection, serial: int, delete: DeleteIdleRuns) -> bool:
     """Whether an output of a large run was written since it was looked at, and is young."""
-    since = (delete.place or 0, serial, delete.idle_since)
+    since = (delete.cursor or 0, serial, delete.idle_since)
     return connection.execute(_SINCE, since).fetchone() is not None
 
 

@@ -108,7 +108,10 @@ FOLLOWED_BY_HAND = {
     ("_sqlite/check", "table.name"): "_OUTPUTS or _GLOBALS, of constants",
     ("_sqlite/check", "table.rows"): "_OUTPUTS or _GLOBALS, of constants",
     ("_sqlite/check", "table.keys"): "_OUTPUTS or _GLOBALS, of constants",
-    ("_postgres/engine", "self._sql"): "the constants of _postgres/statements, with the schema's name in them, see the next",
+    (
+        "_postgres/engine",
+        "self._sql",
+    ): "the constants of _postgres/statements, with the schema's name in them, see the next",
     ("_postgres/engine", "self._address.schema"): "a lower-case ASCII identifier, or the URL was refused",
     ("_postgres/connection", "query"): "hands on what _postgres/engine gives, which is looked at there",
 }
