@@ -1,7 +1,7 @@
-"""What the calls return: plain, frozen, picklable.
+"""The objects that the calls return: plain, frozen, picklable.
 
-Rules of this module: nothing here does anything. Times are aware, in UTC; sizes are bytes of the stored, encoded
-values.
+Rules of this module: data alone, and no imports from the package. Times are aware, in UTC; sizes are bytes of the
+stored, encoded values.
 """
 
 from __future__ import annotations

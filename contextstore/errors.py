@@ -23,9 +23,9 @@
         ├── WriteFailedError
         └── CompletionFailedError
 
-Rules of this module: an error keeps its facts as attributes and builds its sentence from them (what happened, to which
-key, what to do). The facts are the positional arguments, so that every error can be pickled and copied. The engine's
-own error, where there is one, is the ``__cause__``.
+Rules of this module: it imports nothing from the package. An error keeps its facts as attributes and builds its
+sentence from them: what happened, to which key, what to do. The facts are the positional arguments, so that every error
+can be pickled and copied. The engine's own error, where there is one, is the ``__cause__``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _differs(same_value: bool | None) -> str:
 class AlreadyExistsError(ContextStoreError):
     """An output is written once, and this one is there already; the stored value stands.
 
-    ``same_value`` tells whether the value that was refused equals the stored one.
+    ``same_value`` tells whether the refused value equals the stored one.
     """
 
     def __init__(self, flow_run_id: str, node_id: str, same_value: bool) -> None:
@@ -156,7 +156,7 @@ class SerializationError(ContextStoreError):
 class DeserializationError(ContextStoreError):
     """A value that does not fit the ``type`` asked for. ``path`` names the place.
 
-    It is a stored one, or what a factory has returned, which is then not stored.
+    It is a stored value, or the result of a factory, which is then not stored.
     """
 
     def __init__(self, path: str, problem: str) -> None:
@@ -169,7 +169,7 @@ class DeserializationError(ContextStoreError):
 
 
 class StorageError(ContextStoreError):
-    """The engine could not do what was asked.
+    """The engine could not carry out the call.
 
     ``outcome_unknown`` is False where nothing was stored, and True where that cannot be known (a commit whose fsync
     failed, a connection lost in the middle of a commit). Retrying a write-once call settles an unknown outcome.
@@ -204,7 +204,7 @@ class StoreNotFoundError(StorageError, FileNotFoundError):
 
 
 class TargetExistsError(StorageError, FileExistsError):
-    """There is something already where a backup or a restored store was to go. It was left as it is."""
+    """The place for a backup or a restored store is taken. Nothing there was changed."""
 
     def __init__(self, message: str, outcome_unknown: bool = False) -> None:
         super().__init__(message, outcome_unknown)
@@ -217,7 +217,7 @@ class ReadOnlyStoreError(StorageError):
 
 
 class CorruptStoreError(StorageError):
-    """What is stored is damaged. The message names the key or the file.
+    """A stored value, or the store itself, is damaged. The message names the key or the file.
 
     ``flow_run_id`` and ``node_id`` tell which output it is, ``key`` which global; None where it is neither.
     """

@@ -1,7 +1,8 @@
-"""Where a store is: from what the user names to the engine for it.
+"""From the target that a caller names, a path or a URL, to the engine for it.
 
-Rules of this module: no I/O, but for asking for the current folder. What cannot be meant is a TypeError or a ValueError
-that names what is known.
+Rules of this module: no I/O, except that the operating system is asked for the current folder. This module alone knows
+which engines there are. A target that cannot be meant is a ``TypeError`` or a ``ValueError`` that names known forms.
+The error never shows a target that may hold a password.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ Target = str | os.PathLike[str]
 _KNOWN = "a path, ':memory:', 'sqlite:///relative.db', 'sqlite:////absolute.db' or 'postgresql://user@host/database'"
 _SCHEMES = ("postgresql", "postgres", "sqlite")
 _NEW_FILE = re.compile(r"\.(db3?|sqlite3?)$", re.IGNORECASE)
-"""How a name ends that is meant as that of a file, whatever else is in it."""
+"""The ending of a file name. A target that ends so is a path, even with the marks of a connection string in it."""
 
-# What other libraries take, and takes no file name for itself. "runs/date=2024-01-01/flows.db" must stay a path.
+# Names in the connection strings of other libraries. Not any name with a "=": "runs/date=2024-01-01/flows.db" must stay
+# a path.
 _WORDS = (
     *("host", "hostaddr", "port", "dbname", "database", "user", "password", "passwd", "passfile", "service", "sslmode"),
     *("server", "data source", "address", "initial catalog", "user id", "user name", "username", "uid", "pwd", "dsn"),
@@ -39,54 +41,67 @@ _WITHOUT_SLASHES = re.compile(
     r"\s*['\"]?(?:jdbc:|(?P<scheme>postgresql|postgres|sqlite)(?:\+\w+)?(?::|(?<!sqlite)(?:[^\w\s./+:-]|//)))",
     re.IGNORECASE,
 )
-"""A scheme of ours and what is left of '://'."""
+"""A known scheme that lacks a part of the '://' after it."""
 
 
 def engine_for(
     target: Target, durability: Durability, timeout: float, read_only: bool, create: bool, max_connections: int
 ) -> Engine:
     if isinstance(target, os.PathLike):
-        path = os.fspath(target)
-        if not isinstance(path, str):
-            raise TypeError(f"target must be a str or a Path, not a path of {type(path).__name__}")
+        path = _path_of(target)
     elif not isinstance(target, str):
         raise TypeError(f"target must be a str or a Path, not {type(target).__name__}")
-    elif target == ":memory:":
-        return _memory_engine(timeout, read_only)
-    elif "://" in target:
-        scheme = _scheme_of(target)
-        if scheme != "sqlite":
-            from .._postgres import engine as _postgres
-            from .._postgres.url import parse_url
+    elif "://" in target and _scheme_of(target) != "sqlite":
+        from .._postgres import engine as _postgres
+        from .._postgres.url import parse_url
 
-            return _postgres.PostgresEngine(
-                parse_url(target),
-                timeout=timeout,
-                durability=durability,
-                read_only=read_only,
-                create=create,
-                max_connections=max_connections,
-            )
-        path = _path_of_url(target)
+        return _postgres.PostgresEngine(
+            parse_url(target),
+            timeout=timeout,
+            durability=durability,
+            read_only=read_only,
+            create=create,
+            max_connections=max_connections,
+        )
+    else:
+        path = _path_named_by(target)
         if path == ":memory:":
             return _memory_engine(timeout, read_only)
+    _check_path(path)
+    path = os.path.abspath(path)  # now, so that a later chdir does not move the store
+    if read_only:
+        return ReadOnlyFileEngine(path, timeout=timeout)
+    return FileEngine(path, timeout=timeout, durability=durability, create=create)
+
+
+def _path_of(target: os.PathLike[str]) -> str:
+    path = os.fspath(target)
+    if not isinstance(path, str):
+        raise TypeError(f"target must be a str or a Path, not a path of {type(path).__name__}")
+    return path
+
+
+def _path_named_by(target: str) -> str:
+    """The path that a str names, as it is or in a URL; ``:memory:`` for a store without a file."""
+    if "://" in target:
+        path = _path_of_url(target)
     else:
         path = target
         _refuse_connection_string(path)
+    if path.endswith("/"):
+        raise ValueError("target ends in a slash, as the name of a folder does: name a file in it")
+    return path
+
+
+def _check_path(path: str) -> None:
     if not path:
         raise ValueError(f"target must not be empty; known are {_KNOWN}")
-    if isinstance(target, str) and path.endswith("/"):
-        raise ValueError("target ends in a slash, as the name of a folder does: name a file in it")
     if "\0" in path:
         raise ValueError("target has a NUL character")
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
         raise ValueError("target has a lone surrogate, which no file name can have") from None
-    path = os.path.abspath(path)  # now, so that a later chdir does not move the store
-    if read_only:
-        return ReadOnlyFileEngine(path, timeout=timeout)
-    return FileEngine(path, timeout=timeout, durability=durability, create=create)
 
 
 def _memory_engine(timeout: float, read_only: bool) -> Engine:
@@ -96,7 +111,7 @@ def _memory_engine(timeout: float, read_only: bool) -> Engine:
 
 
 def _scheme_of(url: str) -> str:
-    """The scheme, which is one of ours. Nothing else of the URL is said: there may be a password in it."""
+    """The scheme, if it is a known one. The error shows nothing else of the URL: there may be a password in it."""
     scheme = url.partition("://")[0].lower()
     if scheme in _SCHEMES:
         return scheme
@@ -109,7 +124,7 @@ def _scheme_of(url: str) -> str:
 
 
 def _refuse_connection_string(path: str) -> None:
-    """Raise for what is no path, but a connection string of another form. Not to be shown: it may have a password."""
+    """Raise for a connection string of another form. The error does not show it: it may have a password."""
     if path.lower().startswith("file:"):
         raise ValueError(f"target is a SQLite URI ('file:…'), which is not taken; known are {_KNOWN}")
     form = _form_of(path)

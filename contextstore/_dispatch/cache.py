@@ -1,8 +1,8 @@
-"""What was read or written stays in memory, encoded, up to so many bytes.
+"""The outputs last read or written, encoded and in memory, up to a limit of bytes.
 
-Rules of this module: no SQL, no values. Outputs never change, so a cached one is right until its run is deleted, by
-whomever: all that is here is good for one epoch of the store (_epoch), and goes with it. The cache is filled only after
-an acknowledgement, and never answers a write.
+Rules of this module: no SQL, no values. An output never changes, so a cached one is right until its run is deleted, by
+this process or another. Each deletion begins a new epoch of the store (``_engine/epochs.py``): the entries are good for
+one epoch, and go with it. The cache is filled only after the engine has acknowledged, and never answers a write.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .._engine.records import OutputKey
 from .._values.codec import Encoded
 
 ENTRY_BYTES = 310
-"""What an entry takes up beside its value and its node's id, as the process measures it: tuples, headers, slots."""
+"""Measured memory of an entry beside its value and its node's id: tuples, headers, slots."""
 
 RUN_BYTES = 360
 """The same for a run that has entries, beside its id."""
@@ -27,18 +27,18 @@ RUN_BYTES = 360
 
 class _Run(NamedTuple):
     name: str
-    """The one string that all entries of the run share: each call brings another."""
+    """The string that all entries of the run share, in place of the equal one that each call brings."""
     node_ids: set[str]
 
 
 class OutputCache:
-    """The outputs used last, up to so many bytes. Touched by calling threads and the engine's."""
+    """The outputs used last, up to a limit of bytes. Used by the calling threads and by those of the engine."""
 
     def __init__(self, max_bytes: int, epochs: Epochs) -> None:
         self._max_bytes = max_bytes
         self._epochs = epochs
         self._epoch: Epoch = None
-        """The one that the entries are good for."""
+        """The epoch that the entries are good for."""
         self._entries: OrderedDict[OutputKey, Encoded] = OrderedDict()
         self._runs: dict[str, _Run] = {}
         self._lock = threading.Lock()
@@ -48,8 +48,8 @@ class OutputCache:
         self.misses = 0
 
     def get(self, key: OutputKey) -> Encoded | None:
-        # Without the lock, which would double the cost: each of the steps is atomic. The epoch of the entries is looked
-        # at first and the store's last, so that what was found between them belongs to the former and is good at the
+        # Without the lock, which would double the cost: each of the steps is atomic. The epoch of the entries is read
+        # first, and that of the store last. So an entry found in between belongs to the former, and is good at the
         # moment of the latter.
         epoch = self._epoch
         try:
@@ -64,7 +64,7 @@ class OutputCache:
         return value
 
     def fill(self, found: Iterable[tuple[OutputKey, Encoded]], epoch: Epoch) -> None:
-        """Take in what was read in, or after, this epoch."""
+        """Take in outputs that were read in this epoch or a later one."""
         if not is_known(epoch):
             return
         with self._lock:
@@ -75,18 +75,14 @@ class OutputCache:
             self._keep(found)
 
     def committed(self, operations: Iterable[Operation]) -> None:
-        """Where the engine writes: this object has committed these in its last turn."""
+        """Called by the writer: this store object has committed these operations in its last turn."""
         before, after = self._epochs.turn
         written: list[tuple[OutputKey, Encoded]] = []
         with self._lock:
-            # First, while the entries are good for no epoch but the one before, which is over. Of one turn, what was
-            # put into a run that was deleted was put before, in whatever order they were asked for.
-            deleted = {
-                run
-                for operation in operations
-                if type(operation) is not PutOutput
-                for run in runs_deleted_by(operation)
-            }
+            # First, while the entries are good for no epoch but the one before, which is over. A deletion counts as the
+            # last operation of its turn: the outputs that the turn has put into the run are deleted as well, in any
+            # order of the calls.
+            deleted = _runs_deleted_by_all(operations)
             for flow_run_id in deleted:
                 self._forget_run(flow_run_id)
             if not self._go_on_to(before, after):
@@ -97,26 +93,27 @@ class OutputCache:
                     key = (flow_run_id, node_id)
                     if not exist_ok and flow_run_id not in deleted:
                         written.append((key, value))
-                    elif self._entries.get(key) != value:  # equal in another form than what is stored
+                    elif self._entries.get(key) != value:  # the stored value is equal, but may be of another form
                         self._drop(key)
                 elif type(operation) is LoadOutput:
                     self._drop((operation.flow_run_id, operation.node_id))
-            if is_known(before):  # else somebody has deleted something between these writes and the end of the turn
+            # If the epoch before is not known, a run may have been deleted between these writes and the turn's end.
+            if is_known(before):
                 self._keep(written)
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
     def _begin(self, epoch: Epoch) -> None:
-        # In this order, for get(): while the epoch is the old one, no entry is of the new one.
+        # In this order, since get() takes no lock: while the epoch is the old one, no entry is of the new one.
         self._entries.clear()
         self._runs.clear()
         self.bytes = 0
         self._epoch = epoch if is_known(epoch) else None
 
     def _go_on_to(self, before: Epoch, after: Epoch) -> bool:
-        """Have the entries be good for the epoch after a turn of this object's. False: they are of a later one.
+        """Make the entries good for the epoch after a turn of this object. Returns False if they are of a later one.
 
-        Never back to an earlier epoch: a get that has seen the later one would take what it finds then for good.
+        Never back to an earlier epoch: a get that has seen the later one would take an entry of the earlier for good.
         """
         if not is_known(after):
             self._begin(None)
@@ -131,7 +128,7 @@ class OutputCache:
     def _keep(self, some: Iterable[tuple[OutputKey, Encoded]]) -> None:
         entries, most = self._entries, self._max_bytes
         for key, value in some:
-            if key in entries:  # read by somebody else just now
+            if key in entries:  # another call has read it, too
                 self._drop(key)
             flow_run_id, node_id = _own(key)
             size = _size(node_id, value)
@@ -145,7 +142,7 @@ class OutputCache:
             entries[run.name, node_id] = value
             self.bytes += size
             while self.bytes > most:
-                # Not by way of an iterator, which a get that moves an entry at the same moment would break.
+                # Not by an iterator: a get that moves an entry at the same moment would break it.
                 self._reckon_without(*entries.popitem(last=False))
 
     def _drop(self, key: OutputKey) -> None:
@@ -179,11 +176,16 @@ class OutputCache:
 
 
 def _own(key: OutputKey) -> OutputKey:
-    """The key without the UTF-8 that hangs on strings which were passed to SQLite: as large again, and counted."""
+    """A copy of the key, if it is not ASCII. SQLite leaves the UTF-8 text in such a string, which doubles its size."""
     flow_run_id, node_id = key
     if flow_run_id.isascii() and node_id.isascii():
         return key
     return flow_run_id.encode().decode(), node_id.encode().decode()
+
+
+def _runs_deleted_by_all(operations: Iterable[Operation]) -> set[str]:
+    # Most are puts, which delete nothing.
+    return {run for operation in operations if type(operation) is not PutOutput for run in runs_deleted_by(operation)}
 
 
 def _size(node_id: str, value: Encoded) -> int:

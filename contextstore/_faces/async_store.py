@@ -34,20 +34,9 @@ from .._engine.operations import DeleteGlobal, Operation, PutGlobal, PutOutput, 
 from .._engine.records import Fetched, GlobalRecord, OutputKey, OutputRecord
 from .._process.log_handover import prepare as prepare_logging
 from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
+from .._values.arguments import check_count, check_function, check_plain_function, check_seconds
 from .._values.codec import Encoded, decode, encode
-from .._values.keys import (
-    Id,
-    Outputs,
-    check_count,
-    check_function,
-    check_plain_function,
-    check_seconds,
-    flow_run_key,
-    global_key,
-    named,
-    node_key,
-    prefix_key,
-)
+from .._values.keys import Id, Outputs, flow_run_key, global_key, named, node_key, prefix_key
 from .._values.keys import new_flow_run_id as new_id
 from .._waiting.callers import Callers, KeyedLock, ProgressChannel, TaskCallers
 from .._waiting.outcome import Outcome

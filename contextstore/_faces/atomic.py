@@ -7,7 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, overload
 
-from .._values.keys import Id, check_function
+from .._values.arguments import check_function
+from .._values.keys import Id
 from .._waiting.callers import run_now
 from ..errors import AlreadyExistsError, CompletionFailedError, ContextStoreError, WriteFailedError
 from .async_store import AsyncContextStore

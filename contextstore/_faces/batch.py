@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from .._engine.operations import Operation, PutGlobal, PutOutput, UpsertGlobal
+from .._values.arguments import check_count
 from .._values.codec import Encoded
-from .._values.keys import Id, check_count, flow_run_key, global_key, node_key
+from .._values.keys import Id, flow_run_key, global_key, node_key
 from .._waiting.callers import run_now
 
 

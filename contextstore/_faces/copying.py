@@ -18,7 +18,7 @@ from .._engine.contract import Engine
 from .._engine.operations import LoadGlobal, LoadOutput, LoadRun, Operation, value_bytes
 from .._engine.records import Fetched, RunRow, is_time
 from .._results import CopyReport, Problem
-from .._values.keys import check_function
+from .._values.arguments import check_function
 from .._waiting.callers import run_now
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, StorageError

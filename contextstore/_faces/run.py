@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .._process.fork import at_fork
 from .._results import Output
-from .._values.keys import Id, Outputs, check_function, node_key
+from .._values.arguments import check_function
+from .._values.keys import Id, Outputs, node_key
 
 if TYPE_CHECKING:
     from .async_store import AsyncContextStore

@@ -1,12 +1,13 @@
-"""What the stores' own threads log, handed on to where a logging handler may wait.
+"""Records that the stores' own threads log, handed over to a thread in which a logging handler may wait.
 
-Rules of this module: a thread of a store's own never calls a logging handler. ``logging`` calls each handler under its
-lock. A handler that uses a store holds it while it waits for that store's thread; if that thread logged just then, it
-would wait for the handler, before any of our code could see that the two wait for each other.
+Rules of this module: a store's own thread never calls a logging handler. ``logging`` calls each handler under the
+handler's lock. A handler that uses a store holds that lock while it waits for the store's thread. If the store's thread
+logged at that moment, it would wait for the lock, and no code of this package could see that the two wait for each
+other.
 
-So a filter takes what is logged there, by us or by the drivers, and hands it to a thread that nobody waits for. The
-calls of a handler there are those of the store that has logged: refused, see _own_threads. Rejected: to drop what the
-drivers log, and a handler of our own in place of the user's.
+So a filter takes each record that the package or a driver logs in such a thread, and hands it to a thread that no store
+waits for. A handler that calls a store there is treated as a call of the store that has logged: refused, see
+``own_threads.py``. Rejected: to drop the records of the drivers, and a handler of the package in place of the user's.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from .own_threads import OnBehalf, OwnThreads, owner_here
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 _MOST_WAITING = 1000
-"""Records beyond these are dropped: whoever handles them does not get on."""
+"""Records beyond these are dropped: the handlers do not get on."""
 _SECONDS = 1.0
-"""How long a thread waits for what it has said itself to be handled, so that it comes before what follows from it."""
+"""How long a thread waits until a record of its own is handled, so that it comes before records of later events."""
 
 
 class _Entry:
@@ -38,7 +39,7 @@ class _Entry:
 
 
 class _HandOver(logging.Filter):
-    """Lets pass what other threads log."""
+    """Lets the records of the program's threads pass, and takes those of the stores' threads."""
 
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class _HandOver(logging.Filter):
         if owner is None or threading.current_thread() is _speaker:
             return True
         entry = _Entry(self._logger, record, owner)
-        # Not behind another one that is not handled either: its handler may be waiting for this very thread.
+        # Not while an earlier record is still unhandled: its handler may be waiting for this very thread.
         if _hand_over(entry) and record.name == "contextstore":
             entry.handled.wait(_SECONDS)
         return False
@@ -61,7 +62,7 @@ _FILTERS = {
         logging.getLogger, ("contextstore", "aiosqlite", "asyncio", "asyncpg", "concurrent.futures", "py.warnings")
     )
 }
-"""Of all that log in our threads. ``py.warnings``: warnings, if the program has them logged."""
+"""By logger, of all that log in the stores' threads. ``py.warnings``: warnings, if the program has them logged."""
 
 _lock = threading.RLock()
 _waiting: deque[_Entry] = deque()
@@ -70,17 +71,18 @@ _speaker: threading.Thread | None = None
 
 
 def prepare() -> None:
-    """To be called by whoever has a store opened, before its threads are started."""
+    """Called in the thread that opens a store, before the store's threads are started."""
     for logger, handing_over in _FILTERS.items():
-        logger.addFilter(handing_over)  # if it is not there any more
-        # Whether a level is enabled is looked up under a lock, once. The caller may hold it, all through
-        # logging.config.dictConfig(), where handlers are made.
+        logger.addFilter(handing_over)  # no second time, unless the program has removed it
+        # logging looks up under its lock whether a level is enabled, and remembers the answer. A store's thread that
+        # looked it up could wait for the thread that opens the store: that one may hold the lock, all through
+        # logging.config.dictConfig(), which makes handlers.
         for level in _LEVELS:
             logger.isEnabledFor(level)
 
 
 def _hand_over(entry: _Entry) -> bool:
-    """Whether it is the only one that waits."""
+    """Queue the record. Returns whether it is the only one that waits."""
     global _speaker
     with _lock:
         if len(_waiting) >= _MOST_WAITING:
@@ -102,7 +104,7 @@ def _hand_over(entry: _Entry) -> bool:
 
 
 def _speak() -> None:
-    """Handle what waits, and end: a thread for each time that there is something."""
+    """Handle the waiting records, then end: a new thread is started for the next ones."""
     global _speaker, _is_handling
     ident = threading.get_ident()
     while True:
@@ -116,14 +118,14 @@ def _speak() -> None:
         owner.add(ident)
         try:
             entry.logger.callHandlers(entry.record)
-        except BaseException:  # noqa: BLE001 - as logging itself does with what a handler meets
+        except BaseException:  # noqa: BLE001 - logging itself reports an error of a handler in this way
             if logging.raiseExceptions and sys.stderr is not None:
                 traceback.print_exc()
         finally:
             owner.discard(ident)
             _is_handling = False
             entry.handled.set()
-            del entry  # or it, and all that it holds, would stay alive until the next one comes
+            del entry  # or it would stay alive, with all that it holds, until the next one comes
 
 
 def _forget_in_child() -> None:

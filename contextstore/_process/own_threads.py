@@ -1,7 +1,8 @@
-"""Whose thread this is: which threads the stores of this process have made for themselves.
+"""The threads that the stores of this process have started, by their ids: whose is the thread that runs here?
 
-Rules of this module: nothing here waits. A call from a thread of a store's own would wait for itself, so whoever admits
-calls asks here first (_callers), and whoever hands on what such a thread logs, too (_logging).
+Rules of this module: nothing here waits, and nothing is looked up under a lock. A call that a store's own thread makes
+to the store would wait for that very thread. So ``_waiting`` asks here before it lets a call in, and
+``log_handover.py`` before it lets a record pass to the handlers of ``logging``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ class Lock(Protocol):
 
 
 class OwnThreads:
-    """The ids of the threads of one store, kept up to date by whoever starts them. A system gives ids again.
+    """The ids of the threads of one store. Who starts a thread adds its id, and discards it at the thread's end.
+
+    The latter matters: a system gives ids again.
 
     Args:
         place: where the store is, as messages name it.
@@ -27,7 +30,7 @@ class OwnThreads:
     def __init__(self, place: str) -> None:
         self.place = place
         self.lock: Lock | None = None
-        """What keeps others out while these threads write, as long as the store is open."""
+        """The lock that these threads hold while they write; None unless the store is open."""
 
     def add(self, ident: int) -> None:
         OWNERS[ident] = self
@@ -44,9 +47,10 @@ class OwnThreads:
         return isinstance(ident, int) and OWNERS.get(ident) is self
 
     def may_call(self, other: OwnThreads) -> bool:
-        """Whether a thread of these may call the store whose threads the others are: any but the own one.
+        """Whether one of these threads may call the store that the other threads belong to.
 
-        Nor another object at the same place, while these hold the lock that it would wait for.
+        Not if that is its own store. Nor, while these threads hold the lock, if that is another object for the same
+        place: the other would wait for the lock.
         """
         if self is other:
             return False
@@ -55,7 +59,7 @@ class OwnThreads:
 
 
 class OnBehalf(OwnThreads):
-    """Of a thread that does something for a store, and for which none of that store's waits: it holds no lock."""
+    """A thread that works for a store without holding its lock, and for which no thread of that store waits."""
 
     def __init__(self, owner: OwnThreads) -> None:
         super().__init__(owner.place)
@@ -66,20 +70,20 @@ class OnBehalf(OwnThreads):
 
 
 class _OfAll(OwnThreads):
-    """Of threads that serve all stores."""
+    """The threads that serve all stores: they may call none."""
 
     def may_call(self, other: OwnThreads) -> bool:
         return False
 
 
 OWNERS: dict[int, OwnThreads] = {}
-"""By the id of the thread. Each call of a blocking store looks here, so not by way of a function."""
+"""By the id of the thread. Each call of a blocking store looks it up directly, since a function would cost more."""
 
 OF_ALL: OwnThreads = _OfAll("")
 
 
 def owner_here() -> OwnThreads | None:
-    """Whose the running thread is; None: the program's."""
+    """The owner of the running thread; None if it is the program's."""
     return OWNERS.get(threading.get_ident())
 
 

@@ -1,10 +1,12 @@
-"""Long work in a thread, in pieces between which the other threads of the process get on.
+"""Long work in a thread, with short pauses in which the other threads of the process get on.
 
-Rules of this module: nothing here knows what is worked at.
+Rules of this module: it knows nothing of the work, and sleeps for a tenth of a millisecond at a time.
 
-CPython has who holds the GIL hand it over after 5 ms, and a read needs it several times. Work that leaves the GIL for a
-microsecond now and then, as each step of a SQLite statement does, is worse: who waits for it is woken, comes too late,
-and has its 5 ms counted anew. So whoever works for long pauses now and then, for longer than a wake-up takes.
+Why: only one thread at a time runs Python code, the one that holds the GIL. Another thread that wants it asks, and
+CPython makes the holder hand it over after 5 ms. A read of a store needs the GIL several times, and so waits 5 ms
+several times. It is worse beside work that gives the GIL up for a microsecond now and then, as each step of a SQLite
+statement does: the waiting thread is woken, comes too late since the worker has taken the GIL back, and its 5 ms begin
+anew. A worker that sleeps for longer than a wake-up takes lets that thread have the GIL.
 """
 
 from __future__ import annotations
@@ -17,25 +19,25 @@ T = TypeVar("T")
 
 _WORK = 0.001
 _PAUSE = 0.0001
-"""Seconds. Together they are the time that a read of another thread waits for each of its steps."""
+"""Seconds of work, and of the pause after it. A read of another thread waits for their sum at each of its steps."""
 
 
 class Pacer:
-    """Of one piece of work, in its thread."""
+    """The pauses of one piece of work, in its thread."""
 
     def __init__(self) -> None:
-        self._taken_at = time.perf_counter()
+        self._paused_at = time.perf_counter()
 
     def take(self) -> None:
-        """Pause, if it has been worked for a while."""
-        if time.perf_counter() - self._taken_at >= _WORK:
+        """Take a pause, if the last one was ``_WORK`` seconds ago or more."""
+        if time.perf_counter() - self._paused_at >= _WORK:
             time.sleep(_PAUSE)
-            self._taken_at = time.perf_counter()
+            self._paused_at = time.perf_counter()
 
 
-def paced(some: Iterable[T]) -> Iterator[T]:
-    """One after the other, with pauses."""
-    breath = Pacer()
-    for one in some:
-        yield one
-        breath.take()
+def paced(items: Iterable[T]) -> Iterator[T]:
+    """The items one after the other, with pauses between them."""
+    pacer = Pacer()
+    for item in items:
+        yield item
+        pacer.take()

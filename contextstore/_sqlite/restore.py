@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from .._values.keys import check_function
+from .._values.arguments import check_function
 from ..errors import IncompatibleStoreError, StorageError
 from .check import Report, copy_snapshot, migrate_copy, verify
 from .location import new_file, put_in_place, refuse_existing

@@ -1,1 +1,1 @@
-"""Ids and values: checked, encoded, decoded. Pure functions; no I/O."""
+"""Ids, arguments and values: checked, encoded, decoded. Pure functions; no I/O."""

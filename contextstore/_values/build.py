@@ -1,7 +1,7 @@
-"""Objects with fields, made from what was stored of each.
+"""Objects with fields, made from the values that were stored for them.
 
-Rules of this module: what was stored in a field wins over whatever the class makes of it when it is built. Its own
-checks are heard: what they raise is raised.
+Rules of this module: a stored value wins over what the class makes of it while the object is built. The checks of the
+class are heard: an error that they raise is raised to the caller. Values come in converted; no JSON is read here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .shapes import ATTRS, NAMED_TUPLE, STRUCT, TYPED_DICT, Shape, base_of
 
 
 def built(shape: Shape, parts: dict[str, Any]) -> Any:
-    """One of the class, with these values for these attributes, and the defaults for the others."""
+    """An object of the class, with these values for these attributes, and the defaults for the others."""
     if shape.family == TYPED_DICT:
         return _typed_dict(shape, parts)
     if shape.family == NAMED_TUPLE:
         given = {**getattr(shape.owner, "_field_defaults", {}), **parts}
         _check_missing(shape, set(shape.names) - given.keys())
-        # Not by a __new__ of its own, which may make another tuple of it.
+        # By the __new__ of tuple: one of the class itself may make another tuple of these values.
         return tuple.__new__(shape.owner, [given[name] for name in shape.names])
     if shape.family == STRUCT:
         return _struct(shape, parts)
@@ -58,13 +58,13 @@ def _struct(shape: Shape, parts: dict[str, Any]) -> Any:
 
 
 def _object(shape: Shape, parts: dict[str, Any]) -> Any:
-    """A dataclass, or an attrs class.
+    """An object of a dataclass, or of an attrs class.
 
-    Not by its ``__init__``: that has other names for the fields, leaves some of them out, and converts what was
-    converted when the object was made. That is how msgspec makes them, too.
+    Made without ``__init__``, which may name the fields otherwise, leave some of them out, and convert a second time
+    what was converted when the object was first made. msgspec makes such objects in the same way.
     """
     kind = shape.owner
-    made = shape.base.__new__(kind)  # not by a __new__ of its own
+    made = shape.base.__new__(kind)  # a __new__ of the class itself may ask for arguments, as __init__ does
     has_hook = shape.has_hook or shape.family == ATTRS
     if shape.family == ATTRS:
         _before_attrs(made)
@@ -82,7 +82,7 @@ def _object(shape: Shape, parts: dict[str, Any]) -> Any:
 
 
 def _copied(part: Any) -> Any:
-    """What the class may change as it likes: the stored one is set again."""
+    """A part for the methods of the class, which may change it: the stored one is set again after them."""
     return part.copy() if type(part) in (list, dict, set) else part
 
 
@@ -106,7 +106,7 @@ def _default_of(field: Any, made: Any) -> tuple[bool, Any]:
         if field.default_factory is not dataclasses.MISSING:
             return True, field.default_factory()
         return field.default is not dataclasses.MISSING, field.default
-    import attrs  # optional; whoever has such a class has it
+    import attrs  # optional; a caller with such a class has it
 
     factory: Any = field.default
     if hasattr(factory, "takes_self"):
@@ -115,9 +115,12 @@ def _default_of(field: Any, made: Any) -> tuple[bool, Any]:
 
 
 def _before_attrs(made: Any) -> None:
-    """What an attrs class does first: mostly to call the ``__init__`` of a base that is none."""
+    """Call the method that attrs calls first: mostly it calls the ``__init__`` of a base that is no attrs class.
+
+    Not one with parameters: it takes the arguments of ``__init__`` as they were given, and those were not stored.
+    """
     first = getattr(made, "__attrs_pre_init__", None)
-    if first is not None and not inspect.signature(first).parameters:  # else it is given what __init__ is, as it is
+    if first is not None and not inspect.signature(first).parameters:
         first()
 
 
@@ -130,14 +133,14 @@ def _check_attrs(shape: Shape, made: Any) -> None:
 
 
 def _init_only(shape: Shape) -> list[Any] | None:
-    """What ``__post_init__`` is given: the defaults of its parameters.
+    """The arguments of ``__post_init__``: the defaults of the ``InitVar`` fields, which are not stored.
 
-    None if one has no default: it was not stored. Then the method is not called; the fields have what it made of them.
+    None if one has no default. Then the method is not called: the stored fields have what it made of them once.
     """
     every = shape.owner.__dataclass_fields__
     if len(every) == len(shape.fields):
         return []
-    hints = typing.get_type_hints(shape.owner)  # since an annotation may be a str
+    hints = typing.get_type_hints(shape.owner)  # an annotation may be a str
     others = [name for name in every if name not in shape.names]
     fields = [every[name] for name in others if isinstance(hints[name], dataclasses.InitVar)]
     defaults = [field.default for field in fields]
@@ -145,7 +148,7 @@ def _init_only(shape: Shape) -> list[Any] | None:
 
 
 def of_base(kind: Any, value: Any) -> Any:
-    """``value``, a str, int or container, as one of a class of that base."""
+    """``value``, a str, int or container, as an object of a class that inherits from its type."""
     if issubclass(kind, collections.defaultdict):
         return kind(None, value)
     base = collections.OrderedDict if issubclass(kind, collections.OrderedDict) else base_of(kind)
@@ -153,11 +156,11 @@ def of_base(kind: Any, value: Any) -> Any:
         return kind(value)
     try:
         made = kind(value)
-    except Exception:  # noqa: BLE001 - its own __init__ may ask for more, and may raise anything
+    except Exception:  # noqa: BLE001 - the __init__ of the class may ask for more, and may raise anything
         made = None
     if type(made) is kind and base.__eq__(made, value) is True:
         return made
-    # What was stored wins here as well.
+    # The class made something else of it. The stored value wins here as well.
     if base in (str, int):
         return base.__new__(kind, value)
     made = base.__new__(kind)

@@ -1,8 +1,8 @@
-"""Values: what a caller hands over, the bytes that are stored, and back.
+"""Values: from the object that a caller hands over to the bytes that are stored, and back.
 
-Rules of this module: pure functions. ``encode`` either returns bytes that decode to what was given, or refuses and
-names the place; it never changes a value silently. An object of a class comes back equal by that class, or is refused.
-``decode`` makes fresh objects each time. Nothing here does I/O.
+Rules of this module: pure functions; nothing here does I/O. ``encode`` either returns bytes that decode to the given
+value, or refuses and names the place; it never changes a value silently. An object of a class comes back equal by that
+class, or is refused. ``decode`` makes fresh objects each time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Encoded(NamedTuple):
 def encode(value: Any, max_bytes: int, default: Default | None = None) -> Encoded:
     """The stored form of ``value``. Raises ``SerializationError`` that names the place.
 
-    ``default`` is asked, as that of ``json.dumps`` is, for what has no JSON form.
+    ``default`` is called, as ``json.dumps`` calls its own, with each object that has no JSON form.
     """
     if type(value) is bytes:
         encoded = Encoded(BYTES, value)
@@ -50,7 +50,7 @@ _ROOMY = 16 * 1024
 
 
 def _trimmed(text: bytes) -> bytes:
-    """A copy that is as large as it says. orjson (3.13.0) keeps some 4 KB for each text, however short that is."""
+    """A copy that takes up no more than its text. orjson (3.13.0) keeps some 4 KB for each, however short it is."""
     return b"%b" % text if len(text) < _ROOMY else text
 
 
@@ -76,7 +76,7 @@ def equal(one: Encoded, other: Encoded) -> bool:
 
 
 def checksum(owner: str, name: str, encoded: Encoded) -> int:
-    """CRC-32 over whose value it is, its codec and its bytes: a flipped bit or a swapped row shows.
+    """CRC-32 over the owner of a value, its codec and its bytes: a flipped bit or a swapped row shows.
 
     ``owner`` is the flow run (empty for a global) and ``name`` the node or the global's key. Neither has a NUL, so
     the parts cannot run into each other. About 0.5 µs for 200 bytes, 1 ms for 1 MB.

@@ -1,7 +1,8 @@
-"""From JSON to the types that a caller asks for.
+"""From JSON to the type that a caller asks for.
 
-Rules of this module: as in _codec. A value that does not fit is a ``DeserializationError`` that names the place; a type
-that nobody knows how to make is a ``TypeError``.
+Rules of this module: pure functions; the JSON given is not changed. A value that does not fit the type is a
+``DeserializationError`` that names the place. A type that neither msgspec, pydantic nor this module can make is a
+``TypeError``.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from .pydantic_ import MisfitError, TakeApartError, validated
 from .reach import Reach, reach_of
 from .shapes import NAMED_TUPLE, STRUCT, Shape, is_pydantic, meaning, shape_of_type
 
-# msgspec converts nearly everything. Where it does not know a type (unions of several dataclasses, or of several things
-# that are strings in JSON; enums of floats), does not name the place (it writes "[...]" for the key of a dict), or
-# would leave a class the last word on its fields, the type is taken apart by one level, and its parts are handed to
-# msgspec again.
+# msgspec converts nearly everything. It does not know some types (unions of several dataclasses, or of several types
+# that are strings in JSON; enums of floats), does not always name the place (it writes "[...]" for the key of a dict),
+# and leaves some classes the last word on their fields. Such a type is taken apart by one level, and its parts are
+# handed to msgspec again.
 
 
 def convert(value: Any, kind: Any) -> Any:
-    """``value`` as one of the type ``kind``. Raises ``DeserializationError``, ``TypeError``."""
+    """``value`` as an object of the type ``kind``. Raises ``DeserializationError``, ``TypeError``."""
     try:
         conversion = _Conversion()
         made = conversion.at_once(value, kind)
@@ -49,20 +50,22 @@ def convert(value: Any, kind: Any) -> Any:
 
 _LEAVES = {bool, int, float, str, type(None)}
 _WRAPPERS = (typing.Required, typing.NotRequired, typing.Final, getattr(typing, "ReadOnly", typing.Final))
-_WHOLE = object()  # of a type that cannot be taken apart
-_SLOW = object()  # of what msgspec does not do at once
+_ATOMIC = object()
+"""Result of ``_by_parts`` for a type without parts."""
+_SLOW = object()
+"""Result of ``at_once`` for a value that msgspec does not convert as a whole."""
+_NATIVE = (bytes, bytearray, memoryview)
+"""Left to itself, msgspec makes these of any str that happens to be base64."""
 _MSGSPEC_PLACE = re.compile(r"(.*) - at `(.*)`", re.DOTALL)
 _EXACT_PLACE = re.compile(r"\$(\.[A-Za-z_][A-Za-z0-9_]*|\[[0-9]+\])*")
 
 
 def _by_msgspec(value: Any, kind: Any) -> Any:
-    # bytes are native here: left to itself, msgspec makes them of any str that happens to be base64.
-    native = (bytes, bytearray, memoryview)
-    return msgspec.convert(value, kind, builtin_types=native, str_keys=True, dec_hook=_custom)
+    return msgspec.convert(value, kind, builtin_types=_NATIVE, str_keys=True, dec_hook=_custom)
 
 
 def _custom(kind: Any, value: Any) -> Any:
-    """What msgspec does not know by itself. Called for fields of such a type."""
+    """An object of a type that msgspec does not know by itself. msgspec calls this for fields of such a type."""
     if is_pydantic(kind):
         return validated(value, kind)
     if typing.get_origin(kind) is not None or not isinstance(kind, type):
@@ -77,13 +80,13 @@ def _custom(kind: Any, value: Any) -> Any:
 
 
 def _of_text(kind: Any, text: str) -> Any:
-    """One of a class that is read from a str; None for other classes."""
+    """An object of a class that is read from a str; None for other classes."""
     try:
         if issubclass(kind, pathlib.PurePath | decimal.Decimal | uuid.UUID):
             return kind(text)
         if issubclass(kind, datetime.date | datetime.time):
             return kind.fromisoformat(text)
-    except Exception as error:  # the class may be the caller's own
+    except Exception as error:  # a subclass of the caller's may raise anything
         raise MisfitError("$", f"{type_name(kind)} does not take {shown(text)}: {error!r}") from error
     return None
 
@@ -102,16 +105,19 @@ _Parts = Generator[tuple[Any, Any, str], Any, Any]
 class _Conversion:
     """One call of ``convert``.
 
-    Not recursive, except where msgspec is, so that 200 levels come back however little is left of the caller's stack: a
-    generator yields a value, a type and a place, and is sent what was made of them.
+    Not recursive, except where msgspec is, so that 200 levels come back however little is left of the caller's stack.
+    Each level is a generator: it yields a part of the value with its type and its place, and is sent the object made of
+    them.
     """
 
     def __init__(self) -> None:
-        # By id, since not every type can be hashed; with the type, which must not end before its id does.
         self._direct: dict[int, tuple[Any, bool]] = {}
-        # What unions have tried, by place and type. Without it nested unions of types that look alike would take
-        # exponential time.
+        """By the id of a type, since not every type can be hashed; with the type, so that no other gets its id."""
         self._tried: dict[tuple[str, int], Any] = {}
+        """Results of the members of unions, by place and type.
+
+        Without them nested unions of types that look alike would take exponential time.
+        """
 
     def convert(self, value: Any, kind: Any) -> Any:
         waiting = [self._begun(value, kind, "$")]
@@ -137,7 +143,7 @@ class _Conversion:
     def _begun(self, value: Any, kind: Any, path: str) -> _Parts:
         if isinstance(kind, type) and not self._is_direct(kind) and not is_pydantic(kind):
             shape = shape_of_type(kind)
-            if shape is not None:  # of all that _by_parts looks for
+            if shape is not None:  # the one of all cases of _by_parts that applies
                 return self._object(value, shape, path)
         return self._convert(value, kind, path)
 
@@ -181,13 +187,13 @@ class _Conversion:
             return _Attempt(failure=unknown)
         except RecursionError as error:
             return _Attempt(failure=error)
-        except Exception as error:  # noqa: BLE001 - from a class's own check, which may raise anything
+        except Exception as error:  # noqa: BLE001 - a check of the class may raise anything
             failure = DeserializationError(path, f"{type_name(kind)} does not take it: {error!r}")
             failure.__cause__ = error
             return _Attempt(failure=failure)
 
     def _note_unknown(self, kind: Any) -> None:
-        """msgspec does not know this type: it is not asked again, for a class not by anybody."""
+        """msgspec does not know this type. It is not asked again: for a class never, for another type in this call."""
         self._direct[id(kind)] = (kind, False)
         shape = shape_of_type(kind)
         if shape is not None:
@@ -203,23 +209,19 @@ class _Conversion:
             if attempt.knows_place:
                 raise attempt.failure
         made = yield from self._by_parts(value, kind, path)
-        if made is _WHOLE and not is_direct:
+        if made is _ATOMIC and not is_direct:
             if not reach_of(kind).is_safe:
                 raise TypeError(f"no way to convert to {type_name(kind)} is known: it cannot be taken apart")
             attempt = self._attempt(value, kind, path)
             if attempt.failure is None:
                 return attempt.made
-        if attempt.failure is not None and (made is _WHOLE or isinstance(attempt.failure, DeserializationError)):
+        if attempt.failure is not None and (made is _ATOMIC or isinstance(attempt.failure, DeserializationError)):
             raise attempt.failure
         return made
 
     def _by_parts(self, value: Any, kind: Any, path: str) -> _Parts:
         origin, args = typing.get_origin(kind) or kind, typing.get_args(kind)
-        if origin in _WRAPPERS:
-            return (yield value, args[0], path)
-        if origin is typing.Annotated and not any(isinstance(note, msgspec.Meta) for note in args[1:]):
-            return (yield value, args[0], path)
-        meant = meaning(kind)
+        meant = _meant(kind, origin, args)
         if meant is not None:
             return (yield value, meant, path)
         if origin in (typing.Union, types.UnionType):
@@ -227,58 +229,62 @@ class _Conversion:
         if origin is typing.Literal:
             return _choice(value, args, kind, path)
         if not isinstance(origin, type):
-            return _WHOLE
+            return _ATOMIC
         if issubclass(origin, enum.Enum):
             return _choice(value, origin.__members__.values(), kind, path)
         shape = None if is_pydantic(origin) else shape_of_type(kind)
         if shape is not None:
             return (yield from self._object(value, shape, path))
         if args and issubclass(origin, collections.abc.Collection):
-            return (yield from self._container(value, origin, args, path))
-        return _WHOLE
+            container = self._mapping if issubclass(origin, collections.abc.Mapping) else self._collection
+            return (yield from container(value, origin, args, path))
+        return _ATOMIC
 
     def _union(self, value: Any, kind: Any, path: str) -> _Parts:
-        """The first member that is written as the value is; if there is none, the first that the value fits."""
+        """The first member whose object is written as the value is; if there is none, the first that the value fits."""
         members = [member for member in typing.get_args(kind) if member is not types.NoneType or value is None]
         if len(members) == 1:
             return (yield value, members[0], path)
         fitting: dict[int, Any] = {}
-        nearest: DeserializationError | None = None
-        order = list(range(len(members)))
-        if type(value) is dict:  # those first that may be written as the value is
-            order.sort(key=lambda number: _has_no_place_for(value, members[number]))
-        for number in order:
-            member = members[number]
-            tried = (path, id(member))
-            if tried not in self._tried:
-                made = self.at_once(value, member)
-                try:
-                    self._tried[tried] = made if made is not _SLOW else (yield value, member, path)
-                except DeserializationError as error:
-                    self._tried[tried] = error
-            made = self._tried[tried]
+        deeper: list[DeserializationError] = []
+        for number in _order_of_trial(value, members):
+            made = yield from self._tried_as(value, members[number], path)
             if isinstance(made, DeserializationError):
-                nearest = made if len(made.path) > len(nearest.path if nearest else path) else nearest
+                if len(made.path) > len(path):
+                    deeper.append(made)
             elif made is value or _is_written_as(made, value):
                 return made
             else:
                 fitting[number] = made
         if fitting:
             return fitting[min(fitting)]
-        raise nearest or DeserializationError(path, f"{shown(value)} fits none of {type_name(kind)}")
+        if deeper:
+            raise max(deeper, key=lambda error: len(error.path))
+        raise DeserializationError(path, f"{shown(value)} fits none of {type_name(kind)}")
 
-    def _container(self, value: Any, origin: Any, args: tuple[Any, ...], path: str) -> _Parts:
-        made: Any
-        if issubclass(origin, collections.abc.Mapping):
-            _expect(value, dict, path)
-            key_kind, item_kind = (args[0], int) if issubclass(origin, collections.Counter) else args
-            made = {}
-            for key, item in value.items():
-                part = self.at_once(item, item_kind)
-                if part is _SLOW:
-                    part = yield item, item_kind, member_path(path, key)
-                made[_dict_key(key, key_kind, path)] = part
-            return made if inspect.isabstract(origin) else of_base(origin, made)
+    def _tried_as(self, value: Any, member: Any, path: str) -> _Parts:
+        """What a member of a union makes of the value, or its ``DeserializationError``. Each is tried once."""
+        tried = (path, id(member))
+        if tried not in self._tried:
+            made = self.at_once(value, member)
+            try:
+                self._tried[tried] = made if made is not _SLOW else (yield value, member, path)
+            except DeserializationError as error:
+                self._tried[tried] = error
+        return self._tried[tried]
+
+    def _mapping(self, value: Any, origin: Any, args: tuple[Any, ...], path: str) -> _Parts:
+        _expect(value, dict, path)
+        key_kind, item_kind = (args[0], int) if issubclass(origin, collections.Counter) else args
+        made = {}
+        for key, item in value.items():
+            part = self.at_once(item, item_kind)
+            if part is _SLOW:
+                part = yield item, item_kind, member_path(path, key)
+            made[_dict_key(key, key_kind, path)] = part
+        return made if inspect.isabstract(origin) else of_base(origin, made)
+
+    def _collection(self, value: Any, origin: Any, args: tuple[Any, ...], path: str) -> _Parts:
         _expect(value, list, path)
         kinds = args
         if not issubclass(origin, tuple) or args[1:] == (...,):
@@ -321,30 +327,45 @@ class _Conversion:
             raise
         except ValueError as error:
             raise DeserializationError(path, str(error)) from error
-        except Exception as error:  # from a method of the class, which may raise anything
+        except Exception as error:  # a method of the class may raise anything
             problem = f"no {type_name(shape.owner)} can be made of it: {error!r}"
             raise DeserializationError(path, problem) from error
 
 
+def _meant(kind: Any, origin: Any, args: tuple[Any, ...]) -> Any:
+    """The type that this one is another form of, such as ``int`` of ``Final[int]``; None if it is no such form."""
+    if origin in _WRAPPERS:
+        return args[0]
+    if origin is typing.Annotated and not any(isinstance(note, msgspec.Meta) for note in args[1:]):
+        return args[0]
+    return meaning(kind)
+
+
 def _check_members(members: dict[int | str, Any], shape: Shape, path: str) -> None:
-    """Its tag, and that there is nothing in it that must not be."""
-    tag_step: int | str | None = None
+    """Raise for another tag than the class has, and for members that the class does not allow."""
     if shape.tag is not None:
-        tag_step = 0 if shape.is_array else shape.tag[0]
-        if tag_step in members:
-            _choice(members[tag_step], [shape.tag[1]], typing.Literal[shape.tag[1]], member_path(path, tag_step))
+        step, tag = shape.tag
+        if step in members:
+            _choice(members[step], [tag], typing.Literal[tag], member_path(path, step))
     if shape.family == NAMED_TUPLE and len(members) > len(shape.members):
         most = len(shape.members)
         raise DeserializationError(path, f"Expected `array` of length {most} at most, got {len(members)}")
     if shape.family == STRUCT and shape.owner.__struct_config__.forbid_unknown_fields:
-        known = {step for step, _ in shape.members} | {tag_step}
         for step in members:
-            if step not in known:
+            if step not in shape.keys:
                 raise DeserializationError(path, f"Object contains unknown field {shown(step)}")
 
 
+def _order_of_trial(value: Any, members: list[Any]) -> list[int]:
+    """The numbers of a union's members, in the order of trial: first the classes that leave nothing of a dict out."""
+    order = list(range(len(members)))
+    if type(value) is dict:
+        order.sort(key=lambda number: _has_no_place_for(value, members[number]))
+    return order
+
+
 def _has_no_place_for(value: dict[str, Any], kind: Any) -> bool:
-    """Whether something of the value would be left out in an object of this class."""
+    """Whether an object of this class would leave out some member of the value."""
     shape = shape_of_type(kind)
     return shape is not None and not shape.is_array and not shape.keys >= value.keys()
 
@@ -383,7 +404,7 @@ def _written(value: Any) -> bytes | None:
 
 
 def _split(error: msgspec.ValidationError) -> tuple[str, str]:
-    """The problem and the place, of which msgspec makes one text."""
+    """The problem and the place: msgspec joins them into one text."""
     match = _MSGSPEC_PLACE.fullmatch(str(error))
     return (match[1], match[2]) if match else (str(error), "$")
 

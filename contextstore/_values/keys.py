@@ -1,11 +1,12 @@
 """Ids and keys: what a caller may name an output or a global, and the plain ``str`` under which it is stored.
 
-Rules of this module: pure functions; whatever passes is a plain ``str`` that every engine can store as it is.
+Rules of this module: pure functions, but for ``new_flow_run_id``, which keeps the last id under a lock. An id or a key
+that passes is a plain ``str`` that every engine can store as it is. Any other is an ``InvalidKeyError`` that names the
+parameter.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from ..errors import InvalidKeyError
 Id: TypeAlias = uuid.UUID | str
 
 Outputs: TypeAlias = Mapping[str, Any] | Mapping[uuid.UUID, Any] | Mapping[Id, Any]
-"""Values by node id. Spelled out, since a checker takes a dict[str, int] for no Mapping[Id, Any]."""
+"""Values by node id. Spelled out: to a type checker a dict[str, int] is no Mapping[Id, Any]."""
 
 MAX_KEY_BYTES = 512  # PostgreSQL's index entries end at 2,704 bytes; two ids of 512 stay clear of that
 
@@ -37,20 +38,20 @@ def global_key(key: Id, name: str = "key") -> str:
 
 
 def prefix_key(prefix: str) -> str:
-    """A literal prefix of ids. It is shorter than an id, so "" is one; other than that the same rules hold."""
+    """A literal prefix of ids. The rules of ids hold for it, but that it may be empty."""
     if not isinstance(prefix, str):
         raise InvalidKeyError("prefix", f"must be a str, not {type(prefix).__name__}")
     return _key("prefix", prefix, may_be_empty=True)
 
 
 def _key(name: str, value: Any, may_be_empty: bool = False) -> str:
-    kind = type(value)  # isinstance would believe what a mock or a proxy says of itself
+    kind = type(value)  # a mock or a proxy may lie to isinstance
     if kind is not str:
         if issubclass(kind, uuid.UUID):
             return uuid.UUID.__str__(value)
         if not issubclass(kind, str):
             raise InvalidKeyError(name, f"must be a str or a uuid.UUID, not {type(value).__name__}")
-        value = str.__str__(value)  # a subclass may have a __str__ of its own; this is its text, as a plain str
+        value = str.__str__(value)  # the text itself, as a plain str: a subclass may have another __str__
     if not value and not may_be_empty:
         raise InvalidKeyError(name, "must not be empty")
     if value.isascii():
@@ -69,36 +70,8 @@ def _key(name: str, value: Any, may_be_empty: bool = False) -> str:
 
 
 def named(*key: object) -> str:
-    """How messages name what stands under a key: that of a global, or a flow run and a node."""
+    """How messages name the value under a key: that of a global, or a flow run's and a node's ids."""
     return f"global {key[0]!r}" if len(key) == 1 else f"node {key[1]!r} of flow run {key[0]!r}"
-
-
-def check_function(name: str, function: object) -> None:
-    if not callable(function):
-        kind = type(function).__name__
-        raise TypeError(f"{name} must be a function, not {kind}: pass the function itself, not what it returns")
-
-
-def check_plain_function(name: str, function: object) -> None:
-    """For what is called without being awaited, whichever the face."""
-    check_function(name, function)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        raise TypeError(f"{name} must be a plain function, not a coroutine function: it is never awaited")
-
-
-def check_seconds(name: str, seconds: object) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
-    if seconds != seconds:
-        raise ValueError(f"{name} must be a number of seconds, not NaN")
-
-
-def check_count(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return value
 
 
 def _shown(value: str) -> str:
@@ -111,7 +84,7 @@ _uuid7_last = 0
 
 def _renew_lock_in_child() -> None:
     global _uuid7_lock
-    _uuid7_lock = threading.Lock()  # another thread of the parent may have held the old one while it forked
+    _uuid7_lock = threading.Lock()  # another thread of the parent may have held the old one at the fork
 
 
 at_fork(in_child=_renew_lock_in_child)

@@ -1,6 +1,7 @@
 """The quick way to JSON: for values of builtin types, UUIDs and members of well-known Enums alone.
 
-Rules of this module: it writes, or it raises. Which of the reasons it was is not told; _encoding finds out, slowly.
+Rules of this module: it writes the text, or raises. The error says nothing of the reason: ``encode.py`` then goes the
+slow way, which finds it. Nothing is handed to orjson before every type in the value is known to be safe for it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class NotPlainError(Exception):
 
 
 def plain_json(value: Any) -> bytes:
-    """The text of a value of these types; for any other, and for what JSON has not, an error of some kind."""
+    """The text of a value of these types. For any other, and for a number that JSON has not, an error of some kind."""
     # orjson alone is not safe: tuples nested some hundred deep overwrite its memory (3.13.0), an Enum member that is
     # its own value and a UUID without its number kill the process, and an orjson.Fragment is pasted in unread.
     may_have_nan = _has_floats(value)
@@ -37,9 +38,10 @@ def plain_json(value: Any) -> bytes:
 
 def _has_floats(value: Any) -> bool:
     """Whether there is a float in a value of these types. Raises ``NotPlainError`` for any other, or one too deep."""
-    # Level by level, each of them in C. The garbage collector's own way is taken for the three containers alone. Not
-    # taken: msgspec's encoder, as a first look: it takes as long, follows that Enum member for ever, and does not tell
-    # how deep it was; marshal, which takes builtins alone, too, but sets of sets in exponential time.
+    # Level by level, each of them in C: get_referents is the garbage collector's walk, and is asked about the three
+    # containers alone. Rejected as a first look: msgspec's encoder, which takes as long, follows for ever the Enum
+    # member that is its own value, and does not tell how deep it was; marshal, which also takes builtins alone, but
+    # needs exponential time for sets of sets.
     has_floats = False
     members: Any = (value,)
     for _ in range(MAX_DEPTH + 1):
@@ -53,15 +55,15 @@ def _has_floats(value: Any) -> bool:
     raise NotPlainError
 
 
-# The Enums of which each member has a value of these types, and comes back from it; _proof knows.
 well_known: weakref.WeakSet[type[enum.Enum]] = weakref.WeakSet()
+"""The Enums whose every member has one of ``SCALARS`` as its value and comes back from it. ``proof.py`` adds them."""
 SCALARS = frozenset({type(None), bool, int, str})
 
 
 def _without_others(members: Any, kinds: set[type]) -> list[Any]:
-    """Those of the plain types, if orjson can be trusted with the others."""
+    """The members of plain types. Raises ``NotPlainError`` unless orjson can be trusted with the others."""
     others = kinds - PLAIN
-    if not all(kind is uuid.UUID or (type(kind) is enum.EnumMeta and kind in well_known) for kind in others):
+    if not all(kind is uuid.UUID or _is_well_known(kind) for kind in others):
         raise NotPlainError
     for member in members:
         kind = type(member)
@@ -70,9 +72,13 @@ def _without_others(members: Any, kinds: set[type]) -> list[Any]:
         if kind is uuid.UUID:
             if not (type(member.int) is int and 0 <= member.int < 1 << 128):
                 raise NotPlainError
-        elif type(member.value) not in SCALARS:  # it has been changed since
+        elif type(member.value) not in SCALARS:  # it has been changed since the proof
             raise NotPlainError
     return [member for member in members if type(member) not in others]
+
+
+def _is_well_known(kind: type) -> bool:
+    return type(kind) is enum.EnumMeta and kind in well_known
 
 
 def sorted_json(data: bytes) -> bytes:

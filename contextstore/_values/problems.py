@@ -1,7 +1,8 @@
-"""What has no JSON form, in words, and what to do about it; numpy's and others' classes, known without importing them.
+"""The messages for values that cannot be stored or read; hints for numpy's and others' classes, without their import.
 
-Rules of this module: a value is judged by the class of its type alone; what it says of itself may be a lie. A message
-is one sentence: what it is, and what to do.
+Rules of this module: a value is judged by its type alone, since it may lie about itself. A message is one sentence:
+what the value is, and what the caller can do. No library is imported for its classes: they are known by package and
+name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..errors import SerializationError
 
 
 class RefusedError(Exception):
-    """There is no JSON form of a value. Whoever knows the place makes a ``SerializationError`` of it."""
+    """There is no JSON form of a value. The walk, which knows the place, makes a ``SerializationError`` of it."""
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
@@ -49,7 +50,7 @@ def _shortened(path: str) -> str:
 def shown(value: Any, most: int = 60) -> str:
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - a repr of the caller's own must not hide what we have to say
+    except Exception:  # noqa: BLE001 - a failing repr of the caller's class must not hide the message
         return f"a {type(value).__name__}"
     return text if len(text) <= most else text[: most - 3] + "..."
 
@@ -77,8 +78,8 @@ _HINTS: dict[type, str] = {
     enum.Enum: "its value is an Enum member again, and so on; give it a value that is JSON",
     float: "it is a subclass of float; convert it with float()",
 }
-# Of others' classes, by the package and the name of the class or of one of its bases. bytes as a whole are stored
-# exactly, so what these libraries write by themselves is the whole of it, types and all.
+# For classes of other libraries, by the package and the name of the class or of one of its bases. The hints prefer the
+# library's own bytes: they are stored exactly, and hold the whole object with its types.
 _NPY = "put its bytes on its own: file = io.BytesIO(); numpy.save(file, array, allow_pickle=False); put file.getvalue()"
 _FOREIGN_HINTS: dict[tuple[str, str], str] = {
     ("numpy", "ndarray"): f"{_NPY}; or put its tolist()",
@@ -105,7 +106,7 @@ def why_not(value: Any) -> str:
     kind = type(value)
     try:
         hint = _hint(kind)
-    except Exception:  # noqa: BLE001 - of a metaclass of the caller's own, which may raise at any question
+    except Exception:  # noqa: BLE001 - a metaclass of the caller's may raise at any question
         hint = _GENERAL_HINT
     return f"{type_name(kind)} is not JSON: {hint}"
 
@@ -129,7 +130,7 @@ def is_numpy_scalar(kind: type) -> bool:
 
 
 def python_scalar(value: Any) -> Any:
-    """The bool, int, float or str that a scalar of numpy equals exactly. Raises ``RefusedError`` if there is none."""
+    """The bool, int, float or str that equals a scalar of numpy exactly. Raises ``RefusedError`` if there is none."""
     match value.dtype.kind:
         case "b":
             return bool(value)

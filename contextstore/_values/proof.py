@@ -1,7 +1,8 @@
 """The proof that an object comes back by its own class.
 
-Rules of this module: what is written is read back in the very way in which a caller will read it, and compared; only of
-builtin types it is taken for granted. What does not come back equal is refused by name of its place.
+Rules of this module: each object of a class is read back from its JSON in the very way in which a caller will read it,
+and is compared. For builtin types that is taken for granted. An object that does not come back equal is refused, by the
+name of its place.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from .reach import reach_of
 from .shapes import ATTRS, DATACLASS, MODEL, NAMED_TUPLE, STRUCT, Shape, base_of, has_own_eq, shape_of
 
 Steps = list[int | str]
+Pair = tuple[Any, Any, Steps]
+"""A part of an object, the same part of the object that came back, and the steps from the object to the part."""
 
-# The names of the members of each Enum that come back.
 _proved_members: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
+"""By Enum, the names of the members that come back."""
 _UNSET = object()
 _CONTENTS = (str, int, float, bytes, dict, list, tuple, set, frozenset)
 
@@ -40,8 +43,8 @@ _proving = _Proving()
 
 def prove(claims: list[Claim]) -> None:
     """Raise ``SerializationError`` unless each of these objects comes back by its class, equal to what it is now."""
-    # The proof makes another object of the class. If that puts itself, or something else, no proof of that is begun:
-    # there would be no end to it.
+    # The proof makes another object of the class. If that object, while it is made, puts itself or another value, no
+    # proof is begun for the value: there would be no end to it.
     if claims and not _proving.is_on:
         _proving.is_on = True
         try:
@@ -100,7 +103,7 @@ def _remedy(kind: Any, value: Any) -> str:
 
 
 def _with_arguments(value: Any) -> Any:
-    """The class of an object, with the arguments with which it was made, where that is known."""
+    """The class of an object; where they are known, with the type arguments with which the object was made."""
     kind = type(value)
     meant = getattr(value, "__dict__", {}).get("__orig_class__") if getattr(kind, "__parameters__", ()) else None
     return meant if typing.get_origin(meant) is kind else kind
@@ -115,7 +118,7 @@ def _prove_member(claim: Claim) -> None:
         proved = _proved_members[kind] = {other.name for other in members if _comes_back(other)}
         if all(other.name in proved and type(other.value) in SCALARS for other in members):
             well_known.add(kind)
-    # One that is no member by name is of a Flag, or was changed since.
+    # A member without a name among these is of a Flag, or was changed since.
     if member.name not in proved and not _comes_back(member):
         raise _refused(claim, [], "has another member that is the same in JSON, and that one would come back")
 
@@ -134,37 +137,63 @@ def _comes_back(member: enum.Enum) -> bool:
 def _are_equal(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
-    except Exception:  # noqa: BLE001 - an __eq__ of the caller's own; or too deep for it, and then fields are compared
+    except Exception:  # noqa: BLE001 - an __eq__ of the caller's, or a value too deep for it: fields are compared next
         return False
 
 
 def _difference(value: Any, back: Any) -> tuple[Steps, str] | None:
-    """Where the two differ, and how; None if they do not. By fields, since a class may compare less, or identity."""
-    waiting: list[tuple[Any, Any, Steps]] = [(value, back, [])]
+    """Where the two differ, and how; None if they do not.
+
+    By fields, since the ``__eq__`` of a class may compare fewer of them, or the identity alone.
+    """
+    waiting: list[Pair] = [(value, back, [])]
     while waiting:
         one, other, steps = waiting.pop()
         if one is other:
             continue
-        kind = type(one)
-        shape = shape_of(kind)
-        if shape is not None and shape.family != NAMED_TUPLE:
-            if type(other) is not kind:
-                return steps, _as_another(one, other)
-            problem = _own_difference(one, other, shape)
-            if problem is not None:
-                return steps, problem
-            waiting += ((*pair, [*steps, *step]) for *pair, step in reversed(_field_pairs(one, other, shape)))
-        elif issubclass(kind, list | tuple):
-            if not isinstance(other, tuple if issubclass(kind, tuple) else list) or len(one) != len(other):
-                return steps, _as_another(one, other)
-            waiting += [(a, b, [*steps, index]) for index, (a, b) in enumerate(zip(one, other, strict=True))][::-1]
-        elif issubclass(kind, dict):
-            if not isinstance(other, dict) or one.keys() != other.keys():
-                return steps, _as_another(one, other)
-            waiting += [(dict.get(one, key), dict.get(other, key), [*steps, key]) for key in one][::-1]
-        elif not _is_same_leaf(one, other):
-            return steps, _as_another(one, other)
+        found = _compared(one, other)
+        if isinstance(found, str):
+            return steps, found
+        waiting += [(part, part_back, [*steps, *step]) for part, part_back, step in reversed(found)]
     return None
+
+
+def _compared(one: Any, other: Any) -> str | list[Pair]:
+    """How the two differ as a whole; if they do not, the pairs of their parts, which are still to be compared."""
+    kind = type(one)
+    shape = shape_of(kind)
+    if shape is not None and shape.family != NAMED_TUPLE:
+        if type(other) is not kind:
+            return _as_another(one, other)
+        return _own_difference(one, other, shape) or _field_pairs(one, other, shape)
+    pairs: list[Pair] | None
+    if issubclass(kind, list | tuple):
+        pairs = _item_pairs(one, other)
+    elif issubclass(kind, dict):
+        pairs = _member_pairs(one, other)
+    else:
+        pairs = [] if _is_same_leaf(one, other) else None
+    return _as_another(one, other) if pairs is None else pairs
+
+
+def _field_pairs(one: Any, other: Any, shape: Shape) -> list[Pair]:
+    is_root = shape.family == MODEL and hasattr(shape.owner, "root")
+    return [
+        (getattr(one, name, _UNSET), getattr(other, name, _UNSET), [] if is_root else [step])
+        for step, name in shape.members
+    ]
+
+
+def _item_pairs(one: list[Any] | tuple[Any, ...], other: Any) -> list[Pair] | None:
+    if not isinstance(other, tuple if isinstance(one, tuple) else list) or len(one) != len(other):
+        return None
+    return [(part, part_back, [index]) for index, (part, part_back) in enumerate(zip(one, other, strict=True))]
+
+
+def _member_pairs(one: dict[Any, Any], other: Any) -> list[Pair] | None:
+    if not isinstance(other, dict) or one.keys() != other.keys():
+        return None
+    return [(dict.get(one, key), dict.get(other, key), [key]) for key in one]
 
 
 def _as_another(one: Any, other: Any) -> str:
@@ -179,22 +208,14 @@ def _named(value: Any) -> str:
 
 def _is_same_leaf(one: Any, other: Any) -> bool:
     if issubclass(type(one), datetime.datetime) and isinstance(other, datetime.datetime) and one.tzinfo is not None:
-        # By offset, not by zone: a time in an hour that comes twice is equal to none of another zone.
+        # By offset, not by zone: a time in an hour that a zone has twice is equal to no time of another zone.
         naive = _are_equal(one.replace(tzinfo=None), other.replace(tzinfo=None))
         return naive and one.utcoffset() == other.utcoffset()
     return _are_equal(one, other)
 
 
-def _field_pairs(one: Any, other: Any, shape: Shape) -> list[tuple[Any, Any, Steps]]:
-    is_root = shape.family == MODEL and hasattr(shape.owner, "root")
-    return [
-        (getattr(one, name, _UNSET), getattr(other, name, _UNSET), [] if is_root else [step])
-        for step, name in shape.members
-    ]
-
-
 def _own_difference(one: Any, other: Any, shape: Shape) -> str | None:
-    """What the class itself says is different, and what pydantic keeps beside the fields."""
+    """How the two differ beside their fields: as the builtins that they are, in pydantic's extras, by ``__eq__``."""
     base = base_of(shape.owner)
     if not shape.has_plain_base and issubclass(base, _CONTENTS) and base.__eq__(one, other) is not True:
         return f"would come back as another {base.__name__} than it is beside its fields"

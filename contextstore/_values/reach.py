@@ -1,6 +1,7 @@
-"""Which classes a type leads to, and whether what is true of them all makes a shorter way safe.
+"""The classes that a type leads to, and which shortcuts they allow when an object is read or proved.
 
-Rules of this module: found out once for a class. What is not known counts as no.
+Rules of this module: nothing here reads a value. The answer for a class is found once and kept in its shape; where it
+cannot be found, it is no.
 """
 
 from __future__ import annotations
@@ -12,19 +13,28 @@ from typing import Any
 
 from .shapes import MODEL, WITHOUT_FIELDS, Shape, meaning, shape_of_type
 
-_MOST = 1000  # types; a generic class may lead to ever new ones
+_MOST = 1000
+"""Types that are looked at: a generic class may lead to ever new ones."""
 
 
 class Reach(typing.NamedTuple):
-    # Whether msgspec makes of the JSON what we do: no class that it leads to has the last word on its fields.
     is_direct: bool
-    # Whether ``==`` looks at each field of each of them.
+    """Whether msgspec makes the same objects as this package: no class has the last word on its fields."""
     is_compared: bool
-    # Whether msgspec may be asked at all: an object that it makes of some classes ends the process.
+    """Whether ``==`` compares each field of each class."""
     is_safe: bool
+    """Whether msgspec may make such objects at all: those of some classes end the process."""
+
+    def and_of(self, other: Reach) -> Reach:
+        """The reach of two types together: what holds for both."""
+        return Reach(
+            self.is_direct and other.is_direct, self.is_compared and other.is_compared, self.is_safe and other.is_safe
+        )
 
 
 _SAFE = Reach(is_direct=True, is_compared=True, is_safe=True)
+_UNRESOLVED = Reach(is_direct=False, is_compared=False, is_safe=True)
+_UNKNOWN = Reach(is_direct=False, is_compared=False, is_safe=False)
 
 
 def reach_of(kind: Any) -> Reach:
@@ -40,18 +50,18 @@ def reach_of(kind: Any) -> Reach:
 
 
 def _is_of_builtins(kind: Any) -> bool:
-    """Whether this is a container of builtin types, or one of these: the most frequent ones, which take no search."""
+    """Whether this is a builtin type or a container of such: the most frequent types, for which no search is needed."""
     if type(kind) is types.GenericAlias:
         return all(map(_is_of_builtins, kind.__args__)) and kind.__origin__ in WITHOUT_FIELDS
     return type(kind) is type and kind in WITHOUT_FIELDS
 
 
 def _found(kind: Any) -> Reach:
-    is_direct = is_compared = is_safe = True
-    # All that it leads to, not one after the other: of a class that leads back to one that is not decided yet, nothing
-    # could be said for good.
+    reach = _SAFE
+    # All classes in one search, not one search for each: a class may lead back to one that is not decided yet, and then
+    # its own answer would not be final.
     waiting, seen = [kind], set[int]()
-    kept: list[Any] = []  # so that no id is given twice
+    kept: list[Any] = []  # alive, so that no other type gets the id of one of them
     while waiting and len(kept) < _MOST:
         one = waiting.pop()
         if id(one) in seen:
@@ -62,25 +72,24 @@ def _found(kind: Any) -> Reach:
         if shape is None:
             waiting += _named_in(one)
         elif shape.reach is not None:
-            is_direct = is_direct and shape.reach.is_direct
-            is_compared = is_compared and shape.reach.is_compared
-            is_safe = is_safe and shape.reach.is_safe
+            reach = reach.and_of(shape.reach)
         else:
-            is_direct = is_direct and _is_direct(shape)
-            is_compared = is_compared and shape.has_generated_eq
-            is_safe = is_safe and shape.has_plain_base
+            reach = reach.and_of(_of_itself(shape))
             try:
                 waiting += shape.types().values()
             except TypeError:  # an annotation that cannot be resolved
-                is_direct = is_compared = False
-    is_whole = not waiting
-    return Reach(is_direct and is_whole, is_compared and is_whole, is_safe and is_whole)
+                reach = reach.and_of(_UNRESOLVED)
+    return _UNKNOWN if waiting else reach
+
+
+def _of_itself(shape: Shape) -> Reach:
+    return Reach(_is_direct(shape), shape.has_generated_eq, shape.has_plain_base)
 
 
 def _is_direct(shape: Shape) -> bool:
     if shape.family == MODEL:
         return True
-    return shape.has_plain_base and not (shape.has_hook or shape.is_validated_by_pydantic)
+    return shape.has_plain_base and not (shape.has_hook or shape.is_pydantic)
 
 
 def _named_in(kind: Any) -> Iterator[Any]:

@@ -1,7 +1,7 @@
-"""What a class is made of: which fields its objects have, where each stands in their JSON, and how they are made anew.
+"""The fields of a class, for writing and for reading: where each stands in the JSON, its type, how objects are made.
 
-Rules of this module: decided once for a class, and kept at the class itself, so that it lives as long as the class
-does. No values here but the defaults of fields.
+Rules of this module: a shape is found once for a class and kept at the class itself, so that it lives as long as the
+class does. It holds no values but the defaults of fields. The six families of classes are told apart here alone.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import inspect
 import types
 import typing
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-# Where msgspec, too, keeps what it has found out about a dataclass. Not in a dict with weak keys: the annotations name
-# the class itself wherever it is recursive, and such a dict would keep it for ever.
 _MARK = "__contextstore_shape__"
+"""The attribute of the class that holds its shape. msgspec keeps what it knows of a dataclass in the same way.
+
+Not in a dict with weak keys: the types in the shape of a recursive class name the class itself, and such a dict would
+keep it for ever.
+"""
 
 DATACLASS = "dataclass"
 ATTRS = "attrs class"
@@ -28,11 +32,12 @@ NAMED_TUPLE = "NamedTuple"
 TYPED_DICT = "TypedDict"
 MODEL = "pydantic model"
 
-Member = tuple[int | str, str]  # the key or the index in the JSON, and the attribute
+Member = tuple[int | str, str]
+"""The key or the index in the JSON, and the attribute."""
 
 
 class Reader:
-    """A field as it is read: where it is in the JSON, its attribute, its type, and whether msgspec reads that well."""
+    """A field as it is read: its step in the JSON, its attribute, its type, and whether msgspec reads the type well."""
 
     __slots__ = ("attribute", "is_direct", "kind", "step")
 
@@ -48,53 +53,60 @@ class Shape:
 
     def __init__(self, owner: Any, family: str, members: list[Member], *, is_array: bool = False) -> None:
         self.owner = owner
-        self.args: tuple[Any, ...] = ()  # what its type parameters stand for
+        self.args: tuple[Any, ...] = ()
+        """The arguments for its type parameters."""
         self.family = family
         self.members = members
         self.is_array = is_array
         self.names = {attribute: attribute if is_array else str(step) for step, attribute in members}
-        self.keys = {step for step, _ in members}  # of its JSON
-        self.tag: tuple[str, int | str] | None = None
-        # Whether the class has something done to an object whose fields are set, so that it may become another.
+        self.keys = {step for step, _ in members}
+        """The steps in its JSON, that of the tag included."""
+        self.tag: tuple[int | str, int | str] | None = None
+        """Of a tagged Struct: where the tag stands in the JSON, and the tag."""
         self.has_hook = False
-        self.is_validated_by_pydantic = is_pydantic(owner)
+        """Whether the class has code that runs when an object is made, and may change its fields."""
+        self.is_pydantic = _has_pydantic_methods(owner)
         self.is_generic = bool(getattr(owner, "__parameters__", ()))
-        self.base = base_of(owner)  # whose __new__ prepares an object
-        # msgspec makes an object without having its base in C prepare it: to look at one ends the process.
+        self.base = base_of(owner)
+        """The class whose ``__new__`` prepares an object."""
+        # msgspec makes an object without having its base in C prepare it. A look at such an object ends the process.
         self.has_plain_base = family not in (DATACLASS, ATTRS) or self.base is object
         self._types: dict[str, Any] | None = None
         self._readers: list[Reader] | None = None
-        self.fields: tuple[Any, ...] = ()  # of a dataclass or an attrs class: what it knows of them
+        self.fields: tuple[Any, ...] = ()
+        """The fields as a dataclass or an attrs class describes them."""
         if family == DATACLASS:
             self.fields = dataclasses.fields(owner)
         elif family == ATTRS:
             self.fields = tuple(owner.__attrs_attrs__)
-        self.reach: Any = None  # see _reach
-        self.has_computed: bool | None = None  # see _pydantic
+        self.reach: Any = None
+        """Found by ``reach.py``."""
+        self.has_computed: bool | None = None
+        """Whether this is, or leads to, a model with computed fields. Found by ``pydantic_.py``."""
 
     def types(self) -> dict[str, Any]:
         """The type of each attribute. Raises ``TypeError`` where an annotation cannot be resolved."""
+        if self.family == MODEL:  # not kept: pydantic completes a model once all classes that it names are defined
+            return {name: field.annotation for name, field in self.owner.model_fields.items()}
         if self._types is None:
             self._types = self._resolved()
         return self._types
 
     def readers(self) -> list[Reader]:
-        """The same, field by field."""
+        """The fields with their types, in order. Raises ``TypeError`` as ``types`` does."""
         if self._readers is None:
             kinds = self.types()
             self._readers = [Reader(step, attribute, kinds[attribute]) for step, attribute in self.members]
         return self._readers
 
     def with_args(self, args: tuple[Any, ...]) -> Shape:
-        """That of ``owner[args]``."""
+        """The shape of ``owner[args]``."""
         other = copy.copy(self)
         other.args = args
         other._types = other._readers = other.reach = other.has_computed = None
         return other
 
     def _resolved(self) -> dict[str, Any]:
-        if self.family == MODEL:
-            return {name: field.annotation for name, field in self.owner.model_fields.items()}
         try:
             hints = typing.get_type_hints(self.owner, include_extras=True)
         except Exception as error:  # an annotation is evaluated, and may raise anything
@@ -110,7 +122,7 @@ class Shape:
 
     @property
     def has_generated_eq(self) -> bool:
-        """Whether ``==`` is what the decorator or the base class made of the fields, all of them."""
+        """Whether ``__eq__`` was made by the decorator or the base class, and compares all fields."""
         if self.family == DATACLASS:
             is_whole = all(field.compare for field in self.fields)
         elif self.family == ATTRS:
@@ -124,7 +136,7 @@ class Shape:
 
 
 def has_own_eq(kind: Any) -> bool:
-    """Whether somebody wrote the ``__eq__`` of this class by hand."""
+    """Whether the ``__eq__`` of this class was written by hand."""
     code = getattr(kind.__eq__, "__code__", None)
     if code is None or code.co_filename.startswith("<"):  # in C, or generated by a decorator
         return False
@@ -132,10 +144,17 @@ def has_own_eq(kind: Any) -> bool:
 
 
 def is_pydantic(kind: Any) -> bool:
-    """Whether pydantic knows how to make one."""
-    return isinstance(kind, type) and (
-        hasattr(kind, "__pydantic_validator__") or hasattr(kind, "__get_pydantic_core_schema__")
-    )
+    """Whether pydantic knows how to make an object of this class."""
+    if not isinstance(kind, type):
+        return False
+    shape: Shape | None = kind.__dict__.get(_MARK)
+    if shape is not None and shape.owner is kind:  # hasattr is slow where a class has no such attribute
+        return shape.is_pydantic
+    return _has_pydantic_methods(kind)
+
+
+def _has_pydantic_methods(kind: Any) -> bool:
+    return hasattr(kind, "__pydantic_validator__") or hasattr(kind, "__get_pydantic_core_schema__")
 
 
 WITHOUT_FIELDS = {
@@ -145,11 +164,12 @@ WITHOUT_FIELDS = {
 
 
 def shape_of(kind: Any) -> Shape | None:
-    """What the class is made of; None for one without fields."""
+    """The shape of a class; None if it has no fields."""
     if kind in WITHOUT_FIELDS:
         return None
     shape: Shape | None = kind.__dict__.get(_MARK)
-    if shape is None or shape.owner is not kind:  # another's: a decorator has copied the class with all it had
+    # It is of another class where a decorator has copied that class with all its attributes.
+    if shape is None or shape.owner is not kind:
         shape = _made(kind)
         if shape is not None:
             try:
@@ -160,7 +180,7 @@ def shape_of(kind: Any) -> Shape | None:
 
 
 def shape_of_type(kind: Any) -> Shape | None:
-    """The same for a class with arguments, such as ``Page[Item]``, as well."""
+    """The shape of a class, or of a class with arguments such as ``Page[Item]``."""
     if isinstance(kind, type) and not isinstance(kind, types.GenericAlias):
         return shape_of(kind)
     origin = typing.get_origin(kind)
@@ -179,34 +199,44 @@ def shape_of_type(kind: Any) -> Shape | None:
     return shape
 
 
-def _made(kind: Any) -> Shape | None:
+def _family_of(kind: Any) -> str | None:
     if dataclasses.is_dataclass(kind):
-        shape = Shape(kind, DATACLASS, [(field.name, field.name) for field in dataclasses.fields(kind)])
-        shape.has_hook = hasattr(kind, "__post_init__")
-    elif hasattr(kind, "__pydantic_serializer__") and hasattr(kind, "model_fields"):
-        shape = Shape(kind, MODEL, [(name, name) for name in kind.model_fields])
-    elif issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        shape = Shape(kind, NAMED_TUPLE, list(enumerate(kind._fields)), is_array=True)
-        shape.has_hook = not _is_generated_new(kind)
-    elif hasattr(kind, "__required_keys__"):
-        shape = Shape(
-            kind, TYPED_DICT, [(name, name) for name in sorted(kind.__required_keys__ | kind.__optional_keys__)]
-        )
-    elif issubclass(kind, msgspec.Struct):
-        shape = _struct_shape(kind)
-    elif hasattr(kind, "__attrs_attrs__"):
-        shape = Shape(kind, ATTRS, [(field.name, field.name) for field in kind.__attrs_attrs__])
-        # takes_self: msgspec does not know how to call such a factory.
-        shape.has_hook = any(
-            [
-                hasattr(kind, "__attrs_pre_init__"),
-                hasattr(kind, "__attrs_post_init__"),
-                *(getattr(field.default, "takes_self", False) for field in kind.__attrs_attrs__),
-            ]
-        )
-    else:
-        return None
+        return DATACLASS
+    if hasattr(kind, "__pydantic_serializer__") and hasattr(kind, "model_fields"):
+        return MODEL
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return NAMED_TUPLE
+    if hasattr(kind, "__required_keys__"):
+        return TYPED_DICT
+    if issubclass(kind, msgspec.Struct):
+        return STRUCT
+    return ATTRS if hasattr(kind, "__attrs_attrs__") else None
+
+
+def _made(kind: Any) -> Shape | None:
+    family = _family_of(kind)
+    return None if family is None else _MAKERS[family](kind)
+
+
+def _dataclass_shape(kind: Any) -> Shape:
+    shape = Shape(kind, DATACLASS, [(field.name, field.name) for field in dataclasses.fields(kind)])
+    shape.has_hook = hasattr(kind, "__post_init__")
     return shape
+
+
+def _model_shape(kind: Any) -> Shape:
+    return Shape(kind, MODEL, [(name, name) for name in kind.model_fields])
+
+
+def _named_tuple_shape(kind: Any) -> Shape:
+    shape = Shape(kind, NAMED_TUPLE, list(enumerate(kind._fields)), is_array=True)
+    shape.has_hook = not _is_generated_new(kind)
+    return shape
+
+
+def _typed_dict_shape(kind: Any) -> Shape:
+    keys = sorted(kind.__required_keys__ | kind.__optional_keys__)
+    return Shape(kind, TYPED_DICT, [(key, key) for key in keys])
 
 
 def _struct_shape(kind: Any) -> Shape:
@@ -219,10 +249,28 @@ def _struct_shape(kind: Any) -> Shape:
         members = [(str(name), attribute) for name, attribute in names]
     shape = Shape(kind, STRUCT, members, is_array=config.array_like)
     if config.tag is not None:
-        shape.tag = (str(config.tag_field), config.tag)
+        shape.tag = (0 if config.array_like else str(config.tag_field), config.tag)
         shape.keys.add(shape.tag[0])
     shape.has_hook = hasattr(kind, "__post_init__")
     return shape
+
+
+def _attrs_shape(kind: Any) -> Shape:
+    shape = Shape(kind, ATTRS, [(field.name, field.name) for field in kind.__attrs_attrs__])
+    has_methods = hasattr(kind, "__attrs_pre_init__") or hasattr(kind, "__attrs_post_init__")
+    # takes_self: msgspec does not know how to call such a factory.
+    shape.has_hook = has_methods or any(getattr(field.default, "takes_self", False) for field in kind.__attrs_attrs__)
+    return shape
+
+
+_MAKERS: dict[str, Callable[[Any], Shape]] = {
+    DATACLASS: _dataclass_shape,
+    MODEL: _model_shape,
+    NAMED_TUPLE: _named_tuple_shape,
+    TYPED_DICT: _typed_dict_shape,
+    STRUCT: _struct_shape,
+    ATTRS: _attrs_shape,
+}
 
 
 def _is_generated_new(kind: Any) -> bool:
@@ -231,7 +279,7 @@ def _is_generated_new(kind: Any) -> bool:
 
 def base_of(kind: Any) -> Any:
     """The class in C that decides how an object is laid out."""
-    # Not by the flag of a heap type: threading.local is one, too.
+    # The flag of a heap type does not tell: threading.local has it, too.
     return next(base for base in kind.__mro__ if isinstance(base.__dict__.get("__new__"), types.BuiltinFunctionType))
 
 
@@ -239,7 +287,7 @@ def base_of(kind: Any) -> Any:
 
 
 def with_arguments(hint: Any, given: dict[Any, Any]) -> Any:
-    """A type with the arguments in the place of its parameters."""
+    """A type with the arguments in place of its parameters."""
     if not given:
         return hint
     if isinstance(hint, typing.TypeVar):
@@ -256,7 +304,7 @@ def with_arguments(hint: Any, given: dict[Any, Any]) -> Any:
 
 
 def _arguments(kind: Any, args: tuple[Any, ...]) -> dict[Any, dict[Any, Any]]:
-    """What the type parameters of the class and of each of its bases stand for."""
+    """The arguments for the type parameters of the class and of each of its bases."""
     found = {kind: _matched(kind, args)}
     waiting = [kind]
     while waiting:
@@ -276,7 +324,7 @@ def _matched(kind: Any, args: tuple[Any, ...]) -> dict[Any, Any]:
 
 
 def _definer(kind: Any, attribute: str) -> Any:
-    """The class whose annotation of the attribute counts."""
+    """The class whose annotation of the attribute counts: the first in the MRO that has one."""
     for base in kind.__mro__:
         if attribute in inspect.get_annotations(base):
             return base
@@ -284,7 +332,7 @@ def _definer(kind: Any, attribute: str) -> Any:
 
 
 def meaning(kind: Any) -> Any:
-    """What a NewType or a ``type`` statement names; None for what is neither."""
+    """The type that a NewType or a ``type`` statement names; None for any other type."""
     meant = getattr(kind, "__supertype__", None)
     if meant is None and not isinstance(kind, type):
         meant = getattr(kind, "__value__", None)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from contextstore import ContextStoreError, InvalidKeyError, new_flow_run_id
 from contextstore._values import keys as _keys
-from contextstore._values.keys import check_count, flow_run_key, global_key, node_key, prefix_key
+from contextstore._values.arguments import check_count
+from contextstore._values.keys import flow_run_key, global_key, node_key, prefix_key
 
 from ..conftest import named
 

@@ -1,0 +1,37 @@
+"""Checks of the arguments of a call that are neither ids nor values: functions, seconds, counts.
+
+Rules of this module: pure functions, of builtin types alone. An argument of another type is a ``TypeError``, one out of
+its range a ``ValueError``; both name the parameter and say what it must be.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+def check_function(name: str, function: object) -> None:
+    if not callable(function):
+        kind = type(function).__name__
+        raise TypeError(f"{name} must be a function, not {kind}: pass the function itself, not what it returns")
+
+
+def check_plain_function(name: str, function: object) -> None:
+    """For functions that neither face awaits."""
+    check_function(name, function)
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        raise TypeError(f"{name} must be a plain function, not a coroutine function: it is never awaited")
+
+
+def check_seconds(name: str, seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
+    if seconds != seconds:
+        raise ValueError(f"{name} must be a number of seconds, not NaN")
+
+
+def check_count(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
