@@ -14,8 +14,10 @@ import urllib.parse
 from typing import Literal
 
 from .._engine.contract import Engine
-from .._sqlite.file_engine import FileEngine, MemoryEngine
-from .._sqlite.read_only import ReadOnlyFileEngine
+from .._sqlite.engine import SQLiteEngine
+from .._sqlite.file import FileDatabase
+from .._sqlite.memory import MemoryDatabase
+from .._sqlite.read_only import ReadOnlyDatabase
 
 Durability = Literal["full", "normal"]
 Target = str | os.PathLike[str]
@@ -70,8 +72,8 @@ def engine_for(
     _check_path(path)
     path = os.path.abspath(path)  # now, so that a later chdir does not move the store
     if read_only:
-        return ReadOnlyFileEngine(path, timeout=timeout)
-    return FileEngine(path, timeout=timeout, durability=durability, create=create)
+        return SQLiteEngine(ReadOnlyDatabase(path, timeout))
+    return SQLiteEngine(FileDatabase(path, timeout=timeout, durability=durability, create=create))
 
 
 def _path_of(target: os.PathLike[str]) -> str:
@@ -107,7 +109,7 @@ def _check_path(path: str) -> None:
 def _memory_engine(timeout: float, read_only: bool) -> Engine:
     if read_only:
         raise ValueError("a store in memory is new and empty: read_only=True makes no sense for it")
-    return MemoryEngine(timeout)
+    return SQLiteEngine(MemoryDatabase(timeout))
 
 
 def _scheme_of(url: str) -> str:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from .._engine.contract import Engine
+from .._engine.contract import Engine, Feed
 from .._engine.failures import error_for_caller
 from .._engine.operations import LoadOutput, Operation, PutOutput, runs_deleted_by
 from .._engine.records import OutputKey
@@ -118,11 +118,12 @@ class Subscriptions:
             else:
                 key = (subscription.flow_run_id, subscription.node_id)
                 self._by_output.setdefault(key, {})[subscription] = None
-        if self._engine.poll_seconds is not None:
-            while not await self._is_polled(host):
+        feed = self._engine.feed
+        if feed is not None:
+            while not await self._is_polled(host, feed):
                 pass
 
-    async def _is_polled(self, host: EngineHost) -> bool:
+    async def _is_polled(self, host: EngineHost, feed: Feed) -> bool:
         """Start the poller unless one is there, and wait until it has taken its place."""
         started: _Polling | None = None
         try:
@@ -131,7 +132,7 @@ class Subscriptions:
                     self._polling = started = SharedFuture()
                 polling = self._polling
             if started is not None:
-                host.call(lambda: self._poll(polling))
+                host.call(lambda: self._poll(polling, feed))
         except BaseException:
             if started is not None:  # if it runs all the same, it and another one do each other no harm
                 self._end_polling(started, False)
@@ -185,9 +186,9 @@ class Subscriptions:
 
     # -- in the engine host -------------------------------------------------------------------------------------------
 
-    async def _poll(self, polling: _Polling) -> None:
+    async def _poll(self, polling: _Polling, feed: Feed) -> None:
         try:
-            await self._poll_until_nobody_waits(polling)
+            await self._poll_until_nobody_waits(polling, feed)
         except BaseException as error:  # whatever it is, those who wait are told
             told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
             self._fail(error_for_caller(told, self._engine.location), polling)
@@ -196,23 +197,22 @@ class Subscriptions:
         finally:
             self._end_polling(polling, True)
 
-    async def _poll_until_nobody_waits(self, polling: _Polling) -> None:
-        assert self._engine.poll_seconds is not None
-        shortest, longest = self._engine.poll_seconds
-        place, _ = await self._engine.poll(None, self._waited_for)
+    async def _poll_until_nobody_waits(self, polling: _Polling, feed: Feed) -> None:
+        shortest, longest = feed.poll_seconds
+        cursor, _ = await feed.poll(None, self._waited_for)
         polling.set_result(True)
         pause = shortest
-        rest, deletions = _Rest(_REST_AFTER_POLL), _Deletions(self._engine)
+        rest, deletions = _Rest(_REST_AFTER_POLL), _Deletions(feed)
         while True:
             await asyncio.sleep(pause)
             if not self._is_wanted(polling):
                 return
             began = time.monotonic()
-            new_place, found = await self._engine.poll(place, self._waited_for)
+            new_cursor, found = await feed.poll(cursor, self._waited_for)
             # What nobody here waits for is no reason to look more often.
             pause = shortest if self._tell(found) else min(pause * 1.05, longest)
             pause = max(pause, rest.after(time.monotonic() - began))
-            something_changed, place = new_place != place, new_place
+            something_changed, cursor = new_cursor != cursor, new_cursor
             if deletions.may_be_news(something_changed):
                 self._tell((), await deletions.among(self._runs_waited_for()))
 
@@ -287,8 +287,8 @@ class _Rest:
 class _Deletions:
     """When to look for deleted runs, and which they are."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
         self._rest = _Rest(_REST_AFTER_DELETIONS)
         self._may_be_some = True
         self._epoch: int | None = None
@@ -300,13 +300,13 @@ class _Deletions:
         now = time.monotonic()
         if not self._may_be_some or now < self._next_at:
             return False
-        epoch = self._engine.deletion_epoch()
+        epoch = self._feed.deletion_epoch()
         return epoch is None or epoch != self._epoch or now >= self._sure_at
 
     async def among(self, flow_run_ids: Sequence[str]) -> list[str]:
         began = time.monotonic()
-        self._epoch, self._may_be_some = self._engine.deletion_epoch(), False  # before the look, not after it
-        deleted = await self._engine.deleted_among(flow_run_ids)
+        self._epoch, self._may_be_some = self._feed.deletion_epoch(), False  # before the look, not after it
+        deleted = await self._feed.deleted_among(flow_run_ids)
         now = time.monotonic()
         self._next_at = now + max(_DELETIONS_SECONDS, self._rest.after(now - began))
         self._sure_at = now + _SURE_SECONDS

@@ -1,4 +1,4 @@
-"""What an engine is: four small protocols, and how it is told what to run.
+"""What an engine is: the calls that it answers, the feed of what is written, and how it is told what to run.
 
 Rules of this module: keys and bytes only, no Python value; no SQL. An engine decides by error codes, never by the text
 of a message, and raises ``StorageError`` and its kin for whatever the driver raises. What is stored, and what is
@@ -46,13 +46,30 @@ class GroupLimits(NamedTuple):
 Job: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
+class Feed(Protocol):
+    """What any client writes to a store, for those who wait for it. On the store's own loop."""
+
+    poll_seconds: tuple[float, float]
+    """How often to ask for what other clients have written: seconds at first, and in the end."""
+
+    async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
+        """What any client has written since the cursor, and the cursor of now. With None: nothing yet.
+
+        At least what there is of the wanted outputs, and of the outputs of the wanted runs. It may report some again.
+        """
+
+    def deletion_epoch(self) -> int | None:
+        """What differs from the last time if any client has deleted a run since; None: that is not known."""
+
+    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        """Those of the runs that are deleted."""
+
+
 class Engine(Protocol):
     location: str
     """How messages name the store. Never a password."""
     max_value_bytes: int
     group_limits: GroupLimits
-    poll_seconds: tuple[float, float] | None
-    """How often to ask for what other clients have written: seconds at first, and in the end. None: there are none."""
     deletes_at_once: bool
     """Whether a run may be marked as deleted and its outputs removed by one commit: no put can come in between."""
     own_threads: OwnThreads
@@ -61,6 +78,10 @@ class Engine(Protocol):
     @property
     def epochs(self) -> Epochs:
         """What changes with each deletion of a run, by any client."""
+
+    @property
+    def feed(self) -> Feed | None:
+        """What other clients write. None: there are none."""
 
     async def open(self) -> None:
         """Connect, set up or migrate. May be called anew after it failed."""
@@ -158,19 +179,7 @@ class Engine(Protocol):
     async def count(self) -> Counts:
         """A scan."""
 
-    # -- on the store's own loop, beside the reads and writes --------------------------------------------------------------
-
-    async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
-        """What any client has written since the cursor, and the cursor of now. With None: nothing yet.
-
-        At least what there is of the wanted outputs, and of the outputs of the wanted runs. It may report some again.
-        """
-
-    def deletion_epoch(self) -> int | None:
-        """What differs from the last time if any client has deleted a run since; None: that is not known."""
-
-    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
-        """Those of the runs that are deleted."""
+    # -- on the store's own loop, beside the reads and writes -----------------------------------------------------
 
     async def stats(self) -> EngineStats: ...
 

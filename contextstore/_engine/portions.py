@@ -14,17 +14,17 @@ T = TypeVar("T")
 class Portion:
     """What has been taken so far, against two limits."""
 
-    __slots__ = ("_items", "_most", "_most_bytes", "_size")
+    __slots__ = ("_items", "_most_bytes", "_size", "most")
 
     def __init__(self, most: int, most_bytes: int) -> None:
-        self._most = most
+        self.most = most
         self._most_bytes = most_bytes
         self._items = self._size = 0
 
     def takes(self, size: int, items: int = 1) -> bool:
         """Count this in, of so many bytes; False, and it is not counted, if it belongs to the next portion."""
         is_first = self._items == 0
-        if not is_first and (self._items + items > self._most or self._size + size > self._most_bytes):
+        if not is_first and (self._items + items > self.most or self._size + size > self._most_bytes):
             return False
         self._items += items
         self._size += size
@@ -33,7 +33,7 @@ class Portion:
     @property
     def is_full(self) -> bool:
         """Whether nothing more goes in, of whatever size."""
-        return self._items >= self._most or self._size >= self._most_bytes
+        return self._items >= self.most or self._size >= self._most_bytes
 
 
 def portions(some: Iterable[T], size_of: Callable[[T], int], most: int, most_bytes: int) -> Iterator[list[T]]:

@@ -143,7 +143,7 @@ class PostgresEngine:
 
     max_value_bytes = 16 * 2**20
     group_limits = GroupLimits(operations=256, bytes=2**20)
-    poll_seconds: tuple[float, float] | None = (0.005, 0.25)
+    poll_seconds = (0.005, 0.25)
     deletes_at_once = False  # a put that began before may leave a row, see above: marked, and only then removed
 
     def __init__(
@@ -974,12 +974,16 @@ class PostgresEngine:
 
     # -- beside the reads and writes ----------------------------------------------------------------------------------
 
-    async def poll(self, place: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
+    @property
+    def feed(self) -> PostgresEngine:
+        return self
+
+    async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
         # No feed of all that is committed: ids and times are given before the commit, so that one may become visible
         # behind another that was seen already. What is waited for is looked up instead, which misses nothing.
-        counts = dict(place or {})
+        counts = dict(cursor or {})
         found: list[OutputKey] = []
-        outputs, runs = wanted() if place is not None else ((), ())
+        outputs, runs = wanted() if cursor is not None else ((), ())
         if outputs:
             rows = await self._fetch("waited_for", [key[0] for key in outputs], [key[1] for key in outputs])
             found += [(flow_run_id, node_id) for flow_run_id, node_id in rows]
@@ -991,7 +995,7 @@ class PostgresEngine:
                     if len(names) == _NODE_IDS:
                         names = await self.list_node_ids(flow_run_id, "")
                     found += [(flow_run_id, node_id) for node_id in names]
-        # Never the same place as before: a deletion changes nothing that is looked at here.
+        # Never the same cursor as before: a deletion changes nothing that is looked at here.
         return counts | {"": counts.get("", 0) + 1}, found
 
     def deletion_epoch(self) -> int | None:

@@ -1,4 +1,4 @@
-"""What somebody else has added to a store's schema: what may stay, and what could change or refuse what is stored.
+"""What other programs have added to a store's schema: what may stay, and what could change or refuse what is stored.
 
 Rules of this module: it only looks. A refusal names each thing and the remedy. What may stay is not forbidden by being
 unwise: an index costs each put some time, and that is its maker's to decide.
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import IncompatibleStoreError
-from .schema import APPLICATION_ID, code_of, own_schema, schema_in
+from .errors import code_of
+from .schema import APPLICATION_ID, own_schema, schema_in
 
 _SAFE_COLLATIONS = ("BINARY", "NOCASE", "RTRIM")  # those that every SQLite has
 
@@ -128,15 +129,20 @@ def _danger_of_index(connection: sqlite3.Connection, name: str, table: str, sql:
     is_unique, is_partial = next(((bool(row[2]), bool(row[4])) for row in indexes if row[1] == name), (True, True))
     if is_unique:
         return "can refuse what is put, being UNIQUE"
-    columns = [row for row in connection.execute("SELECT * FROM pragma_index_xinfo(?)", (name,)).fetchall() if row[5]]
+    danger = _danger_of_columns(connection, name)
+    if not danger and is_partial and not _is_plain(connection, table, sql):
+        return "can refuse what is put, having a condition that may fail"
+    return danger
+
+
+def _danger_of_columns(connection: sqlite3.Connection, index: str) -> str:
+    columns = [row for row in connection.execute("SELECT * FROM pragma_index_xinfo(?)", (index,)).fetchall() if row[5]]
     if any(row[1] == -2 for row in columns):
         return "can refuse what is put, being on an expression that may fail"
     if any(str(row[4]).upper() not in _SAFE_COLLATIONS for row in columns):
         return "can refuse what is put, where its collation is not known"
     if [row[2] for row in columns].count("value") > 1:
         return "can refuse what is put, holding a value more than once"
-    if is_partial and not _is_plain(connection, table, sql):
-        return "can refuse what is put, having a condition that may fail"
     return ""
 
 
@@ -146,13 +152,13 @@ def _is_plain(connection: sqlite3.Connection, table: str, sql: str) -> bool:
         str(row[1]).lower() for row in connection.execute("SELECT * FROM pragma_table_info(?)", (table,)).fetchall()
     }
     condition = re.split(r"\bWHERE\b", sql, maxsplit=1, flags=re.IGNORECASE)[-1]
-    place = 0
-    while place < len(condition):
-        token = _TOKEN.match(condition, place)
+    position = 0
+    while position < len(condition):
+        token = _TOKEN.match(condition, position)
         if token is None:
             return False
         word = (token["word"] or "").lower()
         if word and word not in _WORDS and (word not in columns or token["call"]):
             return False
-        place = token.end()
+        position = token.end()
     return True

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from .._engine.operations import DeleteIdleRuns, ForgetRuns, GiveBackSpace, IdleDeletion, Removal, RemoveOutputs
+from .._engine.portions import Portion
 from .._engine.records import Extent, IdleRuns
 from .._process.pacing import Pacer
 
@@ -60,7 +61,7 @@ _OUTPUTS_OF = """
         output_rows.written_at NOT BETWEEN 0 AND ? - 1
     FROM json_each(?) AS wanted CROSS JOIN output_rows ON output_rows.run = wanted.value LIMIT ?
 """
-# By id, in the order of commits: what came after the place.
+# By id, in the order of commits: what came after the cursor.
 _SINCE = """
     SELECT 1 FROM output_rows NOT INDEXED WHERE id > ? AND run = ? AND written_at NOT BETWEEN 0 AND ? - 1 LIMIT 1
 """
@@ -87,48 +88,79 @@ class _Row(NamedTuple):
     is_young: int
 
 
-Erase = Callable[[sqlite3.Connection, Sequence[int]], None]
-"""Remove the outputs with these ids."""
+class _Run(NamedTuple):
+    """A run that may be idle, with what is known of its outputs."""
+
+    flow_run_id: str
+    serial: int
+    outputs: list[_Row]
+    is_cut_off: bool
+    """Whether it may have more outputs than these; nothing is known of those of the runs behind it."""
+
+    @property
+    def size(self) -> int:
+        return _size(self.outputs)
+
+    def fills(self, max_bytes: int) -> bool:
+        """Whether it alone has more outputs, or bytes, than one commit removes."""
+        return self.is_cut_off or self.size > max_bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """As far as its outputs are known."""
+        return bool(self.outputs) and not any(row.is_young for row in self.outputs)
 
 
-def erase(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
-    connection.execute("DELETE FROM output_rows WHERE id IN (SELECT value FROM json_each(?))", (json_array(rows),))
+def erase(connection: sqlite3.Connection, rows: Sequence[_Row]) -> int:
+    """Remove outputs. Returns about how many pages were written for it."""
+    ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
+    ids = json_array([row.id for row in rows])
+    connection.execute("DELETE FROM output_rows WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+    ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
+    # Where SQLite is built with secure_delete, as on Debian, each page that becomes free is overwritten.
+    return len(rows) + max(0, int(after - before))
 
 
 def delete_idle_runs(
-    connection: sqlite3.Connection, delete: DeleteIdleRuns, now: int, max_bytes: int, erase: Erase
-) -> IdleDeletion:
+    connection: sqlite3.Connection, delete: DeleteIdleRuns, now: int, max_bytes: int
+) -> tuple[IdleDeletion, int]:
+    """What became of it, and about how many pages were written."""
+    marked: list[int] = []
+    gone: list[_Row] = []
+    left: tuple[str, ...] = ()
+    done = size = 0
+    for run in _runs_to_look_at(connection, delete):
+        is_large = run.fills(max_bytes)
+        if marked and (is_large or size + run.size > max_bytes):
+            break  # in the next commit
+        done += 1
+        if _is_idle_now(connection, run, is_large, delete):
+            marked.append(run.serial)
+            some = _up_to(run.outputs[: delete.limit], max_bytes)
+            gone += some
+            size += run.size
+            left = (run.flow_run_id,) if run.is_cut_off or len(some) < len(run.outputs) else ()
+        if is_large:
+            break
+    pages = 0
+    if marked:
+        mark = "UPDATE runs SET deleted_at = ? WHERE serial IN (SELECT value FROM json_each(?))"
+        connection.execute(mark, (now, json_array(marked)))
+        pages = erase(connection, gone)
+    return IdleDeletion(done, len(marked), len(gone), _size(gone), left), pages
+
+
+def _runs_to_look_at(connection: sqlite3.Connection, delete: DeleteIdleRuns) -> list[_Run]:
+    """All of them, in their order; those that are not there or were made since have no outputs here."""
     names = delete.flow_run_ids
     serials = dict(connection.execute(_ALIVE, (json_array(names), delete.idle_since)).fetchall())
     outputs, cut_off = _outputs_of(
         connection, [serials[name] for name in names if name in serials], delete.limit, delete.idle_since
     )
-    marked: list[int] = []
-    gone: list[_Row] = []
-    left: tuple[str, ...] = ()
-    done = size = 0
-    for name in names:
-        serial = serials.get(name, 0)
-        rows = outputs.get(serial, [])
-        of_this = sum(row.size for row in rows)
-        is_large = serial == cut_off or of_this > max_bytes
-        if marked and (is_large or size + of_this > max_bytes):
-            break  # in the next commit
-        done += 1
-        is_idle = rows and not any(row.is_young for row in rows)
-        if is_idle and not (is_large and _has_young_since(connection, serial, delete)):
-            marked.append(serial)
-            some = _up_to(rows[: delete.limit], max_bytes)
-            gone += some
-            size += of_this
-            left = (name,) if serial == cut_off or len(some) < len(rows) else ()
-        if is_large:
-            break
-    if marked:
-        mark = "UPDATE runs SET deleted_at = ? WHERE serial IN (SELECT value FROM json_each(?))"
-        connection.execute(mark, (now, json_array(marked)))
-        erase(connection, [row.id for row in gone])
-    return IdleDeletion(done, len(marked), len(gone), sum(row.size for row in gone), left)
+    return [
+        _Run(name, serial, outputs.get(serial, []), serial == cut_off)
+        for name, serial in ((name, serials.get(name, 0)) for name in names)
+    ]
 
 
 def _outputs_of(
@@ -144,32 +176,40 @@ def _outputs_of(
     return found, rows[-1][0] if len(rows) > limit else None
 
 
-def _has_young_since(connection: sqlite3.Connection, serial: int, delete: DeleteIdleRuns) -> bool:
-    """Whether an output of a large run was written since it was looked at, and is young."""
-    since = (delete.cursor or 0, serial, delete.idle_since)
-    return connection.execute(_SINCE, since).fetchone() is not None
+def _is_idle_now(connection: sqlite3.Connection, run: _Run, is_large: bool, delete: DeleteIdleRuns) -> bool:
+    if not run.is_idle:
+        return False
+    # Of a large run not all outputs are known. Those that were written since it was looked at are behind the cursor.
+    since = (delete.cursor or 0, run.serial, delete.idle_since)
+    return not is_large or connection.execute(_SINCE, since).fetchone() is None
+
+
+def _size(rows: Sequence[_Row]) -> int:
+    return sum(row.size for row in rows)
 
 
 def _up_to(rows: Sequence[_Row], max_bytes: int) -> list[_Row]:
+    """The first of them, up to the one with which they reach so many bytes."""
     some: list[_Row] = []
+    portion = Portion(len(rows), max_bytes)
     for row in rows:
-        if max_bytes <= 0:
-            break
         some.append(row)
-        max_bytes -= row.size
+        if not portion.takes(row.size) or portion.is_full:
+            break
     return some
 
 
-def remove_outputs(connection: sqlite3.Connection, remove: RemoveOutputs, max_bytes: int, erase: Erase) -> Removal:
+def remove_outputs(connection: sqlite3.Connection, remove: RemoveOutputs, max_bytes: int) -> tuple[Removal, int]:
+    """What became of it, and about how many pages were written."""
     names = json_array(remove.flow_run_ids)
     serials = [serial for _, serial in connection.execute(_DELETED, (names,)).fetchall()]
     found = connection.execute(_OUTPUTS_OF, (0, json_array(serials), remove.limit + 1)).fetchall()
     some = _up_to([_Row(*row) for _, *row in found[: remove.limit]], max_bytes)
-    erase(connection, [row.id for row in some])
+    pages = erase(connection, some)
     left: list[str] = []
     if len(some) < len(found):
         left = [name for (name,) in connection.execute(_WITH_OUTPUTS, (names,)).fetchall()]
-    return Removal(len(some), sum(row.size for row in some), tuple(left))
+    return Removal(len(some), _size(some), tuple(left)), pages
 
 
 def forget_runs(connection: sqlite3.Connection, forget: ForgetRuns) -> tuple[int, int | None]:
@@ -190,7 +230,7 @@ def give_back_space(connection: sqlite3.Connection, give_back: GiveBackSpace) ->
     for _ in range(min(before, give_back.pages)):
         # One by one, since the sqlite3 module ends this statement after its first step.
         connection.execute("PRAGMA incremental_vacuum(1)").fetchall()
-    # Counted: it gives nothing back if somebody has rebuilt the file without auto_vacuum.
+    # Counted: it gives nothing back if another program has rebuilt the file without auto_vacuum.
     ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
     return int(before - after)
 
@@ -206,25 +246,25 @@ def page_idle_runs(connection: sqlite3.Connection, after: int, idle_since: int, 
     ((last,),) = connection.execute(_END_OF_PAGE, (after, _RUNS_A_PAGE)).fetchall()
     if last is None:
         return IdleRuns([], 0, None, None)
-    ((place,),) = connection.execute("SELECT coalesce(max(id), 0) FROM output_rows").fetchall()
+    ((cursor,),) = connection.execute("SELECT coalesce(max(id), 0) FROM output_rows").fetchall()
     runs: list[tuple[str, int]] = []
     outputs = 0
-    breath = Pacer()
+    pacer = Pacer()
     bounds = {"after": after, "last": last, "idle_since": idle_since, "many": _MANY}
     with contextlib.closing(connection.execute(_IDLE_RUNS, bounds)) as rows:
         for serial, flow_run_id, count in rows:
             outputs += count or _MANY
-            if count and (count <= _MANY or _is_idle(connection, serial, idle_since, breath)):
+            if count and (count <= _MANY or _is_idle(connection, serial, idle_since, pacer)):
                 runs.append((flow_run_id, count))
             if len(runs) == limit or outputs >= _ENOUGH:
                 last = serial
                 break
-            breath.take()
+            pacer.take()
     ((looked_at,),) = connection.execute(_COUNT_PAGE, (after, last)).fetchall()
-    return IdleRuns(runs, looked_at, last, place)
+    return IdleRuns(runs, looked_at, last, cursor)
 
 
-def _is_idle(connection: sqlite3.Connection, serial: int, idle_since: int, breath: Pacer) -> bool:
+def _is_idle(connection: sqlite3.Connection, serial: int, idle_since: int, pacer: Pacer) -> bool:
     """Whether all outputs of a run, however many, were written before."""
     after: str | None = ""
     while after is not None:
@@ -232,7 +272,7 @@ def _is_idle(connection: sqlite3.Connection, serial: int, idle_since: int, breat
         ((after, young),) = connection.execute(_NEXT_OUTPUTS, look).fetchall()
         if young:
             return False
-        breath.take()
+        pacer.take()
     return True
 
 

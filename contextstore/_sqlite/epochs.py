@@ -1,7 +1,7 @@
 """The epoch of a store file: a number in its lock file, mapped into the memory of every process that has it open.
 
 Rules of this module: no SQL, no values. Only the holder of the lock writes the number; see ``_engine/epochs.py`` for
-what an epoch is and who asks for it.
+what an epoch is and what it is asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OFFSET = 128
 
 
 class MappedEpochs:
-    """Of a file: a number in its lock file, which whoever has the store open maps into memory.
+    """Of a file: a number in its lock file, which each process that has the store open maps into memory.
 
     To look at it takes as long as a look into a dict (37 ns). It is written under the lock, as a seqlock: odd before
     a deletion is committed, even again after it and before the deleting call returns. An odd one that a kill has left
@@ -44,7 +44,7 @@ class MappedEpochs:
         self._map: _Map | None = None
         self._changing = threading.Lock()
         _mapped.add(self)
-        self._has_room = True
+        self._has_space = True
         self._last = 0  # the last epoch that was seen in a turn
         self.now: Sequence[Any] = (None,)
         self.turn: tuple[Epoch, Epoch] = (None, None)
@@ -56,13 +56,13 @@ class MappedEpochs:
     def begin_write(self, lock: FileLock) -> bool:
         """While holding the lock: before a commit, or several of one turn. False: its file was replaced just now."""
         there = self._map
-        self._has_room = True
+        self._has_space = True
         if there is None or self._lock is not lock or there.opening != lock.openings:
             try:
                 there = self._map_file(lock)
             except OSError as error:
                 # Where there is no room for one, nothing is deleted, and nothing answered from memory.
-                self._has_room = False
+                self._has_space = False
                 self.close()
                 self._lock, self.turn = lock, (None, None)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.ESTALE):
@@ -77,29 +77,29 @@ class MappedEpochs:
         return True
 
     def end_write(self) -> None:
-        if self._has_room:
+        if self._has_space:
             self.turn = (self.turn[0], self._last)
 
     @contextlib.contextmanager
     def deleting(self) -> Iterator[None]:
         """Around a commit that deletes runs, in a turn."""
         assert self._lock is not None
-        if not self._has_room:
+        if not self._has_space:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._lock.path)
-        # Not by what the map says: whoever reads may have let go of it meanwhile.
+        # Not by what the map says: a reader may have let go of it meanwhile.
         epoch = self._last
         self._write(self._lock, epoch + 1)
         self._last = epoch + 1
         try:
             yield
         finally:
-            # Left odd it is safe: nobody answers from memory until the next holder of the lock has mended it.
+            # Left odd it is safe: nothing is answered from memory until the next holder of the lock has mended it.
             with contextlib.suppress(OSError):
                 self._write(self._lock, epoch + 2)
                 self._last = epoch + 2
 
-    def look(self) -> None:
-        """Where it is read: let go of the map if its file is not the lock file any more, since nobody writes to it.
+    def let_go_if_replaced(self) -> None:
+        """Where it is read: let go of the map if its file is not the lock file any more: no process writes to it then.
 
         Nothing is answered from memory then, until this object's next turn, which looks for itself.
         """
@@ -139,6 +139,11 @@ class MappedEpochs:
             self._let_go()
             self._lock = None
 
+    def renew_in_child(self) -> None:
+        """Let go of the map, which keeps a descriptor, and at which no call of a forked child's looks."""
+        self._changing = threading.Lock()  # another thread of the parent may have held the old one
+        self._let_go()
+
     def _let_go(self) -> None:
         self.now, self._map = (None,), None
 
@@ -147,10 +152,8 @@ _mapped: weakref.WeakSet[MappedEpochs] = weakref.WeakSet()
 
 
 def _let_go_in_child() -> None:
-    # The map keeps a descriptor, and no call of the child's looks at it.
     for epochs in list(_mapped):
-        epochs._changing = threading.Lock()  # another thread of the parent may have held the old one
-        epochs._let_go()
+        epochs.renew_in_child()
 
 
 at_fork(in_child=_let_go_in_child)

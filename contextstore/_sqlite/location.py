@@ -1,49 +1,176 @@
-"""The place of a store's file: what is looked at before it is opened, and how a whole new file takes it.
+"""Where a store's file is: whether it may be there, whether it is still the one that was opened, what lies beside it.
 
-Rules of this module: no SQL. At each step a kill leaves the old file with its own side files, or the new one with
-nothing that belongs to the old one; what is left to do is stamped in the lock file before it is begun.
+Rules of this module: no SQL, and no descriptor of our own on the database file or the -shm, ever: closing one drops the
+process's POSIX locks on them (https://sqlite.org/howtocorrupt.html, 2.2). What is not ours is refused as it was found.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
-import time
-from collections.abc import Iterator
 
-from ..errors import (
-    IncompatibleStoreError,
-    ReadOnlyStoreError,
-    StorageError,
-    StoreBusyError,
-    StoreNotFoundError,
-    TargetExistsError,
-)
-from .lock import FileLock
-from .schema import check_side_files, has_content, refuse_database, sync_folder
-from .wal_owner import is_open_here, is_placed, keep_stamp, refuse_other_wal, stamp_placing, was_store
-
-_SIDE_FILES = ("-wal", "-shm", "-journal")
-
-_LOCK_SECONDS = 5.0
-"""How long the lock file is waited for: it is held for a commit, or a checkpoint."""
-
-_SQLITE_LOCKS = (512, 0x40000000)
-"""The bytes of a database file on which SQLite's locks lie: how many, from where on. In WAL mode whoever has the file
-open holds a shared one all the time. https://sqlite.org/src/file/src/os.h"""
+from ..errors import IncompatibleStoreError, StorageError, StoreNotFoundError
+from .errors import translated_os
 
 
-def check_before_opening(path: str, location: str, lock: FileLock, why_not_create: str) -> None:
-    """Raise if the file, which is there, is not to be opened; finish what a kill cut off. While holding the lock."""
-    stamp = lock.stamp()
-    if is_placed(stamp, path):
-        _finish_placing(path, lock)
+class StoreFile:
+    """The file of a store object, and whether it is still the one that was opened."""
+
+    def __init__(self, given_path: str) -> None:
+        self.location = given_path
+        """As messages name it."""
+        self.path = ""
+        """The real path, from the opening on: a link that is changed later leads nowhere else."""
+        self._identity = (0, 0)
+
+    def locate(self) -> str:
+        """Look where the file is now."""
+        self.path = os.path.realpath(self.location)
+        return self.path
+
+    def identify(self) -> int:
+        """Take what is there for the file that is opened. Returns its inode."""
+        there = os.stat(self.path)
+        self._identity = (there.st_dev, there.st_ino)
+        return there.st_ino
+
+    def check(self) -> None:
+        """Raise unless the file that was opened is still the one under its name."""
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            raise StoreNotFoundError(
+                f"{self.location} was deleted while it was open, and takes and gives nothing more: make a new store "
+                "object"
+            ) from None
+        except OSError as error:
+            raise translated_os(error, self.location, "could not find") from error
+        if (there.st_dev, there.st_ino) != self._identity:
+            raise StorageError(
+                f"{self.location} was replaced by another file while it was open, and takes and gives nothing more: "
+                "make a new store object"
+            )
+
+
+def size_of(path: str) -> int:
+    """In bytes; 0 if it is not there."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def check_side_files(path: str, location: str, last_opened: int | None) -> None:
+    """Raise if the WAL beside the file is that of another one, which was here before it.
+
+    SQLite cannot tell: it would take the former file's pages for this one's, and mix the two for good.
+    """
+    if last_opened in (None, os.stat(path).st_ino):
         return
-    refuse_emptied(path, location, was_store(stamp) or lock.has_note_of_before(), why_not_create)
-    check_side_files(path, location, lock.noted())
-    refuse_other_wal(path, location, stamp)
+    if has_content(path + "-wal") or os.path.exists(path + "-shm"):
+        raise IncompatibleStoreError(
+            f"{location} has been replaced by another file, and beside it there are still the -wal and -shm of the "
+            "former one: end the programs that have that one open, remove the two, and try again "
+            f"(if they belong to the new file, remove {path}-lock instead)"
+        )
+
+
+def create_file(path: str) -> None:
+    """An empty file, readable by its owner only; SQLite gives its side files the same mode.
+
+    Side files without a file are those of one that was deleted, perhaps while other processes have it open. SQLite
+    would join these on their -shm, and look for its pages in a WAL that it does not have.
+    """
+    for side_file in (path + "-wal", path + "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            refuse_database(side_file)
+            os.unlink(side_file)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)  # again, since the umask took its part
+    finally:
+        os.close(descriptor)
+
+
+def refuse_database(side_file: str) -> None:
+    """Raise if what has the name of a side file is something else."""
+    with open(side_file, "rb") as file:
+        if file.read(16) == b"SQLite format 3\0":
+            raise IncompatibleStoreError(
+                f"{side_file} is a database, whose name a store beside it would need for its own: choose another name"
+            )
+
+
+def has_content(path: str) -> bool:
+    return size_of(path) > 0
+
+
+def check_place(path: str, location: str, why_not_create: str = "") -> bool:
+    """Whether the file exists. Raises if it cannot be a store, or is missing and not to be created, for that reason."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            hint = "; ~ is not expanded: use Path.expanduser()" if "/~" in folder else "; create it first"
+            raise StoreNotFoundError(f"could not open {location}: there is no folder {folder}{hint}") from None
+        if why_not_create:
+            raise StoreNotFoundError(f"there is no store at {location}; {why_not_create}") from None
+        _refuse_long_name(path, location)
+        _refuse_network_file_system(folder, location)
+        return False
+    except NotADirectoryError:
+        raise StoreNotFoundError(f"could not open {location}: a part of its path is a file, not a folder") from None
+    if stat.S_ISDIR(there.st_mode):
+        raise IncompatibleStoreError(f"{location} is a folder; name a file in it")
+    _refuse_long_name(path, location)
+    if not stat.S_ISREG(there.st_mode):
+        raise IncompatibleStoreError(f"{location} is not a regular file")
+    if there.st_nlink > 1:  # https://sqlite.org/howtocorrupt.html, 2.5
+        raise IncompatibleStoreError(
+            f"{location} has {there.st_nlink} names (hard links), and beside each there would be another -wal, which "
+            "destroys it: remove all names but one, or make the others symbolic links"
+        )
+    _refuse_network_file_system(path, location)
+    return True
+
+
+_LONGEST_SIDE_NAME = "-journal"
+_LONGEST_PATH = 512 - len(_LONGEST_SIDE_NAME)  # MAX_PATHNAME in SQLite's os_unix.c, which cannot be configured
+
+
+def _refuse_long_name(path: str, location: str) -> None:
+    name, folder = os.fsencode(os.path.basename(path)), os.path.dirname(path)
+    longest = os.pathconf(folder, "PC_NAME_MAX") - len(_LONGEST_SIDE_NAME)
+    if len(name) > longest or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise StorageError(
+            f"could not open {location}: its name is too long for SQLite and its side files, which take names of "
+            f"{longest} bytes and paths of {_LONGEST_PATH}"
+        )
+
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    ["nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gfs2", "ocfs2", "beegfs", "fuse.sshfs"]
+)
+
+
+def _refuse_network_file_system(path: str, location: str) -> None:
+    """Locks and shared memory do not work across hosts. Linux tells what a path is mounted from; others don't."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            lines = mounts.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields, _, source = line.partition(" - ")
+        if fields.split()[2] == number and source.split()[0] in _NETWORK_FILE_SYSTEMS:
+            raise IncompatibleStoreError(
+                f"{location} is on a network file system ({source.split()[0]}), where its locks do not hold: "
+                "put it on a local disk, or use PostgreSQL"
+            )
 
 
 def refuse_emptied(path: str, location: str, was_store: bool, why_not_create: str = "") -> None:
@@ -62,152 +189,10 @@ def refuse_emptied(path: str, location: str, was_store: bool, why_not_create: st
         raise StoreNotFoundError(f"there is no store at {location}, which is empty; {why_not_create}")
 
 
-@contextlib.contextmanager
-def new_file(path: str, doing: str) -> Iterator[str]:
-    """The name of an empty file beside the path, mode 0600, which is gone at the end unless it was put in its place."""
-    part = path + ".part"
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise StoreNotFoundError(f"could not {doing} {path}: there is no folder {folder}; create it first")
-    try:
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise StorageError(
-            f"{part} is there already: another backup or restoring is under way, or was cut off; remove it"
-        ) from error
-    try:
-        try:
-            os.fchmod(descriptor, 0o600)  # again, since the umask took its part
-        finally:
-            os.close(descriptor)
-        yield part
-    finally:
-        for name in (part, *(part + suffix for suffix in _SIDE_FILES)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-
-
-def refuse_existing(path: str, overwrite: bool) -> None:
-    """Raise if there is something, and it is not to be overwritten, or cannot be."""
-    try:
-        there = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not overwrite:
-        raise TargetExistsError(
-            f"{path} is there already and was not overwritten: choose another name, or pass overwrite=True"
-        )
-    if not stat.S_ISREG(there.st_mode):
-        raise TargetExistsError(f"{path} is there already, and is no regular file, which alone can be overwritten")
-    with _alone(path):
-        pass
-
-
-def put_in_place(part: str, path: str, *, overwrite: bool, is_store: bool) -> None:
-    """Give a whole and synced file its name. With ``is_store`` it is about to be used, and gets its lock file."""
-    # Beside a backup that nobody has opened nothing is left.
-    needs_lock = (
-        is_store or os.path.lexists(path + "-lock") or any(has_content(path + suffix) for suffix in _SIDE_FILES)
-    )
-    lock = FileLock(path) if needs_lock else None
-    try:
-        if lock is not None:
-            deadline = time.monotonic() + _LOCK_SECONDS
-            if not lock.acquire(lambda: time.monotonic() < deadline):
-                raise StoreBusyError(f"{path} is in use: another process holds {lock.path}; close the store there")
-        refuse_existing(path, overwrite)
-        if os.path.lexists(path):
-            _replace(part, path, lock)
-        else:
-            _remove_side_files(path)  # of a file that was deleted
-            _give_name(part, path)
-            sync_folder(os.path.dirname(path))
-        if lock is not None:
-            _finish_placing(path, lock)
-        else:
-            _remove_side_files(path)
-    finally:
-        if lock is not None:
-            lock.close()
-
-
-def _replace(part: str, path: str, lock: FileLock | None) -> None:
-    old = os.stat(path)
-    try:
-        if (old.st_uid, old.st_gid) != (os.stat(part).st_uid, os.stat(part).st_gid):
-            os.chown(part, old.st_uid, old.st_gid)
-    except PermissionError as error:
-        raise ReadOnlyStoreError(
-            f"{path} belongs to uid {old.st_uid} and gid {old.st_gid}, which a file in its place has to keep: do "
-            "this as its owner"
-        ) from error
-    os.chmod(part, stat.S_IMODE(old.st_mode))
-    _sync(part)
-    with _alone(path):
-        if lock is not None:
-            # From here on the old side files are void for every opening, as soon as the new file is there.
-            stamp_placing(lock, os.stat(part).st_ino)
-        os.replace(part, path)
-        sync_folder(os.path.dirname(path))
-
-
-def _finish_placing(path: str, lock: FileLock) -> None:
-    _remove_side_files(path)
-    sync_folder(os.path.dirname(path))
-    lock.note(os.stat(path).st_ino)
-    keep_stamp(lock, path)
-
-
-def _remove_side_files(path: str) -> None:
-    for suffix in _SIDE_FILES:
-        with contextlib.suppress(FileNotFoundError):
-            refuse_database(path + suffix)
-            os.unlink(path + suffix)
-
-
-@contextlib.contextmanager
-def _alone(path: str) -> Iterator[None]:
-    """Raise if anybody has the file open by SQLite, also if he does nothing with it; meanwhile nobody can open it."""
-    if is_open_here(path, path + "-shm"):
-        raise StoreBusyError(f"{path} is in use by this process: close the store first; it was left as it is")
-    # Only since this process has no other descriptor on it: closing this one would drop SQLite's locks.
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except PermissionError as error:
-        raise ReadOnlyStoreError(
-            f"{path} cannot be written, and so not be overwritten: check its permissions"
-        ) from error
-    try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, *_SQLITE_LOCKS)
-        except (BlockingIOError, PermissionError) as error:
-            raise StoreBusyError(
-                f"{path} is in use by another process: close the store there first; it was left as it is"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def sync_folder(folder: str) -> None:
+    """A new file is found after a power cut only if its folder was synced, too."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _give_name(part: str, path: str) -> None:
-    """Rename, but overwrite nothing."""
-    try:
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links, as on many a USB stick
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            os.replace(part, path)
-        else:
-            os.unlink(part)  # at once: a file of two names is no store
-    except FileExistsError as error:
-        raise TargetExistsError(f"{path} has come to be there meanwhile, and was not overwritten") from error

@@ -15,23 +15,34 @@ import weakref
 from collections.abc import Callable
 
 from .._process.fork import at_fork
+from .._waiting.deadline import Backoff, Deadline
 from ..errors import IncompatibleStoreError
 
-POLL_SECONDS = (0.0001, 0.002)
-"""How often a lock that somebody else holds is tried again, at first and in the end."""
+
+def try_again(attempt: Callable[[], bool], wanted: Callable[[], bool]) -> bool:
+    """After a first attempt to get a lock that another process or program holds. False: before a pause ``wanted()`` was
+    false.
+    """
+    backoff = Backoff(0.0001, 0.002, 1.2)
+    while wanted():
+        time.sleep(backoff.pause())
+        if attempt():
+            return True
+    return False
+
 
 _NOTE_BYTES = 128
 """The first bytes of the file, which hold a note. Earlier versions read 100 of them, and nothing behind."""
 
 _STAMP_OFFSET, _STAMP_BYTES = 256, 128
-"""Where the stamp stands (_wal_owner), behind the epoch."""
+"""Where the stamp stands (wal_owner.py), behind the epoch."""
 
 
 class FileLock:
     """``<file>-lock``: who holds it may commit, checkpoint, open or close. One descriptor per store object.
 
     SQLite's own lock would do for correctness of commits, but its waiting starves: of four processes the slowest got
-    0.04 of the fastest's share. And a checkpoint must never run beside a commit (see _checkpoint). A flock that is
+    0.04 of the fastest's share. And a checkpoint must never run beside a commit (see wal.py). A flock that is
     waited for by trying again every 0.1 to 2 ms is fair enough, can be given up at any moment, and leaves no thread
     behind that sleeps in the kernel. Rejected: a blocking flock in a helper thread, which cannot be called back while a
     stopped process holds the lock.
@@ -47,13 +58,13 @@ class FileLock:
         _file_locks.add(self)
 
     def acquire(self, wanted: Callable[[], bool]) -> bool:
-        pause, longest = POLL_SECONDS
-        while not self._try():
-            if not wanted():
-                return False
-            time.sleep(pause)
-            pause = min(pause * 1.2, longest)
-        return True
+        """Take the lock as soon as it can be had. False: it was not had before ``wanted()`` was false."""
+        return self._try() or try_again(self._try, wanted)
+
+    def acquire_within(self, seconds: float) -> bool:
+        """Take the lock. False: it was held for so long. 0: it is tried once."""
+        deadline = Deadline(seconds)
+        return self.acquire(lambda: not deadline.is_over)
 
     @property
     def descriptor(self) -> int:
@@ -66,8 +77,8 @@ class FileLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Also where the lock file was deleted meanwhile: whoever holds it may be in the middle of a commit, and to
-            # go over to the new file before the holder has ended would put a second one beside it.
+            # Also where the lock file was deleted meanwhile: its holder may be in the middle of a commit. To go over to
+            # the new file before the holder has ended would put a second commit beside it.
             return False
         self.is_held = True
         try:
@@ -83,7 +94,7 @@ class FileLock:
         except FileNotFoundError:  # about to be created
             database, mode = None, 0o600
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        while self._descriptor < 0:  # somebody may create or delete it between the two
+        while self._descriptor < 0:  # another process may create or delete it between the two
             try:
                 self._descriptor = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError:
@@ -95,10 +106,10 @@ class FileLock:
                         return
         self.openings += 1
         self._refuse_other_content()
-        # Whoever may write the database must be able to lock it. So the mode and the owner again: the umask took its
+        # A user who may write the database must be able to lock it. So the mode and the owner again: the umask took its
         # part, and those of the database may have been changed since the lock file was made.
         there = os.fstat(self._descriptor)
-        with contextlib.suppress(PermissionError):  # who may not change them can still use it as it is
+        with contextlib.suppress(PermissionError):  # a user who may not change them can still use it as it is
             if database is not None and os.geteuid() == 0 and _owner(there) != _owner(database):
                 os.fchown(self._descriptor, database.st_uid, database.st_gid)
             if stat.S_IMODE(there.st_mode) != mode:
@@ -115,7 +126,7 @@ class FileLock:
         )
 
     def _close_if_replaced(self) -> bool:
-        """Whether the file under the path is another one than ours, which then nobody else looks at."""
+        """Whether the file under the path is another one than ours, at which no other process looks any more."""
         mine = os.fstat(self._descriptor)
         try:
             there = os.stat(self.path)
@@ -147,7 +158,7 @@ class FileLock:
         note = b"%d %d" % (os.fstat(self._descriptor).st_ino, database)
         with contextlib.suppress(OSError):  # no room: then there is no note, but never a wrong one
             self.set_stamp("")  # it was of another file, or of another folder
-            # In place: to cut off a file that others have mapped (_epoch) would end their processes.
+            # In place: to cut off a file that others have mapped (epochs.py) would end their processes.
             os.pwrite(self._descriptor, note.ljust(_NOTE_BYTES - 1) + b"\n", 0)
             os.fsync(self._descriptor)  # after a power cut an old note would be a wrong one
 
@@ -174,7 +185,7 @@ class FileLock:
         return self.noted() is not None and os.fstat(self._descriptor).st_size < _NOTE_BYTES
 
     def acquire_shared(self, seconds: float) -> bool:
-        """As one that only reads, beside others that do: meanwhile nobody commits, checkpoints, opens or closes.
+        """Take it as a reader, beside other readers. Meanwhile no process commits, checkpoints, opens or closes.
 
         False if there is no lock file, or it is held for so long. It makes none, and writes nothing.
         """
@@ -182,19 +193,18 @@ class FileLock:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return False
-        deadline = time.monotonic() + seconds
-        pause, longest = POLL_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    return False
-            except OSError:  # a file system that does not lock
-                return False
-            time.sleep(pause)
-            pause = min(pause * 1.2, longest)
+        deadline = Deadline(seconds)
+        try:
+            return self._try_shared() or try_again(self._try_shared, lambda: not deadline.is_over)
+        except OSError:  # a file system that does not lock
+            return False
+
+    def _try_shared(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def release(self) -> None:
         self.is_held = False

@@ -14,9 +14,11 @@ from typing import Any
 
 from .._values.arguments import check_function
 from ..errors import IncompatibleStoreError, StorageError
-from .check import Report, copy_snapshot, migrate_copy, verify
-from .location import new_file, put_in_place, refuse_existing
-from .schema import check_place, probe, schema_version, translated, translated_os
+from .backup import Report, copy_snapshot, migrate_copy, verify
+from .errors import translated, translated_os
+from .location import check_place
+from .placing import new_file, put_in_place, refuse_existing
+from .schema import probe, schema_version
 from .visit import ChangedMeanwhileError, visit
 
 _BUSY_SECONDS = 30.0

@@ -1,31 +1,20 @@
-"""The SQLite file itself: where it may be, whether it is ours, its schema and its migrations.
+"""What a store consists of in SQLite: tables and views, the marks of a store, migrations, and whether a file is one.
 
-Rules of this module: no descriptor of our own on the database file or the -shm, ever (closing one drops the process's
-POSIX locks on them: https://sqlite.org/howtocorrupt.html, 2.2); what is not ours is refused as it was found. Errors are
-decided by SQLite's codes.
+Rules of this module: it looks at what others may have made, and refuses what is not a store as it was found. It makes
+a schema, or changes one, within one transaction.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
-import os
 import sqlite3
-import stat
-import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from ..errors import (
-    CorruptStoreError,
-    IncompatibleStoreError,
-    ReadOnlyStoreError,
-    StorageError,
-    StoreBusyError,
-    StoreFullError,
-    StoreNotFoundError,
-)
+from ..errors import IncompatibleStoreError
+from .connection import uri_of
+from .errors import translated
+from .location import has_content, size_of
 
 APPLICATION_ID = 0x43745374  # "CtSt"
 SCHEMA_VERSION = 1
@@ -72,246 +61,6 @@ CREATE VIEW globals AS
 
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
 """From a schema version to the next: what is to be executed, within one transaction."""
-
-
-_BY_CODE: dict[int, type[StorageError]] = {
-    sqlite3.SQLITE_BUSY: StoreBusyError,
-    sqlite3.SQLITE_LOCKED: StoreBusyError,
-    sqlite3.SQLITE_FULL: StoreFullError,
-    sqlite3.SQLITE_READONLY: ReadOnlyStoreError,
-    sqlite3.SQLITE_PERM: ReadOnlyStoreError,
-    sqlite3.SQLITE_CORRUPT: CorruptStoreError,
-    sqlite3.SQLITE_NOTADB: IncompatibleStoreError,
-    sqlite3.SQLITE_CANTOPEN: StorageError,
-}
-_ADVICE: dict[int, str] = {
-    sqlite3.SQLITE_BUSY: "another program holds it; try again",
-    sqlite3.SQLITE_FULL: "there is no room left; free some and try again",
-    sqlite3.SQLITE_READONLY: "it cannot be written; check its permissions, or open it with read_only=True",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged (check() tells where); restore a backup",
-    sqlite3.SQLITE_NOTADB: "this is not a SQLite database, or it is cut off; nothing was changed",
-    sqlite3.SQLITE_CANTOPEN: "check that it is a file, and its permissions and those of its folder",
-}
-
-
-def code_of(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-
-
-def translated(error: sqlite3.Error, location: str, doing: str, outcome_unknown: bool = False) -> StorageError:
-    code = code_of(error)
-    # A -shm file that cannot grow: there is no room, whatever the system called it.
-    primary = sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else code & 0xFF
-    name = getattr(error, "sqlite_errorname", type(error).__name__)
-    advice = _ADVICE.get(primary)
-    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-        advice = side_file_in_the_way(os.path.realpath(location)) or advice
-    message = f"{doing} {location}: {error} ({name})" + (f": {advice}" if advice else "")
-    translated = _BY_CODE.get(primary, StorageError)(message, outcome_unknown)
-    translated.__cause__ = error
-    return translated
-
-
-def translated_os(error: OSError, location: str, doing: str) -> StorageError:
-    kind: type[StorageError] = StorageError
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        kind = StoreFullError
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        kind = ReadOnlyStoreError
-    elif error.errno == errno.ENOENT:
-        kind = StoreNotFoundError
-    message = f"{doing} {location}: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        advice = side_file_in_the_way(os.path.realpath(location))
-        message += f": {advice}" if advice else ""
-    translated = kind(message)
-    translated.__cause__ = error
-    return translated
-
-
-def uri_of(path: str, mode: str) -> str:
-    return f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
-
-
-def identity_of(path: str) -> tuple[int, int]:
-    there = os.stat(path)
-    return there.st_dev, there.st_ino
-
-
-def size_of(path: str) -> int:
-    """In bytes; 0 if it is not there."""
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
-
-
-def check_identity(path: str, identity: tuple[int, int], location: str) -> None:
-    """Raise unless the file that was opened is still the one under its name."""
-    try:
-        there = identity_of(path)
-    except FileNotFoundError:
-        raise StoreNotFoundError(
-            f"{location} was deleted while it was open, and takes and gives nothing more: make a new store object"
-        ) from None
-    except OSError as error:
-        raise translated_os(error, location, "could not find") from error
-    if there != identity:
-        raise StorageError(
-            f"{location} was replaced by another file while it was open, and takes and gives nothing more: make a new "
-            "store object"
-        )
-
-
-def check_side_files(path: str, location: str, last_opened: int | None) -> None:
-    """Raise if the WAL beside the file is that of another one, which was here before it.
-
-    SQLite cannot tell: it would take the former file's pages for this one's, and mix the two for good.
-    """
-    if last_opened in (None, os.stat(path).st_ino):
-        return
-    if has_content(path + "-wal") or os.path.exists(path + "-shm"):
-        raise IncompatibleStoreError(
-            f"{location} has been replaced by another file, and beside it there are still the -wal and -shm of the "
-            "former one: end the programs that have that one open, remove the two, and try again "
-            f"(if they belong to the new file, remove {path}-lock instead)"
-        )
-
-
-def create_file(path: str) -> None:
-    """An empty file, readable by its owner only; SQLite gives its side files the same mode.
-
-    Side files without a file are those of one that was deleted, perhaps while other processes have it open. SQLite
-    would join these on their -shm, and look for its pages in a WAL that it does not have.
-    """
-    for side_file in (path + "-wal", path + "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            refuse_database(side_file)
-            os.unlink(side_file)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)  # again, since the umask took its part
-    finally:
-        os.close(descriptor)
-
-
-def refuse_database(side_file: str) -> None:
-    """Raise if what has the name of a side file is something else."""
-    with open(side_file, "rb") as file:
-        if file.read(16) == b"SQLite format 3\0":
-            raise IncompatibleStoreError(
-                f"{side_file} is a database, whose name a store beside it would need for its own: choose another name"
-            )
-
-
-def has_content(path: str) -> bool:
-    return size_of(path) > 0
-
-
-def check_place(path: str, location: str, why_not_create: str = "") -> bool:
-    """Whether the file exists. Raises if it cannot be a store, or is missing and not to be created, for that reason."""
-    try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        folder = os.path.dirname(path)
-        if not os.path.isdir(folder):
-            hint = "; ~ is not expanded: use Path.expanduser()" if "/~" in folder else "; create it first"
-            raise StoreNotFoundError(f"could not open {location}: there is no folder {folder}{hint}") from None
-        if why_not_create:
-            raise StoreNotFoundError(f"there is no store at {location}; {why_not_create}") from None
-        _refuse_long_name(path, location)
-        _refuse_network_file_system(folder, location)
-        return False
-    except NotADirectoryError:
-        raise StoreNotFoundError(f"could not open {location}: a part of its path is a file, not a folder") from None
-    if stat.S_ISDIR(there.st_mode):
-        raise IncompatibleStoreError(f"{location} is a folder; name a file in it")
-    _refuse_long_name(path, location)
-    if not stat.S_ISREG(there.st_mode):
-        raise IncompatibleStoreError(f"{location} is not a regular file")
-    if there.st_nlink > 1:  # https://sqlite.org/howtocorrupt.html, 2.5
-        raise IncompatibleStoreError(
-            f"{location} has {there.st_nlink} names (hard links), and beside each there would be another -wal, which "
-            "destroys it: remove all names but one, or make the others symbolic links"
-        )
-    _refuse_network_file_system(path, location)
-    return True
-
-
-_LONGEST_SIDE_NAME = "-journal"
-_LONGEST_PATH = 512 - len(_LONGEST_SIDE_NAME)  # MAX_PATHNAME in SQLite's os_unix.c, which cannot be configured
-
-
-def _refuse_long_name(path: str, location: str) -> None:
-    name, folder = os.fsencode(os.path.basename(path)), os.path.dirname(path)
-    longest = os.pathconf(folder, "PC_NAME_MAX") - len(_LONGEST_SIDE_NAME)
-    if len(name) > longest or len(os.fsencode(path)) > _LONGEST_PATH:
-        raise StorageError(
-            f"could not open {location}: its name is too long for SQLite and its side files, which take names of "
-            f"{longest} bytes and paths of {_LONGEST_PATH}"
-        )
-
-
-def check_rights(path: str, location: str) -> None:
-    """Raise unless whoever asks may write the file and, for its side files, the folder."""
-    effective = os.access in os.supports_effective_ids
-    for place, what in ((os.path.dirname(path), "its folder"), (path, "it")):
-        if os.path.exists(place) and not os.access(place, os.W_OK, effective_ids=effective):
-            raise ReadOnlyStoreError(
-                f"could not open {location}: {what} cannot be written; check its permissions, or open the store "
-                "with read_only=True"
-            )
-    advice = side_file_in_the_way(path)
-    if advice:
-        raise ReadOnlyStoreError(f"could not open {location}: {advice}")
-
-
-def side_file_in_the_way(path: str) -> str:
-    """Which of the files beside the store's keeps whoever asks from reading or writing it, and what to do; or ""."""
-    may = functools.partial(os.access, effective_ids=os.access in os.supports_effective_ids)
-    for name in (path + "-lock", path + "-shm", path + "-wal", path + "-journal"):
-        try:
-            there = os.stat(name)
-        except OSError:
-            continue
-        if not may(name, os.R_OK):
-            kept_from = "read"
-        elif may(path, os.W_OK) and not may(name, os.W_OK):
-            kept_from = "written"
-        else:
-            continue
-        advice = (
-            f"{name} (mode {stat.S_IMODE(there.st_mode):04o}, uid {there.st_uid}) cannot be {kept_from} by uid "
-            f"{os.geteuid()}: give it the mode and the owner of the store file (chmod, chown)"
-        )
-        # The two in which no commit can be.
-        if name.endswith("-shm") or (name.endswith("-wal") and not there.st_size):
-            advice += ", or remove it while no process has the store open"
-        return advice
-    return ""
-
-
-_NETWORK_FILE_SYSTEMS = frozenset(
-    ["nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gfs2", "ocfs2", "beegfs", "fuse.sshfs"]
-)
-
-
-def _refuse_network_file_system(path: str, location: str) -> None:
-    """Locks and shared memory do not work across hosts. Linux tells what a path is mounted from; others don't."""
-    device = os.stat(path).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-            lines = mounts.read().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        fields, _, source = line.partition(" - ")
-        if fields.split()[2] == number and source.split()[0] in _NETWORK_FILE_SYSTEMS:
-            raise IncompatibleStoreError(
-                f"{location} is on a network file system ({source.split()[0]}), where its locks do not hold: "
-                "put it on a local disk, or use PostgreSQL"
-            )
 
 
 def probe(path: str, location: str) -> None:
@@ -380,14 +129,6 @@ def schema_version(connection: sqlite3.Connection, location: str) -> int:
     return cast("int", version)
 
 
-def secure(connection: sqlite3.Connection) -> None:
-    """Nothing in a file that somebody else made may run code or pass for sound: https://sqlite.org/security.html."""
-    connection.execute("PRAGMA trusted_schema = 0").close()
-    connection.execute("PRAGMA cell_size_check = 1").close()
-    # The default, unless SQLite was built otherwise: nobody's table beside ours may refuse what is deleted.
-    connection.execute("PRAGMA foreign_keys = 0").close()
-
-
 def migrate(connection: sqlite3.Connection, location: str) -> None:
     version = schema_version(connection, location)
     if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]:
@@ -424,32 +165,6 @@ def create_schema(connection: sqlite3.Connection) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-
-
-def sync_recovered_wal(path: str) -> None:
-    """Make durable what a killed process has committed but not synced, before anybody is told that it exists.
-
-    SQLite's recovery takes up frames that stand in the WAL whether or not they were synced. Of the -wal, unlike of the
-    database and the -shm, a descriptor of our own may be opened and closed: no process holds a lock on it.
-    """
-    try:
-        descriptor = os.open(path + "-wal", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        if os.fstat(descriptor).st_size:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: str) -> None:
-    """A new file is found after a power cut only if its folder was synced, too."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _SCHEMA_QUERY = "SELECT type, name, tbl_name, sql FROM sqlite_schema"

@@ -1,10 +1,10 @@
 """A visit to a SQLite file that is only read: it leaves the owner able to write.
 
-A file that is in WAL mode is read by way of its -shm, and whoever opens it first makes one, as his own. So a visitor
-joins a -shm that a writer has made. Where there is none, nobody has the file open: it is read as it is (SQLite's
-``immutable``), or, if a -wal with commits was left beside it, with an index of that -wal in memory. Then no lock tells
-of a writer who comes, so the visitor looks at the files before and after each read, and begins anew as soon as they
-have changed.
+A file that is in WAL mode is read by way of its -shm. The process that opens it first makes that, as its user's own. So
+a visitor joins a -shm that a writer has made. Where there is none, no process has the file open: it is read as it is
+(SQLite's ``immutable``), or, if a -wal with commits was left beside it, with an index of that -wal in memory. Then no
+lock tells of a writer who comes, so the visitor looks at the files before and after each read, and begins anew as soon
+as they have changed.
 
 Rules of this module: connections, no statements of the store's. No lock file is made, and what is there is held for no
 longer than an opening takes.
@@ -21,25 +21,20 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
+from .._waiting.deadline import Deadline
 from ..errors import IncompatibleStoreError, StorageError
 from .additions import check_schema_untouched
-from .location import refuse_emptied
+from .connection import set_up_reader, uri_of
+from .errors import code_of
+from .location import check_side_files, has_content, refuse_emptied, sync_folder
 from .lock import FileLock
-from .schema import (
-    SCHEMA_VERSION,
-    check_side_files,
-    code_of,
-    has_content,
-    schema_version,
-    secure,
-    sync_folder,
-    sync_recovered_wal,
-    uri_of,
-)
+from .schema import SCHEMA_VERSION, schema_version
+from .wal import sync_recovered_wal
 from .wal_owner import descriptors_here, is_placed, read_wal, refuse_other_wal, was_store
 
 _LOCK_SECONDS = 0.5
-"""How long an opening waits for the lock file. Whoever holds it for longer is stopped, and neither opens nor closes."""
+"""How long an opening waits for the lock file. A process that holds it for longer is stopped: it opens and closes
+nothing."""
 
 _SETTLED_NS = 20_000_000
 """What was written so long ago is told from what is written now: file systems count by ticks of up to 10 ms."""
@@ -51,7 +46,7 @@ class ChangedMeanwhileError(StorageError):
     """What was read may be half old and half new."""
 
 
-class _Seen(NamedTuple):
+class _Fingerprint(NamedTuple):
     """How a store's files looked."""
 
     database: tuple[int, ...] | None
@@ -63,11 +58,11 @@ class _Seen(NamedTuple):
         return not any(abs(time.time_ns() - time_ns) < _SETTLED_NS for time_ns in times)
 
 
-def _look(path: str) -> _Seen:
+def _fingerprint(path: str) -> _Fingerprint:
     shm = _facts(path + "-shm")
     wal = _facts(path + "-wal")
     # Not the -wal's ctime: SQLite gives it to the file's owner each time that root opens it.
-    return _Seen(_facts(path), wal[:3] if wal else None, shm[0] if shm else None)
+    return _Fingerprint(_facts(path), wal[:3] if wal else None, shm[0] if shm else None)
 
 
 def _facts(path: str) -> tuple[int, ...] | None:
@@ -81,7 +76,9 @@ def _facts(path: str) -> tuple[int, ...] | None:
 class Visit:
     """A connection to a file that is only read, and what it takes to be right."""
 
-    def __init__(self, path: str, location: str, connection: sqlite3.Connection, uri: str, seen: _Seen | None) -> None:
+    def __init__(
+        self, path: str, location: str, connection: sqlite3.Connection, uri: str, seen: _Fingerprint | None
+    ) -> None:
         self._path = path
         self._location = location
         self.connection = connection
@@ -94,7 +91,7 @@ class Visit:
         return self._seen is None
 
     def is_right(self) -> bool:
-        return self._seen is None or self._seen == _look(self._path)
+        return self._seen is None or self._seen == _fingerprint(self._path)
 
     def confirm(self) -> None:
         """Raise unless what was read since it was right is right."""
@@ -122,28 +119,77 @@ def set_up(connection: sqlite3.Connection, location: str) -> None:
 
 def visit(path: str, location: str, timeout: float, set_up: SetUp) -> Visit:
     """Open a file of this real path, to be only read. Raises what an opening raises, SQLite's errors as they are."""
-    deadline = time.monotonic() + timeout
+    opening = _Opening(path, location, timeout, set_up)
+    deadline = Deadline(timeout)
     while True:
-        with _beside_other_openings(path) as (lock, is_held):
-            seen = _look(path)
-            has_wal = _check_files(path, location, lock, is_held)
+        found = opening.attempt()
+        if found is not None:
+            return found
+        if deadline.is_over:
+            raise ChangedMeanwhileError(f"could not open {location}: others open, write and close it without a pause")
+
+
+class _Opening:
+    """Opens a file, as it is just now."""
+
+    def __init__(self, path: str, location: str, timeout: float, set_up: SetUp) -> None:
+        self._path = path
+        self._location = location
+        self._timeout = timeout
+        self._set_up = set_up
+
+    def attempt(self) -> Visit | None:
+        """None: the file has changed meanwhile."""
+        with _beside_other_openings(self._path) as (lock, is_held):
+            seen = _fingerprint(self._path)
+            has_wal = _check_files(self._path, self._location, lock, is_held)
             # A -shm that is missing is made by the owner himself, from whom it keeps nothing.
-            if has_wal is not None and seen.wal and (seen.shm or (has_wal and _is_owner(path))):
+            if has_wal is not None and seen.wal and (seen.shm or (has_wal and _is_owner(self._path))):
                 try:
-                    # As one who could be a writer: in one process, all who have the -shm open write to it or none.
-                    uri = uri_of(path, "ro") + ("" if _may(path, os.W_OK) else "&readonly_shm=1")
-                    connection = _connect(sqlite3.Connection, uri, timeout, set_up)
-                    _sync(path)
-                    return Visit(path, location, connection, uri, None)
+                    return self._joined()
                 except sqlite3.OperationalError as error:
                     # It may be left in the middle of something, by one who was killed, which only a writer may mend.
-                    if code_of(error) & 0xFF != sqlite3.SQLITE_READONLY and _look(path) == seen:
+                    if code_of(error) & 0xFF != sqlite3.SQLITE_READONLY and _fingerprint(self._path) == seen:
                         raise
-        as_it_is = _as_it_is(path, location, timeout, set_up, seen, bool(has_wal))
-        if as_it_is is not None:
-            return as_it_is
-        if time.monotonic() > deadline:
-            raise ChangedMeanwhileError(f"could not open {location}: others open, write and close it without a pause")
+        return self._as_it_is(seen, bool(has_wal))
+
+    def _joined(self) -> Visit:
+        """By way of the -shm, beside writers. As one who could be a writer: in one process, all who have the -shm open
+        write to it or none."""
+        uri = uri_of(self._path, "ro") + ("" if _may(self._path, os.W_OK) else "&readonly_shm=1")
+        connection = self._connect(sqlite3.Connection, uri)
+        _sync(self._path)
+        return Visit(self._path, self._location, connection, uri, None)
+
+    def _as_it_is(self, seen: _Fingerprint, with_wal: bool) -> Visit | None:
+        """Open a file that no process has open. None: it has changed since it was seen."""
+        while not seen.is_settled():
+            time.sleep(0.005)
+        needs_wal = with_wal and read_wal(self._path + "-wal", 1) is not None
+        uri = uri_of(self._path, "ro") + ("&vfs=unix-none" if needs_wal else "&immutable=1")
+        try:
+            connection = self._connect(_WithoutLocks if needs_wal else sqlite3.Connection, uri)
+            _sync(self._path)
+        except (sqlite3.Error, StorageError):
+            if _fingerprint(self._path) == seen:
+                raise
+            return None
+        if _fingerprint(self._path) == seen:
+            return Visit(self._path, self._location, connection, uri, seen)
+        connection.close()
+        return None
+
+    def _connect(self, kind: type[sqlite3.Connection], uri: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, timeout=0, cached_statements=256, check_same_thread=False, factory=kind
+        )
+        try:
+            set_up_reader(connection, self._timeout)
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 @contextlib.contextmanager
@@ -174,7 +220,7 @@ def _check_files(path: str, location: str, lock: FileLock, is_held: bool) -> boo
 
 
 def _is_owner(path: str) -> bool:
-    """Whether a side file that is made now, with the mode of the file, and by root with its owner, keeps nobody out."""
+    """Whether a side file that is made now keeps no user out. It gets the mode of the file, and by root its owner."""
     there = os.stat(path)
     is_his = os.geteuid() in (0, there.st_uid) and bool(there.st_mode & stat.S_IWUSR)
     return is_his and _may(path, os.W_OK) and _may(os.path.dirname(path), os.W_OK)
@@ -184,22 +230,6 @@ def _may(path: str, how: int) -> bool:
     return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _connect(kind: type[sqlite3.Connection], uri: str, timeout: float, set_up: SetUp) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, timeout=0, cached_statements=256, check_same_thread=False, factory=kind
-    )
-    try:
-        secure(connection)
-        connection.execute("PRAGMA query_only = 1").close()
-        # Readers wait for nobody in WAL mode, but for another program's recovery or its exclusive lock.
-        connection.execute(f"PRAGMA busy_timeout = {int(min(timeout * 1000, 2**31 - 1))}").close()
-        set_up(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def _sync(path: str) -> None:
     # After recovery, which may have taken up what a killed writer did not sync.
     sync_recovered_wal(path)
@@ -207,29 +237,11 @@ def _sync(path: str) -> None:
         sync_folder(os.path.dirname(path))
 
 
-def _as_it_is(path: str, location: str, timeout: float, set_up: SetUp, seen: _Seen, with_wal: bool) -> Visit | None:
-    """Open a file that nobody has open. None: it has changed since it was seen."""
-    while not seen.is_settled():
-        time.sleep(0.005)
-    uri = uri_of(path, "ro") + ("&vfs=unix-none" if with_wal and read_wal(path + "-wal", 1) else "&immutable=1")
-    try:
-        connection = _connect(_WithoutLocks if "unix-none" in uri else sqlite3.Connection, uri, timeout, set_up)
-        _sync(path)
-    except (sqlite3.Error, StorageError):
-        if _look(path) == seen:
-            raise
-        return None
-    if _look(path) == seen:
-        return Visit(path, location, connection, uri, seen)
-    connection.close()
-    return None
-
-
 class _WithoutLocks(sqlite3.Connection):
     """A connection that keeps the index of the WAL in memory, and takes no locks.
 
-    SQLite closes its descriptor at once, whoever else in this process has the file open, and with it go the locks of
-    those. So it is kept open for as long as there is another.
+    SQLite closes its descriptor at once, and with it go the locks of every other connection of this process to the
+    file. So it is kept open for as long as there is another.
     """
 
     _all: ClassVar[weakref.WeakSet[_WithoutLocks]] = weakref.WeakSet()

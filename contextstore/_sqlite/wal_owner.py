@@ -1,9 +1,9 @@
 """Whose the -wal beside a store's file is: that of the file as it is now, or of one that stood in its place.
 
-A store that was killed leaves its last commits in the -wal. Who then copies a backup over the file (``cp`` keeps the
-inode) leaves that -wal beside another file, and SQLite, which cannot tell, would take its pages for this file's. So the
-lock file holds a stamp: how the file looked when this library had it written last. A file that was written since, and
-after its -wal, is looked at: what its own -wal would change in it must be what nobody has copied into it yet.
+A store that was killed leaves its last commits in the -wal. A backup that is then copied over the file (``cp`` keeps
+the inode) has that -wal beside it, and SQLite, which cannot tell, would take its pages for this file's. So the lock
+file holds a stamp: how the file looked when this library had it written last. A file that was written since, and after
+its -wal, is looked at: what its own -wal would change in it must be what no checkpoint has copied into it yet.
 
 Rules of this module: no SQL. It only looks, and says that a file is another one if nothing else explains what it sees:
 never after a mere kill or power cut, a chmod, or another program's checkpoint.
@@ -16,7 +16,7 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..errors import IncompatibleStoreError
 from .lock import FileLock
@@ -113,7 +113,7 @@ def _boot_time_ns() -> int | None:
 
 
 def refuse_other_wal(path: str, location: str, stamp_text: str) -> None:
-    """Raise if the file was replaced under its -wal. To be asked while nobody commits, checkpoints, opens or closes."""
+    """Raise if the file was replaced under its -wal. Called while no process commits, checkpoints, opens or closes."""
     if not _is_suspicious(path, stamp_text) or is_open_here(path, path + "-shm"):
         return
     if _explains(path):
@@ -127,7 +127,7 @@ def refuse_other_wal(path: str, location: str, stamp_text: str) -> None:
 
 
 def _is_suspicious(path: str, stamp_text: str) -> bool:
-    """Whether somebody else has written to the file since this library did, and since its -wal was written."""
+    """Whether another program has written to the file since this library did, and since its -wal was written."""
     stamp = Stamp.read(stamp_text)
     if stamp is None or stamp.state not in ("kept", "writing"):
         return False
@@ -187,9 +187,21 @@ class Wal(NamedTuple):
     last: dict[int, int]
     """The last frame of each page, counted from 1."""
 
+    def pages_up_to(self, frame: int) -> list[int]:
+        """The pages of the database whose last frame is not behind this one, by number."""
+        return sorted(page for page, last in self.last.items() if page <= self.pages and last <= frame)
+
 
 _WAL_HEADER = 32
 _FRAME_HEADER = 24
+
+
+class _Header(NamedTuple):
+    order: str
+    """How its checksums read numbers, as ``struct`` says it."""
+    page_bytes: int
+    salts: bytes
+    sums: tuple[int, int]
 
 
 def read_wal(path: str, enough: int = 2**62) -> Wal | None:
@@ -199,25 +211,13 @@ def read_wal(path: str, enough: int = 2**62) -> Wal | None:
     except OSError:
         return None
     with file:
-        header = file.read(_WAL_HEADER)
-        if len(header) < _WAL_HEADER or header[:4] not in (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"):
-            return None
-        order = ">" if header[3] & 1 else "<"
-        page_bytes = int.from_bytes(header[8:12])
-        salts = header[16:24]
-        sums = _checksum(order, header[:24], (0, 0))
-        if sums != struct.unpack(">II", header[24:32]) or page_bytes not in [2**power for power in range(9, 17)]:
+        header = _read_header(file)
+        if header is None:
             return None
         last: dict[int, int] = {}
         pending: dict[int, int] = {}
-        frames = pages = number = 0
-        while len(frame := file.read(_FRAME_HEADER + page_bytes)) == _FRAME_HEADER + page_bytes:
-            page, committed = struct.unpack_from(">II", frame)
-            sums = _checksum(order, frame[:8], sums)
-            sums = _checksum(order, memoryview(frame)[_FRAME_HEADER:], sums)
-            if frame[8:16] != salts or page == 0 or sums != struct.unpack_from(">II", frame, 16):
-                break
-            number += 1
+        frames = pages = 0
+        for number, (page, committed) in enumerate(_read_frames(file, header), start=1):
             pending[page] = number
             if committed:
                 last |= pending
@@ -226,7 +226,31 @@ def read_wal(path: str, enough: int = 2**62) -> Wal | None:
                 enough -= 1
                 if not enough:
                     break
-    return Wal(page_bytes, salts, frames, pages, last) if frames else None
+    return Wal(header.page_bytes, header.salts, frames, pages, last) if frames else None
+
+
+def _read_header(file: BinaryIO) -> _Header | None:
+    header = file.read(_WAL_HEADER)
+    if len(header) < _WAL_HEADER or header[:4] not in (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"):
+        return None
+    order = ">" if header[3] & 1 else "<"
+    page_bytes = int.from_bytes(header[8:12])
+    sums = _checksum(order, header[:24], (0, 0))
+    if sums != struct.unpack(">II", header[24:32]) or page_bytes not in [2**power for power in range(9, 17)]:
+        return None
+    return _Header(order, page_bytes, header[16:24], sums)
+
+
+def _read_frames(file: BinaryIO, header: _Header) -> Iterator[tuple[int, int]]:
+    """Of each frame that is valid: its page, and how many the database has with it if it ends a commit, else 0."""
+    sums, length = header.sums, _FRAME_HEADER + header.page_bytes
+    while len(frame := file.read(length)) == length:
+        page, committed = struct.unpack_from(">II", frame)
+        sums = _checksum(header.order, frame[:8], sums)
+        sums = _checksum(header.order, memoryview(frame)[_FRAME_HEADER:], sums)
+        if frame[8:16] != header.salts or page == 0 or sums != struct.unpack_from(">II", frame, 16):
+            return
+        yield page, committed
 
 
 def _checksum(order: str, content: bytes | memoryview, sums: tuple[int, int]) -> tuple[int, int]:
@@ -243,7 +267,7 @@ def _backfilled(path: str, wal: Wal) -> tuple[int, int]:
     As the -shm has it, which outlives the processes that had it open.
     """
     try:
-        with open(path + "-shm", "rb") as file:  # nobody in this process has it open, see is_open_here
+        with open(path + "-shm", "rb") as file:  # no connection of this process has it open, see is_open_here
             content = file.read(136)
     except OSError:
         return 0, 0
@@ -262,23 +286,16 @@ def _explains(path: str) -> bool:
     if wal is None:
         return True  # nothing will be taken from it
     done, tried = _backfilled(path, wal)
-    with open(path, "rb", buffering=0) as database:
+    before, begun, pages = wal.pages_up_to(done), wal.pages_up_to(tried), wal.pages_up_to(wal.frames)
+    with open(path, "rb", buffering=0) as database, open(path + "-wal", "rb", buffering=0) as log:
 
         def is_copied(page: int) -> bool:
             return _database_page(database.fileno(), wal, page) == _frame(log.fileno(), wal, wal.last[page])
 
-        with open(path + "-wal", "rb", buffering=0) as log:
-            pages = sorted(page for page in wal.last if page <= wal.pages)
-            others = [page for page in pages if wal.last[page] > done]
-            if not all(is_copied(page) for page in pages if wal.last[page] <= done):
-                return False
-            if len(others) < len(pages):
-                return True
-            # A checkpoint goes from page to page by number. What it copies first tells one that was cut off.
-            begun = [page for page in others if wal.last[page] <= tried]
-            if begun and is_copied(begun[0]):
-                return True
-            return all(is_copied(page) for page in pages)
+        if before:
+            return all(is_copied(page) for page in before)
+        # A checkpoint goes from page to page by number. What it copies first tells one that was cut off.
+        return (bool(begun) and is_copied(begun[0])) or all(is_copied(page) for page in pages)
 
 
 def _database_page(descriptor: int, wal: Wal, page: int) -> bytes:

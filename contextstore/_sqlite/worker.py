@@ -1,8 +1,7 @@
 """A SQLite connection, its aiosqlite thread, and the jobs that run there.
 
-Rules of this module: no SQL. Nothing here knows what a job does.
-
-It is also what is asked to stand still while the process forks, since SQLite's state is per process, see _hold_all.
+Rules of this module: no SQL. Nothing here knows what a job does. aiosqlite starts the thread, connects and closes; what
+goes on in between is one long call of it.
 """
 
 from __future__ import annotations
@@ -15,17 +14,16 @@ import logging
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import aiosqlite  # here, and not at the first opening: a fork in the middle of an import leaves it locked in the child
 
 from .._engine.contract import Job
-from .._process.fork import at_fork
 from .._process.own_threads import OwnThreads
 from .._waiting.callers import run_now
 from ..errors import StorageError
+from .fork import deregister, file_of, refuse_if_spoilt, register, without_fork
 
 T = TypeVar("T")
 
@@ -33,13 +31,14 @@ logger = logging.getLogger("contextstore")
 
 
 class _JobConnection(sqlite3.Connection):
-    """A connection whose ``execute`` also takes a function, so that aiosqlite's public calls can carry one."""
+    """A connection whose ``executemany`` takes a function, so that a public call of aiosqlite's can carry one.
 
-    def execute(self, sql: Any, parameters: Any = (), /) -> Any:
-        if callable(sql):
-            sql(self)
-            return super().cursor()  # from which the caller fetches nothing
-        return super().execute(sql, parameters)
+    No statement of this package is executed by it. ``execute``, which they all are, stays SQLite's own.
+    """
+
+    def executemany(self, function: Any, parameters: Any, /) -> sqlite3.Cursor:
+        function(self)
+        return self.cursor()  # for aiosqlite to wrap; it is never fetched from
 
 
 class _Started:
@@ -69,18 +68,24 @@ class ConnectionWorker:
         self._aiosqlite: Any = None
         self._serving: asyncio.Future[Any] | None = None
         self._thread: threading.Thread | None = None
-        self._database = ""
+        self.database = ""
+        """What its connection is to."""
         self._adopted: sqlite3.Connection | None = None
         self._busy = threading.RLock()  # held whenever SQLite may be at work on this connection
-        self.connection: sqlite3.Connection = cast("sqlite3.Connection", None)
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
         """To be touched by jobs of this worker alone."""
+        if self._connection is None:
+            raise StorageError(f"{self._own_threads.place} is not open")
+        return self._connection
 
     async def open(self, database: str) -> None:
-        """Connect, and begin to take jobs. On the engine room's loop."""
-        self._database = database
+        """Connect, and begin to take jobs. On the host's loop."""
+        self.database = database
         refuse_if_spoilt(database)
-        with _workers_lock:
-            _workers.add(self)
+        register(self)
         with self._busy:
             try:
                 self._aiosqlite = await self._start(
@@ -95,7 +100,7 @@ class ConnectionWorker:
                     )
                 )
             except RuntimeError as error:  # there are too many, or the interpreter is at its end
-                raise StorageError(f"could not open {_file_of(database)}: it needs a thread: {error}") from error
+                raise StorageError(f"could not open {file_of(database)}: it needs a thread: {error}") from error
             except BaseException:
                 # aiosqlite's thread is about to end and to tell this loop so. If the loop were closed by then, the
                 # thread would end by an error of its own.
@@ -103,7 +108,7 @@ class ConnectionWorker:
                     await asyncio.sleep(0.001)
                 self._deregister()
                 raise
-        self._serving = asyncio.ensure_future(self._aiosqlite.execute_fetchall(self._serve))
+        self._serving = asyncio.ensure_future(self._aiosqlite.executemany(self._serve, ()))
 
     def _start(self, connect: Callable[[], aiosqlite.Connection]) -> _Started:
         """Have aiosqlite start its thread, and register that before it does anything: it logs what it is about to do.
@@ -111,7 +116,7 @@ class ConnectionWorker:
         aiosqlite does not tell which thread it is. So it is looked for among those that are there now and were not
         before; of several, when another part of the program starts one just now, _connect will tell.
         """
-        with _workers_lock:  # one worker at a time
+        with without_fork():  # one worker at a time
             before = {thread.ident for thread in threading.enumerate()}
             started = _Started(connect())
             self._idents = [
@@ -133,8 +138,8 @@ class ConnectionWorker:
         self._thread = threading.current_thread()
         self._own_threads.add(threading.get_ident())
         self._deregister(but=threading.get_ident())
-        self.connection = _JobConnection(*args, **kwargs)
-        return self.connection
+        self._connection = _JobConnection(*args, **kwargs)
+        return self._connection
 
     def _serve(self, _: sqlite3.Connection) -> None:
         _here.worker = self
@@ -161,13 +166,13 @@ class ConnectionWorker:
         self._jobs.put(lambda: run_now(job()))
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """The job's result, awaited on the engine room's loop."""
+        """The job's result, awaited on the host's loop."""
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def run_job() -> None:
             try:
                 done.set_result(job(self.connection))
-            except BaseException as error:  # noqa: BLE001 - handed over to whoever waits, whatever it is
+            except BaseException as error:  # noqa: BLE001 - handed over to the waiter, whatever it is
                 done.set_exception(error)
 
         self._jobs.put(run_job)
@@ -181,7 +186,7 @@ class ConnectionWorker:
         """Go on with another connection. In a job of this worker."""
         refuse_if_spoilt(database)
         self.let_go()
-        self.connection, self._database = connection, database
+        self._connection, self.database = connection, database
         self._adopted = connection
 
     def let_go(self) -> None:
@@ -210,12 +215,31 @@ class ConnectionWorker:
                     self._thread.join()  # it has nothing left to do
                 self._deregister()  # only now: it logs to its end
         finally:
-            with _workers_lock:
-                _workers.discard(self)
+            deregister(self)
+
+    # -- around a fork, in whichever thread forks ----------------------------------------------------------------------
+
+    def hold(self, seconds: float) -> None:
+        if not self.is_here():  # a job that forks is in the middle of something
+            self._busy.acquire(timeout=seconds)
+
+    def let_go_on(self) -> bool:
+        if self.is_here():
+            return False
+        try:
+            self._busy.release()
+        except RuntimeError:  # not ours
+            return False
+        return True
+
+    def close_in_child(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
 
 
 class LazyWorker:
-    """A worker that is opened when the first job comes, by the engine room's loop: most stores have none for it.
+    """A worker that is opened when the first job comes, by the host's loop: most stores have none for it.
 
     Args:
         own_threads: as a worker has them.
@@ -229,10 +253,12 @@ class LazyWorker:
         self._waiting: list[Job] = []
         self._worker: ConnectionWorker | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._database = ""
+        self._set_up: Callable[[sqlite3.Connection], None] = lambda _: None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def make_ready(self, database: str, set_up: Callable[[sqlite3.Connection], None]) -> None:
-        """Say what is opened, and how. On the engine room's loop, which is to live as long as jobs come."""
+        """Say what is opened, and how. On the host's loop, which is to live as long as jobs come."""
         self._loop = asyncio.get_running_loop()
         self._database, self._set_up = database, set_up
 
@@ -247,16 +273,6 @@ class LazyWorker:
             # Each time, and not only the first: an interrupt may have come between two steps here.
             self._loop.call_soon_threadsafe(self._begin, context=contextvars.Context())
 
-    def is_here(self) -> bool:
-        """Whether a job of this worker is what runs now, in this thread."""
-        return self._worker is not None and self._worker.is_here()
-
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """To be touched by jobs of this worker alone."""
-        assert self._worker is not None
-        return self._worker.connection
-
     def _begin(self) -> None:
         if self._opening is None or self._opening.done():
             self._opening = asyncio.ensure_future(self._open())
@@ -269,7 +285,7 @@ class LazyWorker:
                 await worker.open(self._database)
                 await worker.run(self._set_up)
             except Exception as error:  # noqa: BLE001 - whatever it is, the jobs find it out where they run instead
-                logger.info("%s: what takes long keeps other reads waiting: %s", _file_of(self._database), error)
+                logger.info("%s: what takes long keeps other reads waiting: %s", file_of(self._database), error)
                 await worker.close()
                 worker = None
         with self._lock:
@@ -279,7 +295,7 @@ class LazyWorker:
                 (worker or self._instead()).post(job)
 
     async def drain(self) -> None:
-        """Run what was posted, and take no more. On the engine room's loop."""
+        """Run what was posted, and take no more. On the host's loop."""
         if self._opening is not None:
             await self._opening
         if self._worker is not None:
@@ -296,82 +312,13 @@ class LazyWorker:
 _here = threading.local()
 
 
+def connection_here() -> sqlite3.Connection:
+    """The connection of the worker of which a job runs in this thread."""
+    connection: sqlite3.Connection = _here.worker.connection
+    return connection
+
+
 def worker_here() -> ConnectionWorker:
     """The worker of which a job runs in this thread."""
     worker: ConnectionWorker = _here.worker
     return worker
-
-
-# --------------------------------------------------------------------------------------------------------------- fork
-#
-# What SQLite knows of the locks that this process holds on a file is in the memory that a forked child inherits, while
-# the locks themselves stay with the parent. So a new connection of the child to the same file would take none: when the
-# parent closed, as the last that had any, it took the WAL with it, and what was acknowledged in the child was lost. And
-# a child that was forked in the middle of a commit found the file locked for ever, by a thread that it does not have.
-#
-# So a fork waits until each connection is between two jobs, where it holds no lock but the shared one, and the child
-# closes them: SQLite then forgets them there, and nothing of the parent's is touched. (SQLite advises to let inherited
-# connections leak, for the sake of those that are in the middle of something: https://sqlite.org/howtocorrupt.html,
-# 2.6. But then no new connection of the child's to that file is safe.)
-
-_FORK_SECONDS = 5.0
-"""How long a fork waits for running jobs. A store that took longer cannot be opened anew in the child, and says so."""
-
-_workers: set[ConnectionWorker] = set()
-_workers_lock = threading.RLock()
-_spoilt: set[str] = set()
-
-
-def _hold_all() -> None:
-    _workers_lock.acquire()
-    deadline = time.monotonic() + _FORK_SECONDS
-    for worker in _workers:
-        if worker._thread is not threading.current_thread():  # a job that forks is in the middle of something
-            worker._busy.acquire(timeout=max(0.0, deadline - time.monotonic()))
-
-
-def _is_held(worker: ConnectionWorker) -> bool:
-    """Whether it stood still; from now on it need not. (An interrupted _hold_all could not have taken note of it.)"""
-    if worker._thread is threading.current_thread():
-        return False
-    try:
-        worker._busy.release()
-    except RuntimeError:  # not ours
-        return False
-    return True
-
-
-def _go_on_in_parent() -> None:
-    for worker in _workers:
-        _is_held(worker)
-    with contextlib.suppress(RuntimeError):
-        _workers_lock.release()
-
-
-def _give_up_in_child() -> None:
-    global _workers_lock
-    for worker in _workers:
-        if _is_held(worker):
-            if worker.connection is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    worker.connection.close()
-        elif worker._database != ":memory:":
-            _spoilt.add(_file_of(worker._database))
-    _workers.clear()
-    _workers_lock = threading.RLock()
-
-
-def _file_of(database: str) -> str:
-    return database.partition("?")[0]
-
-
-def refuse_if_spoilt(database: str) -> None:
-    """Raise if this process was forked while a worker of its parent's was at work on that file."""
-    if _file_of(database) in _spoilt:
-        raise StorageError(
-            f"could not open {_file_of(database)}: this process was forked while a store of its parent's was at work "
-            "there, and it has inherited SQLite's state: start it by 'spawn' or 'forkserver', or fork before opening"
-        )
-
-
-at_fork(before=_hold_all, in_parent=_go_on_in_parent, in_child=_give_up_in_child)

@@ -12,7 +12,7 @@ import pytest
 
 from contextstore._faces import async_store as _store
 from contextstore._postgres import engine as _postgres
-from contextstore._sqlite import statements as _sqlite_statements
+from contextstore._sqlite import writes as _sqlite_writes
 from contextstore._waiting import deadlock as _circles
 
 from ..conftest import FACES, Target, new_location
@@ -25,7 +25,7 @@ from .waiting import TOLD, news, subscriptions
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(_sqlite_statements, "time", clock)
+    monkeypatch.setattr(_sqlite_writes, "time", clock)
     monkeypatch.setattr(_store, "time", clock)
     monkeypatch.setattr(_postgres, "time", clock)
     return clock

@@ -28,7 +28,8 @@ from contextstore._engine.operations import (
 from contextstore._faces import async_store as _store
 from contextstore._postgres import engine as _postgres
 from contextstore._sqlite import deletion as _sqlite_deletion
-from contextstore._sqlite import statements as _sqlite_statements
+from contextstore._sqlite import writes as _sqlite_writes
+from contextstore._sqlite.worker import connection_here
 from contextstore._values.codec import Encoded
 from contextstore._waiting.callers import run_now
 
@@ -46,7 +47,7 @@ NOTHING = datetime.timedelta(0)
 @pytest.fixture(name="clock")
 def clock_of_the_store(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (_sqlite_statements, _store, _postgres):
+    for module in (_sqlite_writes, _store, _postgres):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -154,7 +155,7 @@ class TestStatementsThatAreShared:
         async def trace(connection: Any, callback: Any) -> None:
             connection().set_trace_callback(callback)
 
-        places = [lambda: engine._writing.connection, engine._connection_here]
+        places = [lambda: engine._database._writing.connection, connection_here]
         for callback in (statements.append, None):
             run_now(core._reader.call(lambda: trace(places[0], callback)))  # noqa: B023 - called at once
             run_now(core._reader.scan(lambda: trace(places[1], callback)))  # noqa: B023 - called at once

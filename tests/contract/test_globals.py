@@ -19,6 +19,7 @@ from contextstore import (
     ReadOnlyStoreError,
     VersionConflictError,
 )
+from contextstore._sqlite.worker import connection_here
 from contextstore._waiting.callers import run_now
 
 from ..conftest import Target
@@ -195,10 +196,10 @@ class TestListing:
             async def count(after: str | None) -> int:
                 nonlocal ticks
                 ticks = 0
-                engine._reading.connection.set_progress_handler(tick, 1)
+                connection_here().set_progress_handler(tick, 1)
                 with contextlib.suppress(CorruptStoreError):  # the rows have no checksums
                     await engine.page_globals("key-", after, 100)
-                engine._reading.connection.set_progress_handler(None, 1)
+                connection_here().set_progress_handler(None, 1)
                 return ticks
 
             first, last = (run_now(core_of(store)._reader.call(lambda a=a: count(a))) for a in (None, "key-19800"))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from contextstore import CorruptStoreError, InvalidKeyError, StorageError, StoreClosedError
+from contextstore._sqlite.worker import connection_here
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail, until
@@ -197,7 +198,7 @@ async def test_listing_reads_no_values(make_store: Target) -> None:
             return 0
 
         async def counting() -> None:
-            engine._reading.connection.set_progress_handler(count, 1)
+            connection_here().set_progress_handler(count, 1)
 
         engine.post_read(counting)
         tracemalloc.start()
@@ -221,8 +222,8 @@ async def test_an_iteration_paused_within_a_page_that_bytes_have_cut_holds_nothi
         busy: list[Any] = []
 
         async def look() -> None:
-            engine._writing.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
-            busy.append(engine._reading.connection.in_transaction)
+            connection_here().execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+            busy.append(engine._database._reading.connection.in_transaction)
 
         await store.put("run", "later", 1)
         engine.post_write(look)

@@ -123,7 +123,7 @@ class TestNoWakeUpIsLost:
         for moment in ("before", "after"):
             async with make_store() as store:
                 engine: Any = core_of(store)._engine
-                poll, left = engine.poll, [moment]
+                poll, left = engine.feed.poll, [moment]
 
                 async def interposed(*args: Any, poll: Any = poll, left: list[str] = left) -> Any:
                     now = left.pop() if left else None
@@ -134,7 +134,7 @@ class TestNoWakeUpIsLost:
                         _write_plainly(make_store.location, now)
                     return result
 
-                engine.poll = interposed
+                engine.feed.poll = interposed
                 assert await outcomes_of(spawn(store.wait_for("run", moment))) == [moment]
 
     @pytest.mark.usefixtures("shared_target")
@@ -263,14 +263,14 @@ class TestAPollThatFails:
         """Pollers end and begin all the time here, in every order that comes about."""
         async with make_store() as store, make_store() as other:
             engine: Any = core_of(store)._engine
-            poll, chance = engine.poll, random.Random(5)
+            poll, chance = engine.feed.poll, random.Random(5)
 
             async def failing(*args: Any) -> Any:
                 if chance.random() < 0.3:
                     raise StorageError("now and then")
                 return await poll(*args)
 
-            engine.poll = failing
+            engine.feed.poll = failing
 
             async def wait_again_and_again(node: str) -> Any:
                 while True:

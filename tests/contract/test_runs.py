@@ -21,7 +21,8 @@ from contextstore import (
     RunDeletedError,
     StorageError,
 )
-from contextstore._sqlite import statements as _sqlite_statements
+from contextstore._sqlite import reads as _sqlite_reads
+from contextstore._sqlite.worker import connection_here
 from contextstore._waiting.callers import run_now
 
 from ..conftest import Target
@@ -187,7 +188,6 @@ class TestTheWorkOfAPage:
     @staticmethod
     def steps(store: ContextStore, **options: Any) -> tuple[int, float, list[Any]]:
         core = core_of(store)
-        engine: Any = core._engine
         ticks = 0
 
         def tick() -> int:
@@ -196,7 +196,7 @@ class TestTheWorkOfAPage:
             return 0
 
         async def install(handler: Any) -> None:
-            engine._connection_here().set_progress_handler(handler, 1)
+            connection_here().set_progress_handler(handler, 1)
 
         began = time.perf_counter()
         store.list_runs(**options)
@@ -224,7 +224,7 @@ class TestTheWorkOfAPage:
                     print(f"{runs} runs, {options}: {ticks} steps, {seconds * 1000:.2f} ms a page of {len(page)}")
         *same, (few, many) = zip(counted[1000], counted[200_000], strict=True)
         assert all(many < few * 1.1 + 50 for few, many in same)
-        assert many < few + 10 * _sqlite_statements._FEW  # with a prefix, whether it is rare is counted before, so far
+        assert many < few + 10 * _sqlite_reads._FEW  # with a prefix, whether it is rare is counted before, so far
 
     @pytest.mark.slow
     def test_all_pages_of_many_runs_have_each_once(self, file_path: pathlib.Path) -> None:

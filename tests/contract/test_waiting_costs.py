@@ -47,7 +47,7 @@ class Nobody:
     """An engine that nobody else writes to."""
 
     location = "nowhere"
-    poll_seconds = None
+    feed = None
 
 
 class TestTheCostOfADeletion:
@@ -80,9 +80,9 @@ class TestTheCostOfADeletion:
             statements: list[str] = []
 
             async def look() -> list[str]:
-                engine._looking_connection().set_trace_callback(statements.append)
-                found: list[str] = await engine.deleted_among(names)
-                engine._looking_connection().set_trace_callback(None)
+                engine.feed._poll_connection().set_trace_callback(statements.append)
+                found: list[str] = await engine.feed.deleted_among(names)
+                engine.feed._poll_connection().set_trace_callback(None)
                 return found
 
             await core.delete_run("run-7")
@@ -148,14 +148,14 @@ class TestThoseWhoWaitAreTold:
         monkeypatch.setattr(_watch, "_SURE_SECONDS", 60)
         async with make_store() as store, make_store() as other:
             engine: Any = core_of(store)._engine
-            epoch, looks, deleted_among = 7, [], engine.deleted_among
+            epoch, looks, deleted_among = 7, [], engine.feed.deleted_among
 
             async def counted(flow_run_ids: Any) -> Any:
                 looks.append(len(flow_run_ids))
                 return await deleted_among(flow_run_ids)
 
-            engine.deletion_epoch = lambda: epoch
-            engine.deleted_among = counted
+            engine.feed.deletion_epoch = lambda: epoch
+            engine.feed.deleted_among = counted
             (waiter,) = spawn(store.wait_for("run", "node"))
             await waiting(store)
             for number in range(60):
@@ -175,7 +175,7 @@ class TestThoseWhoWaitAreTold:
         monkeypatch.setattr(_watch, "_SURE_SECONDS", 0.3)
         async with make_store() as store, make_store() as other:
             engine: Any = core_of(store)._engine
-            engine.deletion_epoch = lambda: 7
+            engine.feed.deletion_epoch = lambda: 7
             (waiter,) = spawn(store.wait_for("run", "node"))
             await waiting(store)
             await asyncio.sleep(0.2)
@@ -231,13 +231,13 @@ class TestLooks:
             (waiter,) = spawn(store.wait_for("run", "node"))
             await waiting(store)
             await asyncio.sleep(1)  # by now it has calmed down
-            poll, looks = engine.poll, []
+            poll, looks = engine.feed.poll, []
 
             async def counted(*args: Any) -> Any:
                 looks.append(time.monotonic())
                 return await poll(*args)
 
-            engine.poll = counted
+            engine.feed.poll = counted
             await asyncio.sleep(1)
             waiter.cancel()
             await outcomes_of([waiter])

@@ -132,13 +132,13 @@ class TestCancellation:
     async def test_the_poller_runs_only_while_somebody_waits(self, make_store: Target) -> None:
         async with make_store() as store:
             engine: Any = core_of(store)._engine
-            poll, polls = engine.poll, []
+            poll, polls = engine.feed.poll, []
 
             async def counting(*args: Any) -> Any:
                 polls.append(args)
                 return await poll(*args)
 
-            engine.poll = counting
+            engine.feed.poll = counting
             await store.put("run", "there", 1)
             await store.get_or_put("run", "step", lambda: 1)
             assert await store.wait_for("run", "there") == 1

@@ -22,7 +22,7 @@ from contextstore._postgres import engine as _postgres
 from contextstore._postgres.statements import statements_for
 from contextstore._process import pacing as _breath
 from contextstore._process.pacing import Pacer, paced
-from contextstore._sqlite import statements as _sqlite_statements
+from contextstore._sqlite import reads as _sqlite_reads
 from contextstore._sqlite import worker as _worker
 from contextstore._waiting.callers import run_now
 
@@ -189,7 +189,7 @@ class TestLongLists:
     @pytest.fixture(autouse=True)
     def short_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_store, "_LIST_KEYS", 50)
-        for module in (_sqlite_statements, _postgres):
+        for module in (_sqlite_reads, _postgres):
             monkeypatch.setattr(module, "_NODE_IDS", 50)
 
     @pytest.mark.parametrize("count", [49, 50, 51, 99, 100, 101, 1234])
@@ -246,7 +246,7 @@ class TestARarePrefix:
     async def test_the_runs_that_have_it_are_found_by_either_way(
         self, store: Any, monkeypatch: pytest.MonkeyPatch, few: int
     ) -> None:
-        for module in (_sqlite_statements, _postgres):
+        for module in (_sqlite_reads, _postgres):
             monkeypatch.setattr(module, "_FEW", few)
         names = [head + tail for head in ("a", "a%", "a_", "b", "\U0010ffff") for tail in "01234"]
         random.shuffle(names)

@@ -24,6 +24,7 @@ from contextstore import (
     StoreFullError,
 )
 from contextstore._dispatch import writer as _writer
+from contextstore._sqlite.worker import connection_here
 
 from ..conftest import Target
 from ..support.doubles import Gate, core_of, fail, queued, until
@@ -340,7 +341,7 @@ class TestNoRoom:
         loop = asyncio.get_running_loop()
 
         async def limit() -> None:
-            engine._writing.connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+            connection_here().execute(f"PRAGMA max_page_count = {pages}").fetchall()
             loop.call_soon_threadsafe(done.set_result, None)
 
         engine.post_write(limit)

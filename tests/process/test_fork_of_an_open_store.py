@@ -170,7 +170,7 @@ def test_children_forked_under_load_open_stores_of_their_own_on_the_same_file(fi
 
 def test_fork_waits_for_a_running_job_and_not_for_ever(file_path: pathlib.Path) -> None:
     program = """
-        from contextstore._sqlite import worker as _worker
+        from contextstore._sqlite import fork as _fork
         store = ContextStore(sys.argv[1])
         store.put("run", "node", 1)
         begun, go_on = threading.Event(), threading.Event()
@@ -200,7 +200,7 @@ def test_fork_waits_for_a_running_job_and_not_for_ever(file_path: pathlib.Path) 
         assert go_on.is_set()
 
         begun.clear(), go_on.clear()
-        _worker._FORK_SECONDS = 0.1
+        _fork._FORK_SECONDS = 0.1
         store._core._engine.post_read(job)
         begun.wait()
         assert in_child(is_refused) == 0

@@ -102,12 +102,11 @@ PARTS_OF_TEXT = {"replace", "split", "strip", "join", "format", "removesuffix", 
 
 # Texts that the rule below cannot follow, each with the reason why no input gets there.
 FOLLOWED_BY_HAND = {
-    ("_sqlite/worker", "sql"): "hands on what _sqlite/ gives to execute(), which is looked at there",
     ("_sqlite/worker", "self._serve"): "a function, which is called and not parsed",
-    ("_sqlite/file_engine", "self._synchronous"): "1 or 2, looked up in a dict of the two durabilities",
-    ("_sqlite/check", "table.name"): "_OUTPUTS or _GLOBALS, of constants",
-    ("_sqlite/check", "table.rows"): "_OUTPUTS or _GLOBALS, of constants",
-    ("_sqlite/check", "table.keys"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_sqlite/file", "self._synchronous"): "1 or 2, looked up in a dict of the two durabilities",
+    ("_sqlite/check", "self._table.name"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_sqlite/check", "self._table.rows"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_sqlite/check", "self._table.keys"): "_OUTPUTS or _GLOBALS, of constants",
     (
         "_postgres/engine",
         "self._sql",

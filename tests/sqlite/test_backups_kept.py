@@ -6,6 +6,7 @@ import asyncio
 import pathlib
 import pickle
 import stat
+import threading
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from contextstore import (
     StoreBusyError,
     TargetExistsError,
 )
+from contextstore._sqlite.worker import connection_here
 
 from ..conftest import Target
 from ..support.processes import Child
@@ -43,14 +45,14 @@ class TestBackup:
     @staticmethod
     def _spoil(core: Any) -> None:
         """By the connection that has the store, since one in memory has no other."""
-        worker = core._engine._writing
+        spoilt = threading.Event()
 
         async def spoil() -> None:
-            await worker.run(
-                lambda connection: connection.execute("UPDATE output_rows SET value = '3' WHERE node_id = 'b'")
-            )
+            connection_here().execute("UPDATE output_rows SET value = '3' WHERE node_id = 'b'")
+            spoilt.set()
 
-        asyncio.run_coroutine_threadsafe(spoil(), core._host._loop).result()
+        core._engine.post_write(spoil)
+        assert spoilt.wait(60)
 
     async def test_an_existing_file_is_overwritten_only_when_asked_to(self, store: Any, tmp_path: pathlib.Path) -> None:
         copy = made(tmp_path / "copy.db", "another")

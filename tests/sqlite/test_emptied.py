@@ -90,8 +90,8 @@ class TestEmptied:
 
     def test_one_that_was_killed_while_it_was_made_is_no_store_that_was_there(self, target: pathlib.Path) -> None:
         program = """
-            from contextstore._sqlite import file_engine as _sqlite
-            _sqlite.FileEngine._set_up = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            from contextstore._sqlite import file as _sqlite
+            _sqlite.FileDatabase._set_up = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             ContextStore(sys.argv[1]).open()
         """
         for _ in range(2):

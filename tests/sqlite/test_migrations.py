@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from contextstore import IncompatibleStoreError, StorageError
-from contextstore._sqlite import file_engine as _sqlite
+from contextstore._sqlite import file as _sqlite
 from contextstore._sqlite import schema as _sqlite_file
 from contextstore._sqlite import visit as _sqlite_visit
 

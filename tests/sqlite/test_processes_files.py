@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, ContextStoreError, StorageError, StoreBusyError, StoreNotFoundError
-from contextstore._sqlite import file_engine as _sqlite
+from contextstore._sqlite import file as _sqlite
+from contextstore._sqlite import wal as _wal
 
 from ..process.test_processes import assert_sound, ended_well
 from ..support.doubles import core_of
@@ -53,7 +54,7 @@ def test_a_reader_that_pins_an_old_snapshot_holds_no_put_up(
     file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint that waited for it would wait the whole busy timeout, with the write lock held."""
-    monkeypatch.setattr(_sqlite, "_CHECKPOINT_FRAMES", 50)
+    monkeypatch.setattr(_wal, "_CHECKPOINT_FRAMES", 50)
     with ContextStore(file_path, timeout=30) as store:
         store.put("run", "before", 1)
         with Child(PINS, file_path) as reader:
@@ -80,8 +81,8 @@ def test_a_reader_that_pins_an_old_snapshot_holds_no_put_up(
 def test_a_wal_that_grew_too_long_is_cut_once_its_readers_have_gone(
     file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sqlite, "_CHECKPOINT_FRAMES", 50)
-    monkeypatch.setattr(_sqlite, "_TRUNCATE_WAL_BYTES", 6_000_000)
+    monkeypatch.setattr(_wal, "_CHECKPOINT_FRAMES", 50)
+    monkeypatch.setattr(_wal, "_TRUNCATE_WAL_BYTES", 6_000_000)
     with ContextStore(file_path, timeout=30) as store:
         store.put("run", "before", 1)
         with Child(PINS, file_path) as reader:
@@ -368,7 +369,8 @@ def test_a_store_whose_file_was_replaced_tidies_nothing_any_more(tmp_path: pathl
         assert tidied.wait(60)
         os.link(path, held)  # another name of the former file
         os.replace(other, path)
-        engine._checkpoint_at, engine._wal_is_grown = 0, False
+        wal: Any = engine._database._wal
+        wal._checkpoint_at, wal._is_grown = 0, False
         before = [(name.stat().st_mtime_ns, name.stat().st_size) for name in (held, path, beside(path, "-wal"))]
         for _ in range(2):  # the second waits for what is tidied after the first
             with pytest.raises(StorageError, match="replaced"):

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StoreBusyError
-from contextstore._sqlite import file_engine as _sqlite
 from contextstore._sqlite import lock as _filelock
+from contextstore._sqlite import wal as _wal
 from contextstore._sqlite.lock import FileLock
 
 from ..process.test_processes import assert_sound, ended_well
@@ -39,10 +39,11 @@ NEVER_WAIT = lambda: False  # noqa: E731
 TRACED = """
     import json
     from contextstore._sqlite import worker as _worker
-    from contextstore._sqlite import file_engine as _sqlite
+    from contextstore._sqlite import file as _sqlite
+    from contextstore._sqlite import wal as _wal
     path, puts, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     durability = ["full", "normal", "full"][number]
-    _sqlite._CHECKPOINT_FRAMES = 30
+    _wal._CHECKPOINT_FRAMES = 30
     intervals, settings = [], set()
     now = time.monotonic_ns
 
@@ -130,7 +131,7 @@ def test_no_checkpoint_is_made_beside_a_transaction_of_a_program_that_knows_no_l
     file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite would make a PASSIVE one of it, which copies what it can without waiting for the writer."""
-    monkeypatch.setattr(_sqlite, "_CHECKPOINT_FRAMES", 1)
+    monkeypatch.setattr(_wal, "_CHECKPOINT_FRAMES", 1)
     with Child(HOLDS_A_TRANSACTION, file_path) as foreign, ContextStore(file_path) as store:
         engine: Any = core_of(store)._engine
         original = engine.maintain

@@ -21,9 +21,9 @@ from contextstore._sqlite import wal_owner as _wal_owner
 from ..support.processes import Child
 
 WRITER = """
-    from contextstore._sqlite import file_engine as _sqlite
+    from contextstore._sqlite import wal as _wal
     path, frames = sys.argv[1], int(sys.argv[2])
-    _sqlite._CHECKPOINT_FRAMES = frames
+    _wal._CHECKPOINT_FRAMES = frames
     store = ContextStore(path)
     store.put("run", "old", "old")
     store.backup(path + ".backup", overwrite=True)

@@ -47,6 +47,8 @@ class Gate:
 def fail(store: Any, call: str, *errors: BaseException | None) -> None:
     """Have the engine's next calls raise these, one after the other (None: do what it does); then work as before."""
     engine: Any = core_of(store)._engine
+    if call in ("poll", "deleted_among"):
+        engine = engine.feed
     original = getattr(engine, call)
     left = list(errors)
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from contextstore import ContextStore, ContextStoreError, StorageError, StoreFullError
-from contextstore._sqlite import file_engine as _sqlite
+from contextstore._sqlite import wal as _wal
 
 from . import shim
 from .facts import Facts, global_value_of, value_of
@@ -251,8 +251,8 @@ def _perform(store: ContextStore, attempt: str, words: list[Any]) -> Any:
 
 
 def _faults(folder: pathlib.Path, fault: Fault, first: int, stride: int) -> None:
-    _sqlite._CHECKPOINT_FRAMES = 12
-    _sqlite._WAL_HEAD_START_BYTES = 2**17
+    _wal._CHECKPOINT_FRAMES = 12
+    _wal._WAL_HEAD_START_BYTES = 2**17
     layer = Shim()
     for number in itertools.count(first, stride):
         _say("begin", str(fault), number)

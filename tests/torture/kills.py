@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from contextstore import AsyncContextStore, ContextStore
-from contextstore._sqlite import file_engine as _sqlite
+from contextstore._sqlite import wal as _wal
 
 from . import nursery
 from .facts import Facts
@@ -201,7 +201,7 @@ def _serve(connection: Connection) -> None:
 
 def main() -> None:
     _, _, control, plant = sys.argv
-    _sqlite._CHECKPOINT_FRAMES = 60  # some in each round
+    _wal._CHECKPOINT_FRAMES = 60  # some in each round
     if plant:
         ALL_PLANTS[plant]()
     nursery.keep(int(control), _serve)

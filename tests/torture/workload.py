@@ -30,10 +30,14 @@ from contextstore import (
 )
 from contextstore._dispatch import writer as _writer
 from contextstore._faces import async_store as _store
-from contextstore._sqlite import file_engine as _sqlite
-from contextstore._sqlite import statements as _sqlite_statements
+from contextstore._sqlite import engine as _sqlite_engine
+from contextstore._sqlite import file as _sqlite
 from contextstore._sqlite import visit as _sqlite_visit
+from contextstore._sqlite import wal as _wal
 from contextstore._sqlite import worker as _worker
+from contextstore._sqlite import writes as _sqlite_writes
+from contextstore._sqlite.worker import connection_here
+from contextstore._waiting.outcome import Outcome
 
 from .facts import contested_value_of, global_value_of, value_of
 from .shim import SYNC, Shim
@@ -291,30 +295,30 @@ PROGRAMS = ["tasks", "threads", "puts", "reopen", "create", "backup", "prunes", 
 
 
 def _synchronous_off() -> None:
-    set_up = _sqlite.FileEngine._set_up
+    set_up = _sqlite.FileDatabase._set_up
 
     def relaxed(engine: Any, connection: sqlite3.Connection) -> None:
         set_up(engine, connection)
         connection.execute("PRAGMA synchronous = OFF").close()
 
-    _sqlite.FileEngine._set_up = relaxed  # type: ignore[method-assign]
+    _sqlite.FileDatabase._set_up = relaxed  # type: ignore[method-assign]
 
 
 def _early_acknowledgement() -> None:
     """Callers are answered when their statements have run; COMMIT comes with the next turn."""
-    engine: Any = _sqlite.FileEngine
-    begin, close = engine.acquire_write, engine.close
+    writes: Any = _sqlite.FileWrites
+    database: Any = _sqlite.FileDatabase
+    begin, close = writes.acquire, database.close
 
-    async def acquire_write(self: Any, wanted: Callable[[], bool]) -> bool:
-        if self._writing.connection.in_transaction:
-            self._writing.connection.execute("COMMIT")
-        return await begin(self, wanted)
+    def acquire(self: Any, wanted: Callable[[], bool]) -> bool:
+        if connection_here().in_transaction:
+            connection_here().execute("COMMIT")
+        return bool(begin(self, wanted))
 
-    async def commit(self: Any, units: Any) -> Any:
-        return self._apply(self._writing.connection, units)
-
-    async def maintain(self: Any) -> None:
-        pass
+    def commit(self: Any, units: Any) -> Any:
+        transactions = self._transactions
+        transactions._forget_stale_serials()
+        return _sqlite_writes.Transaction(connection_here(), "", transactions._serials).apply(units)
 
     async def close_committed(self: Any) -> None:
         def commit_last(connection: sqlite3.Connection) -> None:
@@ -324,17 +328,14 @@ def _early_acknowledgement() -> None:
         await self._writing.run(commit_last)
         await close(self)
 
-    engine.acquire_write, engine.commit, engine.maintain, engine.close = (
-        acquire_write,
-        commit,
-        maintain,
-        close_committed,
-    )
-    engine.release_write = lambda self: self._lock.release()
+    writes.acquire, writes.commit, writes.maintain = acquire, commit, lambda _: None
+    writes.release = lambda self: self._lock.release()
+    database.close = close_committed
 
 
 def _no_sync_of_adopted_frames() -> None:
-    _sqlite.sync_recovered_wal = _sqlite_visit.sync_recovered_wal = lambda path: None  # a writer's, and a visitor's
+    for module in (_sqlite, _wal, _sqlite_visit):  # a writer's, and a visitor's
+        module.sync_recovered_wal = lambda path: None  # type: ignore[attr-defined]
 
 
 def _no_sync_of_folder() -> None:
@@ -343,23 +344,23 @@ def _no_sync_of_folder() -> None:
 
 def _replacing() -> None:
     """What is put to a key that has an output takes its place."""
-    for rows, statement in _sqlite_statements._INSERT_OUTPUTS.items():
+    for rows, statement in _sqlite_writes._INSERT_OUTPUTS.items():
         replacing = statement.replace("INSERT INTO", "INSERT OR REPLACE INTO").removesuffix(" ON CONFLICT DO NOTHING")
         assert replacing.count("REPLACE") == 1
         assert "CONFLICT" not in replacing
-        _sqlite_statements._INSERT_OUTPUTS[rows] = replacing
+        _sqlite_writes._INSERT_OUTPUTS[rows] = replacing
 
 
 def _swallowed_errors() -> None:
     """Whatever a commit raises, its callers are told that all went well."""
-    engine: Any = _sqlite.FileEngine
+    engine: Any = _sqlite_engine.SQLiteEngine
     commit = engine.commit
 
     async def commit_well(self: Any, units: Any) -> Any:
         try:
             return await commit(self, units)
         except StorageError:
-            return [[None] * len(unit) for unit in units]
+            return [Outcome([None] * len(unit)) for unit in units]
 
     engine.commit = commit_well
 
@@ -378,14 +379,14 @@ def _lost_waiters() -> None:
 
 def _leaked_threads() -> None:
     """close() forgets the reading connection, and so its thread."""
-    close = _sqlite.FileEngine.close
+    close = _sqlite.FileDatabase.close
 
     async def close_half(self: Any) -> None:
         forgotten, self._reading = self._reading, _worker.ConnectionWorker(self.own_threads)
         self._forgotten = forgotten
         await close(self)
 
-    _sqlite.FileEngine.close = close_half  # type: ignore[method-assign]
+    _sqlite.FileDatabase.close = close_half  # type: ignore[method-assign]
 
 
 # Those that a power cut shows.
@@ -421,9 +422,9 @@ def main() -> None:
     parser.add_argument("--fail-sync", type=int, metavar="NUMBER", help="which sync fails, once, with EIO")
     given = parser.parse_args()
     # As in the library, but for a smaller world: a log of some hundred KiB has every kind of event in it.
-    _sqlite._CHECKPOINT_FRAMES = given.checkpoint_frames
-    _sqlite._TRUNCATE_WAL_BYTES = given.truncate_bytes
-    _sqlite._WAL_HEAD_START_BYTES = given.head_start_bytes
+    _wal._CHECKPOINT_FRAMES = given.checkpoint_frames
+    _wal._TRUNCATE_WAL_BYTES = given.truncate_bytes
+    _wal._WAL_HEAD_START_BYTES = given.head_start_bytes
     _store._REMOVE_ROWS = 5
     if given.plant:
         ALL_PLANTS[given.plant]()

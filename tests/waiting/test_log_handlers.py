@@ -377,14 +377,14 @@ def test_another_store_object_may_be_called_there_unless_it_would_wait_for_the_l
 
         async def job() -> None:
             if is_locked:
-                assert engine._lock.acquire(lambda: False)
+                assert engine.own_threads.lock.acquire(lambda: False)
             try:
                 another.put("direct", "node", 1)
                 outcomes.append("put")
             except WrongLoopError:
                 outcomes.append("refused")
             finally:
-                engine._lock.release()
+                engine.own_threads.lock.release()
             done.set()
 
         engine.post_write(job)
@@ -416,9 +416,9 @@ def test_a_handler_may_put_what_a_store_logs_to_another_object_whatever_lock_is_
         try:
 
             async def job() -> None:
-                assert engine._lock.acquire(lambda: False)
+                assert engine.own_threads.lock.acquire(lambda: False)
                 logger.warning("something")  # waits a moment for the handler, and goes on
-                engine._lock.release()
+                engine.own_threads.lock.release()
                 done.set()
 
             engine.post_write(job)

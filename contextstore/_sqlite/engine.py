@@ -1,0 +1,182 @@
+"""The embedded engine: the contract of all engines, over a database of SQLite.
+
+Rules of this module: it maps each call to statements (``transaction``, ``reads``, ``deletion``, ``check``, ``backup``)
+and to the database that they run on, which says where they run and what has to be looked at around them. No SQL, and
+nothing of files.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from .._engine.contract import GroupLimits
+from .._engine.epochs import Epoch
+from .._engine.operations import Unit
+from .._engine.portions import Portion
+from .._engine.records import (
+    Counts,
+    EngineStats,
+    Extent,
+    Fetched,
+    GlobalRecord,
+    GlobalRow,
+    IdleRuns,
+    OutputKey,
+    RunRecord,
+    RunRow,
+)
+from .._results import CheckReport
+from .._values.keys import named
+from .._waiting.outcome import Outcome
+from ..errors import ContextStoreError
+from . import deletion, reads
+from .backup import back_up
+from .check import check_store
+from .database import Database
+from .errors import translated, translated_os
+from .writes import MAX_BYTES
+
+T = TypeVar("T")
+
+
+class SQLiteEngine:
+    """A store in SQLite.
+
+    Args:
+        database: what it is kept in.
+    """
+
+    max_value_bytes = 256 * 2**20
+    group_limits = GroupLimits(operations=512, bytes=MAX_BYTES)
+    deletes_at_once = True  # one commit at a time
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.location = database.location
+        self.own_threads = database.own_threads
+        self.epochs = database.epochs
+        self.feed = database.feed
+        self.post_write = database.post_write
+        self.post_read = database.post_read
+        self.post_scan = database.post_scan
+
+    async def open(self) -> None:
+        await self._database.open()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    # -- within a write job --------------------------------------------------------------------------------------------
+
+    async def acquire_write(self, wanted: Callable[[], bool]) -> bool:
+        return self._database.writes.acquire(wanted)
+
+    async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
+        return self._database.writes.commit(units)
+
+    def release_write(self) -> None:
+        self._database.writes.release()
+
+    async def maintain(self) -> None:
+        self._database.writes.maintain()
+
+    # -- within a read job, or a scan ----------------------------------------------------------------------------------
+
+    async def fetch(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
+        def query(connection: sqlite3.Connection) -> tuple[Epoch, list[Fetched]]:
+            before = self._database.epoch_before(connection)
+            found = reads.fetch_outputs(connection, self.location, keys)
+            return self._database.epoch_after(connection, before), found
+
+        return self._database.read("the outputs", query)
+
+    async def exists(self, key: OutputKey) -> bool:
+        return self._database.read(f"the output of {named(*key)}", lambda here: reads.exists(here, key))
+
+    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
+        what = f"the nodes of flow run {flow_run_id!r}"
+        return self._database.read(what, lambda here: reads.first_node_ids(here, flow_run_id, prefix, limit))
+
+    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+        what = f"the nodes of flow run {flow_run_id!r}"
+        return self._database.read(what, lambda here: reads.list_node_ids(here, flow_run_id, prefix))
+
+    async def page_outputs(
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+    ) -> list[Fetched]:
+        def query(connection: sqlite3.Connection) -> list[Fetched]:
+            portion = Portion(limit, max_bytes)
+            return reads.page_outputs(connection, self.location, flow_run_id, run, after, portion)
+
+        return self._database.read(f"the outputs of flow run {flow_run_id!r}", query)
+
+    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
+        return self._database.read("the runs", lambda here: reads.list_runs(here, prefix, after, limit))
+
+    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+        def query(connection: sqlite3.Connection) -> IdleRuns:
+            with reads.snapshot(connection):
+                return deletion.page_idle_runs(connection, after, idle_since, limit)
+
+        return self._database.read("the runs", query)
+
+    async def measure_runs(self, flow_run_ids: Sequence[str]) -> Extent:
+        return self._database.read("the runs", lambda here: deletion.measure_runs(here, flow_run_ids))
+
+    async def count_runs(self) -> int:
+        return self._database.read("the runs", reads.count_runs)
+
+    async def is_deleted(self, flow_run_id: str) -> bool:
+        return self._database.read(f"flow run {flow_run_id!r}", lambda here: reads.is_deleted(here, flow_run_id))
+
+    async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
+        def query(connection: sqlite3.Connection) -> tuple[list[str], int | None]:
+            with reads.snapshot(connection):
+                return deletion.page_unfinished_deletions(connection, after)
+
+        return self._database.read("the deleted runs", query)
+
+    async def count_tombstones(self, deleted_before: int) -> int:
+        return self._database.read("the deleted runs", lambda here: reads.count_tombstones(here, deleted_before))
+
+    async def fetch_global(self, key: str) -> GlobalRecord | None:
+        return self._database.read(f"global {key!r}", lambda here: reads.fetch_global(here, self.location, key))
+
+    async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
+        return self._database.read(
+            "the globals", lambda here: reads.page_globals(here, self.location, prefix, after, limit)
+        )
+
+    async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
+        return self._database.read("the runs", lambda here: reads.page_run_rows(here, after, limit))
+
+    async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
+        return self._database.read(
+            "the globals", lambda here: reads.page_global_rows(here, self.location, after, limit)
+        )
+
+    async def count(self) -> Counts:
+        return self._database.read("the counts", reads.count)
+
+    # -- on the host's loop, beside the reads and writes ---------------------------------------------------------------
+
+    async def stats(self) -> EngineStats:
+        return self._database.stats()
+
+    async def check(self) -> CheckReport:
+        return await self._database.run_aside(check_store)
+
+    async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
+        def copy(connection: sqlite3.Connection) -> None:
+            back_up(connection, path, report, check=check, overwrite=overwrite, confirm=self._database.confirm)
+
+        try:
+            await self._database.run_aside(copy)
+        except sqlite3.Error as error:
+            raise translated(error, self.location, "could not back up") from error
+        except OSError as error:
+            if isinstance(error, ContextStoreError):
+                raise
+            raise translated_os(error, path, "could not make the backup") from error

@@ -1,0 +1,100 @@
+"""What others have written to a store's file, for those who wait for it.
+
+Rules of this module: to look is a matter of microseconds and never waits for a disk, while a hop to a worker costs two
+thread wake-ups. So it has a connection of its own, on the host's loop.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+
+from .._engine.epochs import Epochs, is_known
+from .._engine.records import Cursor, OutputKey, Wanted
+from .connection import set_up_reader, uri_of
+from .deletion import deleted_among
+from .errors import code_of, translated
+from .location import StoreFile
+
+POLL_SECONDS = (0.001, 0.03)
+"""How often to look, at first and in the end."""
+
+_NEWS_ROWS = 5000
+_NEWS = """
+    SELECT output_rows.id, runs.flow_run_id, output_rows.node_id
+    FROM output_rows JOIN runs ON runs.serial = output_rows.run
+    WHERE output_rows.id > ? ORDER BY output_rows.id LIMIT ?
+"""
+
+
+class FileFeed:
+    """Of a file that this object may write to, too."""
+
+    poll_seconds = POLL_SECONDS
+
+    def __init__(self, file: StoreFile, epochs: Epochs) -> None:
+        self._file = file
+        self._epochs = epochs
+        self._connection: sqlite3.Connection | None = None
+
+    def deletion_epoch(self) -> int | None:
+        return known_epoch(self._epochs)
+
+    async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
+        self._file.check()
+        try:
+            return news_since(cursor, self._poll_connection())
+        except sqlite3.Error as error:
+            raise translated(error, self._file.location, "could not look for news in") from error
+
+    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        try:
+            return deleted_among(self._poll_connection(), flow_run_ids)
+        except sqlite3.Error as error:
+            raise translated(error, self._file.location, "could not look for deleted runs in") from error
+
+    def _poll_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            uri = uri_of(self._file.path, "rw")
+            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0.0)
+            set_up_reader(self._connection, 0)
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def news_since(cursor: Cursor | None, connection: sqlite3.Connection) -> tuple[Cursor, list[OutputKey]]:
+    """Outputs that were committed after the cursor, not too many at once, and the cursor behind them; None: from now.
+
+    A cursor is the last row's id, and a fingerprint of the file as that connection saw it; None: look in any case.
+    """
+    try:
+        fingerprint = _fingerprint(connection)
+        if cursor is None:
+            ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM output_rows").fetchall()
+            return (last, fingerprint), []
+        last, last_fingerprint = cursor
+        if fingerprint == last_fingerprint:
+            return cursor, []
+        rows = connection.execute(_NEWS, (last, _NEWS_ROWS)).fetchall()
+    except sqlite3.Error as error:
+        if cursor is not None and code_of(error) & 0xFF == sqlite3.SQLITE_BUSY:  # another process recovers the file
+            return cursor, []
+        raise
+    new_cursor = (rows[-1][0] if rows else last, fingerprint if len(rows) < _NEWS_ROWS else None)
+    return new_cursor, [(flow_run_id, node_id) for _, flow_run_id, node_id in rows]
+
+
+def _fingerprint(connection: sqlite3.Connection) -> int:
+    """What changes with every commit of another connection. It needs no disk access."""
+    ((version,),) = connection.execute("PRAGMA data_version").fetchall()
+    return int(version)
+
+
+def known_epoch(epochs: Epochs) -> int | None:
+    """The present epoch if it is one to compare deletions by."""
+    epoch = epochs.now[0] if epochs.is_exact else None
+    return epoch if is_known(epoch) else None
