@@ -173,12 +173,16 @@ class StorageError(ContextStoreError):
 
     ``outcome_unknown`` is False where nothing was stored, and True where that cannot be known (a commit whose fsync
     failed, a connection lost in the middle of a commit). Retrying a write-once call settles an unknown outcome.
+    ``code`` is what the engine itself calls it: PostgreSQL's SQLSTATE, such as "53300", or SQLite's extended result
+    code, such as 2067; None where the error is not the engine's.
     """
 
-    def __init__(self, message: str, outcome_unknown: bool = False) -> None:
-        super().__init__(message, outcome_unknown)
+    def __init__(self, message: str, outcome_unknown: bool = False, code: str | int | None = None) -> None:
+        super().__init__(message, outcome_unknown)  # no more: OSError, which two of the classes are, takes a third away
+        self.args = (message, outcome_unknown, code)
         self.message = message
         self.outcome_unknown = outcome_unknown
+        self.code = code
 
     def __str__(self) -> str:
         if self.outcome_unknown:
@@ -197,8 +201,8 @@ class StoreFullError(StorageError):
 class StoreNotFoundError(StorageError, FileNotFoundError):
     """There is no store at this place, and none was to be created."""
 
-    def __init__(self, message: str, outcome_unknown: bool = False) -> None:
-        super().__init__(message, outcome_unknown)
+    def __init__(self, message: str, outcome_unknown: bool = False, code: str | int | None = None) -> None:
+        super().__init__(message, outcome_unknown, code)
         self.errno = errno.ENOENT  # OSError takes its two arguments for these
         self.strerror = message
 
@@ -206,8 +210,8 @@ class StoreNotFoundError(StorageError, FileNotFoundError):
 class TargetExistsError(StorageError, FileExistsError):
     """The place for a backup or a restored store is taken. Nothing there was changed."""
 
-    def __init__(self, message: str, outcome_unknown: bool = False) -> None:
-        super().__init__(message, outcome_unknown)
+    def __init__(self, message: str, outcome_unknown: bool = False, code: str | int | None = None) -> None:
+        super().__init__(message, outcome_unknown, code)
         self.errno = errno.EEXIST
         self.strerror = message
 
@@ -229,9 +233,10 @@ class CorruptStoreError(StorageError):
         flow_run_id: str | None = None,
         node_id: str | None = None,
         key: str | None = None,
+        code: str | int | None = None,
     ) -> None:
-        super().__init__(message, outcome_unknown)
-        self.args = (message, outcome_unknown, flow_run_id, node_id, key)
+        super().__init__(message, outcome_unknown, code)
+        self.args = (message, outcome_unknown, flow_run_id, node_id, key, code)
         self.flow_run_id = flow_run_id
         self.node_id = node_id
         self.key = key

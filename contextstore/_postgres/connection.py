@@ -1,73 +1,38 @@
-"""A connection to PostgreSQL that mends itself, and what its errors mean.
+"""A connection to PostgreSQL that mends itself.
 
-Rules of this module: asyncpg is imported here alone, when there is a store that needs it; no SQL but what is passed in.
-Every answer of the server is waited for until a deadline and no longer: then the socket is closed. The server is never
-asked to cancel anything: under synchronous replication a cancelled commit is visible, and lost at the next fail-over.
-Rejected: asyncpg.Pool, which waits without end for a host that has fallen silent.
+Rules of this module: asyncpg is imported here alone, when there is a store that needs it; no SQL but what is passed in,
+and what begins and ends a transaction. Every answer of the server is waited for until a deadline and no longer: then
+the socket is closed. The server is never asked to cancel anything: under synchronous replication a cancelled commit is
+visible, and lost at the next fail-over. Rejected: asyncpg.Pool, which waits without end for a host that has fallen
+silent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-from ..errors import CorruptStoreError, ReadOnlyStoreError, StorageError, StoreBusyError, StoreFullError
+from .._waiting.deadline import Deadline
+from ..errors import StorageError
+from .errors import ConnectionLostError, TransientError, classify, code_of, permanent, shown_cause
 from .statements import STILL_BUSY
 from .url import Address
 
 T = TypeVar("T")
 
-Deadline = float
-"""By time.monotonic()."""
-
-
-class ConnectionLostError(Exception):
-    """The connection is gone, or no longer to be trusted. What the server made of the last statement is not known.
-
-    ``is_refusal``: unless the server itself has said that it did nothing, as one that is starting or a standby does.
-    """
-
-    def __init__(self, message: str, is_refusal: bool = False) -> None:
-        super().__init__(message)
-        self.is_refusal = is_refusal
-
-
-class TryAgainError(Exception):
-    """The server has undone the statement, or its transaction, and says that it may succeed if it is tried again."""
-
-
-_LOST = frozenset(["40003", "57P01", "57P02", "57P03", "25006", "53300"])
-"""Beside class 08. 57P: the server ends or begins; 25006: it has become a standby; 53300: it has no connection left."""
-_REFUSALS = frozenset(["57P03", "25006", "53300"])
-"""Those of the above after which nothing was done."""
-_AGAIN = frozenset(["40001", "40P01", "57014"])
-"""Undone for the sake of others, or since somebody's limit was reached."""
-_LEFT_BEHIND = 3
+_MAX_ABANDONED = 3
 """How many connections that never answered a server may still be busy with before it gets no further one."""
-_BY_STATE: dict[str, type[StorageError]] = {
-    "53100": StoreFullError,
-    "55P03": StoreBusyError,
-    "42501": ReadOnlyStoreError,
-    "XX001": CorruptStoreError,
-    "XX002": CorruptStoreError,
-}
-_ADVICE = {
-    "28P01": "check the user's name and password",
-    "28000": "check the user's name and the server's pg_hba.conf",
-    "3D000": "there is no such database: create it, or name another one in the URL",
-    "42501": "the role lacks a right; grant it, or open the store with read_only=True",
-    "55P03": "somebody else holds a lock there; nothing was stored: try again",
-    "53100": "the server's disk is full; free some room and try again",
-}
+_MIN_HOST_SECONDS = 1.0
+"""Seconds that a host gets to answer, at least, if there are others to be tried behind it."""
 
 
 def import_driver() -> None:
-    """In the thread that makes the store, and not in the store's own, which would have to wait for the locks of the
-    import and of ``logging`` that somebody may hold who waits for that thread, or who has been left behind by a fork.
-    If there is none, who opens the store is told.
+    """In the thread that makes the store, and not in the store's own.
+
+    That one would have to wait for the locks of the import and of ``logging``. A thread that waits for the store may
+    hold them, or one that a fork has left behind. If there is no driver, the caller that opens the store is told.
     """
     with contextlib.suppress(ModuleNotFoundError):
         import asyncpg  # noqa: F401
@@ -81,9 +46,8 @@ class Connection:
         self._settings = settings
         self._driver: Any = None
         self._host = 0  # where it was connected last
-        self._left_behind: list[int] = []
-        self.is_in_transaction = False
-        """Then it is not made anew by itself: the rest would run without the beginning."""
+        self._abandoned: list[int] = []  # process ids at the server
+        self._is_in_transaction = False  # then it is not made anew by itself: the rest would run without the beginning
 
     async def fetch(self, deadline: Deadline, query: str, *arguments: Any) -> list[Any]:
         """The rows of one statement."""
@@ -104,19 +68,20 @@ class Connection:
     async def connect(self, deadline: Deadline) -> None:
         if self.is_connected:
             return
-        if self.is_in_transaction:
+        if self._is_in_transaction:
             raise ConnectionLostError("the connection was lost within a transaction", is_refusal=True)
         hosts = len(self._address.urls)
         failure: Exception | None = None
         for attempt in range(hosts):
-            left = deadline - time.monotonic()
-            if left <= 0:
+            left = deadline.left
+            if not left:
                 break
             host = (self._host + attempt) % hosts
+            # A host that is silent gets its share and no more: a second at least, and all of it if it is the last.
+            share = max(_MIN_HOST_SECONDS, left / (hosts - attempt))
             try:
-                # A host that is silent gets its share and no more: a second at least, and all of it if it is the last.
-                await self._connect_to(self._address.urls[host], min(left, max(1.0, left / (hosts - attempt))))
-            except (ConnectionLostError, TryAgainError) as error:
+                await self._connect_to(self._address.urls[host], min(left, share))
+            except TransientError as error:
                 failure = error
             else:
                 self._host = host
@@ -132,31 +97,36 @@ class Connection:
         try:
             async with asyncio.timeout(seconds):
                 self._driver = await asyncpg.connect(url, server_settings=settings, **options)
-                await self._refuse_if_many_are_left_behind()
-        except Exception as error:
+                await self._refuse_if_many_are_abandoned()
+        except ConnectionLostError:
             self.terminate()
-            if isinstance(error, ConnectionLostError):
-                raise
-            if isinstance(error, ValueError):  # of the driver's, about the URL
-                raise self._final(str(error), "could not connect to", "22023") from self._told(error)
-            if getattr(error, "sqlstate", None) == "08P01":  # an unsupported startup parameter
-                raise self._final(
-                    f"{error}; if a pooler is in between, add ?pooler=transaction", "could not connect to", "08P01"
-                ) from self._told(error)
-            meaning = self._meaning_of(error, "could not connect to")
-            if isinstance(meaning, ConnectionLostError):
-                meaning.is_refusal = True  # what was to be sent has not been
-            raise meaning from self._told(error)
+            raise
+        except Exception as error:  # noqa: BLE001 - raised anew as what it means
+            self.terminate()
+            raise self._refusal_to_connect(error) from shown_cause(error, self._address)
 
-    async def _refuse_if_many_are_left_behind(self) -> None:
-        """A server that waits for its standby goes on with what nobody listens to any more, and each further connection
-        would come to the same end, until it takes none from anybody.
+    def _refusal_to_connect(self, error: Exception) -> Exception:
+        doing, code = "could not connect to", code_of(error)
+        if isinstance(error, ValueError):  # of the driver's, about the URL
+            return permanent(str(error), doing, "22023", self._address)
+        if code == "08P01":  # an unsupported startup parameter
+            hint = f"{error}; if a pooler is in between, add ?pooler=transaction"
+            return permanent(hint, doing, code, self._address)
+        meaning = classify(error, doing, self._address)
+        if isinstance(meaning, ConnectionLostError):
+            meaning.is_refusal = True  # what was to be sent has not been
+        return meaning
+
+    async def _refuse_if_many_are_abandoned(self) -> None:
+        """A server that waits for its standby goes on with writes whose store has given them up.
+
+        Each further connection would come to the same end, until the server takes none from any client.
         """
-        if len(self._left_behind) >= _LEFT_BEHIND and not self._address.has_pooler:
-            self._left_behind = [pid for (pid,) in await self._driver.fetch(STILL_BUSY, self._left_behind)]
-            if len(self._left_behind) >= _LEFT_BEHIND:
+        if len(self._abandoned) >= _MAX_ABANDONED and not self._address.has_pooler:
+            self._abandoned = [pid for (pid,) in await self._driver.fetch(STILL_BUSY, self._abandoned)]
+            if len(self._abandoned) >= _MAX_ABANDONED:
                 raise ConnectionLostError(
-                    f"the server is still busy with {len(self._left_behind)} earlier writes of this store",
+                    f"the server is still busy with {len(self._abandoned)} earlier writes of this store",
                     is_refusal=True,
                 )
 
@@ -179,56 +149,32 @@ class Connection:
         driver = self._driver
 
         def give_up() -> None:
-            self._left_behind.append(driver.get_server_pid())
+            self._abandoned.append(driver.get_server_pid())
             driver.terminate()
 
-        timer = asyncio.get_running_loop().call_later(max(0.0, deadline - time.monotonic()), give_up)
+        timer = asyncio.get_running_loop().call_later(deadline.left, give_up)
         try:
             return await call()
         except Exception as error:  # noqa: BLE001 - raised anew as what it means
-            meaning = self._meaning_of(error, "could not use")
+            meaning = classify(error, "could not use", self._address)
             if isinstance(meaning, ConnectionLostError):
                 self.terminate()
-            raise meaning from self._told(error)
+            raise meaning from shown_cause(error, self._address)
         finally:
             timer.cancel()
 
-    def _meaning_of(self, error: Exception, doing: str) -> Exception:
-        state = getattr(error, "sqlstate", None)
-        text = self._address.hide(str(error) or type(error).__name__)
-        if not isinstance(state, str):
-            # The driver's own errors, the socket's, and what else may come: after none of them is the connection known
-            # to be sound.
-            return ConnectionLostError(f"{text} ({type(error).__name__})")
-        if state in _AGAIN:
-            return TryAgainError(f"{text} ({state})")
-        if state in _LOST or state.startswith("08"):
-            return ConnectionLostError(f"{text} ({state})", is_refusal=state in _REFUSALS)
-        return self._final(text, doing, state)
-
-    def _final(self, text: str, doing: str, state: str) -> StorageError:
-        advice = _ADVICE.get(state)
-        text = self._address.hide(text)
-        message = f"{doing} {self._address.location}: {text} ({state})" + (f": {advice}" if advice else "")
-        final = _BY_STATE.get(state, StorageError)(message)
-        final.state = state  # type: ignore[attr-defined]  # for the engine, which decides by it
-        return final
-
-    def _told(self, error: BaseException) -> BaseException | None:
-        """The error as a cause that may be shown; None if what somebody says in it shows a password."""
-        chain: BaseException | None = error
-        while chain is not None:
-            if self._address.hide(f"{chain} {chain!r}") != f"{chain} {chain!r}":
-                return None
-            chain = chain.__cause__ or chain.__context__
-        return error
-
-
-def state_of(error: StorageError) -> str:
-    """The SQLSTATE of what the server has refused for good."""
-    return str(getattr(error, "state", ""))
-
-
-def state_of_cause(error: BaseException | None) -> str:
-    """The SQLSTATE of the server's answer that led to a lost connection; "" if it gave none."""
-    return str(getattr(error.__cause__ if error is not None else None, "sqlstate", None) or "")
+    @contextlib.asynccontextmanager
+    async def transaction(self, deadline: Deadline, *, snapshot: bool = False) -> AsyncIterator[None]:
+        """Around statements that are committed together; with ``snapshot`` they only read, as of one moment."""
+        await self.execute(deadline, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if snapshot else "BEGIN")
+        self._is_in_transaction = True
+        try:
+            yield
+            await self.execute(deadline, "COMMIT")
+        except BaseException as error:
+            if not isinstance(error, ConnectionLostError):  # also where COMMIT itself was refused
+                with contextlib.suppress(TransientError, StorageError):
+                    await self.execute(deadline, "ROLLBACK")
+            raise
+        finally:
+            self._is_in_transaction = False

@@ -1,14 +1,16 @@
 """What is said to PostgreSQL: the tables of a store, and its statements.
 
-Rules of this module: text only. ``{schema}`` is a checked name; whatever a user gives goes in as a parameter. The
-words are those that other servers of this protocol know, too.
+Rules of this module: text only, and all SQL of PostgreSQL but BEGIN and its like. ``{schema}`` is a checked name;
+whatever a user gives goes in as a parameter. The words are those that other servers of this protocol know, too.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 SCHEMA_VERSION = 1
 
-SCHEMA = """
+_TABLES = """
 CREATE TABLE {schema}.store_format (
     version integer NOT NULL,
     deletions bigint NOT NULL DEFAULT 0        -- changes in each transaction that deletes runs
@@ -18,7 +20,7 @@ CREATE TABLE {schema}.runs (
     flow_run_id text COLLATE "C" NOT NULL UNIQUE,
     created_at bigint NOT NULL,                -- microseconds since 1970, UTC, as all times here
     deleted_at bigint,                         -- not null: a tombstone
-    writer uuid NOT NULL                       -- the token of the write that deleted it, or made it
+    writer uuid NOT NULL                       -- the id of the write that deleted it, or made it
 );
 CREATE INDEX tombstones ON {schema}.runs (deleted_at) WHERE deleted_at IS NOT NULL;
 CREATE TABLE {schema}.output_rows (
@@ -28,7 +30,7 @@ CREATE TABLE {schema}.output_rows (
     checksum bigint NOT NULL,                  -- CRC-32 over flow_run_id, node_id, codec and value
     written_at bigint NOT NULL,
     size integer NOT NULL,                     -- bytes of value
-    writer uuid NOT NULL,                      -- the token of the write
+    writer uuid NOT NULL,                      -- the id of the write
     value bytea NOT NULL,
     PRIMARY KEY (run, node_id)
 );
@@ -58,45 +60,50 @@ INSERT INTO {schema}.store_format VALUES (1);
 STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
 
 _FETCH_OUTPUTS = """
-    SELECT t.place, {epoch}, o.codec, o.value, o.checksum, o.written_at, o.size, o.run
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, place)
+    SELECT t.nth, {epoch}, o.codec, o.value, o.checksum, o.written_at, o.size, o.run
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, nth)
     JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
     JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
 """
 
-STATEMENTS = {
-    "has_schema": "SELECT FROM pg_namespace WHERE nspname = $1",
-    "create_schema": "CREATE SCHEMA IF NOT EXISTS {schema}",
-    "format": "SELECT version FROM {schema}.store_format",
+
+@dataclasses.dataclass(frozen=True)
+class WriteStatements:
+    """What is said over the connection that writes."""
+
+    has_schema: str = "SELECT FROM pg_namespace WHERE nspname = $1"
+    create_schema: str = "CREATE SCHEMA IF NOT EXISTS {schema}"
+    create_tables: str = _TABLES  # one string without parameters is one transaction
+    format: str = "SELECT version FROM {schema}.store_format"
     # Stores of earlier versions have none, whose clients go on as they did.
     # Not waited for: behind somebody who reads the table for an hour, as a dump does, all others would wait as well.
-    "add_epoch": """
+    add_epoch: str = """
         SET LOCAL lock_timeout = '1s';
         ALTER TABLE {schema}.store_format ADD COLUMN IF NOT EXISTS deletions bigint NOT NULL DEFAULT 0
-    """,
+    """
     # The table is read, so that until the end of the transaction nobody adds the column.
-    "has_epoch": """
+    has_epoch: str = """
         SELECT FROM {schema}.store_format f
         JOIN pg_attribute a ON a.attrelid = f.tableoid AND a.attname = 'deletions' AND NOT a.attisdropped
-    """,
-    "epoch": "SELECT deletions FROM {schema}.store_format",
+    """
+    epoch: str = "SELECT deletions FROM {schema}.store_format"
     # Not the next number: after a fail-over that lost something it would come again for another deletion.
-    "change_epoch": """
+    change_epoch: str = """
         UPDATE {schema}.store_format AS f
         SET deletions = greatest(f.deletions + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
         FROM (SELECT deletions FROM {schema}.store_format FOR UPDATE) AS before
         RETURNING before.deletions, f.deletions
-    """,
-    "settings": """
+    """
+    settings: str = """
         SELECT name, setting FROM pg_settings WHERE name IN
             ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_encoding')
-    """,
-    "has_standby": "SELECT FROM pg_stat_replication LIMIT 1",
+    """
+    has_standby: str = "SELECT FROM pg_stat_replication LIMIT 1"
     # -- writes ------------------------------------------------------------------------------------------------------
     # Sorted, so that two that overlap wait for each other in one order and not in a circle. The lock on the run, which
     # all puts share, keeps prune from deleting it as idle while an output of it is being committed. The run goes by its
     # name as well: after a fail-over that lost something, its serial may be another's.
-    "insert_outputs": """
+    insert_outputs: str = """
         INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
         SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $8, t.value
         FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[], $6::bigint[], $7::text[])
@@ -107,72 +114,72 @@ STATEMENTS = {
         ) AS alive ON alive.serial = t.run AND alive.flow_run_id = t.flow_run_id
         ORDER BY t.run, t.node_id
         ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
-    """,
+    """
     # The same for one output alone, which is a fifth quicker.
-    "insert_output": """
+    insert_output: str = """
         INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
         SELECT serial, $2, $3, $4, $6, length($5::bytea), $8, $5 FROM {schema}.runs
         WHERE serial = $1 AND flow_run_id = $7 AND deleted_at IS NULL FOR KEY SHARE
         ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
-    """,
-    "look_back": """
+    """
+    find_conflicts: str = """
         SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.size
-        FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS t (run, node_id, flow_run_id, place)
+        FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS t (run, node_id, flow_run_id, nth)
         LEFT JOIN {schema}.runs r ON r.serial = t.run AND r.flow_run_id = t.flow_run_id
         LEFT JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
-        ORDER BY t.place
-    """,
-    "stored_values": """
+        ORDER BY t.nth
+    """
+    stored_values: str = """
         SELECT o.codec, o.value, o.checksum, o.size
-        FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (run, node_id, place)
+        FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (run, node_id, nth)
         LEFT JOIN {schema}.output_rows o ON o.run = t.run AND o.node_id = t.node_id
-        ORDER BY t.place
-    """,
-    "find_runs": """
+        ORDER BY t.nth
+    """
+    find_runs: str = """
         SELECT flow_run_id, serial, deleted_at IS NOT NULL FROM {schema}.runs WHERE flow_run_id = ANY($1::text[])
-    """,
-    "insert_runs": """
+    """
+    insert_runs: str = """
         INSERT INTO {schema}.runs (flow_run_id, created_at, writer)
         SELECT flow_run_id, $3, $2 FROM unnest($1::text[]) AS t (flow_run_id)
         ON CONFLICT (flow_run_id) DO NOTHING
-    """,
-    "claim_globals": """
+    """
+    claim_globals: str = """
         INSERT INTO {schema}.global_rows (key, version, written_at, writer)
         SELECT key, 0, 0, $2 FROM unnest($1::text[]) AS t (key) ORDER BY key ON CONFLICT (key) DO NOTHING
-    """,
-    "lock_globals": """
+    """
+    lock_globals: str = """
         SELECT key, version, writer, codec, value, checksum, size, written_at FROM {schema}.global_rows
         WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE
-    """,
-    "write_global": """
+    """
+    write_global: str = """
         UPDATE {schema}.global_rows SET version = $2, writer = $3, codec = $4, value = $5, checksum = $6, size = $7,
             written_at = $8
         WHERE key = $1
-    """,
-    "lock_run": """
+    """
+    lock_run: str = """
         SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.runs WHERE flow_run_id = $1 FOR NO KEY UPDATE
-    """,
+    """
     # Waits for the puts that are under way to these runs, and they for it.
-    "lock_idle_runs": """
+    lock_idle_runs: str = """
         SELECT serial, flow_run_id, created_at < $2, deleted_at IS NOT NULL, writer FROM {schema}.runs
         WHERE flow_run_id = ANY($1::text[]) ORDER BY serial FOR UPDATE
-    """,
+    """
     # Run by run, whatever the planner reckons of them.
-    "extents": """
+    extents: str = """
         SELECT t.serial, c.outputs, c.bytes, c.first, c.last
         FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
             SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
             FROM {schema}.output_rows WHERE run = t.serial
         ) AS c
-    """,
-    "mark_deleted": """
+    """
+    mark_deleted: str = """
         UPDATE {schema}.runs SET deleted_at = $3, writer = $2 WHERE serial = ANY($1::bigint[])
-    """,
-    "deleted_serials": """
+    """
+    deleted_serials: str = """
         SELECT serial, flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
-    """,
+    """
     # Each run by itself: of all together the rows would be sorted before the first is taken.
-    "remove_outputs": """
+    remove_outputs: str = """
         DELETE FROM {schema}.output_rows WHERE (run, node_id) IN (
             SELECT run, node_id FROM (
                 SELECT run, node_id, sum(size) OVER (ORDER BY run, node_id) - size AS before FROM (
@@ -183,52 +190,57 @@ STATEMENTS = {
                 ) AS page
             ) AS sized WHERE before < $3
         ) RETURNING size
-    """,
-    "load_run": """
+    """
+    load_run: str = """
         INSERT INTO {schema}.runs (flow_run_id, created_at, deleted_at, writer) VALUES ($1, $2, $3, $4)
         ON CONFLICT (flow_run_id) DO NOTHING
-    """,
-    "with_outputs": """
+    """
+    with_outputs: str = """
         SELECT t.serial FROM unnest($1::bigint[]) AS t (serial)
         WHERE EXISTS (SELECT FROM {schema}.output_rows WHERE run = t.serial)
-    """,
+    """
     # First locked, then looked at again by another statement: a put that was under way may have left a row meanwhile.
     # From where the last look ended, so that nobody goes again through what was forgotten before.
-    "lock_forgettable": """
+    lock_forgettable: str = """
         SELECT serial, deleted_at FROM {schema}.runs WHERE serial IN (
             SELECT serial FROM {schema}.runs r WHERE deleted_at >= $1 AND deleted_at < $2
                 AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
             ORDER BY deleted_at LIMIT $3
         ) ORDER BY serial FOR UPDATE
-    """,
-    "forget_runs": """
+    """
+    forget_runs: str = """
         DELETE FROM {schema}.runs WHERE serial = ANY($1::bigint[])
             AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial)
-    """,
-    # -- reads -------------------------------------------------------------------------------------------------------
-    "fetch_outputs": _FETCH_OUTPUTS.replace("{epoch}", "NULL"),
-    "fetch_outputs_in_epoch": _FETCH_OUTPUTS.replace("{epoch}", "(SELECT deletions FROM {schema}.store_format)"),
-    "exists": """
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Statements(WriteStatements):
+    """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
+
+    fetch_outputs: str = _FETCH_OUTPUTS.replace("{epoch}", "NULL")
+    fetch_outputs_in_epoch: str = _FETCH_OUTPUTS.replace("{epoch}", "(SELECT deletions FROM {schema}.store_format)")
+    exists: str = """
         SELECT FROM {schema}.runs r JOIN {schema}.output_rows o ON o.run = r.serial
         WHERE r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
-    """,
-    "first_node_ids": """
+    """
+    first_node_ids: str = """
         SELECT array_agg(node_id) FROM (
             SELECT node_id FROM {schema}.output_rows
             WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
                 AND node_id >= $2 AND node_id < $3
             ORDER BY node_id LIMIT $4
         ) AS page
-    """,
-    "next_node_ids": """
+    """
+    next_node_ids: str = """
         SELECT array_agg(node_id) FROM (
             SELECT node_id FROM {schema}.output_rows
             WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
                 AND node_id > $2 AND node_id < $3
             ORDER BY node_id LIMIT $4
         ) AS page
-    """,
-    "page_outputs": """
+    """
+    page_outputs: str = """
         SELECT node_id, codec, value, checksum, written_at, size, run FROM (
             SELECT *, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
                 SELECT * FROM {schema}.output_rows
@@ -239,24 +251,24 @@ STATEMENTS = {
                 ORDER BY node_id LIMIT $4
             ) AS page
         ) AS sized WHERE before < $5 ORDER BY node_id
-    """,
+    """
     # Without the values, of which one could not be read.
-    "next_node_id": """
+    next_node_id: str = """
         SELECT node_id FROM {schema}.output_rows
         WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL) AND node_id > $2
         ORDER BY node_id LIMIT 1
-    """,
-    "next_global": """
+    """
+    next_global: str = """
         SELECT key FROM {schema}.global_rows
         WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT 1
-    """,
-    "serial_of": "SELECT serial FROM {schema}.runs WHERE flow_run_id = $1",
-    "count_prefix": """
+    """
+    serial_of: str = "SELECT serial FROM {schema}.runs WHERE flow_run_id = $1"
+    count_prefix: str = """
         SELECT count(*) FROM (
             SELECT FROM {schema}.runs WHERE flow_run_id >= $1 AND flow_run_id < $2 LIMIT $3
         ) AS several
-    """,
-    "list_runs": """
+    """
+    list_runs: str = """
         SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
             SELECT serial, flow_run_id FROM {schema}.runs r
             WHERE serial < $1 AND deleted_at IS NULL AND flow_run_id >= $2 AND flow_run_id < $3
@@ -266,9 +278,9 @@ STATEMENTS = {
             SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
             FROM {schema}.output_rows WHERE run = page.serial
         ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
-    """,
+    """
     # A few, found by their name before anything else is asked of them.
-    "list_few_runs": """
+    list_few_runs: str = """
         SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
             SELECT serial, flow_run_id FROM (
                 SELECT serial, flow_run_id, deleted_at FROM {schema}.runs
@@ -281,14 +293,14 @@ STATEMENTS = {
             SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
             FROM {schema}.output_rows WHERE run = page.serial
         ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
-    """,
+    """
     # A run's own age decides first, which costs least; then each of its outputs, but no more than many of each run.
-    "end_of_page": """
+    end_of_page: str = """
         SELECT max(serial) FROM (
             SELECT serial FROM {schema}.runs WHERE serial > $1 ORDER BY serial LIMIT $2
         ) AS page
-    """,
-    "idle_runs": """
+    """
+    idle_runs: str = """
         SELECT r.serial, r.flow_run_id, CASE WHEN EXISTS (
                 SELECT FROM (
                     SELECT written_at FROM {schema}.output_rows WHERE run = r.serial ORDER BY node_id DESC LIMIT $5
@@ -300,95 +312,96 @@ STATEMENTS = {
             SELECT serial, flow_run_id FROM {schema}.runs
             WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL AND created_at < $3 ORDER BY serial LIMIT $4
         ) AS r ORDER BY r.serial
-    """,
-    "count_page": """
+    """
+    count_page: str = """
         SELECT count(*) FROM {schema}.runs WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL
-    """,
-    "measure_runs": """
+    """
+    measure_runs: str = """
         SELECT count(*), coalesce(sum(c.outputs), 0), coalesce(sum(c.bytes), 0) FROM (
             SELECT serial FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NULL OFFSET 0
         ) AS r CROSS JOIN LATERAL (
             SELECT count(*) AS outputs, sum(size) AS bytes FROM {schema}.output_rows WHERE run = r.serial
         ) AS c WHERE c.outputs > 0
-    """,
-    "count_runs": "SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NULL",
-    "deleted_among": """
+    """
+    count_runs: str = "SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NULL"
+    deleted_among: str = """
         SELECT flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
-    """,
-    "end_of_deletions": """
+    """
+    end_of_deletions: str = """
         SELECT max(deleted_at) FROM (
             SELECT deleted_at FROM {schema}.runs WHERE deleted_at > $1 ORDER BY deleted_at LIMIT $2
         ) AS page
-    """,
-    "unfinished_deletions": """
+    """
+    unfinished_deletions: str = """
         SELECT flow_run_id FROM {schema}.runs r
         WHERE deleted_at > $1 AND deleted_at <= $2
             AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
-    """,
-    "count_tombstones": "SELECT count(*) FROM {schema}.runs WHERE deleted_at < $1",
-    "fetch_global": """
+    """
+    count_tombstones: str = "SELECT count(*) FROM {schema}.runs WHERE deleted_at < $1"
+    fetch_global: str = """
         SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
         WHERE key = $1 AND value IS NOT NULL
-    """,
-    "page_globals": """
+    """
+    page_globals: str = """
         SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
         WHERE value IS NOT NULL AND key >= $1 AND ($2::text IS NULL OR key > $2) AND ($3::text IS NULL OR key < $3)
         ORDER BY key LIMIT $4
-    """,
-    "page_run_rows": """
+    """
+    page_run_rows: str = """
         SELECT serial, flow_run_id, created_at, deleted_at FROM {schema}.runs
         WHERE serial > $1 ORDER BY serial LIMIT $2
-    """,
-    "page_global_rows": """
+    """
+    page_global_rows: str = """
         SELECT key, codec, value, checksum, version, written_at, size FROM (
             SELECT *, sum(coalesce(size, 0)) OVER (ORDER BY key) - coalesce(size, 0) AS before FROM (
                 SELECT * FROM {schema}.global_rows
                 WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT $2
             ) AS page
         ) AS sized WHERE before < $3 ORDER BY key
-    """,
-    "count": """
+    """
+    count: str = """
         SELECT (SELECT count(*) FROM {schema}.runs r WHERE deleted_at IS NULL
                 AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)),
             (SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NOT NULL), count(*),
             (SELECT count(*) FROM {schema}.global_rows WHERE value IS NOT NULL),
             coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_rows), 0)
         FROM {schema}.output_rows WHERE run IN (SELECT serial FROM {schema}.runs WHERE deleted_at IS NULL)
-    """,
-    "waited_for": """
+    """
+    waited_for: str = """
         SELECT r.flow_run_id, o.node_id FROM unnest($1::text[], $2::text[]) AS t (flow_run_id, node_id)
         JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
         JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
-    """,
-    "count_of_runs": """
+    """
+    count_of_runs: str = """
         SELECT r.flow_run_id, r.serial, (SELECT count(*) FROM {schema}.output_rows WHERE run = r.serial)
         FROM {schema}.runs r WHERE r.flow_run_id = ANY($1::text[]) AND r.deleted_at IS NULL
-    """,
-    "size": """
+    """
+    size: str = """
         SELECT split_part(version(), ' ', 2), sum(pg_total_relation_size(oid)) FROM pg_class
         WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'r'
-    """,
+    """
     # Without the values, which may be damaged, and large.
-    "check_outputs": """
+    check_outputs: str = """
         SELECT o.run, o.node_id, r.flow_run_id, r.deleted_at IS NOT NULL, o.written_at, o.size
         FROM {schema}.output_rows o LEFT JOIN {schema}.runs r ON r.serial = o.run
         WHERE (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 500
-    """,
-    "check_globals": """
+    """
+    check_globals: str = """
         SELECT key, version, written_at, coalesce(size, 0), codec IS NULL AND checksum IS NULL AND size IS NULL
         FROM {schema}.global_rows WHERE key > $1 OR $2 ORDER BY key LIMIT 500
-    """,
-    "values_of_globals": """
+    """
+    values_of_globals: str = """
         SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
         WHERE key = ANY($1::text[]) ORDER BY key
-    """,
-    "check_runs": """
+    """
+    check_runs: str = """
         SELECT flow_run_id, created_at, deleted_at FROM {schema}.runs
         WHERE created_at NOT BETWEEN 0 AND $1 OR deleted_at NOT BETWEEN 0 AND $1
-    """,
-}
+    """
 
 
-def statements_for(schema: str) -> dict[str, str]:
-    """The statements by name, of a store in this schema. It is quoted: ``user``, say, is a word of SQL's own."""
-    return {name: text.replace("{schema}", f'"{schema}"') for name, text in STATEMENTS.items()}
+def statements_for(schema: str) -> Statements:
+    """The statements of a store in this schema. It is quoted: ``user``, say, is a word of SQL's own."""
+    quoted = f'"{schema}"'
+    texts = {field.name: str(field.default) for field in dataclasses.fields(Statements)}
+    return Statements(**{name: text.replace("{schema}", quoted) for name, text in texts.items()})

@@ -44,12 +44,12 @@ class Address(NamedTuple):
         nothing of a message. Nothing of the URL's text gets to the driver but encoded; this is for what a server says.
         """
         for secret in self.secrets:
-            if len(secret) >= _LEAST_SECRET and secret not in self.names:
+            if len(secret) >= _MIN_SECRET_LENGTH and secret not in self.names:
                 text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
         return text
 
 
-_LEAST_SECRET = 3
+_MIN_SECRET_LENGTH = 3
 _SECRET = frozenset(["password", "sslpassword"])
 _SHOWN = frozenset(["schema", "host", "port", "user", "dbname", "database", "sslmode", "target_session_attrs"])
 """What of a URL's options is no secret."""
@@ -84,35 +84,37 @@ _NAME = re.compile(r"(?:[\w.~+-]|%[0-9A-Fa-f]{2})*")
 _HOST = re.compile(r"(?P<name>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>.*))?")
 
 
+class _Split(NamedTuple):
+    """The parts of a URL, as they stand in it."""
+
+    user: str
+    password: str
+    at: str
+    """An '@' if there is one."""
+    hosts: str
+    path: str
+    """With its '/'."""
+    query: str
+
+
 def parse_url(url: str) -> Address:
     """Take a URL apart. Raises ValueError, which shows nothing of a password."""
     rest = url.partition("://")[2]
     _refuse_what_is_not_encoded(rest)
-    authority, path, query = _parts(rest)
-    options, secrets = _options(query)
-    credentials, at, hosts = authority.rpartition("@")
-    user, _, password = credentials.partition(":")
-    if not _NAME.fullmatch(user) or ":" in _decoded(user) or ":" in options.get("user", ""):
-        raise _not_encoded("a character in the user's name that no name has")
-    if set(password) & set("[]"):
-        raise _not_encoded("a bracket in its password")
-    if not _NAME.fullmatch(path[1:]):
-        raise _not_encoded("more than one name behind the host, which is that of the database,")
-    several = _hosts(hosts) if hosts else []
-    if "host" in options:
-        _hosts(options["host"])
-    if not all(_is_port(port) for port in options.get("port", "").split(",")):
-        raise _bad_port()
-    names = {_decoded(user), _decoded(path[1:]), *hosts.split(","), *options.get("host", "").split(",")}
-    names |= {value for name, value in options.items() if name in (*_SHOWN, "application_name")}
+    split = _split(rest)
+    options, secrets = _options(split.query)
+    _check_names(split, options)
+    _check_hosts(split, options)
+    names = _names(split, options)
+    password = _decoded(split.password)
     return Address(
-        tuple(_urls(_decoded(user), _decoded(password), several, _decoded(path[1:]), options)),
-        _location(user, at, hosts, path, options),
-        tuple(one for one in dict.fromkeys([_decoded(password), *secrets]) if one),
-        frozenset(names - {""}),
-        _schema(options),
-        options.get("application_name") or "contextstore",
-        options.get("pooler") == "transaction",
+        urls=tuple(_urls(split, options)),
+        location=_location(split, options),
+        secrets=tuple(one for one in dict.fromkeys([password, *secrets]) if one),
+        names=names,
+        schema=_schema(options),
+        application_name=options.get("application_name") or "contextstore",
+        has_pooler=options.get("pooler") == "transaction",
     )
 
 
@@ -138,15 +140,22 @@ def _refuse_what_is_not_encoded(rest: str) -> None:
         raise _not_encoded("a '%' that begins no encoded character")
     if rest.count("@") > 1:
         raise _not_encoded("more than one '@'")
-    if "@" in rest and "@" not in _parts(rest)[0]:
+    if "@" in rest and "@" not in _sections(rest)[0]:
         raise _not_encoded("a '/' or '?' in its user or password, or an '@' behind its host")
 
 
-def _parts(rest: str) -> tuple[str, str, str]:
+def _sections(rest: str) -> tuple[str, str, str]:
     """Up to the first '/' or '?'; the path, with its '/'; the query."""
     before, _, query = rest.partition("?")
     authority, slash, path = before.partition("/")
     return authority, slash + path, query
+
+
+def _split(rest: str) -> _Split:
+    authority, path, query = _sections(rest)
+    credentials, at, hosts = authority.rpartition("@")
+    user, _, password = credentials.partition(":")
+    return _Split(user, password, at, hosts, path, query)
 
 
 def _decoded(text: str) -> str:
@@ -191,16 +200,33 @@ def _unknown(name: str, is_after_secret: bool) -> ValueError:
     return ValueError(f"the option {name} of the PostgreSQL URL is not known: {hint}")
 
 
-def _hosts(text: str) -> list[str]:
-    """Each host, with its port. Raises for what can be none: it would be looked up by name, on somebody's server."""
-    hosts = text.split(",")
-    for host in hosts:
+def _check_names(split: _Split, options: _Options) -> None:
+    """Raises for what can be none, of the user and the database; a part of a password may have got there."""
+    if not _NAME.fullmatch(split.user) or ":" in _decoded(split.user) or ":" in options.get("user", ""):
+        raise _not_encoded("a character in the user's name that no name has")
+    if set(split.password) & set("[]"):
+        raise _not_encoded("a bracket in its password")
+    if not _NAME.fullmatch(split.path[1:]):
+        raise _not_encoded("more than one name behind the host, which is that of the database,")
+
+
+def _check_hosts(split: _Split, options: _Options) -> None:
+    """Raises for what can be none: it would be looked up by name, on a stranger's server."""
+    if split.hosts:
+        _check_each_host(split.hosts)
+    if "host" in options:
+        _check_each_host(options["host"])
+    if not all(_is_port(port) for port in options.get("port", "").split(",")):
+        raise _bad_port()
+
+
+def _check_each_host(hosts: str) -> None:
+    for host in hosts.split(","):
         match = _HOST.fullmatch(host)
         if match is None or not _is_host(_decoded(match["name"])):
             raise _not_encoded("a host that can be none")
         if match["port"] == "" or not _is_port(match["port"] or ""):
             raise _bad_port()
-    return hosts
 
 
 def _is_host(name: str) -> bool:
@@ -228,31 +254,40 @@ def _schema(options: _Options) -> str:
     return schema
 
 
-def _urls(user: str, password: str, hosts: list[str], database: str, options: _Options) -> list[str]:
+def _names(split: _Split, options: _Options) -> frozenset[str]:
+    """What of the URL is no secret."""
+    names = {_decoded(split.user), _decoded(split.path[1:])}
+    names.update(split.hosts.split(","), options.get("host", "").split(","))
+    names.update(value for name, value in options.items() if name in (*_SHOWN, "application_name"))
+    return frozenset(names - {""})
+
+
+def _urls(split: _Split, options: _Options) -> list[str]:
     """For the driver: each host by itself, since it would wait for the first for all the time there is. It alone knows
     how to prefer a standby among several.
     """
     passed_on = [(name, value) for name, value in options.items() if value and name not in _OURS]
     query = urllib.parse.urlencode(passed_on, quote_via=urllib.parse.quote, safe="")
-    credentials = _encoded(user) + (f":{_encoded(password)}" if password else "")
-    at = "@" if credentials else ""
-    several = hosts or [""]
+    hosts = split.hosts.split(",")
     if options.get("target_session_attrs") == "prefer-standby":
-        several = [",".join(several)]
-    path = f"/{_encoded(database)}" if database else ""
-    return [f"postgresql://{credentials}{at}{host}{path}" + (f"?{query}" if query else "") for host in several]
+        hosts = [split.hosts]
+    user, password, database = (_encoded(_decoded(part)) for part in (split.user, split.password, split.path[1:]))
+    credentials = user + (f":{password}" if password else "")
+    before = f"{credentials}@" if credentials else ""
+    behind = (f"/{database}" if database else "") + (f"?{query}" if query else "")
+    return [f"postgresql://{before}{host}{behind}" for host in hosts]
 
 
 def _encoded(text: str) -> str:
     return urllib.parse.quote(text, safe="")
 
 
-def _location(user: str, at: str, hosts: str, path: str, options: _Options) -> str:
+def _location(split: _Split, options: _Options) -> str:
     shown = "&".join(
         f"{name}={_encoded(value)}" if name in _SHOWN and _WORDS.fullmatch(value) else f"{name}=***"
         for name, value in options.items()
         if name not in ("pooler", "application_name")
     )
-    name = user if not user or _PLAIN.fullmatch(user) else "***"
-    database = path if not path[1:] or _PLAIN.fullmatch(path[1:]) else "/***"
-    return f"postgresql://{name}{at}{hosts}{database}" + (f"?{shown}" if shown else "")
+    user = split.user if not split.user or _PLAIN.fullmatch(split.user) else "***"
+    database = split.path if not split.path[1:] or _PLAIN.fullmatch(split.path[1:]) else "/***"
+    return f"postgresql://{user}{split.at}{split.hosts}{database}" + (f"?{shown}" if shown else "")

@@ -53,7 +53,7 @@ def translated(error: sqlite3.Error, location: str, doing: str, outcome_unknown:
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
         advice = side_file_in_the_way(os.path.realpath(location)) or advice
     message = f"{doing} {location}: {error} ({name})" + (f": {advice}" if advice else "")
-    translated = _BY_CODE.get(primary, StorageError)(message, outcome_unknown)
+    translated = _BY_CODE.get(primary, StorageError)(message, outcome_unknown, code=code)
     translated.__cause__ = error
     return translated
 

@@ -18,7 +18,7 @@ import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StorageError, copy
 from contextstore._faces import async_store as _store
-from contextstore._postgres import engine as _postgres
+from contextstore._postgres import reads as _postgres_reads
 from contextstore._postgres.statements import statements_for
 from contextstore._process import pacing as _breath
 from contextstore._process.pacing import Pacer, paced
@@ -189,7 +189,7 @@ class TestLongLists:
     @pytest.fixture(autouse=True)
     def short_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_store, "_LIST_KEYS", 50)
-        for module in (_sqlite_reads, _postgres):
+        for module in (_sqlite_reads, _postgres_reads):
             monkeypatch.setattr(module, "_NODE_IDS", 50)
 
     @pytest.mark.parametrize("count", [49, 50, 51, 99, 100, 101, 1234])
@@ -246,7 +246,7 @@ class TestARarePrefix:
     async def test_the_runs_that_have_it_are_found_by_either_way(
         self, store: Any, monkeypatch: pytest.MonkeyPatch, few: int
     ) -> None:
-        for module in (_sqlite_reads, _postgres):
+        for module in (_sqlite_reads, _postgres_reads):
             monkeypatch.setattr(module, "_FEW", few)
         names = [head + tail for head in ("a", "a%", "a_", "b", "\U0010ffff") for tail in "01234"]
         random.shuffle(names)
@@ -288,7 +288,7 @@ class TestARarePrefix:
             f"SELECT serial, 'node', 0, 0, 1, 1, writer, '1' FROM {schema}.runs",
         )
         execute(postgres, f"ANALYZE {schema}.runs, {schema}.output_rows")
-        plan = asyncio.run(self.plan(postgres, statements_for(schema)["list_few_runs"]))
+        plan = asyncio.run(self.plan(postgres, statements_for(schema).list_few_runs))
         assert "runs_flow_run_id_key" in plan
         with ContextStore(url) as store:
             assert store.list_runs(prefix="none") == []

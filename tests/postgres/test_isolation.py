@@ -75,7 +75,7 @@ async def test_no_output_survives_a_deletion_that_races_with_puts(postgres: Serv
 def test_prune_waits_for_a_put_under_way_and_leaves_its_run(
     postgres: Server, url: str, schema: str, statement: str
 ) -> None:
-    insert = statements_for(schema)[statement]
+    insert = getattr(statements_for(schema), statement)
 
     async def put_slowly(store: AsyncContextStore) -> None:
         connection = await asyncpg.connect(postgres.url())

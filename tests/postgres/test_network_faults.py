@@ -23,8 +23,8 @@ from contextstore import (
     StorageError,
     StoreBusyError,
 )
-from contextstore._postgres import connection as _postgres_lane
 from contextstore._postgres.statements import statements_for
+from contextstore._waiting.deadline import Deadline
 
 from ..support.doubles import core_of
 from ..support.nodes import execute
@@ -281,7 +281,7 @@ def test_a_store_that_promises_the_disk_does_not_rely_on_a_server_that_does_not(
             store.put("run", durability, 1)
 
             async def ask() -> None:
-                told.append(await engine._writing.fetch(time.monotonic() + 10, "SHOW synchronous_commit"))  # noqa: B023
+                told.append(await engine._writing.fetch(Deadline(10), "SHOW synchronous_commit"))  # noqa: B023
 
             engine.post_write(ask)
             while not told:
@@ -370,7 +370,7 @@ async def test_a_put_under_way_while_its_deleted_run_is_forgotten_leaves_nothing
         await transaction.start()
         serial = await connection.fetchval(f"SELECT serial FROM {schema}.runs")
         row = (serial, "late", 0, 0, b"1", time.time_ns() // 1000, "run", uuid.uuid4())
-        await connection.execute(statements_for(schema)["insert_output"], *row)
+        await connection.execute(statements_for(schema).insert_output, *row)
         await store.delete_run("run")
         pruning = asyncio.ensure_future(store.prune(older_than=datetime.timedelta(0)))
         await asyncio.sleep(0.3)
@@ -476,4 +476,6 @@ def test_a_timeout_of_nothing_tries_once(url: str) -> None:
 def test_a_final_error_keeps_the_drivers_own_as_its_cause(postgres: Server) -> None:
     with pytest.raises(StorageError) as caught:
         ContextStore(f"postgresql://postgres@127.0.0.1:{postgres.port}/missing").open()
-    assert _postgres_lane.state_of_cause(caught.value) == "3D000"
+    assert caught.value.code == "3D000"
+    cause: Any = caught.value.__cause__
+    assert cause.sqlstate == "3D000"

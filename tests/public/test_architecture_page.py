@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
-from benchmarks import paths
-
 from .test_architecture import LAW, MODULES, folder_of, path_of
 from .test_readme import ROOT, section_of
 

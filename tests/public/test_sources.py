@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib.metadata
-import pathlib
 import re
 import subprocess
 import sys
@@ -15,11 +13,8 @@ from typing import Any
 
 import pytest
 
-import contextstore
-
 from ..support.processes import ROOT
-
-PACKAGE = pathlib.Path(contextstore.__file__).parent
+from .test_architecture import MODULES, in_place, tree_of
 
 # --------------------------------------------------------------------------------------------- what the source may do
 
@@ -32,18 +27,6 @@ RUNNING_ATTRIBUTES = {
     *("system", "popen", "execv", "execve", "execvp", "spawnv", "posix_spawn", "startfile", "import_module"),
     *("enable_load_extension", "load_extension", "create_function", "create_module", "executescript", "deserialize"),
 }
-
-
-@functools.cache
-def tree_of(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text())
-
-
-MODULES = sorted(path.relative_to(PACKAGE).as_posix().removesuffix(".py") for path in PACKAGE.rglob("*.py"))
-
-
-def in_place(module: str, node: ast.AST) -> str:
-    return f"{module}.py:{getattr(node, 'lineno', 0)}: {ast.unparse(node)[:100]}"
 
 
 def dangers_in(module: str, tree: ast.Module) -> Iterator[str]:
@@ -102,18 +85,17 @@ PARTS_OF_TEXT = {"replace", "split", "strip", "join", "format", "removesuffix", 
 
 # Texts that the rule below cannot follow, each with the reason why no input gets there.
 FOLLOWED_BY_HAND = {
-    ("_sqlite/worker", "self._serve"): "a function, which is called and not parsed",
-    ("_sqlite/file", "self._synchronous"): "1 or 2, looked up in a dict of the two durabilities",
-    ("_sqlite/check", "self._table.name"): "_OUTPUTS or _GLOBALS, of constants",
-    ("_sqlite/check", "self._table.rows"): "_OUTPUTS or _GLOBALS, of constants",
-    ("_sqlite/check", "self._table.keys"): "_OUTPUTS or _GLOBALS, of constants",
-    (
-        "_postgres/engine",
-        "self._sql",
-    ): "the constants of _postgres/statements, with the schema's name in them, see the next",
-    ("_postgres/engine", "self._address.schema"): "a lower-case ASCII identifier, or the URL was refused",
-    ("_postgres/connection", "query"): "hands on what _postgres/engine gives, which is looked at there",
+    ("_sqlite.worker", "sql"): "hands on what the other modules give to execute(), which is looked at there",
+    ("_sqlite.worker", "self._serve"): "a function, which is called and not parsed",
+    ("_sqlite.file_engine", "self._synchronous"): "1 or 2, looked up in a dict of the two durabilities",
+    ("_sqlite.check", "table.name"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_sqlite.check", "table.rows"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_sqlite.check", "table.keys"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_postgres.statements", "schema"): "a lower-case ASCII identifier, or the URL was refused",
+    ("_postgres.connection", "query"): "hands on what the other modules give it, which is looked at there",
+    ("_postgres.pool", "statement"): "hands on what the modules that read give it, which is looked at there",
 }
+RECORDS = {"Statements", "WriteStatements"}  # made in one place alone, with the schema's name in each text
 
 
 class SQLRule:
@@ -189,9 +171,23 @@ class SQLRule:
                 return self.is_fixed(module, value) and all(self.is_fixed(module, argument) for argument in args)
             case ast.Call(func=ast.Name(id=name)):
                 return self._gives_fixed(module, name)
+            case ast.Attribute(value=ast.Attribute(attr="_statements"), attr=name):
+                return self._is_statement(module, name)
             case ast.Name(id=name):
                 return self._is_fixed_name(module, node, name)
         return False
+
+    def _is_statement(self, module: str, name: str) -> bool:
+        """Whether a field of the folder's record of statements is fixed: its text, and what is put into all of them."""
+        home = f"{module.partition('.')[0]}.statements"
+        if home not in self._trees or any(place != home for kind in RECORDS for place, _ in self._calls.get(kind, [])):
+            return False
+        nodes = list(ast.walk(self._trees[home]))
+        fields = [node for node in nodes if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name]
+        fillings = self._calls.get("replace", [])
+        put_in = [text for place, call in fillings if place == home for text in call.args]
+        texts = [field.value for field in fields if isinstance(self._parents[field], ast.ClassDef)]
+        return bool(texts) and all(text is not None and self.is_fixed(home, text) for text in [*texts, *put_in])
 
     def _gives_fixed(self, module: str, name: str) -> bool:
         for node in self._trees[module].body:
@@ -351,6 +347,26 @@ def test_input_in_a_statement_is_seen(source: str) -> None:
 )
 def test_statements_without_input_are_let_pass(source: str) -> None:
     assert SQLRule({"x": ast.parse(source)}).breaches() == []
+
+
+RECORD = 'class Statements:\n    one: str = "SELECT 1"\n'
+
+
+@pytest.mark.parametrize(
+    ("statements", "source", "is_fixed"),
+    [
+        (RECORD, "", True),
+        ("class Statements:\n    one: str = input", "", False),
+        ("class Statements:\n    other: str = 'SELECT 1'", "", False),
+        (f"{RECORD}def filled(name): return text.replace('?', name)", "", False),
+        (RECORD, "def get(text):\n    return Statements(one=text)", False),
+        ("", "", False),
+    ],
+)
+def test_statements_of_a_record_are_followed_to_their_texts(statements: str, source: str, is_fixed: bool) -> None:
+    use = "def use(self):\n    self.connection.execute(self._statements.one)\n"
+    rule = SQLRule({"f.statements": ast.parse(statements), "f.x": ast.parse(use + source)})
+    assert (rule.breaches() == []) == is_fixed
 
 
 # ---------------------------------------------------------------------------------------------------- whose code is run

@@ -1,0 +1,104 @@
+"""To look at everything that is stored, and to stop at nothing.
+
+Rules of this module: it only reads, page by page, first what is small and then the values. What cannot be read is a
+problem of its own key and keeps no other from being looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .._engine.portions import portions
+from .._engine.records import OutputKey, is_time
+from .._engine.rules import StoredGlobal, read_global
+from .._results import CheckReport, Problem
+from ..errors import CorruptStoreError
+from .pool import ReadPool
+from .reads import PAGE_BYTES, Reads
+from .retry import halved
+from .statements import Statements
+
+_MAX_TIME = 253_402_300_799_999_999
+_PAGE_ROWS = 500
+"""As many as the statements of the check give."""
+
+
+class Check:
+    """One look at everything, with what it has found so far."""
+
+    def __init__(self, location: str, pool: ReadPool, statements: Statements, reads: Reads) -> None:
+        self._location = location
+        self._pool = pool
+        self._statements = statements
+        self._reads = reads
+        self._problems: list[Problem] = []
+        self._outputs = self._globals = self._leftovers = 0
+
+    async def run(self) -> CheckReport:
+        await self._check_outputs()
+        await self._check_globals()
+        for flow_run_id, created_at, deleted_at in await self._pool.fetch(self._statements.check_runs, _MAX_TIME):
+            self._report("run", (flow_run_id,), f"{created_at!r} or {deleted_at!r} is no time")
+        note = f"{self._leftovers} outputs of deleted runs still take up space: prune() removes them"
+        notes = (note,) if self._leftovers else ()
+        runs = (await self._reads.count()).runs
+        return CheckReport(runs, self._outputs, self._globals, tuple(self._problems), notes)
+
+    def _report(self, kind: Any, key: tuple[str, ...], problem: str) -> None:
+        self._problems.append(Problem(kind, key, problem))
+
+    # -- outputs ------------------------------------------------------------------------------------------------------
+
+    async def _check_outputs(self) -> None:
+        run, node_id = -1, ""
+        while rows := await self._pool.fetch(self._statements.check_outputs, run, node_id):
+            run, node_id = rows[-1][:2]
+            sizes: dict[OutputKey, int] = {}
+            for serial, node, flow_run_id, is_deleted, written_at, size in rows:
+                self._outputs += 1
+                self._leftovers += is_deleted
+                if flow_run_id is None:
+                    self._report("output", (f"run number {serial}", node), "it belongs to no run")
+                elif not is_deleted:
+                    sizes[flow_run_id, node] = size
+                    if not is_time(written_at):
+                        self._report("output", (flow_run_id, node), f"{written_at!r} is no time")
+            for keys in portions(sizes, lambda key: max(0, sizes[key]), _PAGE_ROWS, PAGE_BYTES):  # noqa: B023
+                await self._check_values(keys)
+
+    async def _check_values(self, keys: list[OutputKey]) -> None:
+        _, outcomes = await self._reads.outputs(keys)
+        for key, outcome in zip(keys, outcomes, strict=True):
+            if outcome.error is not None and not any(problem.key == key for problem in self._problems):
+                self._report("output", key, str(outcome.error))
+
+    # -- globals ------------------------------------------------------------------------------------------------------
+
+    async def _check_globals(self) -> None:
+        after, is_first = "", True
+        while rows := await self._pool.fetch(self._statements.check_globals, after, is_first):
+            is_first, after = False, rows[-1][0]
+            sizes: dict[str, int] = {}
+            for name, version, written_at, size, is_deleted in rows:
+                if version < 1 or not is_time(written_at):
+                    self._report("global", (name,), f"{version!r} is no version, or {written_at!r} no time")
+                elif not is_deleted:
+                    sizes[name] = size
+            self._globals += len(sizes)
+            for names in portions(sizes, lambda name: max(0, sizes[name]), _PAGE_ROWS, PAGE_BYTES):  # noqa: B023
+                for damaged in await halved(names, self._damaged_globals, _as_problem):
+                    self._problems += damaged
+
+    async def _damaged_globals(self, names: Sequence[str]) -> list[Problem]:
+        problems: list[Problem] = []
+        for row in await self._pool.fetch(self._statements.values_of_globals, list(names)):
+            try:
+                read_global(self._location, StoredGlobal(*row))
+            except CorruptStoreError as error:
+                problems += _as_problem(row[0], error)
+        return problems
+
+
+def _as_problem(name: str, error: CorruptStoreError) -> list[Problem]:
+    return [Problem("global", (name,), str(error))]

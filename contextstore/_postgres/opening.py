@@ -1,0 +1,172 @@
+"""To open a store: look at the server, make the tables unless they are there, find the epoch.
+
+Rules of this module: nothing is made before the server's settings are looked at, and nothing where the caller wants to
+find a store. Clients may open, and make, the same store at one moment: each tries until it finds what another has made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import NamedTuple
+
+from .._waiting.deadline import Deadline
+from ..errors import IncompatibleStoreError, StorageError, StoreBusyError, StoreNotFoundError
+from .epoch import StoreEpoch
+from .errors import NO_CONNECTION_LEFT, ConnectionLostError, TransientError, TryAgainError
+from .retry import LONGEST_PAUSE, SHORTEST_PAUSE, deadline_of_call
+from .statements import SCHEMA_VERSION
+from .url import Address
+from .write import WriteContext
+
+logger = logging.getLogger("contextstore")
+
+_MAX_MILLISECONDS = 2**31 - 1
+_MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710")
+"""Another client creates it at the same moment. These come also in spite of IF NOT EXISTS."""
+_MAX_COLLISIONS = 20
+
+
+class Terms(NamedTuple):
+    """How the caller wants the store opened."""
+
+    timeout: float
+    durability: str
+    read_only: bool
+    create: bool
+
+
+def session_settings(terms: Terms) -> dict[str, str]:
+    """What the store's own sessions set at the server."""
+    # What a role's own settings would break off is not stored, and then it was; and a lock that another client holds
+    # must not be waited for by connections that the store has given up.
+    patience = min(max(1, int(terms.timeout * 900)), _MAX_MILLISECONDS)
+    settings = {"jit": "off", "statement_timeout": "0", "lock_timeout": f"{patience}ms"}
+    if terms.durability == "normal":
+        settings["synchronous_commit"] = "off"
+    if terms.read_only:
+        settings["default_transaction_read_only"] = "on"
+    return settings
+
+
+class Opening:
+    """One opening of a store. It may add to the settings of the sessions, which all connections go by."""
+
+    def __init__(
+        self, address: Address, terms: Terms, settings: dict[str, str], context: WriteContext, epoch: StoreEpoch
+    ) -> None:
+        self._address = address
+        self._terms = terms
+        self._settings = settings
+        self._location = context.location
+        self._connection = context.connection
+        self._statements = context.statements
+        self._epoch = epoch
+
+    async def run(self) -> None:
+        deadline = deadline_of_call(self._terms.timeout)
+        collisions = 0
+        last: TransientError | None = None
+        while True:
+            try:
+                await self._look_at_settings(deadline)  # before anything is made
+                if not await self._is_set_up(deadline):
+                    await self._set_up(deadline)
+                await self._epoch.find(deadline)
+                return
+            except ConnectionLostError as lost:
+                self._connection.terminate()
+                # A server that starts up or that is full will answer soon; one that does not answer at all may never.
+                if isinstance(lost.__cause__, OSError | None) or deadline.is_over:
+                    told = _told(lost, last)
+                    raise self._not_connected(told) from told.__cause__
+                last = lost
+            except TryAgainError as error:
+                last = error
+                if deadline.is_over:
+                    raise StoreBusyError(f"could not open {self._location}: {error}", code=error.code) from error
+            except StorageError as error:
+                if error.code not in _MADE_MEANWHILE:
+                    raise
+                collisions += 1
+                if collisions > _MAX_COLLISIONS:  # there are such tables, and no store
+                    raise IncompatibleStoreError(
+                        f"{self._location} has tables of another program; it was left as it is: name another schema"
+                    ) from error
+            await asyncio.sleep(random.uniform(SHORTEST_PAUSE, LONGEST_PAUSE) / 4)  # noqa: S311 - no secret
+
+    def _not_connected(self, error: TransientError) -> StorageError:
+        if error.code == NO_CONNECTION_LEFT:
+            return StoreBusyError(
+                f"could not open {self._location}: {error}; it had no connection left for timeout="
+                f"{self._terms.timeout:g} seconds: raise the server's max_connections, or lower the stores'",
+                code=error.code,
+            )
+        message = f"could not connect to {self._location}: {error}; is the server running, and the URL right?"
+        return StorageError(message, code=error.code)
+
+    async def _is_set_up(self, deadline: Deadline) -> bool:
+        try:
+            rows = await self._connection.fetch(deadline, self._statements.format)
+        except StorageError as error:
+            if error.code in ("42P01", "3F000"):  # no such table, no such schema
+                return False
+            raise
+        versions = [row[0] for row in rows]
+        if versions != [SCHEMA_VERSION]:
+            raise IncompatibleStoreError(
+                f"{self._location} is of no version that this one knows (its store_format has {versions}, known is "
+                f"{SCHEMA_VERSION}); it was left as it is: upgrade contextstore, or restore a backup"
+            )
+        return True
+
+    async def _set_up(self, deadline: Deadline) -> None:
+        if self._terms.read_only or not self._terms.create:
+            reason = "with read_only=True none is made: open it once without"
+            if not self._terms.read_only:
+                reason = "create=True would make one"
+            raise StoreNotFoundError(f"there is no store at {self._location}; {reason}")
+        # Not "if not exists" alone, which asks for the right to make schemas also where there is one.
+        if not await self._connection.fetch(deadline, self._statements.has_schema, self._address.schema):
+            await self._connection.execute(deadline, self._statements.create_schema)
+        await self._connection.execute(deadline, self._statements.create_tables)
+
+    # -- the server's settings ----------------------------------------------------------------------------------------
+
+    async def _look_at_settings(self, deadline: Deadline) -> None:
+        settings = dict(await self._connection.fetch(deadline, self._statements.settings))
+        if settings.get("server_encoding") != "UTF8":
+            raise IncompatibleStoreError(
+                f"{self._location} has the encoding {settings.get('server_encoding')}; a store needs UTF8"
+            )
+        if self._terms.durability != "full":
+            return
+        # What the sessions have set already, and a pooler or the server overrules, would be asked for without end.
+        may_be_set = not self._address.has_pooler and "synchronous_commit" not in self._settings
+        if settings.get("synchronous_commit") == "off" and may_be_set:
+            # For the store's own sessions, as it has promised; never less than the server's. By new connections.
+            self._settings["synchronous_commit"] = "on"
+            self._connection.terminate()
+            await self._look_at_settings(deadline)
+            return
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+            if settings.get(name) == "off":
+                logger.warning("%s has %s=off: a power cut there may lose what was acknowledged", self._location, name)
+        if not settings.get("synchronous_standby_names"):
+            await self._warn_of_standbys(deadline)
+
+    async def _warn_of_standbys(self, deadline: Deadline) -> None:
+        if await self._connection.fetch(deadline, self._statements.has_standby):
+            logger.warning(
+                "%s has standbys, none in synchronous_standby_names: a fail-over may lose what was acknowledged",
+                self._location,
+            )
+
+
+def _told(lost: ConnectionLostError, last: TransientError | None) -> TransientError:
+    """Of the last two failures, the one that says more: the last attempt may have had no time left."""
+    if last is None:
+        return lost
+    had_no_time = isinstance(lost.__cause__, TimeoutError) and last.code == NO_CONNECTION_LEFT
+    return last if had_no_time or lost.__cause__ is None else lost

@@ -1,0 +1,156 @@
+"""Rows of outputs: to insert them, and to find out what became of those that were not inserted.
+
+Rules of this module: a statement goes over the connection that writes, in a transaction of the caller's or in one of
+its own; nothing is tried again here. The SQL stands in ``statements``; whether a put is refused, in ``rules``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .._engine.contract import GroupLimits
+from .._engine.operations import LoadOutput, PutOutput
+from .._engine.portions import portions
+from .._engine.records import is_intact
+from .._engine.rules import damaged_output, refusal_of_put
+from .._values.codec import Encoded, checksum
+from .._waiting.outcome import Outcome
+from ..errors import CorruptStoreError, RunDeletedError
+from .retry import halved
+from .write import Write, WriteContext
+
+GROUP_LIMITS = GroupLimits(operations=256, bytes=2**20)
+"""How much one statement writes, or reads back to compare it, at most."""
+
+Put: TypeAlias = PutOutput | LoadOutput
+Outcomes: TypeAlias = dict[int, Outcome[list[Any]]]
+"""By index in the group, or in the unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutRow:
+    serial: int
+    """Of its run."""
+    index: int
+    """In the group, or in the unit."""
+    put: Put
+
+
+class OutputRows:
+    """The rows of outputs, for those who write them."""
+
+    def __init__(self, context: WriteContext) -> None:
+        self._location = context.location
+        self._connection = context.connection
+        self._statements = context.statements
+        self._serials = context.serials
+
+    async def serials_of(self, flow_run_ids: Sequence[str], write: Write) -> dict[str, int | None]:
+        """The serials of the runs, which are made if they are new; None: the run is deleted."""
+        found = {run: self._serials.get(run) for run in flow_run_ids}
+        missing = [run for run, serial in found.items() if serial is None]
+        while missing:
+            rows = await self._connection.fetch(write.deadline, self._statements.find_runs, missing)
+            looked_up = {run: None if is_deleted else serial for run, serial, is_deleted in rows}
+            found |= looked_up
+            missing = [run for run in missing if run not in looked_up]
+            if missing:
+                insert = self._statements.insert_runs
+                await self._connection.execute(write.deadline, insert, missing, write.write_id, write.now)
+        return found
+
+    def remember(self, serials: Mapping[str, int | None]) -> None:
+        """What is committed, and so may be gone by."""
+        self._serials.bound()
+        for run, serial in serials.items():
+            if serial is not None:
+                self._serials.add(run, serial)
+
+    async def insert(self, rows: Sequence[PutRow], write: Write) -> set[int]:
+        """The indexes of those rows that were not there and are now."""
+        columns = _columns(rows, write.now)
+        if len(rows) == 1:
+            one = [column[0] for column in columns]
+            statement = self._statements.insert_output
+            new = await self._connection.fetch(write.deadline, statement, *one, write.write_id)
+        else:
+            statement = self._statements.insert_outputs
+            new = await self._connection.fetch(write.deadline, statement, *columns, write.write_id)
+        if len(new) == len(rows):
+            return {row.index for row in rows}
+        keys = {tuple(row) for row in new}
+        return {row.index for row in rows if (row.serial, row.put.node_id) in keys}
+
+    async def resolve_conflicts(self, rows: Sequence[PutRow], write: Write) -> Outcomes:
+        """What became of rows that were not inserted; an index that is missing is to be tried again."""
+        outcomes: Outcomes = {}
+        of_others: list[tuple[PutRow, int]] = []
+        for row, (run_is_there, is_deleted, writer, size) in await self._conflicts(rows, write):
+            run = row.put.flow_run_id
+            if not run_is_there or is_deleted:
+                self._serials.forget([run])
+            if run_is_there and is_deleted:
+                outcomes[row.index] = Outcome.failure(RunDeletedError(run))
+            elif writer == write.write_id:
+                outcomes[row.index] = Outcome([None])
+            elif writer is not None:
+                of_others.append((row, size))
+        for some in portions(of_others, lambda row_and_size: max(0, row_and_size[1]), *GROUP_LIMITS):
+            outcomes |= await self._compare_stored([row for row, _ in some], write)
+        return outcomes
+
+    async def is_written_by(self, write: Write, rows: Sequence[PutRow]) -> bool:
+        """Whether one of the rows bears the id: an earlier attempt has been committed."""
+        return any(writer == write.write_id for _, (_, _, writer, _) in await self._conflicts(rows, write))
+
+    async def _conflicts(self, rows: Sequence[PutRow], write: Write) -> list[tuple[PutRow, Any]]:
+        """Each with what stands in its place: whether its run is there, and deleted; the output's writer and size."""
+        if not rows:
+            return []
+        names = [row.put.flow_run_id for row in rows]
+        statement = self._statements.find_conflicts
+        found = await self._connection.fetch(write.deadline, statement, *_keys(rows), names)
+        return list(zip(rows, found, strict=True))
+
+    async def _compare_stored(self, rows: Sequence[PutRow], write: Write) -> Outcomes:
+        """The outcomes of puts to outputs that another write has stored; none of one that is deleted since."""
+
+        async def compare(some: Sequence[PutRow]) -> Outcomes:
+            statement = self._statements.stored_values
+            found = await self._connection.fetch(write.deadline, statement, *_keys(some))
+            stored = zip(some, found, strict=True)
+            return {row.index: self._compared(row.put, columns) for row, columns in stored if columns[1] is not None}
+
+        outcomes: Outcomes = {}
+        for part in await halved(rows, compare, lambda row, error: {row.index: self._damaged(row.put, error)}):
+            outcomes |= part
+        return outcomes
+
+    def _compared(self, put: Put, columns: Sequence[Any]) -> Outcome[list[Any]]:
+        codec, data, crc, size = columns
+        stored = Encoded(codec, data)
+        if not is_intact(put.flow_run_id, put.node_id, stored, crc, size):
+            return self._damaged(put)
+        refusal = refusal_of_put(put, stored)
+        return Outcome([None]) if refusal is None else Outcome.failure(refusal)
+
+    def _damaged(self, put: Put, error: CorruptStoreError | None = None) -> Outcome[list[Any]]:
+        return Outcome.failure(damaged_output(self._location, put.flow_run_id, put.node_id, error))
+
+
+def _keys(rows: Sequence[PutRow]) -> tuple[list[int], list[str]]:
+    return [row.serial for row in rows], [row.put.node_id for row in rows]
+
+
+def _columns(rows: Sequence[PutRow], now: int) -> tuple[list[Any], ...]:
+    puts = [row.put for row in rows]
+    return (
+        *_keys(rows),
+        [put.value.codec for put in puts],
+        [checksum(put.flow_run_id, put.node_id, put.value) for put in puts],
+        [put.value.data for put in puts],
+        [put.written_at if isinstance(put, LoadOutput) else now for put in puts],
+        [put.flow_run_id for put in puts],
+    )

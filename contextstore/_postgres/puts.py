@@ -1,0 +1,94 @@
+"""Many puts, one statement: what a group of single puts costs least by.
+
+Rules of this module: no SQL. Each put is refused for itself; of those that are not refused, the ones that were inserted
+are stored, whatever becomes of the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .._engine.failures import error_for_caller
+from .._engine.operations import PutOutput
+from .._waiting.outcome import Outcome
+from ..errors import RunDeletedError, StorageError
+from .errors import TransientError
+from .outputs import Outcomes, OutputRows, PutRow
+from .retry import Retry
+from .write import Write, WriteContext
+
+
+@dataclass
+class _Group:
+    """Puts that go together: which are left, and what became of the others. By index in the commit."""
+
+    left: dict[int, PutOutput]
+    write: Write
+    in_doubt: bool = False
+    """Whether an insert of what is left was sent under this write's id, and the answer to it was lost."""
+    outcomes: Outcomes = field(default_factory=dict)
+
+    def settle(self, outcomes: Outcomes) -> None:
+        self.outcomes |= outcomes
+        self.left = {index: put for index, put in self.left.items() if index not in outcomes}
+
+    def fail(self, error: StorageError, location: str) -> None:
+        self.settle({index: Outcome.failure(error_for_caller(error, location)) for index in self.left})
+
+
+class Puts:
+    """Commits units that are one put each."""
+
+    def __init__(self, context: WriteContext) -> None:
+        self._location = context.location
+        self._rows = OutputRows(context)
+
+    async def commit(self, puts: dict[int, PutOutput], write: Write) -> Outcomes:
+        """Put them in one statement; each is refused for itself. By index in the commit.
+
+        Raises StorageError if the server refused the statement for good: then nothing is stored.
+        """
+        group = _Group(puts, write)
+        retry = Retry(self._location, write.deadline)
+        while group.left:
+            try:
+                await self._try(group)
+            except TransientError as error:
+                if not await retry.may_go_on(error):
+                    group.fail(retry.failure(in_doubt=group.in_doubt), self._location)
+            except StorageError as error:  # refused for good
+                if not group.in_doubt and not group.outcomes:
+                    raise  # nothing is stored: the writer goes on one by one
+                group.fail(retry.unknown(error) if group.in_doubt else error, self._location)
+        return group.outcomes
+
+    async def _try(self, group: _Group) -> None:
+        left = len(group.left)
+        # A key once at a time: a later put of the same is refused, or not, by what is there then.
+        once = {(put.flow_run_id, put.node_id): index for index, put in reversed(group.left.items())}
+        serials = await self._rows.serials_of(sorted({run for run, _ in once}), group.write)
+        self._rows.remember(serials)
+        rows: list[PutRow] = []
+        refused: Outcomes = {}
+        for (run, _), index in once.items():
+            serial = serials[run]
+            if serial is None:
+                refused[index] = Outcome.failure(RunDeletedError(run))
+            else:
+                rows.append(PutRow(serial, index, group.left[index]))
+        group.settle(refused)
+        if rows:
+            await self._insert(rows, group)
+        if len(group.left) < left:  # those with keys of their own are done: the rest are other writes
+            group.write = Write.new(group.write.deadline, group.write.now)
+            group.in_doubt = False
+
+    async def _insert(self, rows: list[PutRow], group: _Group) -> None:
+        try:
+            inserted = await self._rows.insert(rows, group.write)
+        except TransientError as lost:
+            group.in_doubt = group.in_doubt or not lost.is_refusal
+            raise
+        group.settle({index: Outcome([None]) for index in inserted})
+        conflicts = [row for row in rows if row.index not in inserted]
+        group.settle(await self._rows.resolve_conflicts(conflicts, group.write))

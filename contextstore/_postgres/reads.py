@@ -1,0 +1,254 @@
+"""What a store has: single outputs and globals, pages of them, lists of runs.
+
+Rules of this module: each call is a statement or a few, over a connection that reads. What may be damaged is read as a
+row and judged in ``rules``; damage that the server itself finds is told for the row that has it, and for no other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from .._engine.epochs import Epoch
+from .._engine.records import (
+    Counts,
+    Extent,
+    Fetched,
+    GlobalRecord,
+    GlobalRow,
+    IdleRuns,
+    OutputKey,
+    RunRecord,
+    RunRow,
+    after_prefix,
+)
+from .._engine.rules import (
+    StoredGlobal,
+    damaged_output,
+    read_global,
+    read_global_row,
+    read_output,
+    run_record,
+)
+from .._waiting.deadline import Deadline
+from .._waiting.outcome import Outcome
+from ..errors import CorruptStoreError
+from .connection import Connection
+from .epoch import StoreEpoch
+from .pool import ReadPool
+from .retry import deadline_of_call, halved
+from .statements import Statements
+
+PAGE_BYTES = 2**20
+"""How many bytes of values one answer of the server has, about."""
+_RUNS_A_PAGE = 20_000
+"""How many runs, and tombstones, one statement looks through at most."""
+_MANY = 1000
+"""How many outputs of a run are looked at together with those of other runs."""
+_NODE_IDS = 5000
+"""How many node ids one answer of the server has."""
+_FEW = 5000
+"""So many runs are put in order in the time that a page takes otherwise, about."""
+_MAX_SERIAL = 2**63 - 1
+
+_Outputs: TypeAlias = tuple[Epoch, list[Fetched]]
+
+
+class Reads:
+    """The reads of an engine: see ``_engine/contract`` for what each one answers."""
+
+    def __init__(
+        self, location: str, pool: ReadPool, statements: Statements, epoch: StoreEpoch, timeout: float
+    ) -> None:
+        self._location = location
+        self._pool = pool
+        self._statements = statements
+        self._epoch = epoch
+        self._timeout = timeout
+
+    # -- outputs ------------------------------------------------------------------------------------------------------
+
+    async def outputs(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
+        parts = await halved(keys, self._outputs, self._damaged)
+        epoch, found = parts[0]
+        for of_part, more in parts[1:]:
+            epoch = epoch if epoch == of_part else None
+            found += more
+        return epoch, found
+
+    async def _outputs(self, keys: Sequence[OutputKey]) -> _Outputs:
+        found: list[Fetched] = [Outcome(None)] * len(keys)
+        asked_at = time.monotonic()
+        # The epoch comes with what was read, by the same snapshot: else a run that another client has begun anew under
+        # its id would stand in the cache beside its former life. None comes where nothing is there to be kept.
+        statement = self._statements.fetch_outputs
+        if self._epoch.is_there:
+            statement = self._statements.fetch_outputs_in_epoch
+        rows = await self._pool.fetch(statement, [key[0] for key in keys], [key[1] for key in keys])
+        epoch: Epoch = None
+        for number, deletions, *columns in rows:
+            flow_run_id, node_id = keys[number - 1]
+            found[number - 1] = read_output(self._location, flow_run_id, (node_id, *columns))
+            epoch = None if deletions is None else (deletions,)
+        if epoch is not None:
+            self._epoch.asked.note(epoch, asked_at)
+        return epoch, found
+
+    def _damaged(self, key: OutputKey, error: CorruptStoreError) -> _Outputs:
+        return None, [Outcome.failure(damaged_output(self._location, *key, error))]
+
+    async def exists(self, key: OutputKey) -> bool:
+        return bool(await self._pool.fetch(self._statements.exists, *key))
+
+    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
+        statement = self._statements.first_node_ids
+        ((names,),) = await self._pool.fetch(statement, flow_run_id, prefix, _end_of(prefix), limit)
+        return names or []
+
+    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+        async def list_all(connection: Connection, deadline: Deadline) -> list[str]:
+            async with connection.transaction(deadline, snapshot=True):
+                return await self._page_node_ids(connection, flow_run_id, prefix)
+
+        return await self._pool.run(list_all)
+
+    async def _page_node_ids(self, connection: Connection, flow_run_id: str, prefix: str) -> list[str]:
+        names: list[str] = []
+        page: list[str] | None = None
+        while page is None or len(page) == _NODE_IDS:
+            statement = self._statements.next_node_ids if names else self._statements.first_node_ids
+            bounds = (names[-1] if names else prefix, _end_of(prefix))
+            deadline = deadline_of_call(self._timeout)  # of each answer: there may be many
+            ((page,),) = await connection.fetch(deadline, statement, flow_run_id, *bounds, _NODE_IDS)
+            page = page or []
+            names += page
+        return names
+
+    async def every_node_id(self, flow_run_id: str) -> list[str]:
+        """All of a run, by a single answer where that has them."""
+        names = await self.first_node_ids(flow_run_id, "", _NODE_IDS)
+        return await self.list_node_ids(flow_run_id, "") if len(names) == _NODE_IDS else names
+
+    async def page_outputs(
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+    ) -> list[Fetched]:
+        try:
+            rows = await self._pool.fetch(self._statements.page_outputs, flow_run_id, run, after, limit, max_bytes)
+        except CorruptStoreError as error:
+            if limit > 1:
+                return await self.page_outputs(flow_run_id, run, after, 1, max_bytes)
+            names = await self._pool.fetch(self._statements.next_node_id, flow_run_id, after)
+            if not names:
+                raise
+            return [Outcome.failure(damaged_output(self._location, flow_run_id, names[0][0], error))]
+        return [read_output(self._location, flow_run_id, row) for row in rows]
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
+        below = _MAX_SERIAL
+        if after is not None:
+            rows = await self._pool.fetch(self._statements.serial_of, after)
+            if not rows:
+                raise LookupError(after)
+            ((below,),) = rows
+        # By the serial, so that a page costs the same at any size. But a few that have the prefix are found by it: the
+        # planner, which does not see how many have it, would go through all runs for them.
+        is_rare = bool(prefix) and await self._is_rare(prefix)
+        statement = self._statements.list_few_runs if is_rare else self._statements.list_runs
+        found = await self._pool.fetch(statement, below, prefix, _end_of(prefix), limit)
+        return [run_record(row[0], row[1], row[2], row[3], (row[4], row[5])) for row in found]
+
+    async def _is_rare(self, prefix: str) -> bool:
+        ((matches,),) = await self._pool.fetch(self._statements.count_prefix, prefix, _end_of(prefix), _FEW + 1)
+        return int(matches) <= _FEW
+
+    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+        ((last,),) = await self._pool.fetch(self._statements.end_of_page, after, _RUNS_A_PAGE)
+        if last is None:
+            return IdleRuns([], 0, None, None)
+        rows = await self._pool.fetch(self._statements.idle_runs, after, last, idle_since, limit, _MANY)
+        if len(rows) == limit:
+            last = rows[-1][0]
+        busy = await self._not_idle([serial for serial, _, count in rows if count > _MANY], idle_since)
+        ((looked_at,),) = await self._pool.fetch(self._statements.count_page, after, last)
+        idle = [(name, count) for serial, name, count in rows if count and serial not in busy]
+        return IdleRuns(idle, looked_at, last, None)
+
+    async def _not_idle(self, large: list[int], idle_since: int) -> set[int]:
+        """Those of the runs that are not idle, by all of their outputs."""
+        if not large:
+            return set()
+        return {
+            serial
+            for serial, _, _, first, last in await self._pool.fetch(self._statements.extents, large)
+            if first is None or not (first >= 0 and last < idle_since)  # None: removed since by another client
+        }
+
+    async def measure_runs(self, flow_run_ids: Sequence[str]) -> Extent:
+        (row,) = await self._pool.fetch(self._statements.measure_runs, list(flow_run_ids))
+        return Extent(*map(int, row))
+
+    async def count_runs(self) -> int:
+        ((count,),) = await self._pool.fetch(self._statements.count_runs)
+        return int(count)
+
+    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        rows = await self._pool.fetch(self._statements.deleted_among, list(flow_run_ids))
+        return [flow_run_id for (flow_run_id,) in rows]
+
+    async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
+        ((last,),) = await self._pool.fetch(self._statements.end_of_deletions, after, _RUNS_A_PAGE)
+        if last is None:
+            return [], None
+        rows = await self._pool.fetch(self._statements.unfinished_deletions, after, last)
+        return [flow_run_id for (flow_run_id,) in rows], int(last)
+
+    async def count_tombstones(self, deleted_before: int) -> int:
+        ((count,),) = await self._pool.fetch(self._statements.count_tombstones, deleted_before)
+        return int(count)
+
+    async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
+        return [RunRow(*row) for row in await self._pool.fetch(self._statements.page_run_rows, after, limit)]
+
+    # -- globals ------------------------------------------------------------------------------------------------------
+
+    async def fetch_global(self, key: str) -> GlobalRecord | None:
+        rows = await self._pool.fetch(self._statements.fetch_global, key)
+        return self._global_record(rows[0]) if rows else None
+
+    async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
+        rows = await self._pool.fetch(self._statements.page_globals, prefix, after, after_prefix(prefix), limit)
+        return [self._global_record(row) for row in rows]
+
+    def _global_record(self, row: Sequence[Any]) -> GlobalRecord:
+        return read_global(self._location, StoredGlobal(*row))
+
+    async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
+        try:
+            rows = await self._pool.fetch(self._statements.page_global_rows, after, limit, PAGE_BYTES)
+        except CorruptStoreError as error:
+            if limit > 1:
+                return await self.page_global_rows(after, 1)
+            names = await self._pool.fetch(self._statements.next_global, after)
+            if not names:
+                raise
+            return [Outcome.failure(CorruptStoreError(error.message, key=names[0][0], code=error.code))]
+        return [read_global_row(self._location, StoredGlobal(*row)) for row in rows]
+
+    # -- everything ---------------------------------------------------------------------------------------------------
+
+    async def count(self) -> Counts:
+        (row,) = await self._pool.fetch(self._statements.count)
+        return Counts(*map(int, row))
+
+    async def size(self) -> tuple[str, int]:
+        """The server's version, and how many bytes the tables have there."""
+        ((version, size),) = await self._pool.fetch(self._statements.size)
+        return version, int(size)
+
+
+def _end_of(prefix: str) -> str:
+    """What sorts above every id with this prefix, and below all others above it: an index can be searched up to it."""
+    return after_prefix(prefix) or "\U0010ffff" * 1000  # no id is that long

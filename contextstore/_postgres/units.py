@@ -1,0 +1,248 @@
+"""One unit, one transaction: operations that are committed together or not at all.
+
+Rules of this module: no SQL. An attempt is a record, and each begins with nothing of the one before it but whether that
+may have been committed, and with what results. What an operation means stands in ``rules``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from .._engine.operations import (
+    DeleteIdleRuns,
+    DeleteRun,
+    ForgetRuns,
+    GiveBackSpace,
+    LoadRun,
+    Operation,
+    RemoveOutputs,
+    Unit,
+    is_deletion,
+)
+from .._engine.portions import portions
+from .._engine.records import OutputKey
+from .._engine.rules import GlobalChange, GlobalOperation, StoredGlobal, change_global, refusal_of_put
+from .._values.codec import checksum
+from .._waiting.outcome import Outcome
+from ..errors import ContextStoreError, RunDeletedError, StorageError
+from .deletion import Deletions
+from .epoch import StoreEpoch
+from .errors import TransientError
+from .outputs import GROUP_LIMITS, OutputRows, Put, PutRow
+from .retry import Retry
+from .write import NO_WRITER, AlreadyDoneError, RunForgottenError, Write, WriteContext
+
+_Version: TypeAlias = tuple[Any, Any]
+"""Of a global: its version, and the id of the write that gave it."""
+
+
+@dataclass
+class Attempt:
+    """One try to commit a unit: what it found, and what it comes to."""
+
+    unit: Unit
+    write: Write
+    in_doubt: Attempt | None = None
+    """An earlier one whose answer to COMMIT was lost, so that it may have been committed."""
+    seen: dict[str, _Version] = field(default_factory=dict)
+    """How the unit's globals were before this one wrote them."""
+    refused: dict[int, ContextStoreError] = field(default_factory=dict)
+    """By index in the unit. The first refuses the unit as a whole."""
+    results: list[Any] = field(init=False)
+    is_applied: bool = False
+    """Whether everything is done but the commit itself, and all results are known."""
+
+    def __post_init__(self) -> None:
+        self.results = [None] * len(self.unit)
+
+    @property
+    def may_be_settled(self) -> bool:
+        """Whether a further attempt can tell what became of the one in doubt: by what that has written."""
+        return self.in_doubt is None or not all(isinstance(o, RemoveOutputs | ForgetRuns) for o in self.unit)
+
+    def after(self, error: TransientError) -> Attempt:
+        """The next one, which goes by the first that is in doubt: this one, if COMMIT may have been on its way."""
+        is_in_doubt = self.is_applied and not error.is_refusal
+        return Attempt(self.unit, self.write, self.in_doubt or (self if is_in_doubt else None))
+
+
+class Units:
+    """Commits units that are more than one put."""
+
+    def __init__(self, context: WriteContext, epoch: StoreEpoch) -> None:
+        self._location = context.location
+        self._connection = context.connection
+        self._statements = context.statements
+        self._epoch = epoch
+        self._rows = OutputRows(context)
+        self._deletions = Deletions(context)
+
+    async def commit(self, unit: Unit, write: Write) -> Outcome[list[Any]]:
+        try:
+            return Outcome(await self._commit(unit, write))
+        except ContextStoreError as error:
+            if _deletes(unit):
+                self._epoch.asked.lose()
+            return Outcome.failure(error)
+
+    async def _commit(self, unit: Unit, write: Write) -> list[Any]:
+        retry = Retry(self._location, write.deadline)
+        attempt = Attempt(unit, write)
+        while True:
+            try:
+                return await self._try(attempt)
+            except AlreadyDoneError:
+                return self._results_in_doubt(attempt)
+            except RunForgottenError:  # since its serial was looked up
+                attempt = Attempt(unit, write, attempt.in_doubt)
+            except TransientError as error:
+                attempt = attempt.after(error)
+                if not await retry.may_go_on(error) or not attempt.may_be_settled:
+                    raise retry.failure(in_doubt=attempt.in_doubt is not None) from error
+            except StorageError as error:  # refused for good
+                if attempt.in_doubt is None or error.outcome_unknown:
+                    raise
+                raise retry.unknown(error) from error
+
+    async def _try(self, attempt: Attempt) -> list[Any]:
+        changed = None
+        async with self._connection.transaction(attempt.write.deadline):
+            await self._apply(attempt)
+            attempt.is_applied = True
+            if _deletes(attempt.unit):
+                changed = await self._epoch.change(attempt.write.deadline)
+        if changed is not None:
+            self._epoch.asked.deleted(*changed)
+        return attempt.results
+
+    def _results_in_doubt(self, attempt: Attempt) -> list[Any]:
+        """Of the attempt that has been committed after all."""
+        assert attempt.in_doubt is not None
+        if _deletes(attempt.unit):
+            self._epoch.asked.lose()
+        return attempt.in_doubt.results
+
+    async def _apply(self, attempt: Attempt) -> None:
+        for operation in attempt.unit:  # before their outputs
+            if isinstance(operation, LoadRun):
+                await self._deletions.load_run(operation, attempt.write)
+        is_anything_new = await self._apply_puts(attempt)
+        # What was not there before cannot be of an earlier attempt, which thus cannot have succeeded.
+        await self._apply_globals(attempt, None if is_anything_new else attempt.in_doubt)
+        if attempt.refused:
+            raise attempt.refused[min(attempt.refused)]
+        for index, operation in enumerate(attempt.unit):
+            if isinstance(operation, _DELETIONS):
+                attempt.results[index] = await self._delete(operation, attempt.write)
+
+    async def _delete(self, operation: Operation, write: Write) -> Any:
+        match operation:
+            case DeleteRun():
+                return await self._deletions.delete_run(operation, write)
+            case DeleteIdleRuns():
+                return await self._deletions.delete_idle_runs(operation, write)
+            case RemoveOutputs():
+                return await self._deletions.remove_outputs(operation, write)
+            case ForgetRuns():
+                return await self._deletions.forget_runs(operation, write)
+            case GiveBackSpace():  # the server does so by itself
+                return 0
+            case _:
+                return None
+
+    # -- outputs ------------------------------------------------------------------------------------------------------
+
+    async def _apply_puts(self, attempt: Attempt) -> bool:
+        """Whether any of them was new."""
+        puts = {index: operation for index, operation in enumerate(attempt.unit) if isinstance(operation, Put)}
+        if not puts:
+            return False
+        serials = await self._rows.serials_of([put.flow_run_id for put in puts.values()], attempt.write)
+        rows = _rows_of(puts, serials, attempt)
+        is_anything_new = False
+        for some in portions(rows, lambda row: len(row.put.value.data), *GROUP_LIMITS):
+            is_anything_new |= await self._insert(some, attempt)
+        if attempt.in_doubt and rows and not is_anything_new and await self._rows.is_written_by(attempt.write, rows):
+            raise AlreadyDoneError
+        return is_anything_new
+
+    async def _insert(self, rows: Sequence[PutRow], attempt: Attempt) -> bool:
+        inserted = await self._rows.insert(rows, attempt.write)
+        conflicts = [row for row in rows if row.index not in inserted]
+        outcomes = await self._rows.resolve_conflicts(conflicts, attempt.write)
+        for row in conflicts:
+            if row.index not in outcomes:
+                raise RunForgottenError
+            error = outcomes[row.index].error
+            if isinstance(error, ContextStoreError):
+                attempt.refused[row.index] = error
+        return bool(inserted)
+
+    # -- globals ------------------------------------------------------------------------------------------------------
+
+    async def _apply_globals(self, attempt: Attempt, in_doubt: Attempt | None) -> None:
+        operations = {index: o for index, o in enumerate(attempt.unit) if isinstance(o, GlobalOperation)}
+        if not operations:
+            return
+        stored = await self._lock_globals(sorted({operation.key for operation in operations.values()}), attempt)
+        if any(writer == attempt.write.write_id for _, writer in attempt.seen.values()):
+            raise AlreadyDoneError
+        if in_doubt is not None and attempt.seen != in_doubt.seen:
+            # Others have written, or deleted, one of them since: before the earlier attempt, or after it.
+            raise StorageError(f"the connection to {self._location} was lost during a commit", True)
+        for index, operation in operations.items():
+            try:
+                change = change_global(self._location, stored[operation.key], operation)
+            except ContextStoreError as error:
+                attempt.refused[index] = error
+            else:
+                attempt.results[index] = change.result
+                await self._write_global(operation.key, change, attempt.write)
+
+    async def _lock_globals(self, keys: list[str], attempt: Attempt) -> dict[str, StoredGlobal]:
+        """How they are until the end of the transaction. Of one that is not there a row is made, to be locked."""
+        deadline = attempt.write.deadline
+        await self._connection.execute(deadline, self._statements.claim_globals, keys, NO_WRITER)
+        stored: dict[str, StoredGlobal] = {}
+        for row in await self._connection.fetch(deadline, self._statements.lock_globals, keys):
+            key, version, writer, codec, data, crc, size, written_at = row
+            stored[key] = StoredGlobal(key, codec, data, crc, version, written_at, size)
+            attempt.seen[key] = version, writer
+        return stored
+
+    async def _write_global(self, key: str, change: GlobalChange, write: Write) -> None:
+        if change.version is None:
+            return
+        columns: tuple[Any, ...] = (None, None, None, None)
+        if change.value is not None:
+            columns = (*change.value, checksum("", key, change.value), len(change.value.data))
+        at = write.now if change.written_at is None else change.written_at
+        statement = self._statements.write_global
+        await self._connection.execute(write.deadline, statement, key, change.version, write.write_id, *columns, at)
+
+
+_DELETIONS = DeleteRun | DeleteIdleRuns | RemoveOutputs | ForgetRuns | GiveBackSpace
+
+
+def _deletes(unit: Unit) -> bool:
+    """Whether a run may be deleted when the unit is committed."""
+    return any(map(is_deletion, unit))
+
+
+def _rows_of(puts: dict[int, Put], serials: dict[str, int | None], attempt: Attempt) -> list[PutRow]:
+    """What is to be inserted, sorted by key; a second put of the same key is refused, or not, by the first."""
+    rows: list[PutRow] = []
+    first: dict[OutputKey, Put] = {}
+    for index, put in puts.items():
+        serial = serials[put.flow_run_id]
+        twin = first.setdefault((put.flow_run_id, put.node_id), put)
+        refusal = None if twin is put else refusal_of_put(put, twin.value)
+        if serial is None:
+            attempt.refused[index] = RunDeletedError(put.flow_run_id)
+        elif twin is put:
+            rows.append(PutRow(serial, index, put))
+        elif refusal is not None:
+            attempt.refused[index] = refusal
+    return sorted(rows, key=lambda row: (row.serial, row.put.node_id))
