@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ..support.processes import ROOT
-from .test_architecture import MODULES, in_place, tree_of
+from .test_architecture import MODULES, in_place, own_modules_in, tree_of
 
 # --------------------------------------------------------------------------------------------- what the source may do
 
@@ -85,12 +85,11 @@ PARTS_OF_TEXT = {"replace", "split", "strip", "join", "format", "removesuffix", 
 
 # Texts that the rule below cannot follow, each with the reason why no input gets there.
 FOLLOWED_BY_HAND = {
-    ("_sqlite.worker", "sql"): "hands on what the other modules give to execute(), which is looked at there",
     ("_sqlite.worker", "self._serve"): "a function, which is called and not parsed",
-    ("_sqlite.file_engine", "self._synchronous"): "1 or 2, looked up in a dict of the two durabilities",
-    ("_sqlite.check", "table.name"): "_OUTPUTS or _GLOBALS, of constants",
-    ("_sqlite.check", "table.rows"): "_OUTPUTS or _GLOBALS, of constants",
-    ("_sqlite.check", "table.keys"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_sqlite.file", "self._synchronous"): "1 or 2, looked up in a dict of the two durabilities",
+    ("_sqlite.check", "self._table.name"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_sqlite.check", "self._table.rows"): "_OUTPUTS or _GLOBALS, of constants",
+    ("_sqlite.check", "self._table.keys"): "_OUTPUTS or _GLOBALS, of constants",
     ("_postgres.statements", "schema"): "a lower-case ASCII identifier, or the URL was refused",
     ("_postgres.connection", "query"): "hands on what the other modules give it, which is looked at there",
     ("_postgres.pool", "statement"): "hands on what the modules that read give it, which is looked at there",
@@ -232,8 +231,8 @@ class SQLRule:
                 case ast.withitem(optional_vars=ast.expr() as target) if name in _names_in(target):
                     yield False
                 case ast.ImportFrom(names=names) if any((a.asname or a.name) == name for a in names):
-                    source = _module_of(module, node)
-                    yield self._imported(source, next(a.name for a in names if (a.asname or a.name) == name))
+                    sources = zip(own_modules_in(module, node), names, strict=True)
+                    yield any(self._imported(source, a.name) for source, a in sources if (a.asname or a.name) == name)
 
     def _room_of(self, node: ast.AST) -> ast.AST | None:
         room = self._parents.get(node)
@@ -284,12 +283,6 @@ class SQLRule:
             spread = any(isinstance(argument, ast.Starred) for argument in call.args[: place + 1])
             yield bool(given) and not spread and self.is_fixed(module, given[0])
         self._following.discard(function)
-
-
-def _module_of(module: str, node: ast.ImportFrom) -> str:
-    """From which of the modules an import in this one is, as they are named here: by their paths."""
-    folder = module.split("/")[: -node.level] if node.level else []
-    return "/".join([*folder, *(node.module or "").split(".")])
 
 
 def _last_name(function: ast.expr) -> str:
