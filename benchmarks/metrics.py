@@ -14,8 +14,9 @@ What is counted, and how:
   count nothing. A function in a function counts for itself alone.
 - A helper called once is a function with a private name, or one of a module that the package does not export, whose
   name is defined once in the package and used once. ``self`` and ``cls`` are no parameters.
-- A reach-in is ``x._y``, unless ``x`` is ``self``, ``cls``, ``super()``, a class of the same module, or within a class
-  ``other`` or a parameter annotated with it. Dunders, and ``_replace`` and the like of named tuples, are no ``_y``.
+- A reach-in is ``x._y``, unless ``x`` is ``self``, ``cls``, ``super()``, or of the same module: a class, or an object
+  of one, which is ``other`` in a class, a parameter that is annotated with it, and what a loop takes from a collection
+  that is. Dunders, and ``_replace`` and the like of named tuples, are no ``_y``.
 - An import counts wherever it stands, under ``TYPE_CHECKING`` and in functions, too. Floors are the modules on the
   longest way down, where a circle is one. At the top, a folder stands for all that is in it.
 - The paths of calls are counted as ``benchmarks/paths.py`` says.
@@ -179,22 +180,33 @@ def is_private(name: str) -> bool:
 
 def reach_ins(source: Source) -> list[str]:
     classes = {node.name for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)}
+    annotated = [node for node in source.tree.body if isinstance(node, ast.AnnAssign)]
+    collections = {ast.unparse(a.target) for a in annotated if classes & _names(a.annotation)}
 
-    def visit(node: ast.AST, kind: str, own: Collection[str]) -> Iterator[str]:
+    def own_in(function: Definition, own: Collection[str]) -> set[str]:
+        parameters = [a for a in ast.walk(function.args) if isinstance(a, ast.arg) and a.annotation is not None]
+        kinds = {a.arg: ast.unparse(a.annotation).strip("'\"").partition("[")[0] for a in parameters if a.annotation}
+        loops = [node for node in ast.walk(function) if isinstance(node, ast.For)]
+        taken = {ast.unparse(loop.target) for loop in loops if collections & _names(loop.iter)}
+        return {*own, *taken, *(name for name, kind in kinds.items() if kind in {*classes, "Self"})}
+
+    def visit(node: ast.AST, own: Collection[str]) -> Iterator[str]:
         if isinstance(node, ast.ClassDef):
-            kind, own = node.name, {*own, "other"}
+            own = {*own, "other"}
         elif isinstance(node, Definition):
-            annotated = [a for a in ast.walk(node.args) if isinstance(a, ast.arg) and a.annotation is not None]
-            names = {a.arg: ast.unparse(a.annotation).strip("'\"").partition("[")[0] for a in annotated if a.annotation}
-            own = {*own, *(name for name, annotation in names.items() if kind and annotation in (kind, "Self"))}
+            own = own_in(node, own)
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
             value = ast.unparse(node.value)
             if value not in own and not value.startswith("super()"):
                 yield f"{source.place(node)} {value}.{node.attr}"
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, kind, own)
+            yield from visit(child, own)
 
-    return list(visit(source.tree, "", {"self", "cls", *classes}))
+    return list(visit(source.tree, {"self", "cls", *classes}))
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
 
 
 def imports(sources: Collection[Source], at_the_top: bool = False) -> dict[str, Any]:

@@ -7,56 +7,73 @@ stays is looked at in pages, where it keeps nobody waiting.
 
 from __future__ import annotations
 
+import datetime
+import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
-from .._dispatch.reader import Reader
-from .._engine.contract import Engine
 from .._engine.operations import (
     DeleteIdleRuns,
     DeleteRun,
     ForgetRuns,
     GiveBackSpace,
     IdleDeletion,
-    Operation,
     Removal,
     RemoveOutputs,
 )
 from .._engine.records import Extent, IdleRuns
 from .._results import PruneReport
+from .._values.arguments import check_function
+from .._values.keys import Id, flow_run_key
+from .session import Session
 
 _PAGE_ROWS = 500  # runs that are found by one look
 _REMOVE_ROWS = 500  # outputs, or tombstones, that a commit removes
 _GIVE_BACK_PAGES = 500  # pages that a commit gives back
 
-Commit: TypeAlias = Callable[[list[Operation]], Coroutine[Any, Any, list[Any]]]
-Progress: TypeAlias = Callable[[int, int], Coroutine[Any, Any, object]]
+_Progress: TypeAlias = Callable[[int, int], Coroutine[Any, Any, object]]
 
 
-class Deletion:
-    """Deletes from a store.
+class RetentionService:
+    """What ``delete_run`` and ``prune`` do: the async face has their documentation."""
 
-    Args:
-        commit: commits operations as one unit, and returns their results.
-    """
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._engine = session.engine
 
-    def __init__(self, engine: Engine, reader: Reader, commit: Commit) -> None:
-        self._engine = engine
-        self._reader = reader
-        self._commit = commit
-
-    async def delete_run(self, flow_run_id: str) -> int:
-        """How many outputs it had."""
-        mark, remove = DeleteRun(flow_run_id), RemoveOutputs((flow_run_id,), _REMOVE_ROWS)
+    async def delete_run(self, flow_run_id: Id) -> int:
+        session = self._session
+        await session.ready()
+        flow_run = flow_run_key(flow_run_id)
+        mark, remove = DeleteRun(flow_run), RemoveOutputs((flow_run,), _REMOVE_ROWS)
         if not self._engine.deletes_at_once:
-            await self._commit([mark])
-            return (await self._remove_outputs((flow_run_id,))).outputs
+            await session.commit([mark])
+            return (await self._remove_outputs((flow_run,))).outputs
         removal: Removal
-        _, removal = await self._commit([mark, remove])
+        _, removal = await session.commit([mark, remove])
         rest = await self._remove_outputs(removal.left)
         return removal.outputs + rest.outputs
 
-    async def prune(self, before: int, progress: Progress | None) -> PruneReport:
+    async def prune(
+        self, older_than: datetime.timedelta, dry_run: bool, progress: Callable[[int, int], Any] | None
+    ) -> PruneReport:
+        session = self._session
+        await session.ready()
+        if not isinstance(older_than, datetime.timedelta):
+            raise TypeError(f"older_than must be a datetime.timedelta, not {type(older_than).__name__}")
+        if older_than < datetime.timedelta(0):
+            raise ValueError("older_than must not be negative")
+        if progress is not None:
+            check_function("progress", progress)
+        if not dry_run:
+            session.refuse_if_read_only()
+        # Not below 0: a timedelta reaches further back than the integers of an engine.
+        before = max(0, time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1))
+        told = None if progress is None else partial(session.result_of, progress)
+        return await (self._plan(before, told) if dry_run else self._prune(before, told))
+
+    async def _prune(self, before: int, progress: _Progress | None) -> PruneReport:
         """Delete what was written before, forget whose deletion was before, and give the space back."""
         runs = outputs = size = 0
 
@@ -66,7 +83,7 @@ class Deletion:
             while left:
                 part = tuple(name for name, _ in _share_of_a_commit(left))
                 deletion: IdleDeletion
-                (deletion,) = await self._commit([DeleteIdleRuns(part, before, _REMOVE_ROWS, page.cursor)])
+                (deletion,) = await self._session.commit([DeleteIdleRuns(part, before, _REMOVE_ROWS, page.cursor)])
                 left = left[deletion.done :]
                 rest = await self._remove_outputs(deletion.left)
                 runs += deletion.runs
@@ -76,28 +93,28 @@ class Deletion:
         await self._look_at_runs(before, delete, progress)
         await self._finish_deletions()
         tombstones = await self._forget_runs(before)
-        while (await self._commit([GiveBackSpace(_GIVE_BACK_PAGES)]))[0]:
+        while (await self._session.commit([GiveBackSpace(_GIVE_BACK_PAGES)]))[0]:
             pass
         return PruneReport(runs, outputs, size, tombstones)
 
-    async def plan(self, before: int, progress: Progress | None) -> PruneReport:
-        """What ``prune`` would do."""
+    async def _plan(self, before: int, progress: _Progress | None) -> PruneReport:
+        """What ``_prune`` would do."""
         extents = [Extent(0, 0, 0)]
 
         async def measure(page: IdleRuns) -> None:
             names = [name for name, _ in page.runs]
             if names:
-                extents.append(await self._reader.scan(lambda: self._engine.measure_runs(names)))
+                extents.append(await self._session.scan(self._engine.measure_runs, names))
 
         await self._look_at_runs(before, measure, progress)
-        tombstones = await self._reader.scan(lambda: self._engine.count_tombstones(before))
+        tombstones = await self._session.scan(self._engine.count_tombstones, before)
         runs, outputs, size = map(sum, zip(*extents, strict=True))
         return PruneReport(runs, outputs, size, tombstones)
 
     async def _look_at_runs(
-        self, before: int, act: Callable[[IdleRuns], Coroutine[Any, Any, None]], progress: Progress | None
+        self, before: int, act: Callable[[IdleRuns], Coroutine[Any, Any, None]], progress: _Progress | None
     ) -> None:
-        total = 0 if progress is None else await self._reader.scan(self._engine.count_runs)
+        total = 0 if progress is None else await self._session.scan(self._engine.count_runs)
         looked_at = 0
         page = await self._page_idle_runs(0, before)
         while page.after is not None:
@@ -108,17 +125,15 @@ class Deletion:
             page = await self._page_idle_runs(page.after, before)
 
     async def _page_idle_runs(self, after: int, before: int) -> IdleRuns:
-        return await self._reader.scan(lambda: self._engine.page_idle_runs(after, before, _PAGE_ROWS))
+        return await self._session.scan(self._engine.page_idle_runs, after, before, _PAGE_ROWS)
 
     async def _finish_deletions(self) -> None:
         """Those that were interrupted."""
-        runs, last = await self._page_unfinished_deletions(-1)
+        page = self._engine.page_unfinished_deletions
+        runs, last = await self._session.scan(page, -1)
         while last is not None:
             await self._remove_outputs(runs)
-            runs, last = await self._page_unfinished_deletions(last)
-
-    async def _page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
-        return await self._reader.scan(lambda: self._engine.page_unfinished_deletions(after))
+            runs, last = await self._session.scan(page, last)
 
     async def _remove_outputs(self, flow_run_ids: Sequence[str]) -> Removal:
         """Of runs that are marked as deleted."""
@@ -126,7 +141,7 @@ class Deletion:
         for start in range(0, len(flow_run_ids), _REMOVE_ROWS):
             left = tuple(flow_run_ids[start : start + _REMOVE_ROWS])
             while left:
-                some, of_these, left = (await self._commit([RemoveOutputs(left, _REMOVE_ROWS)]))[0]
+                some, of_these, left = (await self._session.commit([RemoveOutputs(left, _REMOVE_ROWS)]))[0]
                 outputs, size = outputs + some, size + of_these
         return Removal(outputs, size, ())
 
@@ -134,7 +149,7 @@ class Deletion:
         tombstones = 0
         since: int | None = 0
         while since is not None:
-            some, since = (await self._commit([ForgetRuns(since, before, _REMOVE_ROWS)]))[0]
+            some, since = (await self._session.commit([ForgetRuns(since, before, _REMOVE_ROWS)]))[0]
             tombstones += some
         return tombstones
 

@@ -11,15 +11,14 @@ import difflib
 import os
 import re
 import urllib.parse
-from typing import Literal
 
 from .._engine.contract import Engine
 from .._sqlite.engine import SQLiteEngine
 from .._sqlite.file import FileDatabase
 from .._sqlite.memory import MemoryDatabase
 from .._sqlite.read_only import ReadOnlyDatabase
+from .options import Options
 
-Durability = Literal["full", "normal"]
 Target = str | os.PathLike[str]
 
 _KNOWN = "a path, ':memory:', 'sqlite:///relative.db', 'sqlite:////absolute.db' or 'postgresql://user@host/database'"
@@ -46,34 +45,24 @@ _WITHOUT_SLASHES = re.compile(
 """A known scheme that lacks a part of the '://' after it."""
 
 
-def engine_for(
-    target: Target, durability: Durability, timeout: float, read_only: bool, create: bool, max_connections: int
-) -> Engine:
+def engine_for(target: Target, options: Options) -> Engine:
+    """The engine for what a user names. It is not opened."""
     if isinstance(target, os.PathLike):
         path = _path_of(target)
     elif not isinstance(target, str):
         raise TypeError(f"target must be a str or a Path, not {type(target).__name__}")
     elif "://" in target and _scheme_of(target) != "sqlite":
-        from .._postgres import engine as _postgres
-        from .._postgres.url import parse_url
-
-        return _postgres.PostgresEngine(
-            parse_url(target),
-            timeout=timeout,
-            durability=durability,
-            read_only=read_only,
-            create=create,
-            max_connections=max_connections,
-        )
+        return _postgres_engine(target, options)
     else:
         path = _path_named_by(target)
         if path == ":memory:":
-            return _memory_engine(timeout, read_only)
+            return _memory_engine(options)
     _check_path(path)
     path = os.path.abspath(path)  # now, so that a later chdir does not move the store
-    if read_only:
+    timeout = float(options.timeout)
+    if options.read_only:
         return SQLiteEngine(ReadOnlyDatabase(path, timeout))
-    return SQLiteEngine(FileDatabase(path, timeout=timeout, durability=durability, create=create))
+    return SQLiteEngine(FileDatabase(path, timeout=timeout, durability=options.durability, create=options.create))
 
 
 def _path_of(target: os.PathLike[str]) -> str:
@@ -106,10 +95,24 @@ def _check_path(path: str) -> None:
         raise ValueError("target has a lone surrogate, which no file name can have") from None
 
 
-def _memory_engine(timeout: float, read_only: bool) -> Engine:
-    if read_only:
+def _memory_engine(options: Options) -> Engine:
+    if options.read_only:
         raise ValueError("a store in memory is new and empty: read_only=True makes no sense for it")
-    return SQLiteEngine(MemoryDatabase(timeout))
+    return SQLiteEngine(MemoryDatabase(float(options.timeout)))
+
+
+def _postgres_engine(url: str, options: Options) -> Engine:
+    from .._postgres import engine as _postgres
+    from .._postgres.url import parse_url
+
+    return _postgres.PostgresEngine(
+        parse_url(url),
+        timeout=float(options.timeout),
+        durability=options.durability,
+        read_only=options.read_only,
+        create=options.create,
+        max_connections=options.max_connections,
+    )
 
 
 def _scheme_of(url: str) -> str:

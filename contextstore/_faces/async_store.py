@@ -1,57 +1,26 @@
-"""The core: ``AsyncContextStore``, with the names, rules and errors of the contract.
+"""The awaited face: ``AsyncContextStore``, with the names, rules and errors of the contract.
 
-Rules of this module: no SQL, no threads, no event loop of its own making. A call checks and encodes what it was given,
-asks the cache, and leaves the rest to the writer and the reader; it awaits nothing but what its ``Callers`` gave it, so
-that the blocking face can run the same code (see _callers). Whatever is shared between calls may be touched by several
-threads at once.
+Rules of this module: names, parameters, docstrings; what a call does stands in the core, and each body is one call of
+one of its services. ``get`` alone has a quick way here, since most gets find what they ask for in memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import datetime
-import inspect
 import os
-import threading
-import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self, TypeVar, overload
+from typing import Any, NoReturn, Self, TypeVar, overload
 
-from .._core.retention import Deletion
-from .._core.target import Durability, Target, engine_for
-from .._dispatch.cache import OutputCache
-from .._dispatch.host import EngineHost
-from .._dispatch.reader import Reader
-from .._dispatch.subscriptions import Subscriptions
-from .._dispatch.writer import LEAST_PATIENCE, Writer
-from .._engine.epochs import Epoch, is_known
-from .._engine.failures import error_for_caller
-from .._engine.operations import DeleteGlobal, Operation, PutGlobal, PutOutput, UpsertGlobal
-from .._engine.records import Fetched, GlobalRecord, OutputKey, OutputRecord
-from .._process.log_handover import prepare as prepare_logging
+from .._core.answers import converted
+from .._core.core import Core
+from .._core.options import Durability, Options
+from .._core.session import State
+from .._core.target import Target
 from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
-from .._values.arguments import check_count, check_function, check_plain_function, check_seconds
-from .._values.codec import Encoded, decode, encode
-from .._values.keys import Id, Outputs, flow_run_key, global_key, named, node_key, prefix_key
-from .._values.keys import new_flow_run_id as new_id
-from .._waiting.callers import Callers, KeyedLock, ProgressChannel, TaskCallers
-from .._waiting.outcome import Outcome
-from ..errors import (
-    AlreadyExistsError,
-    CorruptStoreError,
-    DeserializationError,
-    InvalidKeyError,
-    ReadOnlyStoreError,
-    RunDeletedError,
-    SerializationError,
-    StorageError,
-    StoreClosedError,
-    VersionConflictError,
-)
+from .._values.codec import decode
+from .._values.keys import Id, Outputs, flow_run_key, output_key
+from .._waiting.callers import TaskCallers
 from .batch import AsyncBatch
 from .run import AsyncFlowRun
 
@@ -59,15 +28,6 @@ kind_of = type  # whose name is that of a parameter here
 
 T = TypeVar("T")
 D = TypeVar("D")
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_LARGEST = 999_000_000  # bytes of a value: SQLite's rows end at 10**9, with the keys in them; PostgreSQL's beyond that
-_MOST = 2**31 - 1  # what every engine takes for a limit
-_GET_MANY = 500  # outputs that get_many fetches in one trip to the engine
-_PAGE_ROWS = 200  # rows of a page at most,
-_PART_ROWS = 8  # outputs that are fetched by name at a time, however large each of them may be
-_PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory
-_LIST_KEYS = 5000  # node ids that are listed by one look
 
 
 class AsyncContextStore:
@@ -129,54 +89,17 @@ class AsyncContextStore:
         encode_default: Callable[[Any], Any] | None = None,
         max_connections: int = 4,
     ) -> None:
-        if durability not in ("full", "normal"):
-            raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
-        check_seconds("timeout", timeout)
-        if not 0 <= timeout < 1e300:
-            raise ValueError(f"timeout must be a finite number of seconds from 0 on, not {timeout!r}")
-        check_count("cache_bytes", cache_bytes, 0)
-        check_count("max_connections", max_connections, 2)
-        self._engine = engine_for(target, durability, float(timeout), read_only, create, max_connections)
-        if max_value_bytes is None:
-            max_value_bytes = self._engine.max_value_bytes
-        self._max_value_bytes = check_count("max_value_bytes", max_value_bytes, 1)
-        if max_value_bytes > _LARGEST:
-            raise ValueError(f"max_value_bytes must be at most {_LARGEST:,}, not {max_value_bytes:,}")
-        if encode_default is not None:
-            check_plain_function("encode_default", encode_default)
-        self._encode_default = encode_default
-        self._read_only = read_only
-        self._callers = self._make_callers(max(float(timeout), LEAST_PATIENCE))
-        self._cache = OutputCache(cache_bytes, self._engine.epochs)
-        self._subscriptions = Subscriptions(self._engine, self._callers)
-        notes = [self._cache.committed, self._subscriptions.committed]
-        self._writer = Writer(self._engine, self._callers, notes, float(timeout))
-        self._reader = Reader(self._engine, self._callers, self._cache, self._writer.patience)
-        self._updates = KeyedLock(self._callers)
-        writer, reader, subscriptions = self._writer, self._reader, self._subscriptions
-
-        def refuse_calls() -> None:  # holds no reference to the store, which may be collected while its engine runs
-            writer.close()
-            reader.close()
-            subscriptions.close()
-
-        self._refuse_calls = refuse_calls
-        self._lifecycle = threading.RLock()  # reentrant: a finalizer that runs while it is held may call the store
-        self._host: EngineHost | None = None
-        self._is_open = False
-        self._is_closed = False
-
-    def _make_callers(self, timeout: float) -> Callers:
-        return TaskCallers(self._engine.location, timeout, self._engine.own_threads)
+        options = Options(
+            durability, timeout, cache_bytes, max_value_bytes, read_only, create, encode_default, max_connections
+        )
+        self._core = Core(target, options, TaskCallers)
+        self._session = self._core.session
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"the store {self._engine.location} cannot be copied or sent to another process: make a store object there"
-        )
+        self._core.session.__reduce__()
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else "open" if self._is_open else "not opened yet"
-        return f"<{type(self).__name__} {self._engine.location} ({state})>"
+        return f"<{type(self).__name__} {self._core}>"
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -191,55 +114,14 @@ class AsyncContextStore:
             IncompatibleStoreError: not a store of ours, of a newer schema, or in a place where a store is not safe.
             StorageError, or another of its kind: the file cannot be opened; the message says why.
         """
-        self._callers.admit()
-        if self._is_open:
-            return
-        self._callers.settle()
-        prepare_logging()
-        new = self._host or EngineHost(self._engine, self._refuse_calls)
-        with self._lifecycle:
-            if self._is_closed:
-                raise StoreClosedError(self._engine.location)
-            if self._is_open:
-                return
-            if self._host is None:
-                self._host = new
-            host = self._host
-            host.start()  # also if it was there: an interrupted call may have left it empty
-        error = (await self._callers.join(host.opened)).error
-        with self._lifecycle:
-            if self._is_closed:
-                raise StoreClosedError(self._engine.location)
-            if error is None:
-                self._callers.bind()
-                self._is_open = True
-                return
-            if self._host is host:
-                self._host = None
-        raise _own(error, self._engine.location)
+        await self._core.session.open()
 
     async def close(self) -> None:
         """Let accepted writes finish, end whatever waits, and return when the store's threads and files are gone.
 
         Idempotent; a closed store stays closed. If cancelled, the store closes all the same, in the background.
         """
-        if not self._callers.admit_close():
-            return
-        with self._lifecycle:
-            self._is_closed = True
-            self._is_open = False
-            self._callers.end()
-            host = self._host
-        # Also if it is not the first close(): an interrupted one may have come to any point of this.
-        self._refuse_calls()
-        self._cache.clear()
-        if host is not None:
-            host.is_warned_of = True  # it is not forgotten
-            host.stop()
-            error = (await self._callers.join(host.closed)).error
-            await self._callers.join_thread(host.thread)
-            if error is not None:
-                raise _own(error, self._engine.location)
+        await self._core.session.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -249,13 +131,6 @@ class AsyncContextStore:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-    def __del__(self) -> None:
-        host: EngineHost | None = getattr(self, "_host", None)
-        if host is not None and host.is_running_here():
-            host.stop()  # first: the warning may be an error
-            if not self._is_closed:
-                host.warn_unclosed(self)
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
@@ -275,16 +150,10 @@ class AsyncContextStore:
             InvalidKeyError, SerializationError: it cannot be stored as it is; the message names the place.
             StoreBusyError, StoreFullError, StorageError: the engine could not; see ``outcome_unknown``.
         """
-        self._callers.admit()
-        flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
-        put = PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)
+        put = self._core.outputs.put(flow_run_id, node_id, value, exist_ok)
         del value  # a call that waits for its commit keeps what is stored, and not what it was made of as well
-        if not self._is_open:  # only now: meanwhile the caller may change the value
-            await self.open()
-        await self._commit([put])
+        await put
 
-    @overload
-    async def get(self, flow_run_id: Id, node_id: Id, default: Any = None) -> Any: ...
     @overload
     async def get(self, flow_run_id: Id, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
     @overload
@@ -306,20 +175,18 @@ class AsyncContextStore:
             CorruptStoreError: the stored value is damaged.
             InvalidKeyError, StorageError: no such id can be, or the engine could not read.
         """
-        self._callers.admit()
-        if not self._is_open:
-            await self.open()
-        # A plain str is looked for as it is: what is found was checked when it went in.
-        if kind_of(flow_run_id) is str is kind_of(node_id):
-            value = self._cache.get((flow_run_id, node_id))
-        else:
-            value = self._cache.get((flow_run_key(flow_run_id), node_key(node_id)))
+        session = self._session
+        if session.state is not State.OPEN or not kind_of(flow_run_id) is str is kind_of(node_id):
+            return await self._core.outputs.get(flow_run_id, node_id, default, type)
+        # The quick way. A plain str is looked for as it is: what is found was checked when it went in.
+        session.callers.admit()
+        value = session.cache.get((flow_run_id, node_id))
         if value is None:
-            record = await self._reader.fetch((flow_run_key(flow_run_id), node_key(node_id)))
+            record = await session.reader.fetch(output_key(flow_run_id, node_id))
             if record is None:
                 return default
             value = record.value
-        return decode(value) if type is None else _converted(value, type, flow_run_id, node_id)
+        return decode(value) if type is None else converted(value, type, flow_run_id, node_id)
 
     async def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:
         """The ids of the nodes that have an output, sorted by code point; loads no values.
@@ -330,13 +197,7 @@ class AsyncContextStore:
         Raises:
             InvalidKeyError, StorageError: as for ``get``.
         """
-        await self._ready()
-        flow_run, literal = flow_run_key(flow_run_id), prefix_key(prefix)
-        first = await self._reader.call(lambda: self._engine.first_node_ids(flow_run, literal, _LIST_KEYS))
-        if len(first) < _LIST_KEYS:
-            return first
-        # Anew, so that all are of one moment, and where it keeps no get waiting.
-        return await self._reader.scan(lambda: self._engine.list_node_ids(flow_run, literal))
+        return await self._core.outputs.list_keys(flow_run_id, prefix)
 
     # -- globals ------------------------------------------------------------------------------------------------------
 
@@ -352,12 +213,9 @@ class AsyncContextStore:
             GlobalAlreadyExistsError: the key is there already, and its value stands.
             InvalidKeyError, SerializationError, StorageError: as for ``put``.
         """
-        self._callers.admit()
-        name = global_key(key)
-        put = PutGlobal(name, self._encode(value, name), exist_ok)
+        put = self._core.globals.put(key, value, exist_ok)
         del value
-        await self._ready()
-        await self._commit([put])
+        await put
 
     async def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
         """Write a global key, or overwrite whatever is there, also what ``put_global`` wrote.
@@ -372,18 +230,10 @@ class AsyncContextStore:
             VersionConflictError: the key is at another version than expected.
             InvalidKeyError, SerializationError, StorageError: as for ``put``.
         """
-        self._callers.admit()
-        if expected_version is not None:
-            check_count("expected_version", expected_version, 0)
-        name = global_key(key)
-        upsert = UpsertGlobal(name, self._encode(value, name), expected_version)
+        upsert = self._core.globals.upsert(key, value, expected_version)
         del value
-        await self._ready()
-        (version,) = await self._commit([upsert])
-        return int(version)
+        return await upsert
 
-    @overload
-    async def get_global(self, key: Id, default: Any = None) -> Any: ...
     @overload
     async def get_global(self, key: Id, default: None = None, *, type: type[T]) -> T | None: ...
     @overload
@@ -399,10 +249,7 @@ class AsyncContextStore:
         Raises:
             DeserializationError, CorruptStoreError: as for ``get``.
         """
-        await self._ready()
-        name = global_key(key)
-        record = await self._reader.call(lambda: self._engine.fetch_global(name))
-        return default if record is None else _converted(record.value, type, name)
+        return await self._core.globals.get(key, default, type)
 
     async def get_global_entry(self, key: Id) -> GlobalEntry | None:
         """A global key's value with its version and when it was written; None where there is none.
@@ -410,10 +257,7 @@ class AsyncContextStore:
         Raises:
             CorruptStoreError: the stored value is damaged.
         """
-        await self._ready()
-        name = global_key(key)
-        record = await self._reader.call(lambda: self._engine.fetch_global(name))
-        return None if record is None else _global_entry(record)
+        return await self._core.globals.get_entry(key)
 
     async def list_globals(self, prefix: str = "", *, after: Id | None = None, limit: int = 1000) -> list[GlobalEntry]:
         """Globals with their values, ordered by key.
@@ -426,11 +270,7 @@ class AsyncContextStore:
         Raises:
             CorruptStoreError: one of the stored values is damaged.
         """
-        await self._ready()
-        literal, name = prefix_key(prefix), None if after is None else global_key(after, "after")
-        most = min(check_count("limit", limit, 1), _MOST)
-        records = await self._reader.call(lambda: self._engine.page_globals(literal, name, most))
-        return [_global_entry(record) for record in records]
+        return await self._core.globals.page(prefix, after, limit)
 
     async def delete_global(self, key: Id) -> bool:
         """Delete a global key; returns whether it was there. Its version is counted on if it is written again.
@@ -438,9 +278,7 @@ class AsyncContextStore:
         Raises:
             StorageError: as for ``put``.
         """
-        await self._ready()
-        (was_there,) = await self._commit([DeleteGlobal(global_key(key))])
-        return bool(was_there)
+        return await self._core.globals.delete(key)
 
     async def update_global(self, key: Id, fn: Callable[[Any], Any], default: Any = None) -> Any:
         """Replace a global's value by ``fn`` of it, without lost updates; returns the new value, as a get would.
@@ -456,22 +294,7 @@ class AsyncContextStore:
             Whatever ``fn`` raises: then nothing was written.
             SerializationError, StorageError: as for ``put``.
         """
-        await self._writable()
-        name = global_key(key)
-        check_function("fn", fn)
-        return await self._updates.run_locked(name, lambda: self._update_global(name, fn, default))
-
-    async def _update_global(self, name: str, fn: Callable[[Any], Any], default: Any) -> Any:
-        while True:
-            record = await self._reader.call(lambda: self._engine.fetch_global(name))
-            old = copy.deepcopy(default) if record is None else decode(record.value)
-            new = self._encode(await self._result_of(fn, old), name)
-            version = 0 if record is None else record.version
-            try:
-                await self._commit([UpsertGlobal(name, new, version)])
-            except VersionConflictError:
-                continue
-            return decode(new)
+        return await self._core.globals.update(key, fn, default)
 
     # -- several outputs ----------------------------------------------------------------------------------------------
 
@@ -481,11 +304,7 @@ class AsyncContextStore:
         Raises:
             InvalidKeyError, StorageError: as for ``get``.
         """
-        await self._ready()
-        key = (flow_run_key(flow_run_id), node_key(node_id))
-        if self._cache.get(key) is not None:
-            return True
-        return await self._reader.call(lambda: self._engine.exists(key))
+        return await self._core.outputs.exists(flow_run_id, node_id)
 
     async def get_entry(self, flow_run_id: Id, node_id: Id) -> Output | None:
         """The output of a node with when it was written and its size in bytes; None where nothing is written.
@@ -493,10 +312,7 @@ class AsyncContextStore:
         Raises:
             CorruptStoreError: the stored value is damaged.
         """
-        await self._ready()
-        key = (flow_run_key(flow_run_id), node_key(node_id))
-        record = await self._reader.fetch(key)
-        return None if record is None else _output(key[0], record)
+        return await self._core.outputs.get_entry(flow_run_id, node_id)
 
     async def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: bool = False) -> None:
         """Write several outputs of a run in one commit: all of them, or none.
@@ -509,19 +325,9 @@ class AsyncContextStore:
         Raises:
             AlreadyExistsError and the others of ``put``, for the first that is refused; then nothing was stored.
         """
-        self._callers.admit()
-        flow_run = flow_run_key(flow_run_id)
-        if not isinstance(outputs, Mapping):
-            raise TypeError(f"outputs must be a mapping of node ids to values, not {type(outputs).__name__}")
-        puts: list[Operation] = []
-        for node_id, value in dict(outputs).items():
-            node = node_key(node_id)
-            puts.append(PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok))
-            del value
+        put = self._core.outputs.put_many(flow_run_id, outputs, exist_ok)
         del outputs
-        await self._ready()
-        if puts:
-            await self._commit(puts)
+        await put
 
     async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id]) -> dict[str, Any]:
         """The outputs of these nodes, in this order; those that are not there are left out.
@@ -529,43 +335,7 @@ class AsyncContextStore:
         Raises:
             CorruptStoreError: one of the stored values is damaged.
         """
-        await self._ready()
-        flow_run = flow_run_key(flow_run_id)
-        keys = list(dict.fromkeys((flow_run, node_key(node_id)) for node_id in _several(node_ids)))
-        return {key[1]: decode(value) for key, value in (await self._get_many(keys)).items()}
-
-    async def _get_many(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
-        """The outputs of one run, all of one life of its id, in the order of the keys."""
-        epochs = self._engine.epochs
-        epoch = epochs.now[0]
-        found = {key: value for key in keys if (value := self._cache.get(key)) is not None}
-        missing = [key for key in keys if key not in found]
-        records: dict[OutputKey, OutputRecord] = {}
-        if found and missing and epochs.is_exact:
-            records = await self._fetch_many(missing)
-            missing = []
-        if missing or not is_known(epoch) or epochs.now[0] != epoch:
-            # All of them: what was cached may be of a life before that of what is read.
-            found, records = {}, await self._fetch_many(keys)
-        found |= {key: record.value for key, record in records.items()}
-        return {key: found[key] for key in keys if key in found}
-
-    async def _fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
-        if len(keys) <= _GET_MANY:
-            return await self._reader.fetch_many(keys)
-        while True:
-            run = await self._run_now(keys[0][0])
-            records: dict[OutputKey, OutputRecord] = {}
-            for start in range(0, len(keys), _GET_MANY):
-                records |= await self._reader.fetch_many(keys[start : start + _GET_MANY])
-            # Else the run was deleted, or its id used anew, between two trips, or it has just begun.
-            if {record.run for record in records.values()} <= {run} and run == await self._run_now(keys[0][0]):
-                return records
-
-    async def _run_now(self, flow_run: str) -> int | None:
-        """The serial of the run that has the id now. None: one without outputs, or none."""
-        page = await self._reader.call(lambda: self._engine.page_outputs(flow_run, None, "", 1, 1))
-        return next((outcome.result.run for outcome in page if outcome.result is not None), None)
+        return await self._core.outputs.get_many(flow_run_id, node_ids)
 
     async def get_run(self, flow_run_id: Id) -> dict[str, Any]:
         """All outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
@@ -574,19 +344,9 @@ class AsyncContextStore:
             CorruptStoreError: one of the stored values is damaged; its ``node_id`` says which. ``iter_outputs`` gives
                 those before it, and with ``after`` those behind it.
         """
-        try:
-            return {output.node_id: output.value async for output in self.iter_outputs(flow_run_id)}
-        except CorruptStoreError as error:
-            if error.node_id is None:
-                raise
-            raise CorruptStoreError(
-                f"{error.message}; iter_outputs gives the outputs before it, and with after={error.node_id!r} those "
-                "behind it",
-                flow_run_id=error.flow_run_id,
-                node_id=error.node_id,
-            ) from error.__cause__
+        return await self._core.outputs.get_run(flow_run_id)
 
-    async def iter_outputs(self, flow_run_id: Id, *, after: Id | None = None) -> AsyncIterator[Output]:
+    def iter_outputs(self, flow_run_id: Id, *, after: Id | None = None) -> AsyncIterator[Output]:
         """Iterate over the outputs of a run, by node id, a page at a time: memory is bounded, nothing is held between.
 
         Outputs that are written meanwhile may or may not be seen. The iteration may be left at any point.
@@ -598,27 +358,7 @@ class AsyncContextStore:
             CorruptStoreError: the stored value whose turn it is is damaged. Its ``node_id`` says which: with that as
                 ``after`` the iteration can be begun anew behind it.
         """
-        flow_run = flow_run_key(flow_run_id)
-        first = "" if after is None or after == "" else node_key(after, "after")
-        async with contextlib.aclosing(self._iter_records(flow_run, first)) as records:
-            async for record in records:
-                yield _output(flow_run, record)
-
-    async def _iter_records(self, flow_run: str, after: str) -> AsyncGenerator[OutputRecord, None]:
-        run = None
-        while page := await self._page_outputs(flow_run, run, after):
-            for outcome in page:
-                record = outcome.unwrap()
-                after, run = record.node_id, record.run
-                yield record
-                # A closed store answers nothing more, not even with what was fetched ahead.
-                await self._ready()
-
-    async def _page_outputs(self, flow_run: str, run: int | None, after: str) -> list[Outcome[OutputRecord]]:
-        """A page of the outputs; with the serial of a run only of that one, not of a later life of its id."""
-        await self._ready()
-        page = await self._reader.call(lambda: self._engine.page_outputs(flow_run, run, after, _PAGE_ROWS, _PAGE_BYTES))
-        return _there(page)
+        return self._core.outputs.iterate(flow_run_id, after)
 
     def batch(self) -> AsyncBatch:
         """Write several things in one commit, all of them or none, across runs and globals.
@@ -635,7 +375,7 @@ class AsyncContextStore:
             AlreadyExistsError, GlobalAlreadyExistsError, VersionConflictError and the others of ``put``: at the end of
             the block. RuntimeError: a call outside the block.
         """
-        return AsyncBatch(self._writable, self._encode, self._commit)
+        return AsyncBatch(self._session)
 
     # -- for the flow runner ------------------------------------------------------------------------------------------
 
@@ -686,59 +426,7 @@ class AsyncContextStore:
             RuntimeError: the factory asked for its own output, perhaps by way of others': it would wait for itself.
             RunDeletedError, SerializationError, StorageError: as for ``put``.
         """
-        await self._ready()
-        key = (flow_run_key(flow_run_id), node_key(node_id))
-        check_function("factory", factory)
-        while (value := self._cache.get(key)) is None:
-            own = _Computation(self._engine.epochs.now[0])
-            found, epoch = await self._callers.single_flight(key, partial(self._get_or_put, key, factory, type, own))
-            if own.fitted:
-                return own.fitted[0]
-            if isinstance(found, Encoded):
-                if own.is_begun or self._is_still(epoch):
-                    value = found
-                    break
-                # Joined, and a run was deleted meanwhile: before this call began perhaps, and this one.
-            elif found.type is type or found.type == type:
-                raise found.error
-            # Else this call has joined one that asked for another type, which is no failure of what is asked for here.
-        return _converted(value, type, *key)
-
-    def _is_still(self, epoch: Epoch) -> bool:
-        epochs = self._engine.epochs
-        return not epochs.is_exact or (is_known(epoch) and epochs.now[0] == epoch)
-
-    async def _get_or_put(
-        self, key: OutputKey, factory: Callable[[], Any], type: Any, own: _Computation
-    ) -> tuple[Encoded | _Misfit, Epoch]:
-        """``own`` is that of the caller whose call this is. With the epoch in which it was begun."""
-        own.is_begun = True
-        return await self._compute(key, factory, type, own.fitted), own.epoch
-
-    async def _compute(
-        self, key: OutputKey, factory: Callable[[], Any], type: Any, fitted: list[Any]
-    ) -> Encoded | _Misfit:
-        """``fitted`` gets what was computed and stored as one of ``type``, converted once."""
-        record = await self._reader.fetch(key)
-        if record is None:
-            # Before the factory is called for nothing. Whether the run is deleted is left to the commit: asking for it
-            # here would cost each new output a trip to the engine.
-            self._refuse_if_read_only()
-            value = self._encode(await self._result_of(factory), *key)
-            try:
-                made = None if type is None else _converted(value, type, *key)
-            except Exception as error:  # noqa: BLE001 - told to those who asked for this type, whatever it is
-                return _Misfit(type, _not_stored(error))
-            try:
-                await self._commit([PutOutput(*key, value, exist_ok=False)])
-            except AlreadyExistsError:  # another process was first
-                record = await self._reader.fetch(key)
-                if record is None:  # and somebody has deleted the run since
-                    raise RunDeletedError(key[0]) from None
-            else:
-                if type is not None:
-                    fitted.append(made)
-        return value if record is None else record.value
+        return await self._core.waits.get_or_put(flow_run_id, node_id, factory, type)
 
     @overload
     async def wait_for(self, flow_run_id: Id, node_id: Id, *, timeout: float | None = None, type: type[T]) -> T: ...
@@ -759,35 +447,9 @@ class AsyncContextStore:
             RunDeletedError: the run is deleted, or is being deleted, so that the output will never be written.
             StoreClosedError: the store was closed meanwhile.
         """
-        await self._ready()
-        key = (flow_run_key(flow_run_id), node_key(node_id))
-        deadline = None
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-            deadline = time.monotonic() + timeout
-        value = self._cache.get(key)
-        if value is None:
-            try:
-                value = await self._wait_for(key, deadline)
-            except TimeoutError:
-                raise TimeoutError(f"{named(*key)} had no output within {timeout:g} seconds") from None
-        return _converted(value, type, *key)
+        return await self._core.waits.wait_for(flow_run_id, node_id, timeout, type)
 
-    async def _wait_for(self, key: OutputKey, deadline: float | None) -> Encoded:
-        record = await self._reader.fetch(key)
-        if record is not None:  # and nobody need be asked for news: half of what it takes
-            return record.value
-        subscription = self._subscriptions.subscription(*key)
-        try:
-            await subscription.begin(self._host_now())
-            while (record := await self._reader.fetch(key)) is None:
-                await self._refuse_if_deleted(key[0])
-                await subscription.next(None if deadline is None else deadline - time.monotonic())
-            return record.value
-        finally:
-            subscription.close()
-
-    async def watch(self, flow_run_id: Id) -> AsyncIterator[Output]:
+    def watch(self, flow_run_id: Id) -> AsyncIterator[Output]:
         """Iterate over the outputs of a run: those already there by node id, then each once as it is written.
 
         It goes on for ever, and ends when its consumer stops: leave the loop, or cancel it.
@@ -797,41 +459,11 @@ class AsyncContextStore:
             StoreClosedError: the store was closed meanwhile.
             CorruptStoreError: a stored value is damaged.
         """
-        await self._ready()
-        flow_run = flow_run_key(flow_run_id)
-        subscription = self._subscriptions.subscription(flow_run, None)
-        try:
-            await subscription.begin(self._host_now())
-            seen = set()
-            run = None
-            # Closed here and not by the collector, which on the thread of a loop would leave that to a task.
-            async with contextlib.aclosing(self._iter_records(flow_run, "")) as records:
-                async for record in records:
-                    run = record.run
-                    seen.add(record.node_id)
-                    yield _output(flow_run, record)
-            await self._refuse_if_deleted(flow_run)
-            while True:
-                nodes = await subscription.next(None)
-                if not nodes:
-                    await self._refuse_if_deleted(flow_run)
-                # One at least, for its run's serial: of an id that was used anew, all nodes may have been seen before.
-                for node_id in [node_id for node_id in nodes if node_id not in seen] or nodes[-1:]:
-                    found = await self._reader.fetch((flow_run, node_id))
-                    if found is None:  # its run was deleted, which the subscription will tell
-                        continue
-                    if found.run != (run or found.run):
-                        raise RunDeletedError(flow_run)
-                    run = found.run
-                    if node_id not in seen:
-                        seen.add(node_id)
-                        yield _output(flow_run, found)
-        finally:
-            subscription.close()
+        return self._core.waits.watch(flow_run_id)
 
     def run(self, flow_run_id: Id) -> AsyncFlowRun:
         """The calls of this store bound to one run, and ``step``."""
-        return AsyncFlowRun(self, flow_run_key(flow_run_id))
+        return AsyncFlowRun(self._core, flow_run_key(flow_run_id))
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
@@ -846,22 +478,7 @@ class AsyncContextStore:
         Raises:
             InvalidKeyError: there is no trace of the run ``after``.
         """
-        await self._ready()
-        literal, run = prefix_key(prefix), None if after is None else flow_run_key(after, "after")
-        most = min(check_count("limit", limit, 1), _MOST)
-        try:
-            records = await self._reader.scan(lambda: self._engine.list_runs(literal, run, most))
-        except LookupError:
-            raise InvalidKeyError("after", f"{run!r} is no run that this store has a trace of: begin anew") from None
-        return [
-            RunInfo(
-                record.flow_run_id,
-                record.outputs,
-                _time_if_known(record.first_written_at),
-                _time_if_known(record.last_written_at),
-            )
-            for record in records
-        ]
+        return await self._core.runs.page(prefix, after, limit)
 
     async def fork_run(
         self, flow_run_id: Id, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None
@@ -882,50 +499,7 @@ class AsyncContextStore:
             RunDeletedError: one of the two runs was deleted.
             AlreadyExistsError: the new run has another output already.
         """
-        await self._writable()
-        source = flow_run_key(flow_run_id)
-        target = new_id() if new_flow_run_id is None else flow_run_key(new_flow_run_id)
-        if source == target:
-            raise InvalidKeyError("new_flow_run_id", "must not be the run that is forked")
-        wanted = None if node_ids is None else sorted({node_key(node_id) for node_id in _several(node_ids)})
-        await self._refuse_if_deleted(source)
-        await self._refuse_if_deleted(target)  # now, since there may be nothing to copy, which no commit would refuse
-        after, run = "", None
-        while True:
-            if wanted is None:
-                page = await self._page_outputs(source, run, after)
-            else:
-                page, size = [], 0
-                while wanted and len(page) < _PAGE_ROWS and size < _PAGE_BYTES:
-                    part, wanted = wanted[:_PART_ROWS], wanted[_PART_ROWS:]
-                    some = await self._fetch_records(source, part)
-                    page += some
-                    size += sum(len(outcome.result.value.data) for outcome in some if outcome.error is None)
-            puts: list[Operation] = []
-            for outcome in page:
-                record = outcome.unwrap()
-                if record.run != (run or record.run):  # the id has another life since
-                    raise RunDeletedError(source)
-                after, run = record.node_id, record.run
-                puts.append(PutOutput(target, record.node_id, record.value, exist_ok=True))
-            if puts:
-                await self._commit(puts)
-            if not (wanted if wanted is not None else page):
-                # Of a run that was deleted meanwhile a part was copied, and nothing tells it from the whole.
-                await self._refuse_if_deleted(source, run)
-                return target
-
-    async def _refuse_if_deleted(self, flow_run: str, run: int | None = None) -> None:
-        """With the serial of a run that had outputs also if the id has another life since."""
-        if await self._reader.call(lambda: self._engine.is_deleted(flow_run)):
-            raise RunDeletedError(flow_run)
-        if run is not None and not await self._reader.call(lambda: self._engine.page_outputs(flow_run, run, "", 1, 1)):
-            raise RunDeletedError(flow_run)
-
-    async def _fetch_records(self, flow_run: str, node_ids: list[str]) -> list[Outcome[OutputRecord]]:
-        keys = [(flow_run, node_id) for node_id in node_ids]
-        _, found = await self._reader.call(lambda: self._engine.fetch(keys))
-        return _there(found)
+        return await self._core.runs.fork(flow_run_id, new_flow_run_id, node_ids)
 
     async def delete_run(self, flow_run_id: Id) -> int:
         """Delete a run, for good: later puts raise ``RunDeletedError``, ``get`` gives its default.
@@ -940,11 +514,7 @@ class AsyncContextStore:
         Raises:
             StorageError: as for ``put``.
         """
-        await self._ready()
-        return await self._deletion().delete_run(flow_run_key(flow_run_id))
-
-    def _deletion(self) -> Deletion:
-        return Deletion(self._engine, self._reader, self._commit)
+        return await self._core.retention.delete_run(flow_run_id)
 
     async def prune(
         self,
@@ -967,20 +537,7 @@ class AsyncContextStore:
         Raises:
             StorageError: as for ``put``.
         """
-        await self._ready()
-        if not isinstance(older_than, datetime.timedelta):
-            raise TypeError(f"older_than must be a datetime.timedelta, not {type(older_than).__name__}")
-        if older_than < datetime.timedelta(0):
-            raise ValueError("older_than must not be negative")
-        if progress is not None:
-            check_function("progress", progress)
-        if not dry_run:
-            self._refuse_if_read_only()
-        # Not below 0: a timedelta reaches further back than the integers of an engine.
-        before = max(0, time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1))
-        told = None if progress is None else partial(self._result_of, progress)
-        deletion = self._deletion()
-        return await (deletion.plan(before, told) if dry_run else deletion.prune(before, told))
+        return await self._core.retention.prune(older_than, dry_run, progress)
 
     # -- care ---------------------------------------------------------------------------------------------------------
 
@@ -991,29 +548,7 @@ class AsyncContextStore:
         Raises:
             StorageError: the engine could not count.
         """
-        await self._ready()
-        counts = await self._reader.scan(self._engine.count)
-        engine = await self._on_host(self._engine.stats)
-        return StoreStats(
-            location=self._engine.location,
-            runs=counts.runs,
-            outputs=counts.outputs,
-            globals=counts.globals,
-            tombstones=counts.tombstones,
-            value_bytes=counts.value_bytes,
-            file_bytes=engine.file_bytes,
-            wal_bytes=engine.wal_bytes,
-            commits=self._writer.commits,
-            writes=self._writer.writes,
-            largest_group=self._writer.largest_group,
-            queued_writes=self._writer.queued,
-            cache_hits=self._cache.hits,
-            cache_misses=self._cache.misses,
-            cache_entries=len(self._cache),
-            cache_bytes=self._cache.bytes,
-            checkpoint_pinned=engine.checkpoint_pinned,
-            engine=engine.name,
-        )
+        return await self._core.maintenance.stats()
 
     async def check(self) -> CheckReport:
         """Look for damage: every page, every value by its checksum, the schema. It changes and stops at nothing.
@@ -1027,8 +562,7 @@ class AsyncContextStore:
         Raises:
             StorageError: the file cannot be opened at all. Damage is not raised, it is reported.
         """
-        await self._ready()
-        return await self._on_host(self._engine.check)
+        return await self._core.maintenance.check()
 
     async def backup(
         self,
@@ -1055,159 +589,9 @@ class AsyncContextStore:
             CorruptStoreError: something in the store is damaged; the message names the first problem. No copy is left.
             StorageError: it cannot be written. Then there is no copy.
         """
-        await self._ready()
-        if not isinstance(path, str | bytes | os.PathLike):
-            raise TypeError(f"path must be a str or a Path, not {type(path).__name__}")
-        if progress is not None:
-            check_function("progress", progress)
-        target = os.path.abspath(os.fsdecode(path))
-        if "\0" in target:
-            raise ValueError(f"path {target!r} has a NUL character")
-        events = ProgressChannel(self._callers)
-        given_up = False
-        told = (-1, 0)
-
-        def report(done: int, total: int) -> None:  # between two steps, in the thread that copies
-            nonlocal told
-            if given_up:
-                raise StorageError(f"the backup to {target} was given up")
-            if (done, total) != told:
-                told = done, total
-                events.report(done, total)
-
-        done = self._host_now().call(lambda: self._engine.backup(target, report, check, overwrite))
-        done.add_done_callback(lambda _: events.end())
-        try:
-            while (event := await events.next()) is not None:
-                if progress is not None:
-                    await self._result_of(progress, *event)
-        except BaseException:
-            given_up = True
-            await self._callers.join(done)  # so that nothing of it is left when this call is over
-            raise
-        self._unwrapped(done.result())
-
-    # -- within -------------------------------------------------------------------------------------------------------
-
-    async def _ready(self) -> None:
-        self._callers.admit()
-        if not self._is_open:
-            await self.open()
-
-    async def _writable(self) -> None:
-        await self._ready()
-        self._refuse_if_read_only()
-
-    def _host_now(self) -> EngineHost:
-        host = self._host
-        if host is None:
-            raise StoreClosedError(self._engine.location)
-        return host
-
-    async def _on_host(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return self._unwrapped(await self._callers.join(self._host_now().call(function)))
-
-    def _unwrapped(self, outcome: Outcome[T]) -> T:
-        """The result of something that others may ask for, too; its error is this caller's own copy."""
-        if outcome.error is not None:
-            raise _own(outcome.error, self._engine.location)
-        return outcome.result
-
-    async def _result_of(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call what the user passed in, here and now: in the calling task, or the calling thread."""
-        result = function(*arguments)
-        if inspect.isawaitable(result):
-            return await self._callers.awaited(result, function)
-        return result
-
-    def _encode(self, value: Any, *key: str) -> Encoded:
-        """The stored form of what is to stand under this key: that of a global, or a flow run and a node."""
-        try:
-            return encode(value, self._max_value_bytes, self._encode_default)
-        except SerializationError as error:
-            raise SerializationError(error.path, f"{error.problem} ({named(*key)})") from error.__cause__
-
-    def _refuse_if_read_only(self) -> None:
-        if self._read_only:
-            raise ReadOnlyStoreError(f"{self._engine.location} was opened with read_only=True; nothing was stored")
-
-    async def _read(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """For ``copy``: a read of the engine's, one of very many."""
-        await self._ready()
-        return await self._reader.scan(call)
-
-    async def _load(self, operations: list[Operation]) -> None:
-        """For ``copy``: a commit of what another store has."""
-        await self._writable()
-        await self._commit(operations)
-
-    def _commit(self, operations: list[Operation]) -> Coroutine[Any, Any, list[Any]]:
-        self._refuse_if_read_only()
-        return self._writer.commit(operations)
+        await self._core.maintenance.backup(path, check, overwrite, progress)
 
 
-class _Computation:
-    """What a call of ``get_or_put`` knows of its own computation, if it comes to one and does not join another's."""
-
-    def __init__(self, epoch: Epoch) -> None:
-        self.epoch = epoch
-        self.is_begun = False
-        self.fitted: list[Any] = []
-
-
-class _Misfit(NamedTuple):
-    """What a computation comes to, if what it gave does not fit the type that its caller asked for."""
-
-    type: Any
-    error: Exception
-
-
-def _not_stored(error: Exception) -> Exception:
-    if not isinstance(error, DeserializationError):
-        return error
-    told = DeserializationError(error.path, f"{error.problem}; nothing was stored")
-    told.__cause__ = error.__cause__
-    return told
-
-
-def _there(some: Iterable[Fetched]) -> list[Outcome[OutputRecord]]:
-    """Without what is not there."""
-    return [outcome for outcome in some if outcome.result is not None or outcome.error is not None]  # type: ignore[misc]
-
-
-def _several(node_ids: Iterable[Id]) -> Iterable[Id]:
-    if isinstance(node_ids, str | uuid.UUID):  # a str would be taken for its letters, and find nothing
-        raise TypeError(f"node_ids must be several ids, not one: pass [{node_ids!r}]")
-    if not isinstance(node_ids, Iterable):
-        raise TypeError(f"node_ids must be several ids, not {type(node_ids).__name__}")
-    return node_ids
-
-
-def _converted(value: Encoded, type: Any, *key: object) -> Any:
-    """The value as one of a type. If it does not fit, the error says whose it is."""
-    try:
-        return decode(value, type)
-    except DeserializationError as error:
-        placed = DeserializationError(error.path, f"{error.problem} ({named(*key)})")
-        raise placed from error.__cause__ or error
-
-
-def _time(microseconds: int) -> datetime.datetime:
-    return _EPOCH + datetime.timedelta(microseconds=microseconds)
-
-
-def _time_if_known(microseconds: int | None) -> datetime.datetime | None:
-    return None if microseconds is None else _time(microseconds)
-
-
-def _output(flow_run_id: str, record: OutputRecord) -> Output:
-    value = decode(record.value)
-    return Output(flow_run_id, record.node_id, value, _time(record.written_at), len(record.value.data))
-
-
-def _global_entry(record: GlobalRecord) -> GlobalEntry:
-    return GlobalEntry(record.key, decode(record.value), record.version, _time(record.written_at))
-
-
-def _own(error: BaseException, location: str) -> BaseException:
-    return error_for_caller(error, location) if isinstance(error, Exception) else error
+def core_of(store: AsyncContextStore) -> Core:
+    """For the functions of this package that take a store."""
+    return store._core

@@ -6,13 +6,12 @@ Rules of this module: each call checks and encodes at once, and nothing is writt
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
+from .._core.session import Session
 from .._engine.operations import Operation, PutGlobal, PutOutput, UpsertGlobal
 from .._values.arguments import check_count
-from .._values.codec import Encoded
 from .._values.keys import Id, flow_run_key, global_key, node_key
 from .._waiting.callers import run_now
 
@@ -20,15 +19,8 @@ from .._waiting.callers import run_now
 class BatchBuilder:
     """What is gathered for one commit."""
 
-    def __init__(
-        self,
-        ready: Callable[[], Awaitable[None]],
-        encode: Callable[..., Encoded],
-        commit: Callable[[list[Operation]], Awaitable[Any]],
-    ) -> None:
-        self._ready = ready
-        self._encode = encode
-        self._commit = commit
+    def __init__(self, session: Session) -> None:
+        self._session = session
         # In the order of the calls, since the first refusal is the one that is raised. A global stands under its key,
         # so that its last write takes the place of the ones before; an output under its number, since each counts.
         self._operations: dict[int | str, Operation] = {}
@@ -39,14 +31,14 @@ class BatchBuilder:
         """Write an output when the block ends. See the store's ``put``."""
         self._check_open()
         flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
-        put = PutOutput(flow_run, node, self._encode(value, flow_run, node), exist_ok)
+        put = PutOutput(flow_run, node, self._session.encode(value, flow_run, node), exist_ok)
         self._operations[next(self._numbers)] = put
 
     def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write a global, once, when the block ends. See the store's ``put_global``."""
         self._check_open()
         name = global_key(key)
-        self._operations[name] = PutGlobal(name, self._encode(value, name), exist_ok)
+        self._operations[name] = PutGlobal(name, self._session.encode(value, name), exist_ok)
 
     def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> None:
         """Write or overwrite a global when the block ends. See the store's ``upsert_global``."""
@@ -54,7 +46,7 @@ class BatchBuilder:
         if expected_version is not None:
             check_count("expected_version", expected_version, 0)
         name = global_key(key)
-        self._operations[name] = UpsertGlobal(name, self._encode(value, name), expected_version)
+        self._operations[name] = UpsertGlobal(name, self._session.encode(value, name), expected_version)
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -63,15 +55,15 @@ class BatchBuilder:
     async def _begin(self) -> None:
         if self._is_open:
             raise RuntimeError("the batch was begun already: make another one with batch()")
-        await self._ready()
+        await self._session.writable()
         self._is_open = True
 
     async def _end(self, exc_type: type[BaseException] | None) -> None:
         self._is_open = False
         operations, self._operations = list(self._operations.values()), {}
         if exc_type is None and operations:
-            await self._ready()
-            await self._commit(operations)
+            await self._session.writable()
+            await self._session.commit(operations)
 
 
 class AsyncBatch(BatchBuilder):

@@ -1,6 +1,7 @@
 """A flow run as an object: the store's calls, bound to one run, and steps.
 
-Rules of this module: it only forwards to the store's public calls; what a step adds is the note on its exceptions.
+Rules of this module: each call is the one of the core's that the store's makes; what a step adds is the note on its
+exceptions.
 """
 
 from __future__ import annotations
@@ -9,20 +10,18 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
+from .._core.core import Core
 from .._process.fork import at_fork
 from .._results import Output
 from .._values.arguments import check_function
 from .._values.keys import Id, Outputs, node_key
-
-if TYPE_CHECKING:
-    from .async_store import AsyncContextStore
-    from .sync_store import ContextStore
+from .._waiting.callers import run_now
+from .blocking import documented_as, iterate, wait_for
 
 T = TypeVar("T")
 D = TypeVar("D")
-F = TypeVar("F", bound=Callable[..., Any])
 
 # Those who joined a computation get the very exception of it, each in a thread of its own. Reentrant: what an
 # exception's class does as it takes a note may fail in a step.
@@ -49,24 +48,24 @@ def _note(error: Exception, node_id: Id, flow_run_id: str) -> None:
 class AsyncFlowRun:
     """The calls of an ``AsyncContextStore``, bound to one run: what ``store.run(flow_run_id)`` gives.
 
-    run = store.run("run-1")
-    rows = await run.step("extract", extract, "https://example.org")
-    total = await run.step("sum", sum, rows)
+        run = store.run("run-1")
+        rows = await run.step("extract", extract, "https://example.org")
+        total = await run.step("sum", sum, rows)
+
+    A run keeps its store alive.
     """
 
-    def __init__(self, store: AsyncContextStore, flow_run_id: str) -> None:
-        self._store = store
+    def __init__(self, core: Core, flow_run_id: str) -> None:
+        self._core = core
         self.flow_run_id = flow_run_id
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.flow_run_id!r} of {self._store!r}>"
+        return f"<{type(self).__name__} {self.flow_run_id!r} of <AsyncContextStore {self._core}>>"
 
     async def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write the output of a node, once: see the store's ``put``."""
-        await self._store.put(self.flow_run_id, node_id, value, exist_ok=exist_ok)
+        await self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok)
 
-    @overload
-    async def get(self, node_id: Id, default: Any = None) -> Any: ...
     @overload
     async def get(self, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
     @overload
@@ -75,23 +74,23 @@ class AsyncFlowRun:
     async def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any: ...
     async def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
         """The output of a node, or ``default``: see the store's ``get``."""
-        return await self._store.get(self.flow_run_id, node_id, default, type=type)
+        return await self._core.outputs.get(self.flow_run_id, node_id, default, type)
 
     async def exists(self, node_id: Id) -> bool:
         """Whether a node has an output."""
-        return await self._store.exists(self.flow_run_id, node_id)
+        return await self._core.outputs.exists(self.flow_run_id, node_id)
 
     async def list_keys(self, *, prefix: str = "") -> list[str]:
         """The ids of the nodes that have an output, sorted: see the store's ``list_keys``."""
-        return await self._store.list_keys(self.flow_run_id, prefix=prefix)
+        return await self._core.outputs.list_keys(self.flow_run_id, prefix)
 
     async def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
         """Write several outputs in one commit: see the store's ``put_many``."""
-        await self._store.put_many(self.flow_run_id, outputs, exist_ok=exist_ok)
+        await self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok)
 
     async def get_many(self, node_ids: Iterable[Id]) -> dict[str, Any]:
         """The outputs of these nodes: see the store's ``get_many``."""
-        return await self._store.get_many(self.flow_run_id, node_ids)
+        return await self._core.outputs.get_many(self.flow_run_id, node_ids)
 
     @overload
     async def get_or_put(
@@ -105,7 +104,7 @@ class AsyncFlowRun:
         self, node_id: Id, factory: Callable[[], Awaitable[Any]] | Callable[[], Any], *, type: Any = None
     ) -> Any:
         """The stored output, or ``factory()``'s, stored: see the store's ``get_or_put``."""
-        return await self._store.get_or_put(self.flow_run_id, node_id, factory, type=type)
+        return await self._core.waits.get_or_put(self.flow_run_id, node_id, factory, type)
 
     async def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
         """``fn(*args, **kwargs)``, computed once and recorded as the node's output: see the store's ``get_or_put``.
@@ -126,88 +125,81 @@ class AsyncFlowRun:
     async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any: ...
     async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
         """Wait until a node has an output: see the store's ``wait_for``."""
-        return await self._store.wait_for(self.flow_run_id, node_id, timeout=timeout, type=type)
+        return await self._core.waits.wait_for(self.flow_run_id, node_id, timeout, type)
 
     def watch(self) -> AsyncIterator[Output]:
         """The outputs that are there, and each further one as it is written: see the store's ``watch``."""
-        return self._store.watch(self.flow_run_id)
+        return self._core.waits.watch(self.flow_run_id)
 
     def iter_outputs(self, *, after: Id | None = None) -> AsyncIterator[Output]:
         """Iterate over the outputs, by node id: see the store's ``iter_outputs``."""
-        return self._store.iter_outputs(self.flow_run_id, after=after)
+        return self._core.outputs.iterate(self.flow_run_id, after)
 
     async def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
         """A new run that begins with (these of) the outputs of this one: see the store's ``fork_run``."""
-        return await self._store.fork_run(self.flow_run_id, new_flow_run_id=new_flow_run_id, node_ids=node_ids)
+        return await self._core.runs.fork(self.flow_run_id, new_flow_run_id, node_ids)
 
     async def delete(self) -> int:
         """Delete the run, for good: see the store's ``delete_run``."""
-        return await self._store.delete_run(self.flow_run_id)
-
-
-def _documented_as(original: Callable[..., Any]) -> Callable[[F], F]:
-    def copy_docstring(function: F) -> F:
-        function.__doc__ = original.__doc__
-        return function
-
-    return copy_docstring
+        return await self._core.retention.delete_run(self.flow_run_id)
 
 
 class FlowRun:
     """The calls of a ``ContextStore``, bound to one run: what ``store.run(flow_run_id)`` gives.
 
-    run = store.run("run-1")
-    rows = run.step("extract", extract, "https://example.org")
-    total = run.step("sum", sum, rows)
+        run = store.run("run-1")
+        rows = run.step("extract", extract, "https://example.org")
+        total = run.step("sum", sum, rows)
+
+    A run keeps its store alive.
     """
 
-    def __init__(self, store: ContextStore, flow_run_id: str) -> None:
-        self._store = store
+    def __init__(self, core: Core, flow_run_id: str) -> None:
+        self._core = core
         self.flow_run_id = flow_run_id
 
-    __repr__ = AsyncFlowRun.__repr__
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.flow_run_id!r} of <ContextStore {self._core}>>"
 
-    @_documented_as(AsyncFlowRun.put)
+    @documented_as(AsyncFlowRun.put)
     def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
-        self._store.put(self.flow_run_id, node_id, value, exist_ok=exist_ok)
+        run_now(self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok))
 
-    @overload
-    def get(self, node_id: Id, default: Any = None) -> Any: ...
     @overload
     def get(self, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
     @overload
     def get(self, node_id: Id, default: D, *, type: type[T]) -> T | D: ...
     @overload
     def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any: ...
-    @_documented_as(AsyncFlowRun.get)
+    @documented_as(AsyncFlowRun.get)
     def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
-        return self._store.get(self.flow_run_id, node_id, default, type=type)
+        return run_now(self._core.outputs.get(self.flow_run_id, node_id, default, type))
 
-    @_documented_as(AsyncFlowRun.exists)
+    @documented_as(AsyncFlowRun.exists)
     def exists(self, node_id: Id) -> bool:
-        return self._store.exists(self.flow_run_id, node_id)
+        return run_now(self._core.outputs.exists(self.flow_run_id, node_id))
 
-    @_documented_as(AsyncFlowRun.list_keys)
+    @documented_as(AsyncFlowRun.list_keys)
     def list_keys(self, *, prefix: str = "") -> list[str]:
-        return self._store.list_keys(self.flow_run_id, prefix=prefix)
+        return run_now(self._core.outputs.list_keys(self.flow_run_id, prefix))
 
-    @_documented_as(AsyncFlowRun.put_many)
+    @documented_as(AsyncFlowRun.put_many)
     def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
-        self._store.put_many(self.flow_run_id, outputs, exist_ok=exist_ok)
+        run_now(self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok))
 
-    @_documented_as(AsyncFlowRun.get_many)
+    @documented_as(AsyncFlowRun.get_many)
     def get_many(self, node_ids: Iterable[Id]) -> dict[str, Any]:
-        return self._store.get_many(self.flow_run_id, node_ids)
+        return run_now(self._core.outputs.get_many(self.flow_run_id, node_ids))
 
     @overload
     def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: type[T]) -> T: ...
     @overload
     def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any: ...
-    @_documented_as(AsyncFlowRun.get_or_put)
+    @documented_as(AsyncFlowRun.get_or_put)
     def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any:
-        return self._store.get_or_put(self.flow_run_id, node_id, factory, type=type)
+        return run_now(self._core.waits.get_or_put(self.flow_run_id, node_id, factory, type))
 
-    @_documented_as(AsyncFlowRun.step)
+    @documented_as(AsyncFlowRun.step)
     def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
         check_function("fn", fn)
         try:
@@ -220,22 +212,22 @@ class FlowRun:
     def wait_for(self, node_id: Id, *, timeout: float | None = None, type: type[T]) -> T: ...
     @overload
     def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any: ...
-    @_documented_as(AsyncFlowRun.wait_for)
+    @documented_as(AsyncFlowRun.wait_for)
     def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
-        return self._store.wait_for(self.flow_run_id, node_id, timeout=timeout, type=type)
+        return wait_for(self._core, self.flow_run_id, node_id, timeout, type)
 
-    @_documented_as(AsyncFlowRun.watch)
+    @documented_as(AsyncFlowRun.watch)
     def watch(self) -> Iterator[Output]:
-        return self._store.watch(self.flow_run_id)
+        return iterate(self._core.waits.watch(self.flow_run_id))
 
-    @_documented_as(AsyncFlowRun.iter_outputs)
+    @documented_as(AsyncFlowRun.iter_outputs)
     def iter_outputs(self, *, after: Id | None = None) -> Iterator[Output]:
-        return self._store.iter_outputs(self.flow_run_id, after=after)
+        return iterate(self._core.outputs.iterate(self.flow_run_id, after))
 
-    @_documented_as(AsyncFlowRun.fork)
+    @documented_as(AsyncFlowRun.fork)
     def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
-        return self._store.fork_run(self.flow_run_id, new_flow_run_id=new_flow_run_id, node_ids=node_ids)
+        return run_now(self._core.runs.fork(self.flow_run_id, new_flow_run_id, node_ids))
 
-    @_documented_as(AsyncFlowRun.delete)
+    @documented_as(AsyncFlowRun.delete)
     def delete(self) -> int:
-        return self._store.delete_run(self.flow_run_id)
+        return run_now(self._core.retention.delete_run(self.flow_run_id))

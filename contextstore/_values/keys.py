@@ -25,6 +25,15 @@ Outputs: TypeAlias = Mapping[str, Any] | Mapping[uuid.UUID, Any] | Mapping[Id, A
 MAX_KEY_BYTES = 512  # PostgreSQL's index entries end at 2,704 bytes; two ids of 512 stay clear of that
 
 
+def output_key(flow_run_id: Id, node_id: Id) -> tuple[str, str]:
+    """The two ids of an output. Each put and get asks for both, so what needs no check is passed at once."""
+    if type(flow_run_id) is str is type(node_id) and flow_run_id.isascii() and node_id.isascii():
+        both = flow_run_id + node_id
+        if flow_run_id and node_id and len(both) <= MAX_KEY_BYTES and "\0" not in both:
+            return flow_run_id, node_id
+    return flow_run_key(flow_run_id), node_key(node_id)
+
+
 def flow_run_key(flow_run_id: Id, name: str = "flow_run_id") -> str:
     return _key(name, flow_run_id)
 

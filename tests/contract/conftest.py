@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contextstore._faces import async_store as _store
+from contextstore._core import retention as _deletion
 from contextstore._postgres import engine as _postgres
 from contextstore._sqlite import writes as _sqlite_writes
 from contextstore._waiting import deadlock as _circles
@@ -26,7 +26,7 @@ from .waiting import TOLD, news, subscriptions
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(_sqlite_writes, "time", clock)
-    monkeypatch.setattr(_store, "time", clock)
+    monkeypatch.setattr(_deletion, "time", clock)
     monkeypatch.setattr(_postgres, "time", clock)
     return clock
 
@@ -75,5 +75,5 @@ def nothing_is_left_in_the_air(request: pytest.FixtureRequest) -> Iterator[None]
             made = request.getfixturevalue(fixture).made
     yield
     assert [flights(store) for store in made] == [{} for _ in made]
-    assert [core_of(store)._updates._queues for store in made] == [{} for _ in made]
+    assert [core_of(store)._core.globals._updates._queues for store in made] == [{} for _ in made]
     assert _circles._own_work.get() is None

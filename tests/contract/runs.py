@@ -39,18 +39,18 @@ async def runs_of(store: Any, **options: Any) -> list[str]:
 def before_each_commit(store: Any, act: Callable[[], Any]) -> None:
     """Have something awaited in the calling task, or thread, before each commit that a call of the store makes."""
     core: Any = core_of(store)
-    commit = core._commit
+    commit = core._session.commit
 
     async def acting(operations: Any) -> Any:
         await act()
         return await commit(operations)
 
-    core._commit = acting
+    core._session.commit = acting
 
 
 def marks(store: Any) -> int:
     """How many commits a deletion takes before the first that removes outputs."""
-    return 0 if core_of(store)._engine.deletes_at_once else 1
+    return 0 if core_of(store)._session.engine.deletes_at_once else 1
 
 
 def rows_of(target: Target | pathlib.Path, query: str) -> list[Any]:
@@ -61,7 +61,7 @@ def rows_of(target: Target | pathlib.Path, query: str) -> list[Any]:
 KILLED_AT_ITS_NTH_COMMIT = """
     from tests.support.doubles import core_of
 
-    engine = core_of(store)._engine
+    engine = core_of(store)._session.engine
     commit, left = engine.commit, [number]
 
     async def counted(units):

@@ -49,7 +49,7 @@ class Held:
 
 def flights(store: Any) -> dict[object, Any]:
     """What is being computed."""
-    callers: Any = core_of(store)._callers
+    callers: Any = core_of(store)._session.callers
     return callers._flights
 
 

@@ -377,7 +377,7 @@ class TestWhatAServerCannotRead:
     """A page of a table that is damaged there makes the server refuse every statement that looks at it."""
 
     def unreadable(self, store: ContextStore) -> None:
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         fetch = engine._fetch
 
         async def refusing(statement: str, *arguments: Any) -> Any:

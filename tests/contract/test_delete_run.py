@@ -137,7 +137,7 @@ class TestDeleteRun:
         tasks += [asyncio.ensure_future(store.put("run", str(i), i)) for i in range(5)]
         tasks += [asyncio.ensure_future(store.delete_run("run"))]
         tasks += [asyncio.ensure_future(store.put("run", str(i), i)) for i in range(5, 10)]
-        await until(lambda: len(core_of(store)._writer._queue) == 11)
+        await until(lambda: len(core_of(store)._session.writer._queue) == 11)
         gate.open()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(result) for result in results} <= {type(None), int, RunDeletedError}

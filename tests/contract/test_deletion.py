@@ -25,7 +25,6 @@ from contextstore._engine.operations import (
     is_deletion,
     runs_deleted_by,
 )
-from contextstore._faces import async_store as _store
 from contextstore._postgres import engine as _postgres
 from contextstore._postgres import reads as _postgres_reads
 from contextstore._sqlite import deletion as _sqlite_deletion
@@ -48,15 +47,15 @@ NOTHING = datetime.timedelta(0)
 @pytest.fixture(name="clock")
 def clock_of_the_store(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (_sqlite_writes, _store, _postgres):
+    for module in (_sqlite_writes, _deletion, _postgres):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
 
 async def commits_of(store: Any, call: Callable[[], Any]) -> tuple[int, Any]:
-    before = core_of(store)._writer.commits
+    before = core_of(store)._session.writer.commits
     result = await call()
-    return core_of(store)._writer.commits - before, result
+    return core_of(store)._session.writer.commits - before, result
 
 
 async def put_small_runs(store: Any, count: int, name: str = "run") -> None:
@@ -92,7 +91,7 @@ class TestCommitsThatAreShared:
             await store.put_many(f"run-{number}", {str(i): i for i in range(300)})
         clock.now += 10 * DAY
         groups: list[int] = []
-        commit = core_of(store)._commit
+        commit = core_of(store)._session.commit
 
         async def counted(operations: Any) -> Any:
             results = await commit(operations)
@@ -100,7 +99,7 @@ class TestCommitsThatAreShared:
             return results
 
         core: Any = core_of(store)
-        core._commit = counted
+        core._session.commit = counted
         assert (await store.prune(older_than=DAY)).outputs == 1200
         assert sum(groups) == 1200
         assert max(groups) <= 500
@@ -120,7 +119,7 @@ class TestCommitsThatAreShared:
 
     async def test_deletions_that_were_interrupted_are_finished_together(self, store: Any) -> None:
         await put_small_runs(store, 1200)
-        await core_of(store)._commit([DeleteRun(f"run-{number}") for number in range(1200)])
+        await core_of(store)._session.commit([DeleteRun(f"run-{number}") for number in range(1200)])
         assert await runs_of(store) == []
         commits, report = await commits_of(store, lambda: store.prune(older_than=DAY))
         assert report == PruneReport(0, 0, 0, 0)
@@ -150,7 +149,7 @@ class TestStatementsThatAreShared:
     @contextlib.contextmanager
     def counted(store: Any) -> Iterator[list[str]]:
         core = core_of(store)
-        engine: Any = core._engine
+        engine: Any = core._session.engine
         statements: list[str] = []
 
         async def trace(connection: Any, callback: Any) -> None:
@@ -158,8 +157,8 @@ class TestStatementsThatAreShared:
 
         places = [lambda: engine._database._writing.connection, connection_here]
         for callback in (statements.append, None):
-            run_now(core._reader.call(lambda: trace(places[0], callback)))  # noqa: B023 - called at once
-            run_now(core._reader.scan(lambda: trace(places[1], callback)))  # noqa: B023 - called at once
+            run_now(core._session.reader.call(lambda: trace(places[0], callback)))  # noqa: B023 - called at once
+            run_now(core._session.reader.scan(lambda: trace(places[1], callback)))  # noqa: B023 - called at once
             if callback is not None:
                 yield statements
 
@@ -366,7 +365,7 @@ class TestOthersMeanwhile:
             await store.put_many("run", {f"{i:04}": i for i in range(size)})
             await put_small_runs(store, 3, "idle")
             clock.now += 10 * DAY
-            commit: Any = core_of(store)._commit
+            commit: Any = core_of(store)._session.commit
             grown: list[DeleteIdleRuns] = []
 
             async def grow_and_commit(operations: Any) -> Any:
@@ -376,7 +375,7 @@ class TestOthersMeanwhile:
                 return await commit(operations)
 
             core: Any = core_of(store)
-            core._commit = grow_and_commit
+            core._session.commit = grow_and_commit
             report = await store.prune(older_than=DAY)
             assert "run" in grown[0].flow_run_ids
             assert report.runs == 3
@@ -389,7 +388,7 @@ KILLED = """
 
     with ContextStore(sys.argv[1]) as store:
         store.list_runs()
-        engine = core_of(store)._engine
+        engine = core_of(store)._session.engine
         commit, left = engine.commit, [int(sys.argv[2])]
 
         async def counted(units):
@@ -435,7 +434,7 @@ async def test_a_prune_cut_off_after_any_commit_is_taken_up_by_the_next(store: A
         fail(store, "commit", *[None] * commits, StorageError("cut off"))
         with contextlib.suppress(StorageError):
             deleted += (await store.prune(older_than=DAY)).runs
-        del core_of(store)._engine.commit
+        del core_of(store)._session.engine.commit
         counts = {info.flow_run_id: info.outputs for info in await store.list_runs(limit=1000)}
         assert all(count == (700 if "large" in name else 1) for name, count in counts.items())
     await store.prune(older_than=DAY)

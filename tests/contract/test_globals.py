@@ -185,7 +185,7 @@ class TestListing:
                 """
             )
         with ContextStore(make_store.location) as store:
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             ticks = 0
 
             def tick() -> int:
@@ -202,7 +202,9 @@ class TestListing:
                 connection_here().set_progress_handler(None, 1)
                 return ticks
 
-            first, last = (run_now(core_of(store)._reader.call(lambda a=a: count(a))) for a in (None, "key-19800"))
+            first, last = (
+                run_now(core_of(store)._session.reader.call(lambda a=a: count(a))) for a in (None, "key-19800")
+            )
             assert last < first * 1.1 + 50
 
 

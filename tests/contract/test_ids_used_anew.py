@@ -40,7 +40,7 @@ def begin_anew(location: Any, nodes: str = "a,b", lives: int = 1) -> None:
 
 async def soon(store: Any, condition: Callable[[], Any]) -> Any:
     """At once, but for a server, whose clients may answer from memory for a second."""
-    if core_of(store)._engine.epochs.is_exact:
+    if core_of(store)._session.engine.epochs.is_exact:
         return await condition()
     deadline = time.monotonic() + 10
     while not (found := await condition()) and time.monotonic() < deadline:
@@ -104,7 +104,7 @@ class TestAnotherProcessUsesTheIdAnew:
         store = make_store()
         nodes = [f"{i:04}" for i in range(450)]
         await store.put_many("run", dict.fromkeys(nodes, "first"))
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         page, pages = engine.page_outputs, []
 
         async def paged(*arguments: Any) -> Any:

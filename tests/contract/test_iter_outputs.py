@@ -40,7 +40,7 @@ class TestIterOutputs:
     async def test_pages_are_bounded_in_rows_and_in_bytes(self, store: Any) -> None:
         await store.put_many("small", {f"{i:04}": i for i in range(900)})
         await store.put_many("large", {f"{i:04}": b"x" * 300_000 for i in range(20)})
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         original, pages = engine.page_outputs, []
 
         async def counted(*args: Any) -> Any:
@@ -59,7 +59,7 @@ class TestIterOutputs:
     async def test_memory_does_not_grow_with_the_run(self, store: Any) -> None:
         for i in range(0, 60, 10):
             await store.put_many("run", {f"{j:03}": bytes(500_000) for j in range(i, i + 10)})
-        core_of(store)._cache.clear()
+        core_of(store)._session.cache.clear()
         gc.collect()
         tracemalloc.start()
         try:
@@ -189,7 +189,7 @@ class TestIterOutputs:
 async def test_listing_reads_no_values(make_store: Target) -> None:
     async with make_store(cache_bytes=0) as store:
         await store.put_many("run", {f"{i}": b"x" * 3_000_000 for i in range(3)})
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         steps = 0
 
         def count() -> int:
@@ -218,7 +218,7 @@ async def test_an_iteration_paused_within_a_page_that_bytes_have_cut_holds_nothi
         iterator = store.iter_outputs("run") if make_store.face == "async" else store.blocking.iter_outputs("run")
         first = await anext(iterator) if make_store.face == "async" else await asyncio.to_thread(next, iterator)
         assert first.node_id == "0"
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         busy: list[Any] = []
 
         async def look() -> None:

@@ -39,7 +39,7 @@ for cache_bytes in (0, 24 * 2**20):
         ContextStore(f"{path}-{cache_bytes}", durability="normal", cache_bytes=0) as other,
     ):
         before, number = resident(), 0
-        while number < 24 * 2**20 // (size + 300) and store._core._cache.bytes <= 20 * 2**20:
+        while number < 24 * 2**20 // (size + 300) and store._core.session.cache.bytes <= 20 * 2**20:
             many = {}
             for _ in range(runs):
                 many[f"run-{number:08}"] = {f"node/{i:06}": value(codec, size, number + i) for i in range(nodes)}
@@ -54,7 +54,7 @@ for cache_bytes in (0, 24 * 2**20):
                 store.get_many(run, list(outputs))
             del many, batch, outputs
         grown.append(resident() - before)
-        kept = store._core._cache.bytes
+        kept = store._core.session.cache.bytes
 say(json.dumps([grown[1] - grown[0], kept]))
 """
 )
@@ -99,16 +99,16 @@ async def main():
     async with AsyncContextStore(path, durability="normal", cache_bytes=0, timeout=120) as store:
         await store.put("run", "first", 0)
         opened, arrived = threading.Event(), threading.Event()
-        commit = store._engine.commit
+        commit = store._session.engine.commit
         async def held(units):
             arrived.set()
             opened.wait(120)
             return await commit(units)
-        store._engine.commit = held
+        store._session.engine.commit = held
         tasks = [asyncio.create_task(store.put("run", "held", 0))]
         while not arrived.is_set():
             await asyncio.sleep(0.01)
-        before, number, writer = resident(), 0, store._writer
+        before, number, writer = resident(), 0, store._session.writer
         while writer._queued_bytes < _writer.QUEUE_BYTES / 2:
             for _ in range(100):
                 if nodes == 1:

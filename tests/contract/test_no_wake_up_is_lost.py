@@ -32,7 +32,7 @@ def between(store: Any, point: tuple[str, str, str, int], deed: Callable[[], Awa
     """Have something done at a chosen point of the way from the look to the waiting."""
     place, call, moment, count = point
     core = core_of(store)
-    owner: Any = {"news": core._subscriptions, "reader": core._reader}[place]
+    owner: Any = {"news": core._session.subscriptions, "reader": core._session.reader}[place]
     original = getattr(owner, call)
     calls = itertools.count(1)
     done = []
@@ -122,7 +122,7 @@ class TestNoWakeUpIsLost:
     async def test_what_is_written_while_the_poller_takes_its_place_is_told(self, make_store: Target) -> None:
         for moment in ("before", "after"):
             async with make_store() as store:
-                engine: Any = core_of(store)._engine
+                engine: Any = core_of(store)._session.engine
                 poll, left = engine.feed.poll, [moment]
 
                 async def interposed(*args: Any, poll: Any = poll, left: list[str] = left) -> Any:
@@ -262,7 +262,7 @@ class TestAPollThatFails:
     async def test_whoever_comes_while_polls_fail_is_told_or_served(self, make_store: Target) -> None:
         """Pollers end and begin all the time here, in every order that comes about."""
         async with make_store() as store, make_store() as other:
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             poll, chance = engine.feed.poll, random.Random(5)
 
             async def failing(*args: Any) -> Any:

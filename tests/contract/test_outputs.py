@@ -327,9 +327,9 @@ class TestGetMany:
         assert await store.get_many("run", ["a"]) == {"a": [1]}
 
     async def test_what_was_read_answers_the_next_get(self, store: Any) -> None:
-        core_of(store)._cache.clear()
+        core_of(store)._session.cache.clear()
         await store.put("run", "a", 1)
-        core_of(store)._cache.clear()
+        core_of(store)._session.cache.clear()
         await store.get_many("run", ["a"])
         fail(store, "fetch", AssertionError("the cache has it"))
         assert await store.get("run", "a") == 1

@@ -176,7 +176,7 @@ class TestPrune:
             await store.put(name, "x", 1)
         clock.now += 10 * DAY
         core: Any = core_of(store)
-        commit = core._commit
+        commit = core._session.commit
 
         async def put_and_commit(operations: Any) -> Any:
             if isinstance(operations[0], DeleteIdleRuns):
@@ -184,7 +184,7 @@ class TestPrune:
                 await commit([PutOutput("revived", "late", Encoded(0, b"2"), False)])
             return await commit(operations)
 
-        core._commit = put_and_commit
+        core._session.commit = put_and_commit
         assert await store.prune(older_than=DAY) == PruneReport(2, 2, 2, 0)
         assert await store.get_run("revived") == {"late": 2, "x": 1}
 
@@ -295,7 +295,7 @@ class TestPrune:
             assert (await store.check()).ok
             for name in [name for name in await runs_of(store) if name != "young"]:
                 assert len(await store.list_keys(name)) == 700
-            del core_of(store)._engine.commit  # whatever failures are left over
+            del core_of(store)._session.engine.commit  # whatever failures are left over
         await store.prune(older_than=DAY)
         assert await runs_of(store) == ["young"]
         report = await store.check()

@@ -64,7 +64,7 @@ class TestListRuns:
             crowd = []
             for i in range(6):
                 crowd.append(asyncio.ensure_future(store.put(f"run-{i}", "x", 1)))
-                await until(lambda i=i: len(core_of(store)._writer._queue) == i + 1)
+                await until(lambda i=i: len(core_of(store)._session.writer._queue) == i + 1)
             gate.open()
             await asyncio.gather(first, *crowd)
             assert await runs_of(store) == [*(f"run-{i}" for i in reversed(range(6))), "first"]
@@ -201,9 +201,9 @@ class TestTheWorkOfAPage:
         began = time.perf_counter()
         store.list_runs(**options)
         seconds = time.perf_counter() - began
-        run_now(core._reader.scan(lambda: install(tick)))
+        run_now(core._session.reader.scan(lambda: install(tick)))
         page = store.list_runs(**options)
-        run_now(core._reader.scan(lambda: install(None)))
+        run_now(core._session.reader.scan(lambda: install(None)))
         return ticks, seconds, page
 
     @pytest.mark.slow

@@ -225,7 +225,7 @@ class TestFailures:
         assert await store.get_or_put("run", "node", lambda: 2) == 2
 
     async def test_a_commit_whose_outcome_is_unknown_is_settled_by_the_next_call(self, store: Any) -> None:
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         commit = engine.commit
 
         async def commit_and_lose_the_answer(units: Any) -> Any:
@@ -256,15 +256,15 @@ class TestFailures:
         async def lose() -> None:
             await store.put("run", "node", "first")
             core = core_of(store)
-            fetch = core._reader.fetch
+            fetch = core._session.reader.fetch
 
             async def fetch_late(key: Any) -> Any:
-                core._reader.fetch = fetch  # type: ignore[method-assign]
+                core._session.reader.fetch = fetch  # type: ignore[method-assign]
                 # It runs where the caller is, on both faces, and must not wait there for the loop.
                 await core.delete_run("run")
                 return await fetch(key)
 
-            core._reader.fetch = fetch_late  # type: ignore[method-assign]
+            core._session.reader.fetch = fetch_late  # type: ignore[method-assign]
 
         held = Held(store)
         crowd = spawn(store.get_or_put("run", "node", held.factory))

@@ -21,7 +21,7 @@ from contextstore import (
     InvalidKeyError,
     RunDeletedError,
 )
-from contextstore._faces import async_store as _store
+from contextstore._core import outputs as _outputs
 
 from ..conftest import Target
 from ..support.doubles import core_of
@@ -245,15 +245,15 @@ class TestDeletions:
         waiters = [waiter, *spawn(watch.next())]
         await waiting(store, 2)
         await asyncio.sleep(0.05)
-        commit: Any = core_of(store)._commit
+        commit: Any = core_of(store)._session.commit
 
         async def write_before_the_deletion(operations: Any) -> Any:
-            if core_of(store)._commit is not commit:
-                core_of(store)._commit = commit  # type: ignore[method-assign]
+            if core_of(store)._session.commit is not commit:
+                core_of(store)._session.commit = commit  # type: ignore[method-assign]
                 await core_of(store).put("run", "b", 2)
             return await commit(operations)
 
-        core_of(store)._commit = write_before_the_deletion  # type: ignore[method-assign]
+        core_of(store)._session.commit = write_before_the_deletion  # type: ignore[method-assign]
         assert (await store.prune(older_than=datetime.timedelta(milliseconds=40))).runs == 0
         (output,) = await outcomes_of(waiters[1:])
         assert output.node_id == "b"
@@ -312,7 +312,7 @@ class TestWatch:
     async def test_what_is_written_while_it_lists_is_seen_once(
         self, store: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_store, "_PAGE_ROWS", 3)
+        monkeypatch.setattr(_outputs, "PAGE_ROWS", 3)
         await store.put_many("run", {f"{i:02}": i for i in range(10, 20)})
         async with watching(store) as watch:
             seen = await watch.take(4)
@@ -380,7 +380,7 @@ class TestWatch:
             async def hold() -> None:
                 assert held.wait(60)
 
-            core_of(store)._engine.post_read(hold)
+            core_of(store)._session.engine.post_read(hold)
             (following,) = spawn(watch.take(2))
             await store.put("run", "b", 1)
             await other.put("run", "c", 2)

@@ -76,7 +76,7 @@ class TestTheCostOfADeletion:
             tasks = spawn(*(store.wait_for(name, "node") for name in names[:50]))
             await waiting(store, 50)
             core = core_of(store)
-            engine: Any = core._engine
+            engine: Any = core._session.engine
             statements: list[str] = []
 
             async def look() -> list[str]:
@@ -87,7 +87,7 @@ class TestTheCostOfADeletion:
 
             await core.delete_run("run-7")
             await core.delete_run("never waited for")
-            assert await core._on_host(look) == ["run-7"]
+            assert await core._session.on_host(look) == ["run-7"]
             assert len(statements) == 1
             for task in tasks:
                 task.cancel()
@@ -147,7 +147,7 @@ class TestThoseWhoWaitAreTold:
     ) -> None:
         monkeypatch.setattr(_watch, "_SURE_SECONDS", 60)
         async with make_store() as store, make_store() as other:
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             epoch, looks, deleted_among = 7, [], engine.feed.deleted_among
 
             async def counted(flow_run_ids: Any) -> Any:
@@ -174,7 +174,7 @@ class TestThoseWhoWaitAreTold:
     ) -> None:
         monkeypatch.setattr(_watch, "_SURE_SECONDS", 0.3)
         async with make_store() as store, make_store() as other:
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             engine.feed.deletion_epoch = lambda: 7
             (waiter,) = spawn(store.wait_for("run", "node"))
             await waiting(store)
@@ -227,7 +227,7 @@ class TestLooks:
         if make_store.engine != "file":
             pytest.skip("a server is asked more seldom")
         async with make_store() as store:
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             (waiter,) = spawn(store.wait_for("run", "node"))
             await waiting(store)
             await asyncio.sleep(1)  # by now it has calmed down

@@ -77,7 +77,7 @@ class TestClosing:
                     say("told")
 
             threading.Thread(target=wait, daemon=True).start()
-            while not any(one.waiter for one in store._core._subscriptions._all()):
+            while not any(one.waiter for one in store._core.session.subscriptions._all()):
                 time.sleep(0.001)
             say("the end")
         """
@@ -131,7 +131,7 @@ class TestCancellation:
     @pytest.mark.usefixtures("shared_target")
     async def test_the_poller_runs_only_while_somebody_waits(self, make_store: Target) -> None:
         async with make_store() as store:
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             poll, polls = engine.feed.poll, []
 
             async def counting(*args: Any) -> Any:
@@ -159,7 +159,7 @@ class TestCancellation:
                     try:
                         call()
                     except KeyboardInterrupt:
-                        say("interrupted", store._core._subscriptions._all())
+                        say("interrupted", store._core.session.subscriptions._all())
         """
         with Child(program, file_path) as child:
             status, said, _ = child.end()
@@ -273,7 +273,7 @@ def test_an_iterator_that_is_collected_by_whoever_holds_the_lock_does_no_harm(fi
         store.put("run", "node", 1)
         watch: Any = store.watch("run")
         next(watch)
-        news = core_of(store)._subscriptions
+        news = core_of(store)._session.subscriptions
         with news.lock:  # as in the middle of anything, when the collector runs
             watch.close()
             assert news._by_run

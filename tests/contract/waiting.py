@@ -15,7 +15,7 @@ TOLD = 30.0  # seconds within which anything must be told: a guard against hangs
 
 
 def news(store: Any) -> Any:
-    return core_of(store)._subscriptions
+    return core_of(store)._session.subscriptions
 
 
 def subscriptions(store: Any) -> list[Any]:

@@ -36,7 +36,7 @@ async def test_a_read_that_began_before_a_deletion_is_not_kept_after_it(make_sto
     async with make_store() as writer:
         await writer.put("run", "node", "old")
     async with make_store() as store:
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         fetch, fetched = engine.fetch, threading.Event()
         blocked = threading.Event()
 
@@ -78,7 +78,7 @@ async def test_the_cache_is_bounded_and_keeps_what_was_used_last(make_store: Tar
 async def test_gets_that_wait_share_a_trip(make_store: Target) -> None:
     async with make_store(cache_bytes=0) as store:
         await store.put_many("run", {f"{i}": i for i in range(64)})
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         fetch, trips = engine.fetch, []
 
         async def counted(keys: Any) -> Any:
@@ -106,6 +106,6 @@ async def test_what_is_copied_to_a_store_in_memory_wakes_who_waits_there() -> No
     async with AsyncContextStore(":memory:") as source, AsyncContextStore(":memory:") as target:
         await source.put("run", "node", 1)
         waiting = asyncio.ensure_future(target.wait_for("run", "node", timeout=30))
-        await until(lambda: target._subscriptions._by_output)
+        await until(lambda: target._session.subscriptions._by_output)
         await copy(source, target)
         assert await waiting == 1

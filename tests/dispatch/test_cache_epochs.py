@@ -132,7 +132,7 @@ class TestTheBooks:
         # for a lock that its own thread holds.
         await make_store().put_many("run", {"a": 1, "b": 2})
         store = make_store()
-        cache: Any = core_of(store)._cache
+        cache: Any = core_of(store)._session.cache
         fill, threads = cache.fill, set()
 
         def noted(*arguments: Any) -> None:
@@ -143,7 +143,7 @@ class TestTheBooks:
         await store.get("run", "a")
         await store.get_many("run", ["a", "b"])
         assert threads
-        assert all(ident in core_of(store)._engine.own_threads for ident in threads)
+        assert all(ident in core_of(store)._session.engine.own_threads for ident in threads)
 
 
 class _Moments(list[Operation]):
@@ -227,7 +227,7 @@ class TestWhatIsAskedFor:
             make_store.location,
         ) as other:
             other.hear()
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             fetch, fetched, blocked = engine.fetch, threading.Event(), threading.Event()
 
             async def held(keys: Any) -> Any:
@@ -277,8 +277,10 @@ class TestOneCall:
         await store.open()
         core: Any = core_of(store)
         kept = iter([OLD, NEW])
-        core._cache.get = lambda _: next(kept)  # as two threads, which have asked for the epoch meanwhile, leave it
-        epochs = core._engine.epochs
+        core._session.cache.get = lambda _: next(
+            kept
+        )  # as two threads, which have asked for the epoch meanwhile, leave it
+        epochs = core._session.engine.epochs
         epochs.now, now = [None], epochs.now
         try:
             assert await store.get_many("run", ["a", "b"]) == {"a": "new", "b": "new"}
@@ -291,7 +293,7 @@ class TestOneCall:
         nodes = [f"{i:04}" for i in range(700)]
         await make_store().put_many("run", dict.fromkeys(nodes, 1))
         store = make_store()
-        reader: Any = core_of(store)._reader
+        reader: Any = core_of(store)._session.reader
         fetch_many, trips = reader.fetch_many, []
 
         async def deleted_meanwhile(keys: Any) -> Any:
@@ -310,9 +312,9 @@ class TestOneCall:
     ) -> None:
         await make_store().put_many("run", {"a": "old", "b": "old"})
         store = make_store()
-        if not core_of(store)._engine.epochs.is_exact:
+        if not core_of(store)._session.engine.epochs.is_exact:
             pytest.skip("whose clients may answer what they have read for a second")
-        reader: Any = core_of(store)._reader
+        reader: Any = core_of(store)._session.reader
         fetch, found = reader.fetch, threading.Event()
         blocked = threading.Event()
 
@@ -480,7 +482,7 @@ class TestTheEpochOfAServer:
         stores = [AsyncContextStore(url) for _ in range(6)]
         for store in stores:
             await store.open()
-            epochs: Any = core_of(store)._engine.epochs
+            epochs: Any = core_of(store)._session.engine.epochs
             deleted = epochs.deleted
 
             def noted(before: Any, after: Any, deleted: Any = deleted) -> None:

@@ -149,8 +149,8 @@ async def check_nothing_is_held(store: AsyncContextStore, path: pathlib.Path) ->
     fresh = f"{random.getrandbits(64)}"
     await store.put("after", fresh, 1)  # behind whatever is still being finished in the background
     assert await store.get("after", fresh) == 1
-    assert (queued(store), core._writer._queued_bytes) == (0, 0)
-    assert not core._reader._wanted
+    assert (queued(store), core._session.writer._queued_bytes) == (0, 0)
+    assert not core._session.reader._wanted
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("ROLLBACK")
@@ -240,7 +240,7 @@ async def test_close_cancelled_at_any_await_closes_all_the_same(tmp_path: pathli
         path = tmp_path / f"{turns}.db"
         store = AsyncContextStore(path)
         accepted = asyncio.ensure_future(store.put("run", "node", 1))
-        await until(lambda store=store: core_of(store)._is_open)
+        await until(lambda store=store: core_of(store)._session.state.name == "OPEN")
         await asyncio.sleep(0)
         outcome = await cancel_after(turns, store.close())
         await accepted
@@ -294,8 +294,8 @@ def held_reads(store: AsyncContextStore) -> Iterator[None]:
     async def hold() -> None:
         assert opened.wait(60)
 
-    core_of(store)._engine.post_read(hold)
-    core_of(store)._engine.post_scan(hold)
+    core_of(store)._session.engine.post_read(hold)
+    core_of(store)._session.engine.post_scan(hold)
     try:
         yield
     finally:
@@ -318,7 +318,7 @@ async def test_a_write_cancelled_while_another_process_holds_the_lock_stores_not
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         assert isinstance(outcome, asyncio.CancelledError)
-        assert core_of(store)._writer._queued_bytes == 0
+        assert core_of(store)._session.writer._queued_bytes == 0
     await check_nothing_is_held(store, file_path)
     assert not any(await written(store, "name"))
 
@@ -391,7 +391,7 @@ async def test_updates_of_one_global_go_on_when_those_that_queue_for_it_are_canc
     done = [outcome for outcome in outcomes if not isinstance(outcome, asyncio.CancelledError)]
     assert len(set(done)) == len(done), seed  # no update was lost
     assert await store.update_global("count", lambda n: n + 1) > len(done)
-    assert not core_of(store)._updates._queues
+    assert not core_of(store)._core.globals._updates._queues
     await check_nothing_is_held(store, file_path)
 
 

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StorageError, copy
-from contextstore._faces import async_store as _store
+from contextstore._core import outputs as _outputs
 from contextstore._postgres import reads as _postgres_reads
 from contextstore._postgres.statements import statements_for
 from contextstore._process import pacing as _breath
@@ -45,9 +45,14 @@ SCANS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 
 
+async def read_a_page(core: Any) -> None:
+    await core._session.ready()
+    await core._session.scan(core._session.engine.page_run_rows, 0, 9)
+
+
 async def page_of_a_copy(store: Any) -> None:
     core = core_of(store)
-    page = core._read(lambda: core._engine.page_run_rows(0, 9))
+    page = read_a_page(core)
     if isinstance(store, Awaited):
         await asyncio.to_thread(run_now, page)
     else:
@@ -64,11 +69,11 @@ class TestAGetBesideAScan:
     async def test_it_is_answered_meanwhile(
         self, make_store: Target, monkeypatch: pytest.MonkeyPatch, what: str
     ) -> None:
-        monkeypatch.setattr(_store, "_LIST_KEYS", 2)
+        monkeypatch.setattr(_outputs, "_LIST_KEYS", 2)
         call, scan = SCANS[what]
         async with make_store(cache_bytes=0) as store:
             await store.put_many("run", {"a": 1, "b": 2, "c": 3})
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             original = getattr(engine, call)
             begun, go_on = threading.Event(), threading.Event()
 
@@ -188,7 +193,7 @@ class TestTheConnectionOfScans:
 class TestLongLists:
     @pytest.fixture(autouse=True)
     def short_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_store, "_LIST_KEYS", 50)
+        monkeypatch.setattr(_outputs, "_LIST_KEYS", 50)
         for module in (_sqlite_reads, _postgres_reads):
             monkeypatch.setattr(module, "_NODE_IDS", 50)
 

@@ -52,7 +52,7 @@ async def test_writes_that_come_during_a_commit_share_the_next_one(store: Any) -
 
 
 async def test_a_group_is_bounded_in_operations(store: Any) -> None:
-    engine: Any = core_of(store)._engine
+    engine: Any = core_of(store)._session.engine
     engine.group_limits = engine.group_limits._replace(operations=3)
     gate = Gate(store)
     first = spawn(store.put("run", "first", 0))
@@ -65,7 +65,7 @@ async def test_a_group_is_bounded_in_operations(store: Any) -> None:
 
 
 async def test_a_group_is_bounded_in_bytes_and_a_large_write_travels_alone(store: Any) -> None:
-    engine: Any = core_of(store)._engine
+    engine: Any = core_of(store)._session.engine
     engine.group_limits = engine.group_limits._replace(bytes=10_000)
     gate = Gate(store)
     first = spawn(store.put("run", "first", 0))
@@ -127,7 +127,7 @@ class TestBackpressure:
         await gate.wait_for_arrival()
         crowd = spawn(*(store.put("run", f"{i:02}", "x" * 3000) for i in range(12)))
         await until(lambda: queued(store) == 12)
-        assert len(core_of(store)._writer._queue) == 3
+        assert len(core_of(store)._session.writer._queue) == 3
         gate.open()
         assert await outcomes_of(first + crowd) == [None] * 13
         assert len(await store.list_keys("run")) == 13
@@ -230,7 +230,7 @@ class TestCancellation:
             await asyncio.sleep(0)
             doomed[0].cancel()
             await asyncio.wait(doomed)
-        assert core_of(store)._writer._queued_bytes == 0
+        assert core_of(store)._session.writer._queued_bytes == 0
         gate.open()
         await asyncio.gather(*first)
         assert await store.list_keys("run") == ["first"]
@@ -336,7 +336,7 @@ class TestNoRoom:
             assert (await store.check()).ok
 
     async def limit_pages(self, store: Any, pages: int) -> None:
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         done = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
 
@@ -370,7 +370,7 @@ async def test_small_writes_do_not_overtake_a_large_one_that_waits_for_room(
         await until(lambda: queued(store) == 2)
         late = spawn(*(store.put("run", f"late {i}", "x") for i in range(3)))
         await until(lambda: queued(store) == 5)
-        waiting = [entry.operations[0].node_id for entry in core_of(store)._writer._waiting]
+        waiting = [entry.operations[0].node_id for entry in core_of(store)._session.writer._waiting]
         assert waiting[0] == "large"
         assert len(waiting) == 4
         gate.open()
@@ -380,7 +380,7 @@ async def test_small_writes_do_not_overtake_a_large_one_that_waits_for_room(
 async def test_a_write_is_answered_before_anything_is_tidied(make_store: Target) -> None:
     async with make_store() as store:
         await store.put("run", "first", 0)
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         tidied = threading.Event()
 
         async def after_the_first() -> None:
@@ -419,7 +419,7 @@ def test_a_write_whose_loop_is_gone_does_not_wait_for_another_process_for_ever(f
         loop.run_until_complete(asyncio.sleep(0.05))
         loop.close()
         deadline = time.monotonic() + 30
-        while core_of(store)._writer.queued:  # nobody is left whose timer would end it
+        while core_of(store)._session.writer.queued:  # nobody is left whose timer would end it
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:

@@ -100,7 +100,7 @@ class TestTooManyClients:
         await self.call(face, store, "open")
         node = f"{time.time()}"
         async with taken(small_server, 3):
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             engine._writing.terminate()  # its connection is lost, and somebody else gets its place
             async with taken(small_server, 1):
                 with pytest.raises(StoreBusyError):

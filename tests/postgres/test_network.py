@@ -24,7 +24,7 @@ from contextstore import (
     StoreBusyError,
 )
 
-from ..support.doubles import until
+from ..support.doubles import core_of, until
 from ..support.nodes import execute, two_nodes
 from ..support.proxy import Proxy
 from ..support.servers import Server, running_server
@@ -86,15 +86,15 @@ def test_an_upsert_that_others_have_written_over_since_is_said_to_be_unknown(
 ) -> None:
     with ContextStore(proxy.url(schema=schema)) as store, ContextStore(url) as other:
         store.upsert_global("key", 0)
-        core: Any = store._core
-        connect = core._engine._writing.connect
+        core: Any = core_of(store)
+        connect = core._session.engine._writing.connect
 
         async def connect_late(deadline: float) -> None:
-            if not core._engine._writing.is_connected and proxy.cuts:
+            if not core._session.engine._writing.is_connected and proxy.cuts:
                 await asyncio.to_thread(lambda: other.upsert_global("key", "theirs"))
             await connect(deadline)
 
-        core._engine._writing.connect = connect_late
+        core._session.engine._writing.connect = connect_late
         proxy.lose_answer_to("COMMIT")
         with pytest.raises(StorageError) as caught:
             store.upsert_global("key", "mine")

@@ -118,7 +118,7 @@ def test_a_global_that_has_moved_on_since_an_answer_was_lost_is_unknown_and_left
         else:
             store.upsert_global("key", before)
         other.list_globals()
-        writing: Any = core_of(store)._engine._writing
+        writing: Any = core_of(store)._session.engine._writing
         connect, done = writing.connect, []
 
         async def late(deadline: float) -> None:
@@ -141,7 +141,7 @@ def test_a_batch_one_of_whose_globals_still_bears_its_mark_is_known_to_be_done(
 ) -> None:
     with ContextStore(proxy.url(schema=schema), timeout=20) as store, ContextStore(url) as other:
         store.put("run", "node", 0)
-        writing: Any = core_of(store)._engine._writing
+        writing: Any = core_of(store)._session.engine._writing
         connect, done = writing.connect, []
 
         async def late(deadline: float) -> None:
@@ -161,7 +161,7 @@ def test_a_batch_one_of_whose_globals_still_bears_its_mark_is_known_to_be_done(
 def test_what_comes_after_a_connection_lost_within_a_transaction_is_not_run_alone(url: str) -> None:
     with ContextStore(url) as store:
         store.put_global("taken", 0)
-        writing: Any = core_of(store)._engine._writing
+        writing: Any = core_of(store)._session.engine._writing
         execute_original = writing.execute
 
         async def lose(deadline: float, query: str, *arguments: Any) -> int:
@@ -276,7 +276,7 @@ def test_a_store_that_promises_the_disk_does_not_rely_on_a_server_that_does_not(
     for durability, expected in (("full", "on"), ("normal", "off")):
         url = postgres.url(schema=schema).replace("postgres@", f"{role}@")
         with ContextStore(url, durability=durability) as store:  # type: ignore[arg-type]
-            engine: Any = core_of(store)._engine
+            engine: Any = core_of(store)._session.engine
             told: list[Any] = []
             store.put("run", durability, 1)
 

@@ -166,16 +166,15 @@ def test_an_object_whose_first_call_is_under_way_in_another_thread_has_been_used
     program = f"""
         {USE[face]}
         {ERROR_OF}
-        core = getattr(store, "_core", store)
         opening, go_on = threading.Event(), threading.Event()
-        create = core._engine._database._open
+        create = core._session.engine._database._open
 
         async def slowly():
             opening.set()
             go_on.wait(40)
             await create()
 
-        core._engine._database._open = slowly
+        core._session.engine._database._open = slowly
         thread = threading.Thread(target=do, args=("put", "run", "parent", 1))
         thread.start()
         assert opening.wait(40)

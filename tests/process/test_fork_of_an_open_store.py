@@ -193,7 +193,7 @@ def test_fork_waits_for_a_running_job_and_not_for_ever(file_path: pathlib.Path) 
             else:
                 raise AssertionError
 
-        store._core._engine.post_read(job)
+        store._core.session.engine.post_read(job)
         begun.wait()
         threading.Timer(0.3, go_on.set).start()
         assert in_child(opens) == 0
@@ -201,7 +201,7 @@ def test_fork_waits_for_a_running_job_and_not_for_ever(file_path: pathlib.Path) 
 
         begun.clear(), go_on.clear()
         _fork._FORK_SECONDS = 0.1
-        store._core._engine.post_read(job)
+        store._core.session.engine.post_read(job)
         begun.wait()
         assert in_child(is_refused) == 0
         go_on.set()

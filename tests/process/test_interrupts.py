@@ -111,9 +111,9 @@ def works_on(store: ContextStore) -> bool:
     node = os.urandom(8).hex()
     assert in_thread(lambda: store.put("after", node, 1), daemon=True) is None
     core: Any = core_of(store)
-    core._cache.clear()
+    core._session.cache.clear()
     assert in_thread(lambda: store.get("after", node), daemon=True) == 1
-    return (core._writer._queued_bytes, queued(store)) == (0, 0)
+    return (core._session.writer._queued_bytes, queued(store)) == (0, 0)
 
 
 def _put_two(store: ContextStore, at: int) -> None:
@@ -147,7 +147,7 @@ def test_an_interrupt_at_any_instruction_of_a_call_leaves_the_store_usable(call:
             assert in_thread(lambda at=at: INTERRUPTED[call](store, at), daemon=True) is not None, (at, where)
         if call == "batch":
             assert len(store.list_keys(f"batch {at}")) in (0, 2), (at, where)
-    core_of(store)._cache.clear()
+    core_of(store)._session.cache.clear()
 
 
 @at_every_instruction

@@ -134,8 +134,8 @@ def outcomes_on_own_thread(store: ContextStore, post: Callable[[Any], None]) -> 
 def test_a_call_from_a_thread_of_the_stores_own_is_refused_at_once(where: str, store: ContextStore) -> None:
     store.put("run", "there", 1)
     core = core_of(store)
-    assert core._host is not None
-    post: Any = core._host.call if where == "room" else getattr(core._engine, where)
+    assert core._session.host is not None
+    post: Any = core._session.host.call if where == "room" else getattr(core._session.engine, where)
     outcomes = outcomes_on_own_thread(store, post)
     assert {name: type(outcome) for name, outcome in outcomes.items()} == dict.fromkeys(outcomes, WrongLoopError)
     assert "a thread of its own" in str(outcomes["put"])
@@ -180,8 +180,8 @@ def test_a_logging_handler_that_calls_the_store_and_raises_leaves_nobody_waiting
 
     outcomes = run_threads(work, 4)
     assert all(outcome is None or isinstance(outcome, StorageError) for outcome in outcomes)
-    delattr(core_of(store)._engine, call)  # what fail() has put there: from now on it does what it does
-    wait_until(lambda: not core_of(store)._writer._draining)
+    delattr(core_of(store)._session.engine, call)  # what fail() has put there: from now on it does what it does
+    wait_until(lambda: not core_of(store)._session.writer._draining)
     store.upsert_global("after", 1)
     assert store.get("run", "there") == 1
     assert calling_handler.raised
@@ -200,7 +200,7 @@ def test_whatever_a_commit_raises_its_callers_are_told_and_the_writer_goes_on(
 
 
 def test_an_error_at_the_end_of_a_turn_leaves_nobody_waiting(store: ContextStore) -> None:
-    engine: Any = core_of(store)._engine
+    engine: Any = core_of(store)._session.engine
     release_write, failures = engine.release_write, [OSError("a bug")]
 
     def failing() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 import contextstore
-from contextstore import AsyncContextStore, AsyncFlowRun, ContextStore, FlowRun, errors
+from contextstore import AsyncContextStore, AsyncFlowRun, AtomicWriter, ContextStore, FlowRun, errors
 from contextstore._faces import batch as _batch
 
 PACKAGE = pathlib.Path(contextstore.__file__).parent
@@ -449,10 +449,15 @@ class TestTwoFaces:
             returned = str(inspect.signature(function).return_annotation)
             assert without_await(returned) == returned, name
 
-    @pytest.mark.parametrize("kind", [AsyncContextStore, ContextStore, _batch.AsyncBatch, _batch.Batch])
+    @pytest.mark.parametrize("kind", [*(kind for faces in FACES for kind in faces), AtomicWriter])
     def test_annotations_can_be_looked_up_at_run_time(self, kind: type) -> None:
         for name in ["__init__", *public_members(kind)]:
-            assert "return" in typing.get_type_hints(getattr(kind, name)), name
+            if callable(getattr(kind, name)):
+                assert "return" in typing.get_type_hints(getattr(kind, name)), name
+
+    @pytest.mark.parametrize("function", [contextstore.copy, contextstore.restore, contextstore.new_flow_run_id])
+    def test_those_of_functions_too(self, function: Callable[..., Any]) -> None:
+        assert "return" in typing.get_type_hints(function)
 
 
 # ----------------------------------------------------------------------------------------------------------- docstrings

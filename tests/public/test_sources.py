@@ -79,7 +79,8 @@ SPEAKS_SQL = {
     *("execute", "executemany", "executescript", "execute_fetchall", "execute_insert"),
     *("fetch", "fetchval", "fetchrow", "prepare", "cursor", "copy_from_query"),
 }
-TAKES_KEYS = {"self._engine.fetch", "self._reader.fetch"}  # the engine's own call, and the one that gathers them
+# The engine's own call, and the one that gathers them.
+TAKES_KEYS = {"self._engine.fetch", "session.reader.fetch", "self._session.reader.fetch"}
 NUMBERS = {"int", "len"}
 PARTS_OF_TEXT = {"replace", "split", "strip", "join", "format", "removesuffix", "removeprefix"}
 

@@ -24,7 +24,7 @@ from contextstore import (
     VersionConflictError,
     copy,
 )
-from contextstore._faces import copying as _transfer
+from contextstore._core import archive as _archive
 
 from ..conftest import new_location
 from ..support.doubles import core_of
@@ -202,7 +202,7 @@ def test_its_commits_are_bounded(location: Location) -> None:
     with ContextStore(location("memory")) as source, ContextStore(location("memory")) as target:
         source.put_many("run", {f"{i:05}": i for i in range(1500)})
         source.put_many("large", {f"{i}": b"x" * 600_000 for i in range(10)})
-        engine: Any = core_of(target)._engine
+        engine: Any = core_of(target)._session.engine
         commit, groups = engine.commit, []
 
         async def noting(units: Any) -> Any:
@@ -241,15 +241,15 @@ def test_a_target_that_is_changed_before_the_proof_is_not_proved_equal(
     path = tmp_path / "target.db"
     with ContextStore(":memory:") as source, ContextStore(path) as target:
         source.put("run", "node", 1)
-        contents = _transfer._Side.contents
+        contents = _archive.Archive.contents
 
         def changed_first(self: Any) -> Any:
-            if self.core is core_of(target):
+            if self.session is core_of(target)._session:
                 with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
                     connection.execute(f"UPDATE output_rows SET {change}")
             return contents(self)
 
-        monkeypatch.setattr(_transfer._Side, "contents", changed_first)
+        monkeypatch.setattr(_archive.Archive, "contents", changed_first)
         with pytest.raises(StorageError):
             copy(source, target)
 

@@ -269,7 +269,7 @@ class TestProgress:
 
 def in_each_step(store: Any, act: Callable[[], Any]) -> None:
     """Have something done after each step of the copying, in the thread that copies."""
-    engine: Any = core_of(store)._engine
+    engine: Any = core_of(store)._session.engine
     backup = engine.backup
 
     async def acting(path: str, report: Callable[[int, int], None], *options: bool) -> None:

@@ -32,7 +32,7 @@ class TestBackup:
         async with make_store() as store:
             await store.put_many("run", {"a": 1, "b": 2})
             engine: Any = store.blocking if hasattr(store, "blocking") else store
-            core = getattr(engine, "_core", engine)
+            core = engine._core
             await asyncio.to_thread(self._spoil, core)
             with pytest.raises(CorruptStoreError, match=r"1 problems, the first: output 'run' 'b': its checksum"):
                 await store.backup(tmp_path / "copy" / "copy.db") if (tmp_path / "copy").mkdir() is None else None
@@ -51,7 +51,7 @@ class TestBackup:
             connection_here().execute("UPDATE output_rows SET value = '3' WHERE node_id = 'b'")
             spoilt.set()
 
-        core._engine.post_write(spoil)
+        core.session.engine.post_write(spoil)
         assert spoilt.wait(60)
 
     async def test_an_existing_file_is_overwritten_only_when_asked_to(self, store: Any, tmp_path: pathlib.Path) -> None:
@@ -71,7 +71,7 @@ class TestBackup:
         copy = made(tmp_path / "copy.db", "good")
         async with make_store() as store:
             await store.put_many("run", {"a": 1, "b": 2})
-            core = getattr(getattr(store, "blocking", store), "_core", store)
+            core = getattr(store, "blocking", store)._core
             await asyncio.to_thread(self._spoil, core)
             with pytest.raises(CorruptStoreError):
                 await store.backup(copy, overwrite=True)

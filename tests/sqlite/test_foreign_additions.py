@@ -143,4 +143,6 @@ def test_a_library_that_enforces_foreign_keys_is_not_kept_from_deleting(path: pa
     execute(path, "CREATE TABLE notes (run REFERENCES runs (serial)); INSERT INTO notes SELECT serial FROM runs")
     with ContextStore(path) as store:
         assert store.delete_run("run") == 1
-        assert store._core._engine._database._writing.connection.execute("PRAGMA foreign_keys").fetchone() == (0,)  # type: ignore[attr-defined]
+        assert store._core.session.engine._database._writing.connection.execute("PRAGMA foreign_keys").fetchone() == (
+            0,
+        )  # type: ignore[attr-defined]

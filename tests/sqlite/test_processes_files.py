@@ -359,7 +359,7 @@ def test_a_store_whose_file_was_replaced_tidies_nothing_any_more(tmp_path: pathl
         store.put("other", "node", 1)
     with ContextStore(path) as store:
         store.put("ours", "node", "x" * 50_000)
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         tidied = threading.Event()
 
         async def say_so() -> None:

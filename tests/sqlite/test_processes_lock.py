@@ -133,7 +133,7 @@ def test_no_checkpoint_is_made_beside_a_transaction_of_a_program_that_knows_no_l
     """SQLite would make a PASSIVE one of it, which copies what it can without waiting for the writer."""
     monkeypatch.setattr(_wal, "_CHECKPOINT_FRAMES", 1)
     with Child(HOLDS_A_TRANSACTION, file_path) as foreign, ContextStore(file_path) as store:
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         original = engine.maintain
         copied: list[bool] = []
 

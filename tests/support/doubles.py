@@ -11,17 +11,24 @@ from typing import Any
 from contextstore import AsyncContextStore
 
 
-def core_of(store: Any) -> AsyncContextStore:
-    """The core of a store of either face, or of its awaited form."""
+def core_of(store: Any) -> Any:
+    """The awaited calls, on the core of a store of either face, or of its awaited form.
+
+    They may be awaited wherever the store's own calls wait: on its loop, or in a thread that runs them by ``run_now``.
+    """
     store = getattr(store, "blocking", store)
-    return getattr(store, "_core", store)
+    if isinstance(store, AsyncContextStore):
+        return store
+    awaited = AsyncContextStore.__new__(AsyncContextStore)
+    awaited._core, awaited._session = store._core, store._core.session
+    return awaited
 
 
 class Gate:
     """Holds every commit of a store until it is opened, and counts what goes through."""
 
     def __init__(self, store: Any) -> None:
-        self._engine: Any = core_of(store)._engine
+        self._engine: Any = core_of(store)._session.engine
         self._commit = self._engine.commit
         self._open = threading.Event()
         self.arrived = threading.Semaphore(0)
@@ -46,7 +53,7 @@ class Gate:
 
 def fail(store: Any, call: str, *errors: BaseException | None) -> None:
     """Have the engine's next calls raise these, one after the other (None: do what it does); then work as before."""
-    engine: Any = core_of(store)._engine
+    engine: Any = core_of(store)._session.engine
     if call in ("poll", "deleted_among"):
         engine = engine.feed
     original = getattr(engine, call)
@@ -70,5 +77,5 @@ async def until(condition: Callable[[], Any], seconds: float = 30) -> None:
 
 def queued(store: Any) -> int:
     """How many writes are in the queue, or wait for room in it."""
-    writer: Any = core_of(store)._writer
+    writer: Any = core_of(store)._session.writer
     return len(writer._queue) + len(writer._waiting)

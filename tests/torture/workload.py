@@ -28,8 +28,8 @@ from contextstore import (
     StorageError,
     StoreNotFoundError,
 )
+from contextstore._core import retention as _retention
 from contextstore._dispatch import writer as _writer
-from contextstore._faces import async_store as _store
 from contextstore._sqlite import engine as _sqlite_engine
 from contextstore._sqlite import file as _sqlite
 from contextstore._sqlite import visit as _sqlite_visit
@@ -425,7 +425,7 @@ def main() -> None:
     _wal._CHECKPOINT_FRAMES = given.checkpoint_frames
     _wal._TRUNCATE_WAL_BYTES = given.truncate_bytes
     _wal._WAL_HEAD_START_BYTES = given.head_start_bytes
-    _store._REMOVE_ROWS = 5
+    _retention._REMOVE_ROWS = 5
     if given.plant:
         ALL_PLANTS[given.plant]()
     shim = Shim()

@@ -358,7 +358,7 @@ def test_a_call_from_a_thread_that_is_known_too_late_is_refused_then(
     assert refused
     assert store.get("run", "late") is None
     store.close()
-    core_of(store)._engine.own_threads.clear()
+    core_of(store)._session.engine.own_threads.clear()
 
 
 @pytest.mark.parametrize("is_locked", [True, False], ids=["within a commit", "between two"])
@@ -371,7 +371,7 @@ def test_another_store_object_may_be_called_there_unless_it_would_wait_for_the_l
     place = link if other == "at the same place" else file_path.with_name("elsewhere.db")
     with ContextStore(file_path) as store, ContextStore(place, timeout=20) as another:
         another.open()
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
         outcomes: list[str] = []
         done = threading.Event()
 
@@ -400,7 +400,7 @@ def test_a_handler_may_put_what_a_store_logs_to_another_object_whatever_lock_is_
     with ContextStore(file_path) as store, ContextStore(place, timeout=20) as another:
         outcomes: list[str] = []
         handled, done = threading.Event(), threading.Event()
-        engine: Any = core_of(store)._engine
+        engine: Any = core_of(store)._session.engine
 
         class Keep(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
@@ -438,7 +438,7 @@ def test_stores_in_memory_are_places_of_their_own() -> None:
             another.put("run", "node", 1)
             done.set()
 
-        core_of(store)._engine.post_read(job)
+        core_of(store)._session.engine.post_read(job)
         assert done.wait(GUARD)
         assert another.get("run", "node") == 1
 
@@ -453,11 +453,11 @@ def test_what_the_store_says_of_itself_is_handled_before_the_call_that_it_concer
             async def bug(units: Any) -> Any:
                 raise ZeroDivisionError
 
-            core_of(store)._engine.commit = bug  # type: ignore[method-assign]
+            core_of(store)._session.engine.commit = bug  # type: ignore[method-assign]
             with pytest.raises(Exception, match="ZeroDivisionError"):
                 store.put("run", f"{number}", 1)
             assert "unforeseen" in caplog.text
-            del core_of(store)._engine.commit
+            del core_of(store)._session.engine.commit
 
 
 def test_a_handler_that_takes_its_time_keeps_nobody_from_the_file(

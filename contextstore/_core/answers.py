@@ -1,0 +1,56 @@
+"""What calls give back: from the records of an engine to the values and the results that users see.
+
+Rules of this module: pure functions. An error of a value names the key that it stands under.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from typing import Any
+
+from .._engine.records import Fetched, GlobalRecord, OutputRecord, RunRecord
+from .._results import GlobalEntry, Output, RunInfo
+from .._values.codec import Encoded, decode
+from .._values.keys import named
+from .._waiting.outcome import Outcome
+from ..errors import DeserializationError
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def converted(value: Encoded, type: Any, *key: object) -> Any:
+    """The value as one of a type. If it does not fit, the error says whose it is."""
+    try:
+        return decode(value, type)
+    except DeserializationError as error:
+        placed = DeserializationError(error.path, f"{error.problem} ({named(*key)})")
+        raise placed from error.__cause__ or error
+
+
+def output_of(flow_run_id: str, record: OutputRecord) -> Output:
+    value = decode(record.value)
+    return Output(flow_run_id, record.node_id, value, _time(record.written_at), len(record.value.data))
+
+
+def global_entry_of(record: GlobalRecord) -> GlobalEntry:
+    return GlobalEntry(record.key, decode(record.value), record.version, _time(record.written_at))
+
+
+def run_info_of(record: RunRecord) -> RunInfo:
+    first, last = record.first_written_at, record.last_written_at
+    return RunInfo(
+        record.flow_run_id,
+        record.outputs,
+        None if first is None else _time(first),
+        None if last is None else _time(last),
+    )
+
+
+def _time(microseconds: int) -> datetime.datetime:
+    return _EPOCH + datetime.timedelta(microseconds=microseconds)
+
+
+def there(some: Iterable[Fetched]) -> list[Outcome[OutputRecord]]:
+    """Without what is not there."""
+    return [outcome for outcome in some if outcome.result is not None or outcome.error is not None]  # type: ignore[misc]

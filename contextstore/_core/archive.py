@@ -1,0 +1,248 @@
+"""A store as everything that is in it: read page by page, loaded commit by commit, told apart by a digest.
+
+Rules of this module: memory is bounded, and what was interrupted goes on where it was. What is read and loaded is the
+stored bytes with their times, versions, order and tombstones, which no call of a store shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from .._engine.operations import LoadGlobal, LoadOutput, LoadRun, Operation, value_bytes
+from .._engine.records import Fetched, RunRow, is_time
+from .._results import CopyReport, Problem
+from .._waiting.outcome import Outcome
+from ..errors import CorruptStoreError, StorageError
+from .session import Session
+
+T = TypeVar("T")
+
+_PAGE_ROWS = 200
+_PAGE_BYTES = 2**20
+
+Progress = Callable[[int, int], Awaitable[Any]]
+
+
+class Place(Protocol):
+    """Where the calls of a store are made."""
+
+    def __call__(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> Awaitable[T]: ...
+
+
+async def here(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """In the calling task, or the calling thread."""
+    return await call()
+
+
+class Archive:
+    """What is in a store.
+
+    Args:
+        place: where the store's calls are made.
+        skipped: takes what is damaged, and so left out. None: it is raised.
+    """
+
+    def __init__(self, session: Session, place: Place = here, skipped: list[Problem] | None = None) -> None:
+        self.session = session
+        self.skipped = skipped
+        self._place = place
+
+    async def open_to_read(self) -> None:
+        await self._place(self.session.ready)
+
+    async def open_to_load(self) -> None:
+        await self._place(self.session.writable)
+
+    async def read(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """What a call of the engine's gives: one of very many."""
+        session = self.session
+
+        async def read() -> T:
+            await session.ready()
+            return await session.scan(call, *args)
+
+        return await self._place(read)
+
+    async def load(self, operations: list[Operation]) -> None:
+        """Commit what another store has."""
+        session = self.session
+
+        async def load() -> None:
+            await session.writable()
+            await session.commit(operations)
+
+        if operations:
+            await self._place(load)
+
+    async def count(self) -> int:
+        """How many runs and globals there are, deleted runs included."""
+        counts = await self.read(self.session.engine.count)
+        return counts.runs + counts.tombstones + counts.globals
+
+    # -- everything ---------------------------------------------------------------------------------------------------
+
+    async def contents(self) -> AsyncIterator[Operation]:
+        """Everything, as what would load it: each run before its outputs; not runs without any, unless deleted."""
+        serial = 0
+        while runs := await self.read(self.session.engine.page_run_rows, serial, _PAGE_ROWS):
+            for run in runs:
+                serial = run.serial
+                async for operation in self._run(run):
+                    yield operation
+        key: str | None = None
+        while some := await self.read(self.session.engine.page_global_rows, key, _PAGE_ROWS):
+            for one in some:
+                if isinstance(one.error, CorruptStoreError):
+                    key = self._skip_global(one.error, key)
+                else:
+                    key = one.result.key
+                    yield LoadGlobal(*one.result)
+
+    async def _run(self, run: RunRow) -> AsyncIterator[Operation]:
+        load = self._load_of(run)
+        if load is None:
+            return
+        if load.deleted_at is not None:
+            yield load
+            return
+        is_first = True
+        async for output in self._outputs(run.flow_run_id):
+            if is_first:
+                yield load
+                is_first = False
+            yield output
+
+    def _load_of(self, run: RunRow) -> LoadRun | None:
+        """The run, mended as far as can be; None: it has to be left out."""
+        has_name = type(run.flow_run_id) is str
+        is_deleted_then = run.deleted_at is None or is_time(run.deleted_at)
+        if not (is_time(run.created_at) and is_deleted_then and has_name):
+            what = "its row cannot be read" if run.created_at is None else "it has no time, or no name"
+            message = f"flow run {run.flow_run_id!r} in {self.session.location} is damaged: {what}"
+            error = CorruptStoreError(message, flow_run_id=run.flow_run_id if has_name else None)
+            self._skip(Problem("run", (str(run.flow_run_id),), message), error)
+        if run.created_at is None or not has_name:
+            return None
+        # A time that is not known is the first there is. Whatever is there in place of a deletion's: it is deleted.
+        created_at = run.created_at if is_time(run.created_at) else 0
+        return LoadRun(run.flow_run_id, created_at, run.deleted_at if is_deleted_then else created_at)
+
+    async def _outputs(self, flow_run_id: str) -> AsyncIterator[LoadOutput]:
+        after, run = "", None
+        any_whole = any_damaged = False
+        while page := await self._page(flow_run_id, run, after):
+            for outcome in page:
+                record, damaged = outcome.result, outcome.error
+                if record is not None:
+                    after, run = record.node_id, record.run
+                    any_whole = True
+                    yield LoadOutput(flow_run_id, record.node_id, record.value, record.written_at)
+                elif isinstance(damaged, CorruptStoreError):
+                    any_damaged = True
+                    if damaged.node_id is None or damaged.node_id <= after:  # there is no way round it
+                        message = f"its outputs behind node {after!r} could not be read: {damaged.message}"
+                        self._skip(Problem("run", (flow_run_id,), message), damaged)
+                        return
+                    self._skip(Problem("output", (flow_run_id, damaged.node_id), damaged.message), damaged)
+                    after = damaged.node_id
+        if self.skipped is not None and any_damaged and not any_whole:
+            self.skipped.append(Problem("run", (flow_run_id,), "all of its outputs are damaged: it was not copied"))
+
+    async def _page(self, flow_run_id: str, run: int | None, after: str) -> list[Fetched]:
+        page = self.session.engine.page_outputs
+        try:
+            return await self.read(page, flow_run_id, run, after, _PAGE_ROWS, _PAGE_BYTES)
+        except CorruptStoreError as error:  # not even the names can be read
+            return [Outcome.failure(error)]
+
+    def _skip_global(self, damaged: CorruptStoreError, after: str | None) -> str:
+        """The key behind which to go on."""
+        if damaged.key is None or (after is not None and damaged.key <= after):
+            raise damaged
+        self._skip(Problem("global", (damaged.key,), damaged.message), damaged)
+        return damaged.key
+
+    def _skip(self, problem: Problem, error: CorruptStoreError) -> None:
+        if self.skipped is None:
+            raise error
+        self.skipped.append(problem)
+
+
+class Digest:
+    """What was seen, in order: counted, and told apart from anything else."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.runs = self.outputs = self.globals = self.tombstones = self.bytes = 0
+
+    def add(self, operation: Operation) -> None:
+        value = getattr(operation, "value", None)
+        facts = [type(operation).__name__, *(fact for fact in operation if fact is not value)]
+        self._hash.update(repr(facts).encode())
+        if value is not None:
+            self._hash.update(f"{value.codec} {len(value.data)} ".encode())
+            self._hash.update(value.data)
+            self.bytes += len(value.data)
+        match operation:
+            case LoadRun(deleted_at=None):
+                self.runs += 1
+            case LoadRun():
+                self.tombstones += 1
+            case LoadOutput():
+                self.outputs += 1
+            case LoadGlobal():
+                self.globals += value is not None
+
+    def result(self) -> str:
+        return self._hash.hexdigest()
+
+
+async def copy_archive(source: Archive, target: Archive, progress: Progress | None) -> CopyReport:
+    """Load everything that is in one store into another, then prove the two equal."""
+    await source.open_to_read()
+    await target.open_to_load()
+    copied = await _load_all(source, target, progress)
+    arrived = Digest()
+    async for operation in target.contents():
+        arrived.add(operation)
+    if arrived.result() != copied.result():
+        raise StorageError(
+            f"{target.session.location} is not equal to {source.session.location} after the copy: it had "
+            f"other content before, or was written meanwhile ({arrived.runs} runs and {arrived.outputs} outputs, "
+            f"copied were {copied.runs} and {copied.outputs})"
+        )
+    return CopyReport(
+        copied.runs,
+        copied.outputs,
+        copied.globals,
+        copied.tombstones,
+        copied.bytes,
+        digest=copied.result(),
+        skipped=tuple(source.skipped or ()),
+    )
+
+
+async def _load_all(source: Archive, target: Archive, progress: Progress | None) -> Digest:
+    total = 0
+    if progress is not None:
+        with contextlib.suppress(*([] if source.skipped is None else [CorruptStoreError])):
+            total = await source.count()
+    copied, done, size = Digest(), 0, 0
+    waiting: list[Operation] = []
+    async for operation in source.contents():
+        copied.add(operation)
+        # A run that is not deleted goes in one commit with the first of its outputs: without any it cannot be.
+        if (len(waiting) >= _PAGE_ROWS or size > _PAGE_BYTES) and not isinstance(waiting[-1], LoadRun):
+            await target.load(waiting)
+            waiting, size = [], 0
+        waiting.append(operation)
+        size += value_bytes(operation)
+        if not isinstance(operation, LoadOutput):
+            done += 1
+            if progress is not None:
+                await progress(done, max(total, done))
+    await target.load(waiting)
+    return copied

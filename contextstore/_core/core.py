@@ -1,0 +1,44 @@
+"""What a face holds: a session, and a service for each subject.
+
+Rules of this module: it makes them, and knows of each service what it stands on. A face hands over what it was called
+with, and gives back what it gets; several faces may stand on one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from .._dispatch.writer import LEAST_PATIENCE
+from .._process.own_threads import OwnThreads
+from .._waiting.callers import Callers
+from .globals import GlobalService
+from .maintenance import MaintenanceService
+from .options import Options
+from .outputs import OutputService
+from .retention import RetentionService
+from .runs import RunService
+from .session import Session
+from .target import Target, engine_for
+from .waits import WaitService
+
+MakeCallers: TypeAlias = Callable[[str, float, OwnThreads], Callers]
+"""Given the store's location, the seconds that most calls wait at most, and the store's own threads."""
+
+
+class Core:
+    """A store without the names of its calls. It lives while a face, a run, a batch or an iterator holds it."""
+
+    def __init__(self, target: Target, options: Options, make_callers: MakeCallers) -> None:
+        engine = engine_for(target, options)
+        callers = make_callers(engine.location, max(float(options.timeout), LEAST_PATIENCE), engine.own_threads)
+        self.session = Session(engine, callers, options)
+        self.outputs = OutputService(self.session)
+        self.globals = GlobalService(self.session)
+        self.runs = RunService(self.session, self.outputs)
+        self.waits = WaitService(self.session, self.outputs, self.runs)
+        self.retention = RetentionService(self.session)
+        self.maintenance = MaintenanceService(self.session)
+
+    def __str__(self) -> str:
+        return f"{self.session.location} ({self.session.state.value})"

@@ -1,0 +1,102 @@
+"""Care: how much there is, whether it is whole, and a copy of it as a file.
+
+Rules of this module: the engine does the work, beside its reads and writes; here is how a call waits for it, and what
+it is told meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from .._results import CheckReport, StoreStats
+from .._values.arguments import check_function
+from .._waiting.callers import ProgressChannel
+from ..errors import StorageError
+from .session import Session
+
+
+class MaintenanceService:
+    """What ``stats``, ``check`` and ``backup`` do: the async face has their documentation."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def stats(self) -> StoreStats:
+        session = self._session
+        await session.ready()
+        counts = await session.scan(session.engine.count)
+        engine = await session.on_host(session.engine.stats)
+        writer, cache = session.writer, session.cache
+        return StoreStats(
+            location=session.location,
+            runs=counts.runs,
+            outputs=counts.outputs,
+            globals=counts.globals,
+            tombstones=counts.tombstones,
+            value_bytes=counts.value_bytes,
+            file_bytes=engine.file_bytes,
+            wal_bytes=engine.wal_bytes,
+            commits=writer.commits,
+            writes=writer.writes,
+            largest_group=writer.largest_group,
+            queued_writes=writer.queued,
+            cache_hits=cache.hits,
+            cache_misses=cache.misses,
+            cache_entries=len(cache),
+            cache_bytes=cache.bytes,
+            checkpoint_pinned=engine.checkpoint_pinned,
+            engine=engine.name,
+        )
+
+    async def check(self) -> CheckReport:
+        await self._session.ready()
+        return await self._session.on_host(self._session.engine.check)
+
+    async def backup(
+        self,
+        path: str | os.PathLike[str],
+        check: bool,
+        overwrite: bool,
+        progress: Callable[[int, int], Any] | None,
+    ) -> None:
+        session = self._session
+        await session.ready()
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise TypeError(f"path must be a str or a Path, not {type(path).__name__}")
+        if progress is not None:
+            check_function("progress", progress)
+        target = os.path.abspath(os.fsdecode(path))
+        if "\0" in target:
+            raise ValueError(f"path {target!r} has a NUL character")
+        events = _Progress(ProgressChannel(session.callers), target)
+        done = session.host.call(lambda: session.engine.backup(target, events.report, check, overwrite))
+        done.add_done_callback(lambda _: events.channel.end())
+        try:
+            while (event := await events.channel.next()) is not None:
+                if progress is not None:
+                    await session.result_of(progress, *event)
+        except BaseException:
+            events.given_up = True
+            await session.callers.join(done)  # so that nothing of it is left when this call is over
+            raise
+        session.unwrap(done.result())
+
+
+class _Progress:
+    """What the thread that copies reports, and how it learns that the caller has given up."""
+
+    def __init__(self, channel: ProgressChannel, target: str) -> None:
+        self.channel = channel
+        self.given_up = False
+        self._target = target
+        self._told = (-1, 0)
+
+    def report(self, done: int, total: int) -> None:
+        """Between two steps, in the thread that copies."""
+        if self.given_up:
+            raise StorageError(f"the backup to {self._target} was given up")
+        if (done, total) != self._told:
+            self._told = done, total
+            self.channel.report(done, total)

@@ -1,0 +1,96 @@
+"""Runs as wholes: which there are, and new ones that begin with the outputs of another.
+
+Rules of this module: operations and records; no SQL, no threads. What is copied goes in commits of bounded size, each
+of which is final.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+
+from .._engine.operations import Operation, PutOutput
+from .._engine.records import OutputRecord
+from .._results import RunInfo
+from .._values.keys import Id, flow_run_key, new_flow_run_id, node_key, prefix_key
+from ..errors import InvalidKeyError, RunDeletedError
+from .answers import run_info_of, there
+from .arguments import page_size, several
+from .outputs import PAGE_BYTES, PAGE_ROWS, OutputService
+from .session import Session
+
+_PART_ROWS = 8  # outputs that are fetched by name at a time, however large each of them may be
+
+
+class RunService:
+    """What the stores' calls for runs do: the async face has their documentation."""
+
+    def __init__(self, session: Session, outputs: OutputService) -> None:
+        self._session = session
+        self._outputs = outputs
+
+    async def page(self, prefix: str, after: Id | None, limit: int) -> list[RunInfo]:
+        session = self._session
+        await session.ready()
+        literal, run = prefix_key(prefix), None if after is None else flow_run_key(after, "after")
+        most = page_size(limit)
+        try:
+            records = await session.scan(session.engine.list_runs, literal, run, most)
+        except LookupError:
+            raise InvalidKeyError("after", f"{run!r} is no run that this store has a trace of: begin anew") from None
+        return [run_info_of(record) for record in records]
+
+    async def fork(self, flow_run_id: Id, new_id: Id | None, node_ids: Iterable[Id] | None) -> str:
+        await self._session.writable()
+        source = flow_run_key(flow_run_id)
+        target = new_flow_run_id() if new_id is None else flow_run_key(new_id)
+        if source == target:
+            raise InvalidKeyError("new_flow_run_id", "must not be the run that is forked")
+        wanted = None if node_ids is None else sorted({node_key(node_id) for node_id in several(node_ids)})
+        await self.refuse_if_deleted(source)
+        await self.refuse_if_deleted(target)  # now, since there may be nothing to copy, which no commit would refuse
+        run = None
+        pages = self._pages(source) if wanted is None else self._pages_of(source, wanted)
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                puts: list[Operation] = []
+                for record in page:
+                    if record.run != (run or record.run):  # the id has another life since
+                        raise RunDeletedError(source)
+                    run = record.run
+                    puts.append(PutOutput(target, record.node_id, record.value, exist_ok=True))
+                await self._session.commit(puts)
+        # Of a run that was deleted meanwhile a part was copied, and nothing tells it from the whole.
+        await self.refuse_if_deleted(source, run)
+        return target
+
+    async def _pages(self, flow_run: str) -> AsyncGenerator[list[OutputRecord], None]:
+        run, after = None, ""
+        while page := await self._outputs.page(flow_run, run, after):
+            records = [outcome.unwrap() for outcome in page]
+            run, after = records[-1].run, records[-1].node_id
+            yield records
+
+    async def _pages_of(self, flow_run: str, node_ids: list[str]) -> AsyncGenerator[list[OutputRecord], None]:
+        session = self._session
+        records: list[OutputRecord] = []
+        size = 0
+        for start in range(0, len(node_ids), _PART_ROWS):
+            keys = [(flow_run, node_id) for node_id in node_ids[start : start + _PART_ROWS]]
+            _, found = await session.read(session.engine.fetch, keys)
+            some = [outcome.unwrap() for outcome in there(found)]
+            records += some
+            size += sum(len(record.value.data) for record in some)
+            if len(records) >= PAGE_ROWS or size >= PAGE_BYTES:
+                yield records
+                records, size = [], 0
+        if records:
+            yield records
+
+    async def refuse_if_deleted(self, flow_run: str, run: int | None = None) -> None:
+        """With the serial of a run that had outputs also if the id has another life since."""
+        session = self._session
+        if await session.read(session.engine.is_deleted, flow_run):
+            raise RunDeletedError(flow_run)
+        if run is not None and not await session.read(session.engine.page_outputs, flow_run, run, "", 1, 1):
+            raise RunDeletedError(flow_run)

@@ -1,0 +1,47 @@
+"""What the two blocking faces share beside ``run_now``: docstrings, iterators, and a warning.
+
+Rules of this module: nothing of a store is known here but what is passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar, cast
+
+from .._core.core import Core
+from .._values.keys import Id
+from .._waiting.callers import run_now, warn_on_a_loop
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def documented_as(original: Callable[..., Any]) -> Callable[[F], F]:
+    """Give a call the docstring of the one that it is the blocking form of."""
+
+    def copy_docstring(function: F) -> F:
+        function.__doc__ = original.__doc__
+        return function
+
+    return copy_docstring
+
+
+def iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
+    """An async generator that never suspends, as a plain one."""
+    generator = cast("AsyncGenerator[T, None]", iterator)
+    try:
+        while True:
+            try:
+                item = run_now(generator.__anext__())
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        run_now(generator.aclose())
+
+
+def wait_for(core: Core, flow_run_id: Id, node_id: Id, timeout: float | None, type: Any) -> Any:
+    """Wait for an output in the calling thread, which may be one that must not be blocked for ever."""
+    if timeout is None:
+        warn_on_a_loop("wait_for without a timeout", "await AsyncContextStore.wait_for, or pass a timeout")
+    return run_now(core.waits.wait_for(flow_run_id, node_id, timeout, type))
