@@ -209,7 +209,10 @@ class Writer:
         try:
             try:
                 group = self._take()
-                outcomes = await self._commit_group(group) if group else []
+                told = await self._commit_group(group) if group else []
+                if len(told) != len(group):
+                    raise RuntimeError(f"{len(told)} outcomes of {len(group)} units")  # whose they are is not known
+                outcomes = told
             finally:
                 self._engine.release_write()
         except BaseException as error:  # noqa: BLE001 - a bug; whatever it is, nobody in the group may be left waiting

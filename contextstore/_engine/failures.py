@@ -25,6 +25,8 @@ def error_for_caller(error: Exception, location: str) -> ContextStoreError:
     if isinstance(error, ContextStoreError):
         own = copy.copy(error)
         own.__cause__ = error.__cause__
+        if notes := getattr(error, "__notes__", None):
+            own.__notes__ = list(notes)  # or a note to one of the copies would be a note to all
         return own
     report_bug("%s failed in an unforeseen way", location, error=error)
     unforeseen = StorageError(f"{location} failed in an unforeseen way ({error!r})")

@@ -14,18 +14,19 @@ T = TypeVar("T")
 class Portion:
     """What has been taken so far, against two limits."""
 
-    __slots__ = ("_items", "_most_bytes", "_size", "most")
+    __slots__ = ("_is_empty", "_items", "_most_bytes", "_size", "most")
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.most = most
         self._most_bytes = most_bytes
         self._items = self._size = 0
+        self._is_empty = True
 
     def takes(self, size: int, items: int = 1) -> bool:
         """Count this in, of so many bytes; False, and it is not counted, if it belongs to the next portion."""
-        is_first = self._items == 0
-        if not is_first and (self._items + items > self.most or self._size + size > self._most_bytes):
+        if not self._is_empty and (self._items + items > self.most or self._size + size > self._most_bytes):
             return False
+        self._is_empty = False
         self._items += items
         self._size += size
         return True

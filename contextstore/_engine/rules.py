@@ -103,9 +103,10 @@ class GlobalChange(NamedTuple):
 
 def read_global(location: str, row: StoredGlobal) -> GlobalRecord:
     """Raises CorruptStoreError if the row is damaged."""
-    key, codec, data, checksum, version, written_at, size = row
+    key, codec, data, checksum, _, written_at, size = row
+    version = _version(location, row)  # first: what is damaged there is not mended by overwriting it
     encoded = Encoded(codec, data)
-    if is_intact("", key, encoded, checksum, size) and type(version) is int and is_time(written_at):
+    if is_intact("", key, encoded, checksum, size) and is_time(written_at):
         return GlobalRecord(key, encoded, version, written_at)
     raise CorruptStoreError(
         f"global {key!r} in {location} is damaged: its checksum does not fit; "
@@ -142,8 +143,10 @@ def change_global(location: str, stored: StoredGlobal | None, operation: GlobalO
                 raise VersionConflictError(operation.key, operation.expected_version, actual)
             return GlobalChange(version + 1, version + 1, operation.value)
         case DeleteGlobal():
-            # Whatever is left of it: to delete what is damaged is a way to be rid of it.
-            return GlobalChange(True, stored.version) if stored is not None and is_there else GlobalChange(False)
+            if stored is None or not is_there:
+                return GlobalChange(False)
+            # Whatever is left of it: to delete what is damaged is a way to be rid of it. A damaged version stays so.
+            return GlobalChange(True, _version(location, stored) if stored.version is None else stored.version)
         case LoadGlobal():
             return _take_over(location, stored if is_there else None, _version(location, stored), operation)
 
@@ -171,5 +174,5 @@ def _version(location: str, stored: StoredGlobal | None) -> int:
         return 0
     if type(stored.version) is not int:
         message = f"the version of global {stored.key!r} in {location} is damaged; restore a backup"
-        raise CorruptStoreError(message, key=stored.key)
+        raise CorruptStoreError(message, key=stored.key if type(stored.key) is str else None)
     return stored.version

@@ -1,0 +1,510 @@
+"""An engine in memory, in which the test chooses every interleaving.
+
+It answers the whole contract of an engine, and decides by the rules of all engines. Nothing happens in it by itself: a
+job that is posted lies in its queue until the test runs it, step by step if it likes, in the test's own thread.
+
+    engine.run_next_write()             a job from its beginning to its end
+    engine.hold("commit"); job = engine.begin_write(); ...; job.go_on()
+    engine.fail("commit", error)        the next call raises it, and nothing is done
+    engine.lose_answer()                the next commit is done, and then its answer is lost
+    engine.place.put(...), .delete(...) what another client does meanwhile
+    await engine.let_poll()             one look for what others have written
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from typing import Any, TypeVar
+
+from contextstore import ContextStoreError, StorageError
+from contextstore._engine.contract import GroupLimits, Job
+from contextstore._engine.epochs import Epoch
+from contextstore._engine.operations import Unit, is_deletion
+from contextstore._engine.portions import Portion
+from contextstore._engine.records import (
+    Counts,
+    Cursor,
+    EngineStats,
+    Extent,
+    Fetched,
+    GlobalRecord,
+    GlobalRow,
+    IdleRuns,
+    OutputKey,
+    RunRecord,
+    RunRow,
+    Wanted,
+    after_prefix,
+)
+from contextstore._engine.rules import read_global, read_global_row, run_record
+from contextstore._process.own_threads import OwnThreads
+from contextstore._results import CheckReport
+from contextstore._waiting.callers import SharedFuture, TaskCallers, ThreadCallers, run_now
+from contextstore._waiting.outcome import Outcome
+
+from .fake_place import LOCATION, Place, Run
+
+T = TypeVar("T")
+
+__all__ = [  # how calls wait comes from here alone
+    "FakeEngine",
+    "LoopHost",
+    "RunningJob",
+    "SharedFuture",
+    "outcomes_of",
+    "run_now",
+    "spawn",
+    "task_callers",
+    "thread_callers",
+    "turns",
+    "until",
+]
+
+
+class _Hold:
+    """Awaited in a job: the job stands still here, until the test lets it go on."""
+
+    def __init__(self, point: str) -> None:
+        self.point = point
+
+    def __await__(self) -> Generator[_Hold, None, None]:
+        yield self
+
+
+class RunningJob:
+    """A job that the test drives, from one point where it is held to the next."""
+
+    def __init__(self, job: Job) -> None:
+        self._coroutine = job()
+        self.at: str | None = None
+        """Where it is held; None: it is at its end."""
+        self.go_on()
+
+    def go_on(self) -> None:
+        try:
+            self.at = self._coroutine.send(None).point
+        except StopIteration:
+            self.at = None
+
+    def finish(self) -> None:
+        """Wherever else it would be held."""
+        while self.at is not None:
+            self.go_on()
+
+
+class FakeEpochs:
+    """The place's epoch, which every client sees at once."""
+
+    is_exact = True
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._own = self._began = 0
+        self.turn: tuple[Epoch, Epoch] = (place.epoch, place.epoch)
+
+    @property
+    def now(self) -> Sequence[Any]:
+        return (self._place.epoch,)
+
+    @property
+    def latest(self) -> Epoch:
+        return self._place.epoch
+
+    def begin_write(self) -> None:
+        self._own, self._began = 0, self._place.epoch
+        self.turn = (self._began, self._began)
+
+    def end_write(self, own: int) -> None:
+        """So much of the change is this object's."""
+        self._own += own
+        only_own = self._place.epoch - self._began == self._own
+        self.turn = (self._began if only_own else None, self._place.epoch)
+
+
+class FakeEngine:
+    max_value_bytes = 2**20
+    deletes_at_once = True
+    location = LOCATION
+
+    def __init__(self, place: Place | None = None, *, polls: bool = True) -> None:
+        self.place = place or Place()
+        self.group_limits = GroupLimits(operations=4, bytes=100_000)
+        self.poll_seconds: tuple[float, float] | None = (0.0, 0.0) if polls else None
+        self.own_threads = OwnThreads(LOCATION)
+        self.epochs = FakeEpochs(self.place)
+        self.writes: deque[Job] = deque()
+        self.reads: deque[Job] = deque()
+        self.scans: deque[Job] = deque()
+        self.is_open = True
+        self.is_locked = False
+        self.calls: list[str] = []
+        """What was asked of it, one after the other."""
+        self.groups: list[list[Unit]] = []
+        """The units of each call of commit."""
+        self.trips: list[list[OutputKey]] = []
+        """The keys of each call of fetch."""
+        self.wanted: Callable[[], bool] = lambda: True
+        """What the write that waits for the right to commit says of whether it is still wanted."""
+        self.knows_deletions = True
+        self.polls_at_once = False
+        """Whether a poller looks without being let."""
+        self.tells_more = False
+        """Whether a look finds also what no one waits for, as an engine may."""
+        self._held: set[str] = set()
+        self._failures: dict[str, deque[BaseException | None]] = {}
+        self._answers_to_lose = 0
+        self._polls: deque[asyncio.Future[None]] = deque()
+
+    # -- the test's side ----------------------------------------------------------------------------------------------
+
+    def hold(self, *points: str) -> None:
+        """Hold jobs there from now on: at the names of the calls, before anything is done, and at two more.
+
+        "deleting": a deletion is about to be committed; "committed", "fetched": it is done, and not answered.
+        """
+        self._held |= set(points)
+
+    def release(self) -> None:
+        self._held.clear()
+
+    def fail(self, call: str, *errors: BaseException | None) -> None:
+        """Have the next calls raise these, one after the other. None: do what it does."""
+        self._failures.setdefault(call, deque()).extend(errors)
+
+    def lose_answer(self) -> None:
+        self._answers_to_lose += 1
+
+    def begin_write(self) -> RunningJob:
+        return RunningJob(self.writes.popleft())
+
+    def begin_read(self) -> RunningJob:
+        return RunningJob(self.reads.popleft())
+
+    def run_next_write(self) -> None:
+        job = self.begin_write()
+        assert job.at is None, f"it is held at {job.at}"
+
+    def run_writes(self) -> None:
+        """And what these post, until there is none."""
+        while self.writes:
+            self.run_next_write()
+
+    def run_reads(self) -> None:
+        """Scans, too, and what these post, until there is none."""
+        while self.reads or self.scans:
+            job = RunningJob((self.reads or self.scans).popleft())
+            assert job.at is None, f"it is held at {job.at}"
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether a poller stands before its next look."""
+        return any(not poll.done() for poll in self._polls)
+
+    async def let_poll(self) -> None:
+        """Let the poller look once. What it tells has come to those who wait when this returns."""
+        await until(lambda: self.is_polled)
+        poll = next(poll for poll in self._polls if not poll.done())
+        self._polls.remove(poll)
+        poll.set_result(None)
+        await turns()
+
+    # -- the engine's side --------------------------------------------------------------------------------------------
+
+    async def _called(self, call: str) -> None:
+        self.calls.append(call)
+        await self._stand_at(call)
+        failures = self._failures.get(call)
+        error = failures.popleft() if failures else None
+        if error is not None:
+            raise error
+
+    async def _stand_at(self, point: str) -> None:
+        if point in self._held:
+            await _Hold(point)
+
+    async def open(self) -> None:
+        await self._called("open")
+        self.is_open = True
+
+    async def close(self) -> None:
+        self.run_writes()
+        self.run_reads()
+        self.is_open = False
+        await self._called("close")
+
+    def post_write(self, job: Job) -> None:
+        self._post(self.writes, job)
+
+    def post_read(self, job: Job) -> None:
+        self._post(self.reads, job)
+
+    def post_scan(self, job: Job) -> None:
+        self._post(self.scans, job)
+
+    def _post(self, jobs: deque[Job], job: Job) -> None:
+        if not self.is_open:
+            raise StorageError(f"{self.location} is closed")
+        jobs.append(job)
+
+    async def acquire_write(self, wanted: Callable[[], bool]) -> bool:
+        self.wanted = wanted
+        await self._called("acquire_write")
+        if not wanted():
+            return False
+        assert not self.is_locked, "the right to commit was not given back"
+        self.is_locked = True
+        self.epochs.begin_write()
+        return True
+
+    async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
+        assert self.is_locked, "a commit without the right to commit"
+        self.groups.append([list(unit) for unit in units])
+        await self._called("commit")
+        before = self.place.epoch
+        if any(is_deletion(operation) for unit in units for operation in unit):
+            self.place.epoch += 1
+            await self._stand_at("deleting")
+            self.place.epoch -= 1
+            before = self.place.epoch
+        outcomes = self.place.commit_units(units)
+        self.epochs.end_write(self.place.epoch - before)
+        await self._stand_at("committed")
+        if self._answers_to_lose:
+            self._answers_to_lose -= 1
+            raise StorageError(f"the connection to {self.location} was lost during a commit", True)
+        return outcomes
+
+    def release_write(self) -> None:
+        assert self.is_locked
+        self.calls.append("release_write")
+        self.is_locked = False
+
+    async def maintain(self) -> None:
+        await self._called("maintain")
+
+    async def fetch(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
+        self.trips.append(list(keys))
+        await self._called("fetch")
+        found = self.place.epoch, [self.place.read(key) for key in keys]
+        await self._stand_at("fetched")
+        return found
+
+    async def exists(self, key: OutputKey) -> bool:
+        await self._called("exists")
+        return self.place.has(key)
+
+    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
+        return (await self.list_node_ids(flow_run_id, prefix))[:limit]
+
+    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+        await self._called("list_node_ids")
+        run = self.place.alive(flow_run_id)
+        return [] if run is None else sorted(node_id for node_id in run.outputs if node_id.startswith(prefix))
+
+    async def page_outputs(
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+    ) -> list[Fetched]:
+        await self._called("page_outputs")
+        there = self.place.alive(flow_run_id)
+        if there is None or run not in (None, there.serial):
+            return []
+        page: list[Fetched] = []
+        portion = Portion(limit, max_bytes)
+        for node_id in sorted(node_id for node_id in there.outputs if node_id > after):
+            if portion.is_full:
+                break
+            portion.takes(len(there.outputs[node_id].data or b""))
+            page.append(self.place.read((flow_run_id, node_id)))
+        return page
+
+    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
+        await self._called("list_runs")
+        if after is not None and after not in self.place.runs:
+            raise LookupError(after)
+        below = float("inf") if after is None else self.place.runs[after].serial
+        found = [(name, run) for name, run in self.place.all_alive() if run.serial < below and name.startswith(prefix)]
+        return [_record(name, run) for name, run in reversed(found)][:limit]
+
+    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+        await self._called("page_idle_runs")
+        found: list[tuple[str, int]] = []
+        looked_at = 0
+        for name, run in self.place.all_alive():
+            if run.serial > after:
+                looked_at += 1
+                if self.place.is_idle(run, idle_since):
+                    found.append((name, len(run.outputs)))
+                if len(found) == limit:
+                    return IdleRuns(found, looked_at, run.serial, None)
+        return IdleRuns(found, looked_at, None, None)
+
+    async def measure_runs(self, flow_run_ids: Sequence[str]) -> Extent:
+        await self._called("measure_runs")
+        runs = [run for name in flow_run_ids if (run := self.place.alive(name)) is not None]
+        rows = [row for run in runs for row in run.outputs.values()]
+        return Extent(len(runs), len(rows), sum(row.size for row in rows))
+
+    async def count_runs(self) -> int:
+        await self._called("count_runs")
+        return len(list(self.place.all_alive()))
+
+    async def is_deleted(self, flow_run_id: str) -> bool:
+        await self._called("is_deleted")
+        return self.place.is_deleted(flow_run_id)
+
+    async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
+        await self._called("page_unfinished_deletions")
+        return [name for name, run in self.place.by_serial() if (run.deleted_at or 0) > after and run.outputs], None
+
+    async def count_tombstones(self, deleted_before: int) -> int:
+        await self._called("count_tombstones")
+        times = [run.deleted_at for run in self.place.runs.values() if run.deleted_at is not None]
+        return sum(time < deleted_before for time in times)
+
+    async def fetch_global(self, key: str) -> GlobalRecord | None:
+        await self._called("fetch_global")
+        stored = self.place.globals.get(key)
+        return None if stored is None or stored.is_deleted else read_global(self.location, stored)
+
+    async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
+        await self._called("page_globals")
+        end = after_prefix(prefix)
+        found = [
+            row
+            for key, row in sorted(self.place.globals.items())
+            if prefix <= key and (end is None or key < end) and (after is None or key > after) and not row.is_deleted
+        ]
+        return [read_global(self.location, row) for row in found[:limit]]
+
+    async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
+        await self._called("page_run_rows")
+        rows = [RunRow(run.serial, name, run.created_at, run.deleted_at) for name, run in self.place.by_serial()]
+        return [row for row in rows if row.serial > after][:limit]
+
+    async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
+        await self._called("page_global_rows")
+        keys = sorted(key for key in self.place.globals if after is None or key > after)
+        return [read_global_row(self.location, self.place.globals[key]) for key in keys[:limit]]
+
+    async def count(self) -> Counts:
+        await self._called("count")
+        alive = [run for _, run in self.place.all_alive()]
+        rows = [row for run in alive for row in run.outputs.values()]
+        values = [row for row in self.place.globals.values() if not row.is_deleted]
+        size = sum(row.size for row in rows) + sum(row.size for row in values)
+        return Counts(len(alive), len(self.place.runs) - len(alive), len(rows), len(values), size)
+
+    # -- beside the reads and writes ----------------------------------------------------------------------------------
+
+    async def poll(self, place: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
+        if not self.polls_at_once:
+            let = asyncio.get_running_loop().create_future()
+            self._polls.append(let)
+            await let
+        await self._called("poll")
+        history = self.place.history
+        if place is None:
+            return len(history), []
+        outputs, runs = wanted()
+        written = [key for key in itertools.islice(history, place, None) if key is not None]
+        return len(history), [key for key in written if self.tells_more or key in outputs or key[0] in runs]
+
+    def deletion_epoch(self) -> int | None:
+        return self.place.deletions if self.knows_deletions else None
+
+    async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
+        await self._called("deleted_among")
+        return [name for name in flow_run_ids if self.place.is_deleted(name)]
+
+    async def stats(self) -> EngineStats:
+        return EngineStats("fake", 0, 0, False)
+
+    async def check(self) -> CheckReport:
+        await self._called("check")
+        counts = await self.count()
+        return CheckReport(counts.runs, counts.outputs, counts.globals, (), ())
+
+    async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
+        raise StorageError(f"{self.location} is in memory alone and has no backups")
+
+
+def _record(name: str, run: Run) -> RunRecord:
+    times = [row.written_at for row in run.outputs.values()] or [None]
+    size = sum(row.size for row in run.outputs.values())
+    return run_record(run.serial, name, len(run.outputs), size, (min(times), max(times)))
+
+
+# -- who calls, and on what loop --------------------------------------------------------------------------------------
+
+
+def task_callers(engine: FakeEngine, timeout: float = 5.0) -> TaskCallers:
+    """Those of the running loop, as an open store has them."""
+    callers = TaskCallers(engine.location, timeout, engine.own_threads)
+    callers.settle()
+    callers.bind()
+    return callers
+
+
+def thread_callers(engine: FakeEngine) -> ThreadCallers:
+    callers = ThreadCallers(engine.location, engine.own_threads)
+    callers.settle()
+    callers.bind()
+    return callers
+
+
+class LoopHost:
+    """Runs an engine's calls as tasks of the test's loop, in the place of the engine's host and its thread."""
+
+    def __init__(self) -> None:
+        self.calls: list[asyncio.Task[None]] = []
+        self.error: ContextStoreError | None = None
+        """What calls are refused with."""
+
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> SharedFuture[Outcome[T]]:
+        if self.error is not None:
+            raise self.error
+        future: SharedFuture[Outcome[T]] = SharedFuture()
+
+        async def run() -> None:
+            try:
+                future.set_result(Outcome(await function()))
+            except Exception as error:
+                future.set_result(Outcome.failure(error))
+
+        self.calls.append(asyncio.ensure_future(run()))
+        return future
+
+    @property
+    def running(self) -> int:
+        return sum(not call.done() for call in self.calls)
+
+    async def end(self) -> None:
+        for call in self.calls:
+            call.cancel()
+        await asyncio.gather(*self.calls, return_exceptions=True)
+
+
+async def turns(count: int = 6) -> None:
+    """Let the loop do what it has to do, and what comes of it."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], Any], most: int = 200) -> None:
+    """Let the loop turn until it is so."""
+    for _ in range(most):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it did not come to pass")
+
+
+def spawn(*calls: Awaitable[T]) -> list[asyncio.Future[T]]:
+    return [asyncio.ensure_future(call) for call in calls]
+
+
+async def outcomes_of(tasks: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
