@@ -116,7 +116,7 @@ class PostgresEngine:
         self._jobs: _Jobs | None = None
         self._write_lock = asyncio.Lock()
         self._turn_deadline = Deadline(timeout)
-        """How long those who wait for the writes of this turn want to wait, about."""
+        """Until when the callers of this turn want to wait, about: from ``acquire_write`` for the commits after it."""
         terms = Terms(timeout, durability, read_only, create)
         settings = session_settings(terms)
         self._statements = statements = statements_for(address.schema)

@@ -1,4 +1,4 @@
-"""What other clients write, for those who wait for it.
+"""What other clients write, for the callers that wait for it.
 
 Rules of this module: it looks for what is waited for, and for nothing else. There is no feed of all that is committed:
 ids and times are given before the commit, so that one may become visible behind another that was seen already. To look

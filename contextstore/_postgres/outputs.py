@@ -39,7 +39,7 @@ class PutRow:
 
 
 class OutputRows:
-    """The rows of outputs, for those who write them."""
+    """The rows of outputs, for the modules that write them."""
 
     def __init__(self, context: WriteContext) -> None:
         self._location = context.location

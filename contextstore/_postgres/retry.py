@@ -85,7 +85,7 @@ async def halved(
     """What a call gives for the items: at once, or in parts if it finds damage.
 
     The server does not say which of many rows it could not read. So the call is made for each half by itself, until the
-    damaged item stands alone and only who needs it is told.
+    damaged item stands alone, and only the callers that need it are told.
     """
     try:
         return [await call(items)]

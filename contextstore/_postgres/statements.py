@@ -76,12 +76,12 @@ class WriteStatements:
     create_tables: str = _TABLES  # one string without parameters is one transaction
     format: str = "SELECT version FROM {schema}.store_format"
     # Stores of earlier versions have none, whose clients go on as they did.
-    # Not waited for: behind somebody who reads the table for an hour, as a dump does, all others would wait as well.
+    # Not waited for: behind a client that reads the table for an hour, as a dump does, all others would wait as well.
     add_epoch: str = """
         SET LOCAL lock_timeout = '1s';
         ALTER TABLE {schema}.store_format ADD COLUMN IF NOT EXISTS deletions bigint NOT NULL DEFAULT 0
     """
-    # The table is read, so that until the end of the transaction nobody adds the column.
+    # The table is read, so that until the end of the transaction no other client adds the column.
     has_epoch: str = """
         SELECT FROM {schema}.store_format f
         JOIN pg_attribute a ON a.attrelid = f.tableoid AND a.attname = 'deletions' AND NOT a.attisdropped
@@ -200,7 +200,7 @@ class WriteStatements:
         WHERE EXISTS (SELECT FROM {schema}.output_rows WHERE run = t.serial)
     """
     # First locked, then looked at again by another statement: a put that was under way may have left a row meanwhile.
-    # From where the last look ended, so that nobody goes again through what was forgotten before.
+    # From where the last look ended, so that no call goes again through what was forgotten before.
     lock_forgettable: str = """
         SELECT serial, deleted_at FROM {schema}.runs WHERE serial IN (
             SELECT serial FROM {schema}.runs r WHERE deleted_at >= $1 AND deleted_at < $2

@@ -378,20 +378,21 @@ class TestWhatAServerCannotRead:
 
     def unreadable(self, store: ContextStore) -> None:
         engine: Any = core_of(store)._session.engine
-        fetch = engine._fetch
+        pool, statements = engine._pool, engine._statements
+        fetch = pool.fetch
 
         async def refusing(statement: str, *arguments: Any) -> Any:
-            if statement == "page_outputs":
+            if statement == statements.page_outputs:
                 _, _, after, limit, _ = arguments
                 if "c" in [node for node in NODES if node > after][:limit]:
                     raise CorruptStoreError("invalid page in block 7 (XX001)")
-            if statement == "page_global_rows":
+            if statement == statements.page_global_rows:
                 after, limit, _ = arguments
                 if "key-2" in [f"key-{n}" for n in range(5) if f"key-{n}" > (after or "")][:limit]:
                     raise CorruptStoreError("invalid page in block 9 (XX001)")
             return await fetch(statement, *arguments)
 
-        engine._fetch = refusing
+        pool.fetch = refusing
 
     def test_it_is_gone_round(self, url: str) -> None:
         fill(url)
