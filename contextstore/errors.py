@@ -258,7 +258,7 @@ class StoreClosedError(ContextStoreError):
 
 
 class WrongLoopError(ContextStoreError):
-    """A call from an event loop, or a thread, that the store cannot be called from."""
+    """A call from a thread of the store's own, which would wait for itself: hand it to another thread."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)

@@ -16,7 +16,7 @@ from .._results import GlobalEntry
 from .._values.arguments import check_count, check_function
 from .._values.codec import decode
 from .._values.keys import Id, global_key, prefix_key
-from .._waiting.callers import KeyedLock
+from .._waiting.key_lock import KeyedLock
 from ..errors import VersionConflictError
 from .answers import converted, global_entry_of
 from .arguments import page_size

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._results import CheckReport, StoreStats
 from .._values.arguments import check_function
-from .._waiting.callers import ProgressChannel
+from .._waiting.progress import ProgressChannel
 from ..errors import StorageError
 from .session import Session
 

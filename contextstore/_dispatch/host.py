@@ -22,7 +22,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from .._engine.contract import Engine
 from .._process.exit import forget, watch_for_exit
 from .._process.own_threads import OwnThreads
-from .._waiting.callers import SharedFuture
+from .._waiting.future import SharedFuture
 from .._waiting.outcome import Outcome
 from ..errors import StorageError, StoreClosedError
 

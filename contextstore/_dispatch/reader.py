@@ -14,16 +14,13 @@ from typing import Any, TypeVar
 from .._engine.contract import Engine, Job
 from .._engine.failures import error_for_caller
 from .._engine.records import Fetched, OutputKey, OutputRecord
-from .._waiting.callers import Callers, Waiter
+from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
+from .._waiting.waiters import Waiter, resolve
 from ..errors import StoreBusyError, StoreClosedError
 from .cache import OutputCache
 
 T = TypeVar("T")
-
-
-def _keep_waiting() -> None:
-    """Reads have no deadline here: an engine that waits for something keeps to the timeout itself."""
 
 
 FETCH_KEYS = 256
@@ -37,7 +34,7 @@ class Reader:
         self._timeout = timeout
         self._cache = cache
         self._lock = threading.RLock()  # reentrant: a finalizer that runs while it is held may read
-        self._wanted: list[tuple[OutputKey, Waiter, float]] = []  # with when it was asked for
+        self._wanted: list[tuple[OutputKey, Waiter[Fetched], float]] = []  # with when it was asked for
         self._fetching = False
         self._closed = False
 
@@ -48,7 +45,7 @@ class Reader:
 
     async def fetch(self, key: OutputKey) -> OutputRecord | None:
         """One output. Those who ask while a fetch is under way are served together by the next one."""
-        waiter = self._callers.waiter()
+        waiter: Waiter[Fetched] = self._callers.waiter()
         with self._lock:
             if self._closed:  # a job posted now would never be run
                 raise StoreClosedError(self._engine.location)
@@ -56,7 +53,8 @@ class Reader:
             if not self._fetching:
                 self._engine.post_read(self._fetch_next_group)
                 self._fetching = True
-        outcome: Fetched = await self._callers.wait_until(waiter, self._timeout, _keep_waiting)
+        # Without a deadline, as all reads: an engine that waits for something keeps to the timeout itself.
+        outcome = await self._callers.wait(waiter)
         return outcome.unwrap()
 
     async def fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
@@ -74,12 +72,12 @@ class Reader:
         return await self._ask(self._engine.post_scan, read)
 
     async def _ask(self, post: Callable[[Job], None], read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        waiter = self._callers.waiter()
+        waiter: Waiter[Outcome[T]] = self._callers.waiter()
         with self._lock:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
             post(partial(self._answer_call, read, waiter))
-        outcome: Outcome[T] = await self._callers.wait_until(waiter, self._timeout, _keep_waiting)
+        outcome = await self._callers.wait(waiter)
         return outcome.unwrap()
 
     # -- where the engine reads ---------------------------------------------------------------------------------------
@@ -88,7 +86,7 @@ class Reader:
         with self._lock:
             wanted = [(key, waiter) for key, waiter, _ in self._wanted[:FETCH_KEYS]]
             del self._wanted[:FETCH_KEYS]
-        answers: list[tuple[Waiter, Outcome[Any]]] = []
+        answers: list[tuple[Waiter[Any], Outcome[Any]]] = []
         try:
             answers = await self._fetch_group(wanted)
         finally:
@@ -103,9 +101,11 @@ class Reader:
                 self._fetching = bool(self._wanted)
                 if self._fetching:
                     self._engine.post_read(self._fetch_next_group)  # behind others' jobs
-        self._callers.resolve(answers)
+        resolve(answers)
 
-    async def _fetch_group(self, wanted: Sequence[tuple[OutputKey, Waiter]]) -> list[tuple[Waiter, Outcome[Any]]]:
+    async def _fetch_group(
+        self, wanted: Sequence[tuple[OutputKey, Waiter[Fetched]]]
+    ) -> list[tuple[Waiter[Any], Outcome[Any]]]:
         try:
             found = await self._fetch_and_keep([key for key, _ in wanted])
         except Exception as error:  # noqa: BLE001 - handed over to those who wait, whatever it is
@@ -122,7 +122,7 @@ class Reader:
         self._cache.fill([(key, record.value) for key, record in records if record is not None], epoch)
         return found
 
-    async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], waiter: Waiter) -> None:
+    async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], waiter: Waiter[Any]) -> None:
         outcome: Outcome[Any]
         try:
             outcome = Outcome(await read())
@@ -130,4 +130,4 @@ class Reader:
             outcome = Outcome.failure(error)
         except Exception as error:  # noqa: BLE001 - handed over to the one who waits, whatever it is
             outcome = self._failure(error)
-        self._callers.resolve([(waiter, outcome)])
+        resolve([(waiter, outcome)])

@@ -19,7 +19,11 @@ from .._engine.contract import Engine, Feed
 from .._engine.failures import error_for_caller
 from .._engine.operations import LoadOutput, Operation, PutOutput, runs_deleted_by
 from .._engine.records import OutputKey
-from .._waiting.callers import Callers, SharedFuture, Waiter
+from .._waiting.callers import Callers
+from .._waiting.deadline import Deadline
+from .._waiting.future import SharedFuture
+from .._waiting.outcome import Outcome
+from .._waiting.waiters import Waiter, resolve
 from ..errors import ContextStoreError, StoreClosedError
 from .host import EngineHost
 
@@ -52,7 +56,7 @@ class Subscription:
         self.nodes: list[str] = []
         self.maybe_deleted = False
         self.error: ContextStoreError | None = None
-        self.waiter: Waiter = None
+        self.waiter: Waiter[Outcome[None]] | None = None
 
     async def begin(self, host: EngineHost) -> None:
         """Be told of what is committed from when this returns."""
@@ -63,7 +67,7 @@ class Subscription:
 
         None at all: look whether the run is deleted.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline, callers = Deadline(timeout), self._subscriptions.callers
         while True:
             with self._subscriptions.lock:
                 if self.error is not None:
@@ -74,19 +78,17 @@ class Subscription:
                 if self.maybe_deleted:
                     self.maybe_deleted = False
                     return []
-                waiter = self.waiter = self._subscriptions.callers.waiter()
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            callers = self._subscriptions.callers
-            answer = await (callers.wait(waiter) if left is None else callers.wait_until(waiter, left, _time_is_up))
-            if answer is not None:
-                raise TimeoutError
+                waiter: Waiter[Outcome[None]] = callers.waiter()
+                self.waiter = waiter
+            left = None if timeout is None else deadline.left
+            (await callers.wait_until(waiter, left, _time_is_up)).unwrap()
 
     def close(self) -> None:
         self._subscriptions.unsubscribe(self)
 
 
-def _time_is_up() -> object:
-    return TimeoutError
+def _time_is_up() -> Outcome[None]:
+    return Outcome.failure(TimeoutError())
 
 
 class Subscriptions:
@@ -237,7 +239,7 @@ class Subscriptions:
 
     def _tell(self, found: Iterable[OutputKey], deleted: Iterable[str] = ()) -> bool:
         """Report outputs, and runs that may be deleted. Returns whether somebody waits for one of them."""
-        waiters: list[Waiter] = []
+        waiters: list[Waiter[Outcome[None]]] = []
         anybody = False
         with self.lock:
             self._remove_those_who_left()
@@ -254,7 +256,7 @@ class Subscriptions:
         return anybody
 
     def _fail(self, error: ContextStoreError, ended: _Polling | None = None) -> None:
-        waiters: list[Waiter] = []
+        waiters: list[Waiter[Outcome[None]]] = []
         with self.lock:
             if ended is not None and self._polling is ended:
                 self._polling = None
@@ -266,9 +268,8 @@ class Subscriptions:
     def _all(self) -> list[Subscription]:
         return [one for some in self._of_run.values() for one in some]
 
-    def _wake(self, waiters: list[Waiter]) -> None:
-        if waiters:
-            self.callers.resolve([(waiter, None) for waiter in waiters])
+    def _wake(self, waiters: list[Waiter[Outcome[None]]]) -> None:
+        resolve([(waiter, Outcome(None)) for waiter in waiters])
 
 
 class _Rest:
@@ -313,7 +314,7 @@ class _Deletions:
         return deleted
 
 
-def _take_waiter(subscription: Subscription, waiters: list[Waiter]) -> None:
+def _take_waiter(subscription: Subscription, waiters: list[Waiter[Outcome[None]]]) -> None:
     if subscription.waiter is not None:
         waiters.append(subscription.waiter)
         subscription.waiter = None

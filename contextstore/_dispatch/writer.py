@@ -23,8 +23,9 @@ from typing import Any
 from .._engine.contract import Engine
 from .._engine.failures import error_for_caller, report_bug
 from .._engine.operations import Operation, value_bytes
-from .._waiting.callers import Callers, Waiter
+from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
+from .._waiting.waiters import Waiter, resolve
 from ..errors import StorageError, StoreBusyError, StoreClosedError
 
 QUEUE_BYTES = 64 * 2**20
@@ -47,7 +48,7 @@ class _Entry:
 
     __slots__ = ("bytes", "deadline", "operations", "state", "waiter")
 
-    def __init__(self, operations: list[Operation], waiter: Waiter, deadline: float) -> None:
+    def __init__(self, operations: list[Operation], waiter: Waiter[Outcome[list[Any]]], deadline: float) -> None:
         self.operations = operations
         self.bytes = UNIT_BYTES + OPERATION_BYTES * len(operations)
         for operation in operations:
@@ -109,7 +110,7 @@ class Writer:
             for entry in waiting:
                 entry.state = _WITHDRAWN
         refused = [(entry.waiter, Outcome.failure(StoreClosedError(self._engine.location))) for entry in waiting]
-        self._callers.resolve(refused)
+        resolve(refused)
 
     # -- in the caller's thread ---------------------------------------------------------------------------------------
     # A KeyboardInterrupt may come between any two steps here. Each order of steps below is chosen so that what is left
@@ -192,7 +193,7 @@ class Writer:
             with self._lock:
                 self._queue.popleft()
         if expired:
-            self._callers.resolve([(waiter, outcome) for waiter, outcome in expired if outcome is not None])
+            resolve([(waiter, outcome) for waiter, outcome in expired if outcome is not None])
         return bool(self._queue)
 
     async def _commit_next_group(self) -> None:
@@ -279,7 +280,7 @@ class Writer:
         return len(self._queue) + len(self._waiting)
 
     def _answer(self, group: list[_Entry], outcomes: list[Outcome[list[Any]]]) -> None:
-        answers: list[tuple[Waiter, Outcome[list[Any]]]] = []
+        answers: list[tuple[Waiter[Any], Outcome[list[Any]]]] = []
         committed: list[Operation] = []
         writes = 0
         for entry, outcome in zip(group, outcomes, strict=True):
@@ -295,7 +296,7 @@ class Writer:
             for note in self._note_committed:
                 note(committed)
         finally:
-            self._callers.resolve(answers)
+            resolve(answers)
 
     def _refuse_all(self, error: StorageError) -> None:
         with self._lock:
@@ -307,4 +308,4 @@ class Writer:
             self._queued_bytes = 0
             self._draining = False
         failures = self._failures(error, entries)
-        self._callers.resolve([(entry.waiter, failure) for entry, failure in zip(entries, failures, strict=True)])
+        resolve([(entry.waiter, failure) for entry, failure in zip(entries, failures, strict=True)])

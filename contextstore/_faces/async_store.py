@@ -20,7 +20,7 @@ from .._core.target import Target
 from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.codec import decode
 from .._values.keys import Id, Outputs, flow_run_key, output_key
-from .._waiting.callers import TaskCallers
+from .._waiting.tasks import TaskCallers
 from .batch import AsyncBatch
 from .run import AsyncFlowRun
 
@@ -31,7 +31,7 @@ D = TypeVar("D")
 
 
 class AsyncContextStore:
-    """A durable store for what the nodes of a flow produce, awaited from asyncio code.
+    """A durable store for what the nodes of a flow produce, awaited from asyncio or trio code.
 
     Each output is written once, under ``(flow_run_id, node_id)``; beside the outputs there are global keys. A write
     that has returned is durable and visible to every later read in any process; a write that has raised stored
@@ -41,8 +41,10 @@ class AsyncContextStore:
             await store.put("run-1", "extract", {"rows": 3})
             assert await store.get("run-1", "extract") == {"rows": 3}
 
-    The store opens itself at its first use, belongs to the event loop of that first use, and may be used by any number
-    of tasks at once. ``ContextStore`` is the same for blocking code.
+    The store opens itself at its first use, and may be used by any number of tasks at once, of any event loops, also of
+    several at once. Each call waits on the loop it was made on, and a loop that ends takes only its own waiting calls
+    with it. Leaving ``async with`` closes to the end, also if it is cancelled. ``ContextStore`` is the same for
+    blocking code.
 
     Args:
         target: where the store is. A path, ``":memory:"`` for a private store that ends with this object, or a URL:
@@ -130,7 +132,7 @@ class AsyncContextStore:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.close()
+        await self._session.callers.to_the_end(self.close)
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
@@ -414,8 +416,10 @@ class AsyncContextStore:
 
         Args:
             factory: called without arguments. With ``AsyncContextStore`` it may be a coroutine function, and it runs in
-                a task of its own, so that one cancelled caller does not cancel the others; when all are cancelled, so
-                is it. With ``ContextStore`` it runs in the calling thread.
+                a task of its own, on the loop of the call that started it, with a copy of that call's context and in
+                none of its cancel scopes. So one cancelled caller does not cancel the others, on whichever loop they
+                wait; when all are cancelled, so is it. If its loop ends before it does, those who wait elsewhere
+                compute anew, one of them. With ``ContextStore`` it runs in the calling thread.
             type: as for ``get``. What ``factory`` returns is stored only if its stored form fits.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from .._values.arguments import check_function
 from .._values.keys import Id
-from .._waiting.callers import run_now
+from .._waiting.threads import run_now
 from ..errors import AlreadyExistsError, CompletionFailedError, ContextStoreError, WriteFailedError
 from .async_store import AsyncContextStore
 from .sync_store import ContextStore

@@ -13,7 +13,7 @@ from .._core.session import Session
 from .._engine.operations import Operation, PutGlobal, PutOutput, UpsertGlobal
 from .._values.arguments import check_count
 from .._values.keys import Id, flow_run_key, global_key, node_key
-from .._waiting.callers import run_now
+from .._waiting.threads import run_now
 
 
 class BatchBuilder:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from .._core.core import Core
 from .._values.keys import Id
-from .._waiting.callers import run_now, warn_on_a_loop
+from .._waiting.threads import run_now, warn_on_a_loop
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

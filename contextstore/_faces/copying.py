@@ -6,7 +6,6 @@ itself is the core's.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
@@ -15,7 +14,8 @@ from .._core.archive import Archive, copy_archive, here
 from .._core.session import Session
 from .._results import CopyReport, Problem
 from .._values.arguments import check_function
-from .._waiting.callers import run_now
+from .._waiting.loops import in_thread
+from .._waiting.threads import run_now
 from .async_store import AsyncContextStore
 from .async_store import core_of as core_of_async
 from .sync_store import ContextStore
@@ -87,7 +87,7 @@ def _archive(store: Store, is_awaited: bool, skipped: list[Problem] | None = Non
 
 async def _in_thread(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """A blocking store beside an awaited one would block the loop."""
-    return await asyncio.to_thread(lambda: run_now(call()))
+    return await in_thread(lambda: run_now(call()))
 
 
 def _session_of(store: Store) -> Session:

@@ -17,7 +17,7 @@ from .._process.fork import at_fork
 from .._results import Output
 from .._values.arguments import check_function
 from .._values.keys import Id, Outputs, node_key
-from .._waiting.callers import run_now
+from .._waiting.threads import run_now
 from .blocking import documented_as, iterate, wait_for
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from .._core.target import Target
 from .._process.own_threads import OwnThreads
 from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.keys import Id, Outputs, flow_run_key
-from .._waiting.callers import ThreadCallers, run_now
+from .._waiting.threads import ThreadCallers, run_now
 from .async_store import AsyncContextStore
 from .batch import Batch
 from .blocking import documented_as, iterate, wait_for

@@ -21,7 +21,7 @@ import aiosqlite  # here, and not at the first opening: a fork in the middle of 
 
 from .._engine.contract import Job
 from .._process.own_threads import OwnThreads
-from .._waiting.callers import run_now
+from .._waiting.threads import run_now
 from ..errors import StorageError
 from .fork import deregister, file_of, refuse_if_spoilt, register, without_fork
 

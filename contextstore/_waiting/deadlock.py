@@ -1,13 +1,14 @@
-"""Who waits for whom: a wait that could never end is refused as it begins.
+"""The wait-for graph: a wait that could never end is refused as it begins.
 
 Rules of this module: no I/O, no values, nothing of the store. What others may wait for is a ``Computation``: a
 computation of ``get_or_put``, a turn in ``update_global``. Which of them the caller is a part of stands in a context
-variable, and so goes along into the tasks that it starts.
+variable, and so goes along into the tasks that it starts. The graph is one for all loops and threads of the process.
 
-No search when nothing is wrong: each work has a rank above all that it waits for. A wait that fits the ranks, as each
-does for what was begun after the one who waits, cannot close a circle. One that does not has the ranks of those mended
-who wait for the waiter, and meets what is waited for among them if, and only if, there is a circle. (To walk all that
-is waited for, at each wait, took a minute for a graph of 28 times 28 nodes.)
+This is incremental cycle detection by a topological order (Pearce & Kelly). There is no search when nothing is wrong:
+each computation has a rank above all that it waits for. A wait that fits the ranks cannot close a circle, and each wait
+for a computation that was begun after the waiting one fits. One that does not fit raises the waiting computation, and
+then those that wait for it, as far as is needed; it meets the one that is waited for among them if, and only if, there
+is a circle. (To walk all that is waited for, at each wait, took a minute for a graph of 28 times 28 nodes.)
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ class Computation:
 
     def __init__(self) -> None:
         self.waiters: dict[Computation, int] = {}
-        """Works that wait for this one now, with how many of their callers."""
+        """Computations that wait for this one now, with how many of their callers."""
         self.rank = -next(_numbers)
         self.is_done = False
 
 
-_own_work: contextvars.ContextVar[Computation | None] = contextvars.ContextVar("contextstore work", default=None)
-"""The innermost work that the caller is a part of. Tasks that it starts have it, too, and may outlive it."""
+_own: contextvars.ContextVar[Computation | None] = contextvars.ContextVar("contextstore computation", default=None)
+"""The innermost computation that the caller is a part of. Tasks that it starts have it, too, and may outlive it."""
 
 # Reentrant: a coroutine that is collected while this is held ends its waiting in the same thread.
 _lock = threading.RLock()
@@ -49,43 +50,43 @@ at_fork(in_child=_renew_lock_in_child)
 
 
 @contextlib.contextmanager
-def within(work: Computation) -> Iterator[None]:
-    """What is called in here is a part of the work."""
-    before = _own_work.get()
+def running(computation: Computation) -> Iterator[None]:
+    """All that is called in here is a part of the computation."""
+    before = _own.get()
     try:
-        _own_work.set(work)
+        _own.set(computation)
         yield
     finally:
-        _own_work.set(before)
+        _own.set(before)
 
 
 @contextlib.contextmanager
-def waiting_for(work: Computation, key: object) -> Iterator[None]:
-    """Around waiting for it. Raises RuntimeError if it waits, however indirectly, for what the caller is a part of."""
-    own = _own_work.get()
+def waiting_for(computation: Computation, key: object) -> Iterator[None]:
+    """Around waiting for it. Raises RuntimeError if it waits, however indirectly, for what the caller is part of."""
+    own = _own.get()
     if own is None or own.is_done:
         yield
         return
     with _lock:
-        _rank_above(own, work, key)
-        work.waiters[own] = work.waiters.get(own, 0) + 1
+        _rank_above(own, computation, key)
+        computation.waiters[own] = computation.waiters.get(own, 0) + 1
     try:
         yield
     finally:
         with _lock:
-            callers = work.waiters.pop(own, 0) - 1
+            callers = computation.waiters.pop(own, 0) - 1
             if callers > 0:
-                work.waiters[own] = callers
+                computation.waiters[own] = callers
 
 
-def _rank_above(waiter: Computation, work: Computation, key: object) -> None:
-    if waiter is not work and waiter.rank > work.rank:
+def _rank_above(waiter: Computation, computation: Computation, key: object) -> None:
+    if waiter is not computation and waiter.rank > computation.rank:
         return
     before = {waiter: waiter.rank}
-    waiter.rank = work.rank + 1
+    waiter.rank = computation.rank + 1
     raised = [waiter]
     for one in raised:  # which grows meanwhile
-        if one is work:
+        if one is computation:
             for changed, rank in before.items():
                 changed.rank = rank
             raise RuntimeError(f"{key!r} was asked for by what computes or updates it: it would wait for itself")

@@ -76,4 +76,4 @@ def nothing_is_left_in_the_air(request: pytest.FixtureRequest) -> Iterator[None]
     yield
     assert [flights(store) for store in made] == [{} for _ in made]
     assert [core_of(store)._core.globals._updates._queues for store in made] == [{} for _ in made]
-    assert _circles._own_work.get() is None
+    assert _circles._own.get() is None

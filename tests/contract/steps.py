@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from contextstore._waiting import callers as _callers
-
 from ..support.doubles import core_of, until
 
 
@@ -50,18 +48,13 @@ class Held:
 def flights(store: Any) -> dict[object, Any]:
     """What is being computed."""
     callers: Any = core_of(store)._session.callers
-    return callers._flights
+    by_key: dict[object, Any] = callers._flights.by_key
+    return by_key
 
 
 def waiters(store: Any) -> int:
     """How many calls wait for what another one computes."""
-    count = 0
-    for flight in list(flights(store).values()):
-        if isinstance(flight, _callers._TaskFlight):
-            count += flight.callers - 1
-        else:
-            count += len(flight.landed._callbacks)
-    return count
+    return sum(len(flight.callers) - 1 for flight in list(flights(store).values()))
 
 
 def spawn(*calls: Any) -> list[asyncio.Task[Any]]:

@@ -31,7 +31,7 @@ from contextstore._sqlite import deletion as _sqlite_deletion
 from contextstore._sqlite import writes as _sqlite_writes
 from contextstore._sqlite.worker import connection_here
 from contextstore._values.codec import Encoded
-from contextstore._waiting.callers import run_now
+from contextstore._waiting.threads import run_now
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail

@@ -20,7 +20,7 @@ from contextstore import (
     VersionConflictError,
 )
 from contextstore._sqlite.worker import connection_here
-from contextstore._waiting.callers import run_now
+from contextstore._waiting.threads import run_now
 
 from ..conftest import Target
 from ..support.doubles import core_of

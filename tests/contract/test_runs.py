@@ -23,7 +23,7 @@ from contextstore import (
 )
 from contextstore._sqlite import reads as _sqlite_reads
 from contextstore._sqlite.worker import connection_here
-from contextstore._waiting.callers import run_now
+from contextstore._waiting.threads import run_now
 
 from ..conftest import Target
 from ..support.doubles import Gate, core_of, fail, until

@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
+import contextstore._waiting
 from contextstore import AsyncContextStore, ContextStore, CorruptStoreError
-from contextstore._waiting import callers as _callers
-from contextstore._waiting import deadlock as _circles
 
 from ..support.doubles import Gate, core_of, until
 from .steps import Held, flights, outcomes_of, spawn, waiters
@@ -296,14 +295,15 @@ class TestThreads:
     def test_an_interrupt_at_any_moment_leaves_nobody_waiting(self, threads_store: ContextStore, part: str) -> None:
         """As Ctrl-C would, but at each chance it has within ``once``, in who computes or in who joined."""
         threads_store.open()
-        functions = {"once", "_land", "within", "waiting_for", "join", "set_result", "add_done_callback"}
+        functions = {"single_flight", "_await_landing", "enter", "leave", "finish", "running", "waiting_for"}
+        functions |= {"wait_watchfully", "set_result", "add_waiter", "resolve"}
         assert every_interrupt(functions, functools.partial(join_one_that_is_interrupted, threads_store, part)) > 10
 
     @pytest.mark.one_python
     @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
     def test_an_interrupt_at_any_moment_leaves_no_turn_taken(self, threads_store: ContextStore) -> None:
         threads_store.open()
-        functions = {"run_locked", "_leave", "within", "waiting_for"}
+        functions = {"run_locked", "_enter", "_leave", "_let_in", "running", "waiting_for"}
         assert every_interrupt(functions, functools.partial(queue_behind_one_that_is_interrupted, threads_store)) > 10
 
 
@@ -378,6 +378,9 @@ def wait_until(condition: Callable[[], Any]) -> None:
     asyncio.run(until(condition))
 
 
+ROOMS = {str(path) for path in pathlib.Path(contextstore._waiting.__file__).parent.glob("*.py")}
+
+
 class InterruptAt:
     """Raises KeyboardInterrupt in certain functions of these rooms, at the so-and-so-manieth chance that a signal has.
 
@@ -401,10 +404,7 @@ class InterruptAt:
             self._previous.clear()
 
     def _trace(self, frame: Any, event: str, _: Any) -> Any:
-        if (
-            frame.f_code.co_filename not in (_callers.__file__, _circles.__file__)
-            or frame.f_code.co_name not in self._functions
-        ):
+        if frame.f_code.co_filename not in ROOMS or frame.f_code.co_name not in self._functions:
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, InvalidKeyError, SerializationError, StorageError, StoreClosedError
-from contextstore._waiting.callers import run_now
+from contextstore._waiting.threads import run_now
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail, until

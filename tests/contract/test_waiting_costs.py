@@ -15,7 +15,7 @@ from contextstore import AsyncContextStore, ContextStore, RunDeletedError
 from contextstore._dispatch import subscriptions as _watch
 from contextstore._dispatch.subscriptions import Subscriptions, _Deletions, _Rest
 from contextstore._engine.operations import DeleteIdleRuns, DeleteRun
-from contextstore._waiting.callers import ThreadCallers
+from contextstore._waiting.threads import ThreadCallers
 
 from ..conftest import Target
 from ..support.doubles import core_of, until

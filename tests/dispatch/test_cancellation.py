@@ -554,7 +554,7 @@ def no_blocking_call() -> Iterator[None]:
         for function in detector.functions.values():
             function.can_block_in("contextstore/_dispatch/host.py", "_run")  # the engine's loop is there to be blocked
             function.can_block_in("contextstore/_core/target.py", "engine_for")  # asks for the current folder, once
-            function.can_block_in("contextstore/_waiting/callers.py", "_look")  # a busy loop's breath of 0.2 ms
+            function.can_block_in("contextstore/_waiting/timer.py", "look")  # a busy loop's breath of 0.2 ms
         yield
 
 

@@ -24,7 +24,7 @@ from contextstore._process import pacing as _breath
 from contextstore._process.pacing import Pacer, paced
 from contextstore._sqlite import reads as _sqlite_reads
 from contextstore._sqlite import worker as _worker
-from contextstore._waiting.callers import run_now
+from contextstore._waiting.threads import run_now
 
 from ..conftest import Awaited, Target
 from ..contract.runs import runs_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, StorageError, StoreNotFoundError, WrongLoopError
+from contextstore import AsyncContextStore, ContextStore, StorageError, StoreNotFoundError
 from contextstore._sqlite import worker as _worker
 
 from ..support.doubles import until
@@ -38,7 +38,7 @@ async def test_a_value_that_is_changed_while_the_store_opens_is_stored_as_it_was
         await store.close()
 
 
-def test_a_failed_opening_binds_the_store_to_no_loop(tmp_path: pathlib.Path) -> None:
+def test_a_failed_opening_and_the_next_ones_may_each_be_on_a_loop_of_their_own(tmp_path: pathlib.Path) -> None:
     store = AsyncContextStore(tmp_path / "folder" / "store.db")
     with pytest.raises(StoreNotFoundError):
         asyncio.run(store.open())
@@ -48,9 +48,12 @@ def test_a_failed_opening_binds_the_store_to_no_loop(tmp_path: pathlib.Path) -> 
         await store.put("run", "node", 1)
         return await store.get("run", "node")
 
+    async def again() -> Any:
+        await store.put("run", "node", 1, exist_ok=True)
+        return await store.get("run", "node")
+
     assert asyncio.run(put_and_get()) == 1
-    with pytest.raises(WrongLoopError):  # now it was opened
-        asyncio.run(put_and_get())
+    assert asyncio.run(again()) == 1
     asyncio.run(store.close())
 
 

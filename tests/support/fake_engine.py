@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, TypeVar
 
 from contextstore import ContextStoreError, StorageError
-from contextstore._engine.contract import GroupLimits, Job
+from contextstore._engine.contract import Feed, GroupLimits, Job
 from contextstore._engine.epochs import Epoch
 from contextstore._engine.operations import Unit, is_deletion
 from contextstore._engine.portions import Portion
@@ -42,8 +42,10 @@ from contextstore._engine.records import (
 from contextstore._engine.rules import read_global, read_global_row, run_record
 from contextstore._process.own_threads import OwnThreads
 from contextstore._results import CheckReport
-from contextstore._waiting.callers import SharedFuture, TaskCallers, ThreadCallers, run_now
+from contextstore._waiting.future import SharedFuture
 from contextstore._waiting.outcome import Outcome
+from contextstore._waiting.tasks import TaskCallers
+from contextstore._waiting.threads import ThreadCallers, run_now
 
 from .fake_place import LOCATION, Place, Run
 
@@ -132,7 +134,8 @@ class FakeEngine:
     def __init__(self, place: Place | None = None, *, polls: bool = True) -> None:
         self.place = place or Place()
         self.group_limits = GroupLimits(operations=4, bytes=100_000)
-        self.poll_seconds: tuple[float, float] | None = (0.0, 0.0) if polls else None
+        self.poll_seconds = (0.0, 0.0)
+        self.feed: Feed | None = self if polls else None
         self.own_threads = OwnThreads(LOCATION)
         self.epochs = FakeEpochs(self.place)
         self.writes: deque[Job] = deque()
@@ -399,17 +402,17 @@ class FakeEngine:
 
     # -- beside the reads and writes ----------------------------------------------------------------------------------
 
-    async def poll(self, place: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
+    async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
         if not self.polls_at_once:
             let = asyncio.get_running_loop().create_future()
             self._polls.append(let)
             await let
         await self._called("poll")
         history = self.place.history
-        if place is None:
+        if cursor is None:
             return len(history), []
         outputs, runs = wanted()
-        written = [key for key in itertools.islice(history, place, None) if key is not None]
+        written = [key for key in itertools.islice(history, cursor, None) if key is not None]
         return len(history), [key for key in written if self.tells_more or key in outputs or key[0] in runs]
 
     def deletion_epoch(self) -> int | None:

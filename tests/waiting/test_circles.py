@@ -6,12 +6,13 @@ import asyncio
 import gc
 import random
 import weakref
+from typing import Any
 
 import pytest
 
 from contextstore import AsyncContextStore
 from contextstore._waiting import deadlock as _circles
-from contextstore._waiting.deadlock import Computation, waiting_for, within
+from contextstore._waiting.deadlock import Computation, running, waiting_for
 
 
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -87,7 +88,7 @@ def test_of_random_waits_exactly_those_that_close_a_circle_are_refused() -> None
             one, other = chance.randrange(8), chance.randrange(8)
             closes = reaches(other, one)
             waiting = waiting_for(works[other], "key")
-            with within(works[one]):
+            with running(works[one]):
                 if closes:
                     with pytest.raises(RuntimeError, match="wait for itself"):
                         waiting.__enter__()
@@ -113,7 +114,7 @@ async def test_a_chain_of_steps_each_started_by_the_one_before_is_not_remembered
             await store.get_or_put("run", f"{number}", lambda: compute(number))
 
         async def compute(number: int) -> int:
-            own = _circles._own_work.get()
+            own = _circles._own.get()
             assert own is not None
             made.append(weakref.ref(own))
             if number < 50:
@@ -132,16 +133,16 @@ async def test_a_chain_of_steps_each_started_by_the_one_before_is_not_remembered
         assert sum(work() is not None for work in made) <= 2
 
 
-async def test_a_step_that_could_not_begin_can_be_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_step_that_could_not_begin_can_be_asked_for_again() -> None:
     async with AsyncContextStore(":memory:") as store:
-        ensure_future = asyncio.ensure_future
+        loop = asyncio.get_running_loop()
 
-        def refuse(coroutine: object) -> None:
-            coroutine.close()  # type: ignore[attr-defined]  # it is a coroutine, or it would not be awaited
+        def refuse(_: object, coroutine: Any, **__: object) -> Any:
+            coroutine.close()
             raise RecursionError
 
-        monkeypatch.setattr(asyncio, "ensure_future", refuse)
+        loop.set_task_factory(refuse)
         with pytest.raises(RecursionError):
             await store.get_or_put("run", "node", lambda: 1)
-        monkeypatch.setattr(asyncio, "ensure_future", ensure_future)
+        loop.set_task_factory(None)
         assert await store.get_or_put("run", "node", lambda: 1) == 1

@@ -21,7 +21,7 @@ import pytest
 
 from contextstore import ContextStore, WrongLoopError
 from contextstore._sqlite import worker as _worker
-from contextstore._waiting import callers as _callers
+from contextstore._waiting import threads as _threads
 
 from ..conftest import new_location
 from ..support.doubles import core_of
@@ -352,7 +352,7 @@ def test_a_call_from_a_thread_that_is_known_too_late_is_refused_then(
                 refused.append(error)
 
     monkeypatch.setattr(_worker.ConnectionWorker, "_start", late)
-    monkeypatch.setattr(_callers, "_LOOK_AGAIN", 0.02)
+    monkeypatch.setattr(_threads, "LOOK_AGAIN", 0.02)
     with filtered("aiosqlite", put):
         store.put("run", "node", 1)
     assert refused

@@ -1,0 +1,100 @@
+"""A mutex for each key: callers queue, on whichever loops and threads, and each is let in by the one before.
+
+Rules of this module: nothing is held while anything waits but the turn itself, and no turn is left behind, whatever
+interrupts its caller.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from .callers import Callers
+from .deadlock import Computation, running, waiting_for
+from .outcome import outcome_of
+from .waiters import Waiter, resolve
+
+T = TypeVar("T")
+
+
+class _Turn(Computation):
+    """A caller in a queue."""
+
+    def __init__(self, waiter: Waiter[None]) -> None:
+        super().__init__()
+        self.waiter = waiter
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its loop has ended, and it will never leave."""
+        loop = self.waiter.get_loop()
+        return loop is not None and loop.is_closed()
+
+
+class KeyedLock:
+    """Callers that queue by key, first come, first served."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+        self._lock = threading.RLock()  # reentrant: a coroutine that is collected while it is held leaves its queue
+        self._queues: dict[str, list[_Turn]] = {}
+
+    async def run_locked(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of ``work()``, run while no other call runs one under the key."""
+        # Not a context manager: if it is interrupted as it is entered or left, the turn stays taken.
+        own = _Turn(self._callers.waiter())
+        try:
+            with waiting_for(own, key), running(own):
+                ahead = self._enter(key, own)
+                for turn in ahead[-1:]:
+                    with waiting_for(turn, key):
+                        await self._wait(key, own, ahead)
+                outcome = await outcome_of(work())
+        finally:
+            # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
+            try:
+                self._leave(key, own)
+            finally:
+                self._leave(key, own)
+        return outcome.unwrap()
+
+    def _enter(self, key: str, own: _Turn) -> list[_Turn]:
+        with self._lock:
+            self._drop_lost(key)
+            queue = self._queues.setdefault(key, [])
+            ahead = list(queue)
+            queue.append(own)
+        return ahead
+
+    async def _wait(self, key: str, own: _Turn, ahead: list[_Turn]) -> None:
+        loops = {turn.waiter.get_loop() for turn in ahead}
+        if loops <= {None, own.waiter.get_loop()}:
+            await self._callers.wait(own.waiter)
+        else:  # one of them may end without a word
+            await self._callers.wait_watchfully(own.waiter, lambda: self._let_in(key))
+
+    def _leave(self, key: str, own: _Turn) -> None:
+        own.is_done = True
+        with self._lock:
+            queue = self._queues.get(key, [])
+            if own in queue:
+                queue.remove(own)
+        self._let_in(key)
+
+    def _let_in(self, key: str) -> None:
+        """Tell the caller whose turn it is.
+
+        It may have been told already: by a call that was interrupted after that, or that left from further back.
+        """
+        with self._lock:
+            self._drop_lost(key)
+            first = self._queues.get(key, [])[:1]
+            if not first:
+                self._queues.pop(key, None)
+        resolve([(turn.waiter, None) for turn in first])
+
+    def _drop_lost(self, key: str) -> None:
+        queue = self._queues.get(key, [])
+        while queue and queue[0].is_lost:
+            queue.pop(0).is_done = True
