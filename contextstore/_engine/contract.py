@@ -1,4 +1,4 @@
-"""What an engine is: the calls that it answers, the feed of what is written, and how it is told what to run.
+"""What an engine is: four small protocols (writes, reads, a feed, maintenance), and how it is told what to run.
 
 Rules of this module: keys and bytes only, no Python value; no SQL. An engine decides by error codes, never by the text
 of a message, and raises ``StorageError`` and its kin for whatever the driver raises. What is stored, and what is
@@ -65,40 +65,8 @@ class Feed(Protocol):
         """Those of the runs that are deleted."""
 
 
-class Engine(Protocol):
-    location: str
-    """How messages name the store. Never a password."""
-    max_value_bytes: int
-    group_limits: GroupLimits
-    deletes_at_once: bool
-    """Whether a run may be marked as deleted and its outputs removed by one commit: no put can come in between."""
-    own_threads: OwnThreads
-    """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
-
-    @property
-    def epochs(self) -> Epochs:
-        """What changes with each deletion of a run, by any client."""
-
-    @property
-    def feed(self) -> Feed | None:
-        """What other clients write. None: there are none."""
-
-    async def open(self) -> None:
-        """Connect, set up or migrate. May be called anew after it failed."""
-
-    async def close(self) -> None:
-        """Run the jobs posted so far, then give everything back. Its threads are gone when it returns."""
-
-    def post_write(self, job: Job) -> None:
-        """Run the job where writes are made, after those posted before. From any thread; never waits."""
-
-    def post_read(self, job: Job) -> None:
-        """Run the job where reads are made, after those posted before. From any thread; never waits."""
-
-    def post_scan(self, job: Job) -> None:
-        """Run a job that may read for long where it keeps no read waiting, if there is such a place."""
-
-    # -- within a write job -----------------------------------------------------------------------------------------
+class Writes(Protocol):
+    """What a write job asks, in the place to which ``post_write`` brings it."""
 
     async def acquire_write(self, wanted: Callable[[], bool]) -> bool:
         """Acquire the right to commit. Give up and return False once ``wanted()`` is false."""
@@ -115,7 +83,9 @@ class Engine(Protocol):
     async def maintain(self) -> None:
         """Periodic maintenance, after the callers have been answered."""
 
-    # -- within a read job, or a scan -------------------------------------------------------------------------------
+
+class Reads(Protocol):
+    """What a read job asks, in the place to which ``post_read`` or ``post_scan`` brings it."""
 
     async def fetch(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
         """The outputs under the keys, in their order, all as they were at one moment, and the epoch then.
@@ -179,7 +149,9 @@ class Engine(Protocol):
     async def count(self) -> Counts:
         """A scan."""
 
-    # -- on the store's own loop, beside the reads and writes -----------------------------------------------------
+
+class Maintenance(Protocol):
+    """What an operator asks, on the store's own loop, beside the reads and writes."""
 
     async def stats(self) -> EngineStats: ...
 
@@ -188,3 +160,39 @@ class Engine(Protocol):
 
     async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
         """Copy a snapshot to a new file, verified with ``check``; ``report(done, total)`` is called from any thread."""
+
+
+class Engine(Writes, Reads, Maintenance, Protocol):
+    """A place where a store is, which has a feed where other clients can write."""
+
+    location: str
+    """How messages name the store. Never a password."""
+    max_value_bytes: int
+    group_limits: GroupLimits
+    deletes_at_once: bool
+    """Whether a run may be marked as deleted and its outputs removed by one commit: no put can come in between."""
+    own_threads: OwnThreads
+    """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
+
+    @property
+    def epochs(self) -> Epochs:
+        """What changes with each deletion of a run, by any client."""
+
+    @property
+    def feed(self) -> Feed | None:
+        """What other clients write. None: there are none."""
+
+    async def open(self) -> None:
+        """Connect, set up or migrate. May be called anew after it failed."""
+
+    async def close(self) -> None:
+        """Run the jobs posted so far, then give everything back. Its threads are gone when it returns."""
+
+    def post_write(self, job: Job) -> None:
+        """Run the job where writes are made, after those posted before. From any thread; never waits."""
+
+    def post_read(self, job: Job) -> None:
+        """Run the job where reads are made, after those posted before. From any thread; never waits."""
+
+    def post_scan(self, job: Job) -> None:
+        """Run a job that may read for long where it keeps no read waiting, if there is such a place."""

@@ -130,39 +130,47 @@ def change_global(location: str, stored: StoredGlobal | None, operation: GlobalO
 
     Versions count on behind a deletion. Raises what the operation is refused for, or CorruptStoreError.
     """
-    is_there = stored is not None and not stored.is_deleted
     match operation:
         case PutGlobal():
-            if stored is not None and is_there:
-                return _put_again(operation, read_global(location, stored))
-            return GlobalChange(None, _version(location, stored) + 1, operation.value)
+            return _put(location, stored, operation)
         case UpsertGlobal():
-            version = _version(location, stored)
-            actual = version if is_there else 0
-            if operation.expected_version is not None and operation.expected_version != actual:
-                raise VersionConflictError(operation.key, operation.expected_version, actual)
-            return GlobalChange(version + 1, version + 1, operation.value)
+            return _upsert(location, stored, operation)
         case DeleteGlobal():
-            if stored is None or not is_there:
-                return GlobalChange(False)
-            # Whatever is left of it: to delete what is damaged is a way to be rid of it. A damaged version stays so.
-            return GlobalChange(True, _version(location, stored) if stored.version is None else stored.version)
+            return _delete(location, stored)
         case LoadGlobal():
-            return _take_over(location, stored if is_there else None, _version(location, stored), operation)
+            return _take_over(location, stored, operation)
 
 
-def _put_again(put: PutGlobal, stored: GlobalRecord) -> GlobalChange:
-    same_value = equal(stored.value, put.value)
+def _put(location: str, stored: StoredGlobal | None, put: PutGlobal) -> GlobalChange:
+    if stored is None or stored.is_deleted:
+        return GlobalChange(None, _version(location, stored) + 1, put.value)
+    same_value = equal(read_global(location, stored).value, put.value)
     if not (put.exist_ok and same_value):
         raise GlobalAlreadyExistsError(put.key, same_value)
     return GlobalChange(None)
 
 
-def _take_over(location: str, stored: StoredGlobal | None, version: int, load: LoadGlobal) -> GlobalChange:
+def _upsert(location: str, stored: StoredGlobal | None, upsert: UpsertGlobal) -> GlobalChange:
+    version = _version(location, stored)
+    actual = 0 if stored is None or stored.is_deleted else version
+    if upsert.expected_version is not None and upsert.expected_version != actual:
+        raise VersionConflictError(upsert.key, upsert.expected_version, actual)
+    return GlobalChange(version + 1, version + 1, upsert.value)
+
+
+def _delete(location: str, stored: StoredGlobal | None) -> GlobalChange:
+    if stored is None or stored.is_deleted:
+        return GlobalChange(False)
+    # Whatever is left of it: to delete what is damaged is a way to be rid of it. A damaged version stays so.
+    return GlobalChange(True, _version(location, stored) if stored.version is None else stored.version)
+
+
+def _take_over(location: str, stored: StoredGlobal | None, load: LoadGlobal) -> GlobalChange:
+    version = _version(location, stored)
     is_deleted_since = version == load.version and load.value is None
     if version < load.version or is_deleted_since:
         return GlobalChange(None, load.version, load.value, load.written_at)
-    value = None if stored is None else read_global(location, stored).value
+    value = None if stored is None or stored.is_deleted else read_global(location, stored).value
     if (version, value) != (load.version, load.value):
         raise VersionConflictError(load.key, load.version, version)
     return GlobalChange(None)
