@@ -136,3 +136,22 @@ def _of_sync_face(path: pathlib.Path, run: str, recorder: Recorder, is_get: bool
                     store.get(run, f"node {number}")
                 else:
                     store.put(run, f"node {number}", VALUE)
+
+
+def modules_of(path: list[Call]) -> list[str]:
+    """The modules that a path comes through, as ``folder/name``, in the order in which it first comes there."""
+    files = dict.fromkeys(call.file for call in path)
+    return [str(pathlib.Path(file).relative_to(PACKAGE).with_suffix("")) for file in files]
+
+
+def awaited(is_get: bool = False) -> list[Call]:
+    """The path of one awaited put, or of one cold get, of a store in a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "flows.db")
+        recorder = Recorder()
+        with recorder.installed():
+            _of_async_face(path, "run", Recorder() if is_get else recorder)
+        if is_get:
+            with recorder.installed():
+                _of_async_face(path, "run", recorder, is_get=True)
+        return recorder.paths[-1]

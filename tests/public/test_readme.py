@@ -257,17 +257,6 @@ def test_the_readme_has_every_option() -> None:
     assert re.findall(r"^\| `(\w+)`", section_of(README, "Options"), re.MULTILINE) == options
 
 
-def test_every_room_has_its_line_below_those_that_it_imports_from() -> None:
-    section = section_of(ROOT / "CONTRIBUTING.md", "Where things are")
-    rows = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\|(.*?)\|", section, re.MULTILINE)]
-    rooms = [room for row in rows for room in row]
-    assert sorted(rooms) == sorted({path.stem for path in (ROOT / "contextstore").glob("*.py")} - {"__init__"})
-    for place, room in enumerate(rooms):
-        source = (ROOT / "contextstore" / f"{room}.py").read_text()
-        imported = set(re.findall(r"^from \.(\w+) import", source, re.MULTILINE))
-        assert imported <= set(rooms[:place]), room
-
-
 def test_make_help_names_every_target() -> None:
     help_text = makefile().partition("\nhelp:\n")[2].partition("\n\n")[0]
     assert set(re.findall(r"make ([a-z-]+)", help_text)) == make_targets() - {"help"}
