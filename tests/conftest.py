@@ -1,7 +1,7 @@
 """One behavioural suite, multiplied over faces and engines.
 
 A test that takes ``store`` or ``make_store`` is written once, in awaited form, and runs on every face and every engine.
-The blocking face is awaited through worker threads, as a user of ``asyncio.to_thread`` would.
+The blocking face is awaited through worker threads, as a user of ``asyncio.to_thread`` would; trio runs in a thread.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from contextstore import AsyncContextStore, ContextStore
 from .support.portions import folder_in_memory, mark_what_repeats
 from .support.proxy import Proxy
 from .support.servers import Server, running_server
+from .support.trio_face import InTrio, TrioThread
 
 
 class Awaited:
@@ -64,11 +65,15 @@ class Target:
         self.engine = engine
         self.location = location
         self.made: list[Any] = []
+        self.trio: TrioThread | None = None
 
     def __call__(self, **options: Any) -> Any:
         store: Any
         if self.face == "async":
             store = AsyncContextStore(self.location, **options)
+        elif self.face == "trio":
+            self.trio = self.trio or TrioThread()
+            store = InTrio(self.trio, AsyncContextStore(self.location, **options))
         else:
             store = Awaited(ContextStore(self.location, **options))
         self.made.append(store)
@@ -86,6 +91,20 @@ if IN_MEMORY is not None:  # told to pytest's own factory of temporary folders, 
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 FACES = ["async", "sync"]
+IN_TRIO = "trio"
+"""The async face once more, awaited by tasks of trio's: all of it is ``thorough``."""
+NOT_IN_TRIO = {
+    "test_a_value_is_the_one_at_the_time_of_the_call": "counts turns of asyncio's loop",
+    "test_it_may_be_left_half_read": "trio itself warns of a generator that is left to the collector",
+    "test_the_function_runs_where_update_global_was_called": "asks for asyncio's current task",
+    "test_it_is_called_where_backup_was_called": "asks for asyncio's current task",
+    "test_progress_is_called_where_prune_was_called": "asks for asyncio's current task",
+    "test_what_cannot_be_called_completes_nothing_and_writes_nothing": "makes an AtomicWriter of a wrapper",
+    "test_an_iteration_paused_within_a_page_that_bytes_have_cut_holds_nothing": "takes the store for a blocking one",
+    "test_a_copy_of_a_store_that_is_read_meanwhile_is_whole": "hands the store to copy(), which takes no wrapper",
+    "test_a_close_between_the_look_and_the_waiting_is_told": "begins a task of asyncio's within the call",
+}
+"""Tests that are about asyncio itself, and what of it they look at."""
 ENGINES = ["file", "memory", "postgres"]
 _schemas = itertools.count(1)
 
@@ -97,13 +116,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if "embedded" in metafunc.fixturenames:
             engines.remove("postgres")
         metafunc.parametrize(
-            "face_and_engine", [(f, e) for f in FACES for e in engines], ids=lambda pair: "-".join(pair), indirect=False
+            "face_and_engine",
+            [(f, e) for f in [*FACES, IN_TRIO] for e in engines],
+            ids=lambda pair: "-".join(pair),
+            indirect=False,
         )
 
 
 @pytest.hookimpl(tryfirst=True)  # before those are left out that are marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_what_repeats(items)
+    for item in items:
+        name, _, parameters = item.name.partition("[")
+        if name in NOT_IN_TRIO and IN_TRIO in parameters:
+            item.add_marker(pytest.mark.skip(reason=NOT_IN_TRIO[name]))
 
 
 def pytest_collection_finish() -> None:
@@ -185,6 +211,8 @@ async def make_store(face_and_engine: tuple[str, str], request: pytest.FixtureRe
     yield target
     for store in target.made:
         await store.close()
+    if target.trio is not None:
+        await target.trio.stop()
 
 
 @pytest.fixture

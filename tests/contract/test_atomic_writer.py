@@ -28,6 +28,7 @@ from contextstore import (
 
 from ..conftest import Target
 from ..support.doubles import Gate, fail
+from ..support.trio_face import InTrio
 
 
 @pytest.fixture
@@ -40,6 +41,8 @@ async def write_and_complete(store: Any, *arguments: Any) -> Any:
     """AtomicWriter's call, on either face."""
     if isinstance(store, AsyncContextStore):
         return await AtomicWriter(store).write_and_complete(*arguments)
+    if isinstance(store, InTrio):
+        return await store.made(AtomicWriter).write_and_complete(*arguments)
     return await asyncio.to_thread(AtomicWriter(store.blocking).write_and_complete, *arguments)
 
 

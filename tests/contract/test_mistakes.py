@@ -62,7 +62,7 @@ async def test_an_argument_that_cannot_be_meant_is_a_type_error_by_its_name(
     make_store: Target, words: str, call: Callable[[Any], Any]
 ) -> None:
     async with make_store() as store:
-        is_awaited = make_store.face == "async"
+        is_awaited = make_store.face != "sync"
 
         async def make_the_call() -> None:
             if is_awaited:

@@ -28,7 +28,14 @@ class Hosted:
 
     def __init__(self) -> None:
         self.engine = FakeEngine()
-        self.host = EngineHost(self.engine, lambda: self.engine.calls.append("refuse calls"))
+        self.is_ending = threading.Event()
+        self.at_the_end: Callable[[], object] = lambda: None
+        self.host = EngineHost(self.engine, self._refuse_calls)
+
+    def _refuse_calls(self) -> None:
+        self.engine.calls.append("refuse calls")
+        self.at_the_end()
+        self.is_ending.set()
 
     def start(self) -> None:
         self.host.start()
@@ -147,15 +154,18 @@ class TestACall:
         call = hosted.host.call(slow)
         assert begun.wait(10)
         hosted.host.stop()
+        assert hosted.is_ending.wait(10)
         let[0]()
         assert result_of(call).unwrap() == "done"
         result_of(hosted.host.closed).unwrap()
-        assert hosted.engine.calls == ["open", "refuse calls", "called", "close"] or hosted.engine.calls == [
-            "open",
-            "called",
-            "refuse calls",
-            "close",
-        ]
+        assert hosted.engine.calls == ["open", "refuse calls", "called", "close"]
+
+    def test_that_was_accepted_at_the_last_moment_comes_to_its_end(self, hosted: Hosted) -> None:
+        accepted: list[SharedFuture[Any]] = []
+        hosted.at_the_end = lambda: accepted.append(hosted.host.call(thread_here))
+        hosted.start()
+        hosted.stop()
+        assert result_of(accepted[0]).unwrap() == hosted.host.thread.ident
 
     def test_sees_nothing_of_the_callers_context(self, hosted: Hosted) -> None:
         span: contextvars.ContextVar[str] = contextvars.ContextVar("span", default="none")

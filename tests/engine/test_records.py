@@ -89,5 +89,6 @@ class TestAfterPrefix:
         assert after_prefix(prefix) is None
 
     @given(TEXTS)
+    @example("a\ud7ff")  # what comes next by code point is no text
     def test_it_can_be_stored(self, prefix: str) -> None:
         (after_prefix(prefix) or "").encode()

@@ -167,14 +167,15 @@ def test_an_object_whose_first_call_is_under_way_in_another_thread_has_been_used
         {USE[face]}
         {ERROR_OF}
         opening, go_on = threading.Event(), threading.Event()
-        create = core._session.engine._database._open
+        database = store._core.session.engine._database
+        create = database._open
 
         async def slowly():
             opening.set()
             go_on.wait(40)
             await create()
 
-        core._session.engine._database._open = slowly
+        database._open = slowly
         thread = threading.Thread(target=do, args=("put", "run", "parent", 1))
         thread.start()
         assert opening.wait(40)

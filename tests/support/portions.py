@@ -54,11 +54,15 @@ def mark_what_repeats(items: list[pytest.Item]) -> None:
 
     A test of ``store`` or ``make_store`` asks each engine, by one face and the other in turn, and so each face, too;
     with ``each_pair``, it asks each engine by each face. With ``each_input_once``, it asks each input in one place, and
-    in each place at least one input.
+    in each place at least one input. Tasks of trio's need not ask what those of asyncio ask.
     """
     tests: dict[tuple[pytest.Collector | None, str], list[pytest.Function]] = {}
     for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        if item.callspec.params.get("face_and_engine", ("", ""))[0] == "trio":
+            item.add_marker("thorough")
+        else:
             tests.setdefault((item.parent, item.originalname), []).append(item)
     for variants in tests.values():
         if variants[0].get_closest_marker("each_input_once"):
