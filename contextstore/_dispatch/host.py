@@ -2,8 +2,8 @@
 
 Rules of this module: one thread per open store, whichever its face. It is asleep unless something is opened, closed or
 watched: reads and writes go straight to where the engine runs them. A driver belongs to the loop that opened it, and
-aiosqlite's threads die when they answer a loop that is closed; on a loop of our own they outlive the caller's, finish
-what was accepted, and are closed in order, whatever becomes of the caller.
+aiosqlite's threads die when they answer a loop that is closed. On a loop of our own they outlive the caller's loop,
+finish what was accepted, and are closed in order, whatever becomes of the caller.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EngineHost:
         self._stopping = False
         self._calls: set[asyncio.Task[None]] = set()
         self.is_warned_of = False
-        # Both give an error as their result instead of raising it, so that nobody raises another's exception object.
+        # Both give an error as their result instead of raising it, so that no call raises another's exception object.
         self.opened: SharedFuture[Outcome[None]] = SharedFuture()
         """Kept once the engine is open, or has failed to open and the thread is at its end."""
         self.closed: SharedFuture[Outcome[None]] = SharedFuture()
@@ -116,7 +116,7 @@ class EngineHost:
         async def run() -> None:
             try:
                 future.set_result(Outcome(await function()))
-            except Exception as error:  # noqa: BLE001 - handed over to whoever waits, whatever it is
+            except Exception as error:  # noqa: BLE001 - handed over to the call that waits, whatever it is
                 future.set_result(Outcome.failure(error))
 
         def begin() -> None:
@@ -161,10 +161,10 @@ class EngineHost:
         outcome: Outcome[None] = Outcome(None)
         try:
             # A plain loop, whatever policy the program has set: some make loops that run in the main thread only. Not
-            # in debug mode: opening and closing block this loop, which nobody else uses.
+            # in debug mode: opening and closing block this loop, which has no other task.
             with asyncio.Runner(loop_factory=partial(_Loop, self._engine.own_threads), debug=False) as runner:
                 runner.run(self._live())
-        except BaseException as raised:  # noqa: BLE001 - handed over to whoever waits: nobody may wait for ever
+        except BaseException as raised:  # noqa: BLE001 - handed over to the calls that wait: none may wait for ever
             outcome = Outcome.failure(raised)
             if isinstance(raised, OSError) and not isinstance(raised, StorageError):  # no descriptors for a loop
                 error = StorageError(f"could not open {self._engine.location}: {raised}")

@@ -44,7 +44,7 @@ class Reader:
             self._closed = True
 
     async def fetch(self, key: OutputKey) -> OutputRecord | None:
-        """One output. Those who ask while a fetch is under way are served together by the next one."""
+        """One output. Calls that ask while a fetch is under way are served together by the next one."""
         waiter: Waiter[Fetched] = self._callers.waiter()
         with self._lock:
             if self._closed:  # a job posted now would never be run
@@ -93,7 +93,7 @@ class Reader:
             with self._lock:
                 busy_error = answers[0][1].error if answers else None
                 if isinstance(busy_error, StoreBusyError):
-                    # Those who have waited as long need not wait for their own groups to come to the same end.
+                    # Calls that have waited as long need not wait for their own groups to come to the same end.
                     late = time.monotonic() - self._timeout
                     busy = [waiter for _, waiter, asked_at in self._wanted if asked_at <= late]
                     self._wanted = [one for one in self._wanted if one[2] > late]
@@ -108,7 +108,7 @@ class Reader:
     ) -> list[tuple[Waiter[Any], Outcome[Any]]]:
         try:
             found = await self._fetch_and_keep([key for key, _ in wanted])
-        except Exception as error:  # noqa: BLE001 - handed over to those who wait, whatever it is
+        except Exception as error:  # noqa: BLE001 - handed over to the calls that wait, whatever it is
             return [(waiter, self._failure(error)) for _, waiter in wanted]
         return [(waiter, outcome) for (_, waiter), outcome in zip(wanted, found, strict=True)]
 
@@ -118,8 +118,9 @@ class Reader:
     async def _fetch_and_keep(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         # Here and not in the caller's thread, where an interrupt may come between, or a finalizer that calls the store.
         epoch, found = await self._engine.fetch(keys)
-        records = ((key, outcome.result) for key, outcome in zip(keys, found, strict=True))
-        self._cache.fill([(key, record.value) for key, record in records if record is not None], epoch)
+        pairs = zip(keys, found, strict=True)
+        there = [(key, outcome.result.value) for key, outcome in pairs if outcome.result is not None]
+        self._cache.fill(there, epoch)
         return found
 
     async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], waiter: Waiter[Any]) -> None:
@@ -128,6 +129,6 @@ class Reader:
             outcome = Outcome(await read())
         except LookupError as error:  # the engine's way to say that something it was asked about is not there
             outcome = Outcome.failure(error)
-        except Exception as error:  # noqa: BLE001 - handed over to the one who waits, whatever it is
+        except Exception as error:  # noqa: BLE001 - handed over to the call that waits, whatever it is
             outcome = self._failure(error)
         resolve([(waiter, outcome)])

@@ -1,9 +1,9 @@
-"""Waiting for outputs: whoever waits is told within a loop turn of this object's commits, and soon of others'.
+"""Waiting for outputs: waiters learn of this store's commits at once, and of other processes' within milliseconds.
 
-Rules of this module: no SQL, no values. One poller per store object asks the engine for news, only while somebody
-waits, and only where somebody else could write at all. No wake-up is lost: a caller subscribes first, and looks then
-whether the output is there; what is committed after that look is news to the poller, whose place in the store's history
-was taken before it. The lock is never held while anything waits.
+Rules of this module: no SQL, no values. One poller per store object asks the engine for news, only while a caller
+waits, and only where another process could write at all. No wake-up is lost: a caller subscribes first, and looks then
+whether the output is there. What is committed after that look is news to the poller, which took its place in the
+store's history before. The lock is never held while anything waits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ know this store's ways.
 """
 
 _Polling: TypeAlias = SharedFuture[bool]
-"""A poller: true once it has taken its place, false if whoever was to start it was interrupted."""
+"""A poller: true once it has taken its place, false if the call that was to start it was interrupted."""
 
 
 class Subscription:
@@ -92,13 +92,13 @@ def _time_is_up() -> Outcome[None]:
 
 
 class Subscriptions:
-    """Who waits for what, and the poller that asks for it."""
+    """Which caller waits for what, and the poller that asks for it."""
 
     def __init__(self, engine: Engine, callers: Callers) -> None:
         self._engine = engine
         self.callers = callers
         self.lock = threading.Lock()
-        # Dicts where sets would do but for the order: who came first is told first.
+        # Dicts where sets would do but for the order: the first to come is told first.
         self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
         self._by_run: dict[str, dict[Subscription, None]] = {}
         self._of_run: dict[str, dict[Subscription, None]] = {}  # both, by their run
@@ -157,7 +157,7 @@ class Subscriptions:
                 self.lock.release()
 
     def _remove_those_who_left(self) -> None:
-        """Under the lock. Whoever takes it next does so for those who could not."""
+        """Called with the lock held; also removes those that could not get the lock when they closed."""
         while self._departed:
             subscription = self._departed.popleft()
             _remove(self._of_run, subscription.flow_run_id, subscription)
@@ -190,8 +190,8 @@ class Subscriptions:
 
     async def _poll(self, polling: _Polling, feed: Feed) -> None:
         try:
-            await self._poll_until_nobody_waits(polling, feed)
-        except BaseException as error:  # whatever it is, those who wait are told
+            await self._poll_while_callers_wait(polling, feed)
+        except BaseException as error:  # whatever it is, the waiting callers are told
             told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
             self._fail(error_for_caller(told, self._engine.location), polling)
             if not isinstance(error, Exception):
@@ -199,7 +199,7 @@ class Subscriptions:
         finally:
             self._end_polling(polling, True)
 
-    async def _poll_until_nobody_waits(self, polling: _Polling, feed: Feed) -> None:
+    async def _poll_while_callers_wait(self, polling: _Polling, feed: Feed) -> None:
         shortest, longest = feed.poll_seconds
         cursor, _ = await feed.poll(None, self._waited_for)
         polling.set_result(True)
@@ -211,7 +211,7 @@ class Subscriptions:
                 return
             began = time.monotonic()
             new_cursor, found = await feed.poll(cursor, self._waited_for)
-            # What nobody here waits for is no reason to look more often.
+            # News that no caller here waits for are no reason to look more often.
             pause = shortest if self._tell(found) else min(pause * 1.05, longest)
             pause = max(pause, rest.after(time.monotonic() - began))
             something_changed, cursor = new_cursor != cursor, new_cursor
@@ -223,7 +223,7 @@ class Subscriptions:
             self._remove_those_who_left()
             if not self._closed and self._of_run:
                 return True
-            if self._polling is polling:  # in the same breath, so that whoever comes now starts another
+            if self._polling is polling:  # in the same breath, so that the next call starts another
                 self._polling = None
             return False
 
@@ -238,22 +238,22 @@ class Subscriptions:
     # -- in any thread ------------------------------------------------------------------------------------------------
 
     def _tell(self, found: Iterable[OutputKey], deleted: Iterable[str] = ()) -> bool:
-        """Report outputs, and runs that may be deleted. Returns whether somebody waits for one of them."""
+        """Report outputs, and runs that may be deleted. Returns whether a caller waits for one of them."""
         waiters: list[Waiter[Outcome[None]]] = []
-        anybody = False
+        is_waited_for = False
         with self.lock:
             self._remove_those_who_left()
             for key in found:
                 for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
-                    anybody = True
+                    is_waited_for = True
                     subscription.nodes.append(key[1])
                     _take_waiter(subscription, waiters)
             for flow_run_id in deleted:
                 for subscription in self._of_run.get(flow_run_id, ()):
-                    anybody = subscription.maybe_deleted = True
+                    is_waited_for = subscription.maybe_deleted = True
                     _take_waiter(subscription, waiters)
         self._wake(waiters)
-        return anybody
+        return is_waited_for
 
     def _fail(self, error: ContextStoreError, ended: _Polling | None = None) -> None:
         waiters: list[Waiter[Outcome[None]]] = []
@@ -280,7 +280,7 @@ class _Rest:
         self._last = 0.0
 
     def after(self, seconds: float) -> float:
-        # The shorter one of two: once in a while anything takes long, for no reason of its own.
+        # The shorter one of two: once in a while a look takes long, for no reason of its own.
         least, self._last = min(seconds, self._last), seconds
         return min(self._times * least, _MOST_REST)
 

@@ -120,7 +120,7 @@ class Writer:
         with self._lock:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
-            # Behind those who wait for room, too, or many small ones would keep out a large one for ever.
+            # Behind the units that wait for room, too, or many small ones would keep out a large one for ever.
             if self._waiting or (self._queue and self._queued_bytes + entry.bytes > QUEUE_BYTES):
                 self._waiting.append(entry)
             else:
@@ -161,7 +161,7 @@ class Writer:
             if self._has_work():
                 self._engine.post_write(self._drain)  # behind others' jobs, where the thread is shared
         except BaseException as error:
-            # Nothing but a bug or a dying interpreter comes here. Even so nobody may be left waiting.
+            # Nothing but a bug or a dying interpreter comes here. Even so no caller may be left waiting.
             report_bug("the writer of %s failed; every queued write is refused", self._engine.location, error=error)
             self._refuse_all(StorageError(f"the writer of {self._engine.location} failed ({error!r})"))
             if not isinstance(error, Exception):
@@ -170,7 +170,7 @@ class Writer:
     async def _maintain(self) -> None:
         try:
             await self._engine.maintain()
-        except Exception as error:  # noqa: BLE001 - a bug; nobody's write depends on it
+        except Exception as error:  # noqa: BLE001 - a bug; no write depends on it
             report_bug("tidying up %s failed in an unforeseen way", self._engine.location, error=error)
 
     def _has_work(self) -> bool:
@@ -180,7 +180,12 @@ class Writer:
             return self._draining
 
     def _is_wanted(self) -> bool:
-        """Whether anybody still waits for a commit; asked again and again while the turn is waited for."""
+        """Whether a caller still waits for a commit; asked again and again until the engine may write."""
+        self._drop_expired()
+        return bool(self._queue)
+
+    def _drop_expired(self) -> None:
+        """Take the units whose callers wait no more from the head of the queue."""
         now = time.monotonic()
         expired = []
         while self._queue:  # only this job takes entries out, so that a look needs no lock
@@ -194,7 +199,6 @@ class Writer:
                 self._queue.popleft()
         if expired:
             resolve([(waiter, outcome) for waiter, outcome in expired if outcome is not None])
-        return bool(self._queue)
 
     async def _commit_next_group(self) -> None:
         try:
@@ -216,7 +220,7 @@ class Writer:
                 outcomes = told
             finally:
                 self._engine.release_write()
-        except BaseException as error:  # noqa: BLE001 - a bug; whatever it is, nobody in the group may be left waiting
+        except BaseException as error:  # noqa: BLE001 - a bug; no caller of the group may be left waiting
             report_bug("a commit to %s failed in an unforeseen way", self._engine.location, error=error)
             if outcomes is None:  # what the bug left of the commit is not known
                 unforeseen = f"the commit failed in an unforeseen way ({error!r})"
@@ -227,10 +231,10 @@ class Writer:
         try:
             return await self._engine.commit([entry.operations for entry in group])
         except StorageError as error:
-            # Nor one by one if it was busy, which is nobody's doing: each would wait as long again.
+            # Not one by one if the store was busy: each unit would wait the full timeout again.
             if len(group) == 1 or error.outcome_unknown or isinstance(error, StoreBusyError):
                 return self._failures(error, group)
-        # Nothing of the group is stored. One by one, so that exactly those concerned are told.
+        # Nothing of the group is stored. One by one, so that exactly the callers concerned are told.
         outcomes: list[Outcome[list[Any]]] = []
         for entry in group:
             try:
@@ -263,7 +267,7 @@ class Writer:
 
     def _admit_waiting(self) -> None:
         if not self._queue:
-            self._queued_bytes = 0  # whatever an interrupt may have left here is mended
+            self._queued_bytes = 0  # what an interrupt may have left here is mended
         while self._waiting:
             entry = self._waiting[0]
             if entry.state == _WAITING:

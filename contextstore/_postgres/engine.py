@@ -184,7 +184,7 @@ class PostgresEngine:
         self._turn_deadline = Deadline(self._timeout)
         is_reached = False
         try:
-            is_reached = await self._reach_server(wanted)
+            is_reached = self._writing.is_connected or await self._reach_server(wanted)
         finally:
             if not is_reached:
                 self._write_lock.release()
@@ -214,7 +214,7 @@ class PostgresEngine:
         # By this machine's clock, as on SQLite: an age is reckoned by the clock of the machine that asks for it.
         now = time.time_ns() // 1000
         puts = {index: unit[0] for index, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is PutOutput}
-        outcomes = await self._puts.commit(puts, Write.new(deadline, now))
+        outcomes = await self._puts.commit(puts, Write.new(deadline, now)) if puts else {}
         for index, unit in enumerate(units):
             if index not in puts:
                 outcomes[index] = await self._units.commit(unit, Write.new(deadline, now))

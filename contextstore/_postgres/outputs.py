@@ -29,7 +29,7 @@ Outcomes: TypeAlias = dict[int, Outcome[list[Any]]]
 """By index in the group, or in the unit."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PutRow:
     serial: int
     """Of its run."""

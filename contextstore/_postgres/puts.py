@@ -76,10 +76,11 @@ class Puts:
                 refused[index] = Outcome.failure(RunDeletedError(run))
             else:
                 rows.append(PutRow(serial, index, group.left[index]))
-        group.settle(refused)
+        if refused:
+            group.settle(refused)
         if rows:
             await self._insert(rows, group)
-        if len(group.left) < left:  # those with keys of their own are done: the rest are other writes
+        if 0 < len(group.left) < left:  # those with keys of their own are done: the rest are other writes
             group.write = Write.new(group.write.deadline, group.write.now)
             group.in_doubt = False
 
@@ -91,4 +92,5 @@ class Puts:
             raise
         group.settle({index: Outcome([None]) for index in inserted})
         conflicts = [row for row in rows if row.index not in inserted]
-        group.settle(await self._rows.resolve_conflicts(conflicts, group.write))
+        if conflicts:
+            group.settle(await self._rows.resolve_conflicts(conflicts, group.write))

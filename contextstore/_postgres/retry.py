@@ -40,13 +40,14 @@ class Retry:
     def __init__(self, location: str, deadline: Deadline) -> None:
         self.deadline = deadline
         self._location = location
-        self._pauses = pauses()
+        self._pauses: Backoff | None = None
         self._last: TransientError | None = None
 
     async def may_go_on(self, error: TransientError) -> bool:
         """After a failure: wait a little. False: the time is up."""
         self._last = error
         # So that two that collide do not meet again.
+        self._pauses = self._pauses or pauses()
         pause = self._pauses.pause() * random.uniform(0.5, 1)  # noqa: S311 - no secret
         if pause + _MIN_ATTEMPT_SECONDS > self.deadline.left:
             return False

@@ -176,11 +176,12 @@ class Transaction:
     def apply(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         """Each unit that is refused undoes itself, and no other. Raises what undoes them all."""
         puts = [unit[0] for unit in units if len(unit) == 1 and type(unit[0]) is PutOutput]
-        are_put = len(puts) > 1 and self._put_all_new(puts)
-        return [
-            Outcome([None]) if are_put and len(unit) == 1 and type(unit[0]) is PutOutput else self._apply_unit(unit)
-            for unit in units
-        ]
+        if len(puts) < 2 or not self._put_all_new(puts):
+            return [self._apply_unit(unit) for unit in units]
+        put: Outcome[list[Any]] = Outcome([None])
+        if len(puts) == len(units):
+            return [put] * len(units)
+        return [put if len(unit) == 1 and type(unit[0]) is PutOutput else self._apply_unit(unit) for unit in units]
 
     def _apply_unit(self, unit: Unit) -> Outcome[list[Any]]:
         if len(unit) == 1:  # a single statement that is refused undoes itself

@@ -7,7 +7,6 @@ what it imports is there. Nothing on the blocking face comes here.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -42,4 +41,4 @@ def shield(seconds: float | None) -> contextlib.AbstractContextManager[object]:
     """A scope that no cancellation of a scope around it reaches, left quietly after so many seconds."""
     import anyio
 
-    return anyio.move_on_after(math.inf if seconds is None else seconds, shield=True)
+    return anyio.move_on_after(seconds, shield=True)

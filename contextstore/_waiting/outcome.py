@@ -1,4 +1,4 @@
-"""A result, or the error in its place: how both travel from whoever does the work to whoever asked for it.
+"""A result, or the error in its place: how both travel from the thread that does the work to the call that asked.
 
 Rules of this module: an error is carried as a value, and raised by ``unwrap`` in the thread that asks for the result.
 Rejected: the union of a result and an exception, since a result may be an exception object; and trio's ``outcome``, a
@@ -45,5 +45,5 @@ async def outcome_of(awaitable: Awaitable[T]) -> Outcome[T]:
     """
     try:
         return Outcome(await awaitable)
-    except Exception as error:  # noqa: BLE001 - raised by whoever asked, whatever it is
+    except Exception as error:  # noqa: BLE001 - raised by the call that asked, whatever it is
         return Outcome.failure(error)

@@ -13,7 +13,7 @@ from asyncio import get_running_loop  # each call asks for it, and to look it up
 from collections.abc import Awaitable, Callable, Coroutine
 from sys import modules
 from typing import Any, TypeVar, cast
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from .._process.own_threads import OwnThreads
 from .callers import LOOK_AGAIN, Binding
@@ -44,6 +44,7 @@ class TaskCallers(Binding):
         self._flights = flights or Flights()
         # By the id of the loop, which a timer keeps from being given to another one.
         self._timers: WeakValueDictionary[int, SharedTimer] = WeakValueDictionary()
+        self._latest: Callable[[], SharedTimer | None] = _no_timer
 
     def waiter(self) -> Waiter[Any]:
         if "trio" in modules:
@@ -51,21 +52,28 @@ class TaskCallers(Binding):
         return get_running_loop().create_future()
 
     def wait(self, waiter: Waiter[T]) -> Awaitable[T]:
-        (self._timers.get(id(waiter.get_loop())) or self._new_timer(waiter)).add(waiter, None)
+        self._timer_of(waiter).add(waiter, None)
         return waiter
 
     def wait_until(self, waiter: Waiter[T], timeout: float | None, expire: Callable[[], T | None]) -> Awaitable[T]:
         # Not a coroutine, which each put and get would make and run through for nothing but the usual cases below.
         if timeout == self._usual_timeout:
-            (self._timers.get(id(waiter.get_loop())) or self._new_timer(waiter)).add(waiter, expire)
+            self._timer_of(waiter).add(waiter, expire)
             return waiter
         if timeout is None:
             return waiter
         return _wait(waiter, _loop_of(waiter).call_later(timeout, end, waiter, expire))
 
-    def _new_timer(self, waiter: Waiter[Any]) -> SharedTimer:
-        self._flights.end_all_lost()  # now and then
+    def _timer_of(self, waiter: Waiter[Any]) -> SharedTimer:
         loop = _loop_of(waiter)
+        timer = self._latest()  # nearly always it is of the same loop
+        if timer is None or timer.loop is not loop:
+            timer = self._timers.get(id(loop)) or self._new_timer(loop)
+            self._latest = ref(timer)
+        return timer
+
+    def _new_timer(self, loop: TaskLoop) -> SharedTimer:
+        self._flights.end_all_lost()  # now and then
         timer = self._timers[id(loop)] = SharedTimer(loop, self._usual_timeout)
         return timer
 
@@ -153,6 +161,10 @@ class TaskCallers(Binding):
             waiter = self.waiter()
             resolve([(waiter, None)])  # in the next turn of the loop
             await waiter
+
+
+def _no_timer() -> None:
+    """Stands for a reference to a timer that is gone."""
 
 
 async def _wait(waiter: Waiter[T], timer: Cancellable) -> T:

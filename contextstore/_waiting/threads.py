@@ -55,6 +55,7 @@ class ThreadCallers(Binding):
     async def wait_watchfully(self, waiter: Waiter[T], look: Callable[[], object]) -> T:
         assert isinstance(waiter, ThreadWaiter)
         while not waiter.answered.acquire(timeout=LOOK_AGAIN):
+            self.admit()  # as in join
             look()
         result: T = waiter.answer
         return result

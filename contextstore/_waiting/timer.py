@@ -60,7 +60,7 @@ class SharedTimer:
     """
 
     def __init__(self, loop: TaskLoop, timeout: float) -> None:
-        self._loop = loop
+        self.loop = loop
         self._timeout = timeout
         self._waits: deque[tuple[float, Waiter[Any], Expire | None]] = deque()
         self._sweep_at = _SWEEP_AT
@@ -77,27 +77,27 @@ class SharedTimer:
         if len(waits) >= self._sweep_at:  # nor behind one that is not answered
             waits = self._waits = deque(wait for wait in waits if not wait[1].done())
             self._sweep_at = max(_SWEEP_AT, 2 * len(waits))
-        now = self._loop.time()
+        now = self.loop.time()
         waits.append((now, waiter, expire))
         if not self._is_set:
             self._is_set = True
             self._relief, self._set_at, self._worked_until = None, now, time.thread_time()
             # In a context of its own: the timer goes on after the first call, whose trace span it would keep.
             begin = min(now + _PATIENCE, now + self._timeout)
-            self._loop.call_at(begin, self._look, context=contextvars.Context())
+            self.loop.call_at(begin, self._look, context=contextvars.Context())
 
     def _look(self) -> None:
         self._is_set = False
-        self._end_overdue(self._loop.time())
+        self._end_overdue(self.loop.time())
         if not self._waits and not self._overdue:
             return
         if self._relief is None:
             self._relief = GilRelief(self._set_at, self._worked_until)
-        next_look = self._relief.look(self._loop, -math.inf if self._overdue else self._waits[0][0])
+        next_look = self._relief.look(self.loop, -math.inf if self._overdue else self._waits[0][0])
         if self._waits:
             next_look = min(next_look, self._waits[0][0] + self._timeout)
         self._is_set = True
-        self._loop.call_at(next_look, self._look)
+        self.loop.call_at(next_look, self._look)
 
     def _end_overdue(self, now: float) -> None:
         waits = self._waits

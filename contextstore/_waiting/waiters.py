@@ -85,10 +85,14 @@ def resolve(answers: Sequence[tuple[Waiter[Any], Any]]) -> None:
     by_loop: dict[Any, list[tuple[Waiter[Any], Any]]] = {}
     for answer in answers:
         waiter = answer[0]
-        if isinstance(waiter, ThreadWaiter):
+        if type(waiter) is ThreadWaiter:
             waiter.set_result(answer[1])
         else:
-            by_loop.setdefault(waiter.get_loop(), []).append(answer)
+            loop = waiter.get_loop()
+            if loop in by_loop:
+                by_loop[loop].append(answer)
+            else:
+                by_loop[loop] = [answer]
     for loop, some in by_loop.items():
         try:
             loop.call_soon_threadsafe(_settle, some)

@@ -19,7 +19,7 @@ import anyio
 import pytest
 import trio
 
-from contextstore import AsyncContextStore, RunDeletedError, StoreClosedError, WrongLoopError
+from contextstore import AsyncContextStore, ContextStore, RunDeletedError, StoreClosedError, WrongLoopError, copy
 
 from ..support.doubles import Gate, core_of, queued
 from ..support.processes import run
@@ -173,6 +173,32 @@ class TestEachLoop:
 
         with anyio.fail_after(30):
             assert await store.get_or_put("run", "node", factory) is True
+
+    @on_each_loop
+    async def test_a_copy_between_the_faces(self, store: AsyncContextStore) -> None:
+        with ContextStore(":memory:") as source:
+            source.put("run", "node", 1)
+            assert (await copy(source, store)).outputs == 1
+        assert await store.get("run", "node") == 1
+
+    @on_each_loop
+    async def test_beside_a_task_that_keeps_the_loop_busy_calls_come_to_their_end(
+        self, store: AsyncContextStore
+    ) -> None:
+        async def busy() -> None:
+            while True:
+                end = time.perf_counter() + 0.001
+                while time.perf_counter() < end:
+                    pass
+                await anyio.sleep(0)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(busy)
+                for number in range(20):
+                    await store.put("run", f"{number}", number)
+                    await store.list_keys("run")
+                group.cancel_scope.cancel()
 
 
 class Stop(BaseException):
@@ -398,7 +424,8 @@ class TestOneAfterTheOther:
             asyncio.run(work())
             tasks.clear()
             gc.collect()
-            say(dict(store._session.callers._timers), store._session.callers._flights.by_key, store._updates._queues)
+            callers, queues = store._session.callers, store._core.globals._updates._queues
+            say(dict(callers._timers), callers._flights.by_key, queues)
             asyncio.run(store.close())
         """
         assert run(program, file_path) == ["1 2", "{} {} {}"]

@@ -23,6 +23,7 @@ from ..support.processes import ROOT, run
 
 # Optional, or heavy and not needed to import the package.
 NOT_IMPORTED = [
+    "anyio",
     "asyncpg",
     "attr",
     "attrs",
@@ -36,7 +37,9 @@ NOT_IMPORTED = [
     "pytest",
     "rich",
     "setuptools",
+    "sniffio",
     "tkinter",
+    "trio",
     "unittest",
     "uvloop",
 ]
