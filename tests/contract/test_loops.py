@@ -1,18 +1,14 @@
-"""Any loop: asyncio, uvloop or trio, one after the other and several at once, and none of them leaves anything."""
+"""Any loop: asyncio, uvloop or trio, one after the other, and none of them leaves anything."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
-import inspect
-import itertools
 import math
 import pathlib
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -23,88 +19,19 @@ from contextstore import AsyncContextStore, ContextStore, RunDeletedError, Store
 
 from ..support.doubles import Gate, core_of, queued
 from ..support.processes import run
-
-BACKENDS = [("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})]
-KINDS = ["asyncio", "trio"]
-
-
-@pytest.fixture(params=BACKENDS, ids=["asyncio", "uvloop", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-def on_each_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run the test on each of the loops. As a plain function, or pytest-asyncio would run it on one of its own."""
-
-    def on_a_loop(*own: Any, anyio_backend: tuple[str, dict[str, Any]], **arguments: Any) -> None:
-        backend, options = anyio_backend
-        anyio.run(functools.partial(test, *own, **arguments), backend=backend, backend_options=options)
-
-    signature = inspect.signature(test)
-    backend = inspect.Parameter("anyio_backend", inspect.Parameter.KEYWORD_ONLY)
-    on_a_loop.__signature__ = signature.replace(parameters=[*signature.parameters.values(), backend])  # type: ignore[attr-defined]
-    on_a_loop.__name__, on_a_loop.__doc__ = test.__name__, test.__doc__
-    return on_a_loop
-
-
-def run_on(kind: str, main: Callable[[], Awaitable[Any]]) -> Any:
-    return anyio.run(main, backend=kind)
-
-
-@contextlib.contextmanager
-def loop_in_thread(kind: str, main: Callable[[], Awaitable[Any]]) -> Iterator[Callable[[], Any]]:
-    """A loop of its own that runs this beside the test. Gives what waits for its end, and for what it came to."""
-    outcome: list[Any] = []
-
-    def live() -> None:
-        try:
-            outcome.append(run_on(kind, main))
-        except BaseException as error:
-            outcome.append(error)
-
-    def result() -> Any:
-        thread.join(60)
-        assert not thread.is_alive()
-        return outcome[0]
-
-    thread = threading.Thread(target=live)
-    thread.start()
-    try:
-        yield result
-    finally:
-        result()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        await anyio.sleep(0.001)
-
-
-def flights(store: Any) -> dict[object, Any]:
-    calls: Any = core_of(store)._session.callers
-    by_key: dict[object, Any] = calls._flights.by_key
-    return by_key
-
-
-def assert_nothing_is_left(store: Any) -> None:
-    """No flight, no turn, no subscription, and no timer of any loop."""
-    gc.collect()
-    core: Any = core_of(store)
-    assert flights(store) == {}
-    assert core._core.globals._updates._queues == {}
-    assert core._session.subscriptions._all() == []
-    assert dict(core._session.callers._timers) == {}
-
-
-@pytest.fixture
-def store(file_path: pathlib.Path) -> Iterator[AsyncContextStore]:
-    """Made by no loop, and closed on one that it has not seen before."""
-    made = AsyncContextStore(file_path)
-    yield made
-    asyncio.run(made.close())
-    assert_nothing_is_left(made)
+from .loops import (  # noqa: F401 - fixtures
+    KINDS,
+    Hang,
+    Stop,
+    assert_nothing_is_left,
+    each_backend,
+    flights,
+    loop_in_thread,
+    on_each_loop,
+    run_on,
+    store_for_any_loop,
+    until,
+)
 
 
 class TestEachLoop:
@@ -199,33 +126,6 @@ class TestEachLoop:
                     await store.put("run", f"{number}", number)
                     await store.list_keys("run")
                 group.cancel_scope.cancel()
-
-
-class Stop(BaseException):
-    """No Exception, and no cancellation."""
-
-
-class Hang:
-    """A factory that ends when it is told to, and notes what becomes of it."""
-
-    def __init__(self) -> None:
-        self.begun = self.ended = self.cancelled = 0
-        self.released = threading.Event()
-
-    async def __call__(self) -> str:
-        self.begun += 1
-        try:
-            await until(self.released.is_set)
-        except Exception:
-            raise
-        except BaseException:
-            self.cancelled += 1
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.01)
-            raise
-        finally:
-            self.ended += 1
-        return "computed"
 
 
 class TestCancelScopes:
@@ -429,169 +329,6 @@ class TestOneAfterTheOther:
             asyncio.run(store.close())
         """
         assert run(program, file_path) == ["1 2", "{} {} {}"]
-
-
-class TestAtOnce:
-    @pytest.mark.parametrize(("first", "second"), list(itertools.product(KINDS, KINDS)))
-    def test_two_loops_use_one_store_and_share_a_computation(
-        self, store: AsyncContextStore, first: str, second: str
-    ) -> None:
-        hang = Hang()
-        meeting = threading.Barrier(2)
-
-        async def work(name: str) -> Any:
-            meeting.wait(30)
-            await store.open()
-            for number in range(30):
-                await store.put(name, f"{number}", number)
-                assert await store.get(name, f"{number}") == number
-                await store.update_global("key", lambda value: value + 1, 0)
-            return await store.get_or_put("run", "node", hang)
-
-        async def release() -> None:
-            await until(lambda: [len(flight.callers) for flight in flights(store).values()] == [2])
-            hang.released.set()
-
-        with loop_in_thread(first, lambda: work("a")) as one, loop_in_thread(second, lambda: work("b")) as other:
-            anyio.run(release)
-            assert one() == other() == "computed"
-        assert hang.begun == 1
-        assert asyncio.run(store.get_global("key")) == 60
-
-    @pytest.mark.parametrize(("first", "second"), list(itertools.product(KINDS, KINDS)))
-    def test_callers_are_cancelled_on_their_own_loop_and_the_last_one_cancels_the_computation(
-        self, store: AsyncContextStore, first: str, second: str
-    ) -> None:
-        hang = Hang()
-        gone = [threading.Event(), threading.Event()]
-
-        async def ask(number: int) -> bool:
-            async with anyio.create_task_group() as group:
-
-                async def leave() -> None:
-                    await until(gone[number].is_set)
-                    group.cancel_scope.cancel()
-
-                group.start_soon(leave)
-                await store.get_or_put("run", "node", hang)
-            return group.cancel_scope.cancel_called
-
-        async def direct() -> None:
-            await until(lambda: hang.begun == 1)
-
-        async def joined() -> None:
-            await until(lambda: [len(flight.callers) for flight in flights(store).values()] == [2])
-
-        with loop_in_thread(first, lambda: ask(0)) as starter:
-            anyio.run(direct)
-            with loop_in_thread(second, lambda: ask(1)) as joiner:
-                anyio.run(joined)
-                # The loop of the computation must live on for the others: its caller leaves, the loop has other work.
-                gone[1].set()
-                assert joiner() is True
-                assert hang.cancelled == 0
-            gone[0].set()
-            assert starter() is True
-        assert (hang.begun, hang.cancelled, hang.ended) == (1, 1, 1)
-
-    @pytest.mark.parametrize(("first", "second"), list(itertools.product([*KINDS, "closed"], KINDS)))
-    def test_a_loop_that_ends_takes_only_its_own_calls_and_others_compute_anew(
-        self, store: AsyncContextStore, first: str, second: str
-    ) -> None:
-        hang = Hang()
-        ends = threading.Event()
-
-        async def begin() -> None:
-            async with anyio.create_task_group() as group:
-                group.start_soon(store.get_or_put, "run", "node", hang)
-                group.start_soon(store.wait_for, "run", "never")
-                await until(ends.is_set)
-                group.cancel_scope.cancel()
-
-        def begin_and_close() -> None:
-            loop = asyncio.new_event_loop()
-            loop.set_exception_handler(lambda *_: None)  # a task was destroyed, and it was pending
-            tasks = [loop.create_task(store.get_or_put("run", "node", hang))]
-            loop.run_until_complete(asyncio.wait([loop.create_task(until(ends.is_set))]))
-            loop.close()
-            tasks.clear()
-
-        async def ask() -> list[Any]:
-            return [await store.get_or_put("run", "node", lambda: "anew"), await store.get("run", "missing")]
-
-        async def joined() -> None:
-            await until(lambda: [len(flight.callers) for flight in flights(store).values()] == [2])
-
-        if first == "closed":
-            thread = threading.Thread(target=begin_and_close)
-            thread.start()
-        with contextlib.ExitStack() as stack:
-            if first != "closed":
-                stack.enter_context(loop_in_thread(first, begin))
-            anyio.run(functools.partial(until, lambda: hang.begun))
-            other = stack.enter_context(loop_in_thread(second, ask))
-            anyio.run(joined)
-            ends.set()
-            if first == "closed":
-                thread.join()
-            assert other() == ["anew", None]
-        assert hang.begun == 1
-
-    @pytest.mark.parametrize(("first", "second"), list(itertools.product(KINDS, KINDS)))
-    def test_a_circle_over_two_loops_is_refused(self, store: AsyncContextStore, first: str, second: str) -> None:
-        meeting = [threading.Event(), threading.Event()]
-
-        async def ask(number: int) -> Any:
-            async def factory() -> Any:
-                meeting[number].set()
-                await until(meeting[1 - number].is_set)
-                return await store.get_or_put("run", f"{1 - number}", lambda: pytest.fail("it is under way"))
-
-            return await store.get_or_put("run", f"{number}", factory)
-
-        with loop_in_thread(first, lambda: ask(0)) as one, loop_in_thread(second, lambda: ask(1)) as other:
-            outcomes = [one(), other()]
-        assert {type(outcome) for outcome in outcomes} == {RuntimeError}  # that of the one, and the other's joined it
-        assert "would wait for itself" in str(outcomes[0])
-
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_one_opens_and_the_others_wait(self, store: AsyncContextStore, kind: str) -> None:
-        engine: Any = core_of(store)._session.engine
-        original, openings = engine.open, []
-
-        async def counted() -> None:
-            openings.append(1)
-            await asyncio.sleep(0.05)
-            await original()
-
-        engine.open = counted
-        loops = [loop_in_thread(one, store.open) for one in ("asyncio", kind, "trio")]
-        with contextlib.ExitStack() as stack:
-            assert [result() for result in [stack.enter_context(loop) for loop in loops]] == [None] * 3
-        assert openings == [1]
-
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_a_turn_whose_loop_is_closed_is_passed_over(self, store: AsyncContextStore, kind: str) -> None:
-        loop = asyncio.new_event_loop()
-        loop.set_exception_handler(lambda *_: None)
-        begun = threading.Event()
-
-        async def never(_: Any) -> None:
-            begun.set()
-            await asyncio.sleep(3600)
-
-        async def begin() -> None:
-            tasks.append(asyncio.ensure_future(store.update_global("key", never)))
-            await until(begun.is_set)
-
-        tasks: list[Any] = []
-        loop.run_until_complete(begin())
-        queues: Any = core_of(store)._core.globals._updates._queues
-        with loop_in_thread(kind, lambda: store.update_global("key", lambda _: 1)) as other:
-            anyio.run(functools.partial(until, lambda: len(queues["key"]) == 2))
-            loop.close()
-            assert other() == 1
-        tasks.clear()
 
 
 def test_on_asyncio_and_on_the_blocking_face_nothing_of_other_loops_is_imported(file_path: pathlib.Path) -> None:
