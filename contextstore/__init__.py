@@ -2,8 +2,8 @@
 
     from contextstore import AsyncContextStore, ContextStore
 
-``AsyncContextStore`` is awaited from asyncio code, ``ContextStore`` is called from blocking code; call by call they are
-the same. Errors are in ``contextstore.errors``, and here as well.
+``AsyncContextStore`` is awaited from asyncio or trio code, ``ContextStore`` is called from blocking code; call by call
+they are the same. Errors are in ``contextstore.errors``, and here as well.
 """
 
 from ._faces.async_store import AsyncContextStore

@@ -20,7 +20,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def converted(value: Encoded, type: Any, *key: object) -> Any:
-    """The value as one of a type. If it does not fit, the error says whose it is."""
+    """The value as one of a type. If it does not fit, the error names the key."""
     try:
         return decode(value, type)
     except DeserializationError as error:

@@ -126,7 +126,7 @@ class Archive:
             self._skip(Problem("run", (str(run.flow_run_id),), message), error)
         if run.created_at is None or not has_name:
             return None
-        # A time that is not known is the first there is. Whatever is there in place of a deletion's: it is deleted.
+        # A time that is not known is the first there is. With anything in place of a deletion's, the run is deleted.
         created_at = run.created_at if is_time(run.created_at) else 0
         return LoadRun(run.flow_run_id, created_at, run.deleted_at if is_deleted_then else created_at)
 

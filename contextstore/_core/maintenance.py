@@ -1,7 +1,7 @@
-"""Care: how much there is, whether it is whole, and a copy of it as a file.
+"""Maintenance: how much there is, whether it is whole, and a copy of it as a file.
 
-Rules of this module: the engine does the work, beside its reads and writes; here is how a call waits for it, and what
-it is told meanwhile.
+Rules of this module: the engine does the work, beside its reads and writes; here is how a call waits for it, and how
+it learns of the progress.
 """
 
 from __future__ import annotations
@@ -73,13 +73,18 @@ class MaintenanceService:
         events = _Progress(ProgressChannel(session.callers), target)
         done = session.host.call(lambda: session.engine.backup(target, events.report, check, overwrite))
         done.add_done_callback(lambda _: events.channel.end())
+
+        async def end() -> None:
+            await session.callers.join(done)
+
         try:
             while (event := await events.channel.next()) is not None:
                 if progress is not None:
                     await session.result_of(progress, *event)
         except BaseException:
             events.given_up = True
-            await session.callers.join(done)  # so that nothing of it is left when this call is over
+            # So that nothing of it is left when this call is over, also in a scope that cancels at each step.
+            await session.callers.to_the_end(end)
             raise
         session.unwrap(done.result())
 

@@ -23,7 +23,7 @@ from .answers import converted, output_of, there
 from .arguments import several
 from .session import Session, State
 
-kind_of = type  # whose name is that of a parameter here
+kind_of = type  # a parameter here is called type
 
 PAGE_ROWS = 200  # rows of a page at most,
 PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory

@@ -2,7 +2,7 @@
 
 Rules of this module: no SQL, no values. Each commit is final, and leaves a store in which the next deletion goes on
 where an interrupted one has ended. What is deleted shares commits up to their bounds, however many runs it is; what
-stays is looked at in pages, where it keeps nobody waiting.
+stays is looked at in pages, where no other call has to wait for that.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RetentionService:
         return await (self._plan(before, told) if dry_run else self._prune(before, told))
 
     async def _prune(self, before: int, progress: _Progress | None) -> PruneReport:
-        """Delete what was written before, forget whose deletion was before, and give the space back."""
+        """Delete the runs last written to before, forget those deleted before, and give the space back."""
         runs = outputs = size = 0
 
         async def delete(page: IdleRuns) -> None:

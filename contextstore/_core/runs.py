@@ -60,7 +60,7 @@ class RunService:
                     run = record.run
                     puts.append(PutOutput(target, record.node_id, record.value, exist_ok=True))
                 await self._session.commit(puts)
-        # Of a run that was deleted meanwhile a part was copied, and nothing tells it from the whole.
+        # If the run was deleted during the copying, a part of it was copied, which looks like the whole.
         await self.refuse_if_deleted(source, run)
         return target
 

@@ -2,7 +2,7 @@
 
 Rules of this module: no SQL, no asyncio, no threads of its own. It alone wires what goes to the engine together, and
 it alone says whether a call may be made now. It awaits nothing but what its ``Callers`` gave it, so that tasks and
-blocked threads run the same code. Whatever is shared between calls may be touched by several threads at once.
+blocked threads run the same code. What is shared between calls may be touched by several threads at once.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Session:
         return host
 
     async def close(self) -> None:
-        """Let accepted writes finish, end whatever waits, and return when the store's threads and files are gone."""
+        """Let accepted writes finish, end all waiting calls, and return when the store's threads and files are gone."""
         if not self.callers.admit_close():
             return
         with self._lifecycle:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from .._dispatch.subscriptions import ClosedWith
 from .._engine.epochs import Epoch, is_known
 from .._engine.operations import PutOutput
 from .._engine.records import OutputKey
@@ -50,7 +51,7 @@ class WaitService:
                 if own.is_begun or self._is_still(epoch):
                     value = found
                     break
-                # Joined, and a run was deleted meanwhile: before this call began perhaps, and this one.
+                # This call has joined another. A run was deleted since: perhaps this run, and before this call began.
             elif found.type is type or found.type == type:
                 raise found.error
             # Else this call has joined one that asked for another type, which is no failure of what is asked for here.
@@ -63,7 +64,7 @@ class WaitService:
     async def _compute(
         self, key: OutputKey, factory: Callable[[], Any], type: Any, own: _Computation
     ) -> tuple[Encoded | _Misfit, Epoch]:
-        """``own`` is that of the caller whose call this is. With the epoch in which it was begun."""
+        """``own`` is the record of the call that computes. Returns the epoch, too, in which that was begun."""
         own.is_begun = True
         record = await self._session.reader.fetch(key)
         found = record.value if record is not None else await self._make(key, factory, type, own)
@@ -79,7 +80,7 @@ class WaitService:
         value = session.encode(await session.result_of(factory), *key)
         try:
             made = None if type is None else converted(value, type, *key)
-        except Exception as error:  # noqa: BLE001 - told to those who asked for this type, whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is told to the calls that asked for this type
             return _Misfit(type, _not_stored(error))
         try:
             await session.commit([PutOutput(*key, value, exist_ok=False)])
@@ -110,7 +111,7 @@ class WaitService:
     async def _wait_for(self, key: OutputKey, deadline: Deadline | None) -> Encoded:
         session = self._session
         record = await session.reader.fetch(key)
-        if record is not None:  # and nobody need be asked for news: half of what it takes
+        if record is not None:  # and no poller need be started: that is half of the cost
             return record.value
         subscription = session.subscriptions.subscription(*key)
         try:
@@ -127,6 +128,7 @@ class WaitService:
         await session.ready()
         flow_run = flow_run_key(flow_run_id)
         subscription = session.subscriptions.subscription(flow_run, None)
+        frame = ClosedWith(subscription)
         try:
             await subscription.begin(session.host)
             seen = set()
@@ -154,6 +156,7 @@ class WaitService:
                         seen.add(node_id)
                         yield output_of(flow_run, found)
         finally:
+            del frame
             subscription.close()
 
 

@@ -3,7 +3,7 @@
 Rules of this module: one thread per open store, whichever its face. It is asleep unless something is opened, closed or
 watched: reads and writes go straight to where the engine runs them. A driver belongs to the loop that opened it, and
 aiosqlite's threads die when they answer a loop that is closed. On a loop of our own they outlive the caller's loop,
-finish what was accepted, and are closed in order, whatever becomes of the caller.
+finish what was accepted, and are closed in order, also if the caller is gone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EngineHost:
     """An engine that is open, or about to be, on a thread of its own.
 
     Args:
-        refuse_calls: called once, before the engine is closed for whatever reason: nothing more may be posted to it.
+        refuse_calls: called once, before the engine is closed for any reason: nothing more may be posted to it.
             Must not hold the store object, which would never be collected then.
     """
 
@@ -116,7 +116,7 @@ class EngineHost:
         async def run() -> None:
             try:
                 future.set_result(Outcome(await function()))
-            except Exception as error:  # noqa: BLE001 - handed over to the call that waits, whatever it is
+            except Exception as error:  # noqa: BLE001 - any error is handed over to the call that waits
                 future.set_result(Outcome.failure(error))
 
         def begin() -> None:
@@ -127,7 +127,7 @@ class EngineHost:
         with self._lock:
             if self._loop is None:
                 raise StoreClosedError(self._engine.location)
-            # In a context of its own: what is begun here may outlive the caller, whose trace span it would keep.
+            # In a context of its own: what is begun here may outlive the caller, and would keep its trace span.
             self._loop.call_soon_threadsafe(begin, context=contextvars.Context())
         return future
 
@@ -160,7 +160,7 @@ class EngineHost:
         self._engine.own_threads.add(threading.get_ident())
         outcome: Outcome[None] = Outcome(None)
         try:
-            # A plain loop, whatever policy the program has set: some make loops that run in the main thread only. Not
+            # A plain loop, not one by the program's policy: some make loops that run in the main thread only. Not
             # in debug mode: opening and closing block this loop, which has no other task.
             with asyncio.Runner(loop_factory=partial(_Loop, self._engine.own_threads), debug=False) as runner:
                 runner.run(self._live())

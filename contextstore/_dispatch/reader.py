@@ -108,7 +108,7 @@ class Reader:
     ) -> list[tuple[Waiter[Any], Outcome[Any]]]:
         try:
             found = await self._fetch_and_keep([key for key, _ in wanted])
-        except Exception as error:  # noqa: BLE001 - handed over to the calls that wait, whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is handed over to the calls that wait
             return [(waiter, self._failure(error)) for _, waiter in wanted]
         return [(waiter, outcome) for (_, waiter), outcome in zip(wanted, found, strict=True)]
 
@@ -129,6 +129,6 @@ class Reader:
             outcome = Outcome(await read())
         except LookupError as error:  # the engine's way to say that something it was asked about is not there
             outcome = Outcome.failure(error)
-        except Exception as error:  # noqa: BLE001 - handed over to the call that waits, whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is handed over to the call that waits
             outcome = self._failure(error)
         resolve([(waiter, outcome)])

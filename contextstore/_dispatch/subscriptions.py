@@ -37,6 +37,8 @@ _SURE_SECONDS = 5.0
 """Seconds after which these are looked for all the same where no deletion is known of: by a program, say, that does not
 know this store's ways.
 """
+_LOST_SECONDS = 5.0
+"""Seconds between two looks for those whose loops have ended, at least: it asks each loop."""
 
 _Polling: TypeAlias = SharedFuture[bool]
 """A poller: true once it has taken its place, false if the call that was to start it was interrupted."""
@@ -87,6 +89,19 @@ class Subscription:
         self._subscriptions.unsubscribe(self)
 
 
+class ClosedWith:
+    """Closes a subscription when the frame that holds this goes.
+
+    A ``finally`` alone does not: that of an async generator which is collected after its loop was closed never runs.
+    """
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    def __del__(self) -> None:
+        self._subscription.close()
+
+
 def _time_is_up() -> Outcome[None]:
     return Outcome.failure(TimeoutError())
 
@@ -103,6 +118,7 @@ class Subscriptions:
         self._by_run: dict[str, dict[Subscription, None]] = {}
         self._of_run: dict[str, dict[Subscription, None]] = {}  # both, by their run
         self._departed: deque[Subscription] = deque()
+        self._look_for_lost_at = 0.0
         self._closed = False
         self._polling: _Polling | None = None
 
@@ -150,14 +166,25 @@ class Subscriptions:
     def unsubscribe(self, subscription: Subscription) -> None:
         # Without waiting for the lock: an iterator may be collected, and so closed, by a thread that holds it.
         self._departed.append(subscription)
+        lost: list[Waiter[Outcome[None]]] = []
         if self.lock.acquire(blocking=False):
             try:
-                self._remove_those_who_left()
+                self._remove_those_who_left(lost)
             finally:
                 self.lock.release()
 
-    def _remove_those_who_left(self) -> None:
-        """Called with the lock held; also removes those that could not get the lock when they closed."""
+    def _remove_those_who_left(self, lost: list[Waiter[Outcome[None]]]) -> None:
+        """Called with the lock held; also removes those that could not get the lock when they closed.
+
+        Now and then also those whose loops were closed under them. Their waiters keep them from being collected, and
+        so from closing. These go to ``lost``, to be let go of without the lock: at the end of a task asyncio logs.
+        """
+        now = time.monotonic()
+        if now >= self._look_for_lost_at:
+            self._look_for_lost_at = now + _LOST_SECONDS
+            for subscription in self._lost():
+                _take_waiter(subscription, lost)
+                self._departed.append(subscription)
         while self._departed:
             subscription = self._departed.popleft()
             _remove(self._of_run, subscription.flow_run_id, subscription)
@@ -165,6 +192,11 @@ class Subscriptions:
                 _remove(self._by_run, subscription.flow_run_id, subscription)
             else:
                 _remove(self._by_output, (subscription.flow_run_id, subscription.node_id), subscription)
+
+    def _lost(self) -> list[Subscription]:
+        waiting = [(one, one.waiter.get_loop()) for one in self._all() if one.waiter is not None]
+        closed = {loop for loop in {loop for _, loop in waiting} if loop is not None and loop.is_closed()}
+        return [one for one, loop in waiting if loop in closed]
 
     def committed(self, operations: Collection[Operation]) -> None:
         """Where the engine writes: this object has committed these."""
@@ -176,7 +208,7 @@ class Subscriptions:
                 for operation in operations
                 if isinstance(operation, PutOutput | LoadOutput)
             ],
-            # Perhaps deleted: prune leaves a run alone that has been written to meanwhile.
+            # Perhaps deleted: prune leaves a run alone that has been written to since.
             [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)],
         )
 
@@ -191,7 +223,7 @@ class Subscriptions:
     async def _poll(self, polling: _Polling, feed: Feed) -> None:
         try:
             await self._poll_while_callers_wait(polling, feed)
-        except BaseException as error:  # whatever it is, the waiting callers are told
+        except BaseException as error:  # the waiting callers are told of any error
             told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
             self._fail(error_for_caller(told, self._engine.location), polling)
             if not isinstance(error, Exception):
@@ -219,8 +251,9 @@ class Subscriptions:
                 self._tell((), await deletions.among(self._runs_waited_for()))
 
     def _is_wanted(self, polling: _Polling) -> bool:
+        lost: list[Waiter[Outcome[None]]] = []
         with self.lock:
-            self._remove_those_who_left()
+            self._remove_those_who_left(lost)
             if not self._closed and self._of_run:
                 return True
             if self._polling is polling:  # in the same breath, so that the next call starts another
@@ -242,7 +275,7 @@ class Subscriptions:
         waiters: list[Waiter[Outcome[None]]] = []
         is_waited_for = False
         with self.lock:
-            self._remove_those_who_left()
+            self._remove_those_who_left(waiters)
             for key in found:
                 for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
                     is_waited_for = True

@@ -1,7 +1,7 @@
 """Who commits with whom: group commit.
 
 Rules of this module: no SQL, no values, no I/O. Callers put units into a queue and wait on their waiters. One job at a
-time drains the queue where the engine writes: it takes whatever has gathered while the last commit was running, has it
+time drains the queue where the engine writes: it takes all that has gathered while the last commit was running, has it
 committed as one, and answers each caller with its own outcome. The running commit is the only timer.
 
     caller --commit()--> queue --drain--> engine.commit(units) --answer--> each caller
@@ -185,7 +185,7 @@ class Writer:
         return bool(self._queue)
 
     def _drop_expired(self) -> None:
-        """Take the units whose callers wait no more from the head of the queue."""
+        """Take units from the head of the queue, as long as their callers wait no more."""
         now = time.monotonic()
         expired = []
         while self._queue:  # only this job takes entries out, so that a look needs no lock
@@ -216,7 +216,7 @@ class Writer:
                 group = self._take()
                 told = await self._commit_group(group) if group else []
                 if len(told) != len(group):
-                    raise RuntimeError(f"{len(told)} outcomes of {len(group)} units")  # whose they are is not known
+                    raise RuntimeError(f"{len(told)} outcomes of {len(group)} units")  # of which units is not known
                 outcomes = told
             finally:
                 self._engine.release_write()

@@ -1,7 +1,7 @@
 """What an engine is: four small protocols (writes, reads, a feed, maintenance), and how it is told what to run.
 
 Rules of this module: keys and bytes only, no Python value; no SQL. An engine decides by error codes, never by the text
-of a message, and raises ``StorageError`` and its kin for whatever the driver raises. What is stored, and what is
+of a message, and raises ``StorageError`` and its kin for all that the driver raises. What is stored, and what is
 refused, is decided in ``rules``.
 
 A job is posted to an engine, which runs it where the connection that it needs belongs. SQLite's jobs run in the
@@ -47,7 +47,7 @@ Job: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Feed(Protocol):
-    """What any client writes to a store, for those who wait for it. On the store's own loop."""
+    """What any client writes to a store, for the callers that wait for it. On the engine host's loop."""
 
     poll_seconds: tuple[float, float]
     """How often to ask for what other clients have written: seconds at first, and in the end."""
@@ -151,7 +151,7 @@ class Reads(Protocol):
 
 
 class Maintenance(Protocol):
-    """What an operator asks, on the store's own loop, beside the reads and writes."""
+    """What an operator asks, on the engine host's loop, beside the reads and writes."""
 
     async def stats(self) -> EngineStats: ...
 

@@ -51,7 +51,7 @@ def is_known(epoch: Epoch) -> bool:
 
 
 class LocalEpochs:
-    """Of a store that nobody else has: in memory."""
+    """Of a store that no other client has: in memory."""
 
     is_exact = True
 
@@ -81,7 +81,7 @@ class LocalEpochs:
 
 
 class AskedEpochs:
-    """Of a store whose epoch has to be asked for: on a server, or of a file that is only read.
+    """Of a store that has to be asked for its epoch: one on a server, or a file that is only read.
 
     An answer is good for ``VALID_SECONDS`` from when it was asked for; then nothing is answered from memory until it
     is asked for anew. Objects of this process on the same place tell each other at once.

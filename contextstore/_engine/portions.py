@@ -1,6 +1,7 @@
 """So many, and about so many bytes: how much goes into one statement, one commit or one page.
 
-Rules of this module: the first of a portion always fits, however large it is; whoever asks for portions gets on.
+Rules of this module: the first of a portion always fits, however large it is. So a caller that takes portion
+after portion gets on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Portion:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more goes in, of whatever size."""
+        """Whether nothing more goes in, however small."""
         return self._items >= self.most or self._size >= self._most_bytes
 
 

@@ -161,7 +161,7 @@ def _upsert(location: str, stored: StoredGlobal | None, upsert: UpsertGlobal) ->
 def _delete(location: str, stored: StoredGlobal | None) -> GlobalChange:
     if stored is None or stored.is_deleted:
         return GlobalChange(False)
-    # Whatever is left of it: to delete what is damaged is a way to be rid of it. A damaged version stays so.
+    # Also if it is damaged: deleting it is a way to be rid of it. A damaged version stays so.
     return GlobalChange(True, _version(location, stored) if stored.version is None else stored.version)
 
 

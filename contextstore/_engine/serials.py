@@ -28,7 +28,7 @@ class Serials:
             self._serials.pop(flow_run_id, None)
 
     def bound(self) -> None:
-        """Between two commits: begin anew if there are too many."""
+        """Begin anew if there are too many: what is forgotten is looked up again."""
         if len(self._serials) > _MOST:
             self._serials.clear()
 

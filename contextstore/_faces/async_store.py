@@ -24,7 +24,7 @@ from .._waiting.tasks import TaskCallers
 from .batch import AsyncBatch
 from .run import AsyncFlowRun
 
-kind_of = type  # whose name is that of a parameter here
+kind_of = type  # a parameter here is called type
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -35,7 +35,7 @@ class AsyncContextStore:
 
     Each output is written once, under ``(flow_run_id, node_id)``; beside the outputs there are global keys. A write
     that has returned is durable and visible to every later read in any process; a write that has raised stored
-    nothing, unless it is a ``StorageError`` whose ``outcome_unknown`` is true.
+    nothing, unless it is a ``StorageError`` with a true ``outcome_unknown``.
 
         async with AsyncContextStore("flows.db") as store:
             await store.put("run-1", "extract", {"rows": 3})
@@ -60,9 +60,9 @@ class AsyncContextStore:
         create: make the store if there is none; else a missing file is a ``StoreNotFoundError``.
         encode_default: a function that is asked, as ``json.dumps``'s ``default`` is, for an object that has no JSON
             form, and returns something that has. It is called in the thread that puts, at the time of the call, and may
-            call the store. Whatever it raises makes the put a ``SerializationError`` that names the place.
+            call the store. An ``Exception`` of it becomes a ``SerializationError`` that names the place.
         max_connections: how many connections to a PostgreSQL server at most: one writes, the others read. 2 at least.
-            Stores in files and in memory have two, whatever it is.
+            Stores in files and in memory ignore it.
 
     A PostgreSQL store is shared by any number of machines, and needs ``pip install contextstore[postgres]``. Its tables
     are in a schema of the database (``?schema=name``, "contextstore" if none is named), which is made at the first
@@ -70,8 +70,8 @@ class AsyncContextStore:
     ``target_session_attrs`` with several hosts, ``application_name`` …), and ``pooler=transaction`` behind a pooler.
     What is different there: ``timeout`` is also the longest wait for a server that does not answer, or that has no
     connection left; a lost connection is mended, and a write that was under way is sent again, without being stored
-    twice, or raises a ``StorageError`` whose ``outcome_unknown`` is true; what another store object has deleted may be
-    answered from the cache; ``backup`` is refused: use ``copy``, or the server's own tools.
+    twice, or raises a ``StorageError`` with a true ``outcome_unknown``; what another store object has deleted may be
+    answered from the cache for a second; ``backup`` is refused: use ``copy``, or the server's own tools.
 
     Raises:
         TypeError, ValueError: an argument that cannot be meant; no message shows a part of a password. Nothing else:
@@ -119,7 +119,7 @@ class AsyncContextStore:
         await self._core.session.open()
 
     async def close(self) -> None:
-        """Let accepted writes finish, end whatever waits, and return when the store's threads and files are gone.
+        """Let accepted writes finish, end all waiting calls, and return when the store's threads and files are gone.
 
         Idempotent; a closed store stays closed. If cancelled, the store closes all the same, in the background.
         """
@@ -165,7 +165,7 @@ class AsyncContextStore:
     async def get(self, flow_run_id: Id, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
         """The output of a node, or ``default`` where none is written.
 
-        A stored ``None`` comes back as ``None``, whatever ``default`` is. Each call makes fresh objects.
+        A stored ``None`` comes back as ``None``, not as ``default``. Each call makes fresh objects.
 
         Args:
             default: what to return where nothing is written; returned as it is.
@@ -220,7 +220,7 @@ class AsyncContextStore:
         await put
 
     async def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
-        """Write a global key, or overwrite whatever is there, also what ``put_global`` wrote.
+        """Write a global key, or overwrite its value, also one that ``put_global`` wrote.
 
         Args:
             expected_version: write only if the key is at this version; 0: only if it is not there.
@@ -287,13 +287,13 @@ class AsyncContextStore:
 
         Args:
             fn: called with a fresh copy of the value, or of ``default``; returns the new one. It may run more than
-                once, if another process writes the key meanwhile. With ``AsyncContextStore`` it may be a coroutine
+                once, if another process writes the key at that time. With ``AsyncContextStore`` it may be a coroutine
                 function. It may use the store, but not update the same key.
 
         Calls on one key from one store object queue, and run one after the other.
 
         Raises:
-            Whatever ``fn`` raises: then nothing was written.
+            Any exception that ``fn`` raises: then nothing was written.
             SerializationError, StorageError: as for ``put``.
         """
         return await self._core.globals.update(key, fn, default)
@@ -351,13 +351,13 @@ class AsyncContextStore:
     def iter_outputs(self, flow_run_id: Id, *, after: Id | None = None) -> AsyncIterator[Output]:
         """Iterate over the outputs of a run, by node id, a page at a time: memory is bounded, nothing is held between.
 
-        Outputs that are written meanwhile may or may not be seen. The iteration may be left at any point.
+        Outputs that are written during the iteration may or may not be seen. The iteration may be left at any point.
 
         Args:
             after: only outputs with a node id above this one. None, or empty: from the first on.
 
         Raises:
-            CorruptStoreError: the stored value whose turn it is is damaged. Its ``node_id`` says which: with that as
+            CorruptStoreError: the next stored value is damaged. The error's ``node_id`` says which: with that as
                 ``after`` the iteration can be begun anew behind it.
         """
         return self._core.outputs.iterate(flow_run_id, after)
@@ -423,7 +423,7 @@ class AsyncContextStore:
             type: as for ``get``. What ``factory`` returns is stored only if its stored form fits.
 
         Raises:
-            Whatever ``factory`` raises, in every call that waited for it: then nothing was stored, and the next call
+            Any exception of ``factory``, in every call that waited for it: then nothing was stored, and the next call
             computes anew.
             DeserializationError: the value does not fit ``type``. If ``factory`` has just returned it, the message says
             that nothing was stored, and the next call computes anew; else it is that of an output which stands.
@@ -449,7 +449,7 @@ class AsyncContextStore:
         Raises:
             TimeoutError: the builtin one: the output was not written in time.
             RunDeletedError: the run is deleted, or is being deleted, so that the output will never be written.
-            StoreClosedError: the store was closed meanwhile.
+            StoreClosedError: the store was closed while the call waited.
         """
         return await self._core.waits.wait_for(flow_run_id, node_id, timeout, type)
 
@@ -460,7 +460,7 @@ class AsyncContextStore:
 
         Raises:
             RunDeletedError: the run is deleted, or is being deleted.
-            StoreClosedError: the store was closed meanwhile.
+            StoreClosedError: the store was closed while the call waited.
             CorruptStoreError: a stored value is damaged.
         """
         return self._core.waits.watch(flow_run_id)
@@ -476,7 +476,7 @@ class AsyncContextStore:
 
         Args:
             prefix: only ids that begin with it, literally.
-            after: the last run of the page before. It may have been deleted meanwhile.
+            after: the last run of the page before. It may have been deleted since.
             limit: how many at most.
 
         Raises:
@@ -509,8 +509,8 @@ class AsyncContextStore:
         """Delete a run, for good: later puts raise ``RunDeletedError``, ``get`` gives its default.
 
         The run is gone for every reader at once; its outputs are then removed in commits of bounded size. If that is
-        interrupted, it stays deleted, and another ``delete_run`` or ``prune`` removes the rest. Another store object
-        may go on answering from its cache what it had read before.
+        interrupted, it stays deleted, and another ``delete_run`` or ``prune`` removes the rest. Another store object on
+        a server, or a read-only one, may answer from its cache for a second more.
 
         Returns:
             How many outputs were removed. 0, and the run is marked as deleted all the same, if it was never seen.

@@ -1,4 +1,7 @@
-"""What a flow runner is built of, on the store's public calls alone: ``AtomicWriter``."""
+"""``AtomicWriter``, which a flow runner is built on: a node is complete only once its output is durable.
+
+Rules of this module: it calls the stores' public methods alone, and knows nothing of a core.
+"""
 
 from __future__ import annotations
 

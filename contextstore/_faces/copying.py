@@ -1,4 +1,4 @@
-"""From one store to another: ``copy``.
+"""``copy``: everything that is in one store, to another.
 
 Rules of this module: what is asked for is checked here, and where each store's calls are made is decided; the copying
 itself is the core's.
@@ -46,13 +46,13 @@ def copy(
 
     Runs, deleted ones too, come over in their order, outputs and globals with their times and versions. Between any two
     stores: a file, memory, PostgreSQL. It is done in commits of bounded size; if it is interrupted, the same call goes
-    on. What is written to the source meanwhile may or may not come along; the target must not be written meanwhile, and
-    should be empty or hold an earlier copy: with anything else in it the two are not equal in the end.
+    on. What is written to the source during the copying may or may not come along. The target must not be written then,
+    and should be empty or hold an earlier copy: with anything else in it the two are not equal in the end.
 
     Args:
         source, target: open or not; neither is closed. To be awaited if either is an ``AsyncContextStore``.
         damaged: what to do with what is damaged in the source. ``"raise"``, or ``"skip"``: leave it out, and list it in
-            ``CopyReport.skipped``. A run all of whose outputs are damaged is not copied; one that was deleted stays so.
+            ``CopyReport.skipped``. A run with nothing but damaged outputs is not copied; one that was deleted stays so.
             The proof is then of what was copied.
         progress: called with how many runs and globals are done, and how many there are.
 

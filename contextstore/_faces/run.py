@@ -23,7 +23,7 @@ from .blocking import documented_as, iterate, wait_for
 T = TypeVar("T")
 D = TypeVar("D")
 
-# Those who joined a computation get the very exception of it, each in a thread of its own. Reentrant: what an
+# Calls that have joined a computation get the very exception of it, each in a thread of its own. Reentrant: what an
 # exception's class does as it takes a note may fail in a step.
 _noting = threading.RLock()
 
@@ -115,7 +115,7 @@ class AsyncFlowRun:
         check_function("fn", fn)
         try:
             return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
-        except Exception as error:  # whatever ends a step, it is told which
+        except Exception as error:  # any failure of a step is told which step it was
             _note(error, node_id, self.flow_run_id)
             raise
 
@@ -204,7 +204,7 @@ class FlowRun:
         check_function("fn", fn)
         try:
             return self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
-        except Exception as error:  # whatever ends a step, it is told which
+        except Exception as error:  # any failure of a step is told which step it was
             _note(error, node_id, self.flow_run_id)
             raise
 

@@ -1,7 +1,7 @@
-"""To look at everything that is stored, and to stop at nothing.
+"""Looking at all that a store in PostgreSQL holds, for damage.
 
-Rules of this module: it only reads, page by page, first what is small and then the values. What cannot be read is a
-problem of its own key and keeps no other from being looked at.
+Rules of this module: it only reads, page by page, first what is small and then the values. It stops at nothing: what
+cannot be read is a problem of its own key and keeps no other from being looked at.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from .._waiting.deadline import Deadline
 from ..errors import StorageError
 from .errors import ConnectionLostError, TransientError, classify, code_of, permanent, shown_cause
+from .retry import deadline_of_call
 from .statements import STILL_BUSY
 from .url import Address
 
@@ -31,8 +32,9 @@ _MIN_HOST_SECONDS = 1.0
 def import_driver() -> None:
     """In the thread that makes the store, and not in the store's own.
 
-    That one would have to wait for the locks of the import and of ``logging``. A thread that waits for the store may
-    hold them, or one that a fork has left behind. If there is no driver, the caller that opens the store is told.
+    The store's thread would have to wait for the locks of the import and of ``logging``. A thread that waits for the
+    store may hold them, or one that a fork has left behind. If there is no driver, the caller that opens the store is
+    told.
     """
     with contextlib.suppress(ModuleNotFoundError):
         import asyncpg  # noqa: F401
@@ -118,7 +120,7 @@ class Connection:
         return meaning
 
     async def _refuse_if_many_are_abandoned(self) -> None:
-        """A server that waits for its standby goes on with writes whose store has given them up.
+        """A server that waits for its standby goes on with writes that the store has given up.
 
         Each further connection would come to the same end, until the server takes none from any client.
         """
@@ -170,6 +172,8 @@ class Connection:
         self._is_in_transaction = True
         try:
             yield
+            if snapshot:  # each of its statements may have had a deadline of its own, behind this one
+                deadline = deadline_of_call(deadline.left)
             await self.execute(deadline, "COMMIT")
         except BaseException as error:
             if not isinstance(error, ConnectionLostError):  # also where COMMIT itself was refused

@@ -1,4 +1,4 @@
-"""To delete runs: mark them, remove their outputs, forget their tombstones.
+"""Deleting runs: marking them, removing their outputs, forgetting their tombstones.
 
 Rules of this module: steps within a transaction of ``units``; nothing is tried again here.
 

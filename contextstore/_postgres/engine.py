@@ -1,4 +1,4 @@
-"""The engine past one machine: a schema in a PostgreSQL database.
+"""The engine for several machines: a schema in a PostgreSQL database.
 
 Rules of this module: no SQL. It runs the store's jobs on the loop of the engine's thread, one of those that write at a
 time, and hands each call to the part that it is about: writes to ``puts`` and ``units``, reads to ``reads``. One
@@ -48,7 +48,7 @@ from .outputs import GROUP_LIMITS
 from .pool import ReadPool
 from .puts import Puts
 from .reads import Reads
-from .retry import MIN_COMMIT_SECONDS, pauses
+from .retry import MIN_COMMIT_SECONDS, deadline_of_call, pauses
 from .statements import statements_for
 from .units import Units
 from .url import Address
@@ -195,7 +195,7 @@ class PostgresEngine:
         backoff = pauses()
         while not self._writing.is_connected:
             try:
-                await self._writing.connect(Deadline(min(self._timeout, _MAX_CONNECT_SECONDS)))
+                await self._writing.connect(deadline_of_call(min(self._timeout, _MAX_CONNECT_SECONDS)))
             except TransientError as error:
                 logger.info("%s does not answer: %s", self.location, error)
                 await asyncio.sleep(backoff.pause())

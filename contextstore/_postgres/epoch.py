@@ -1,4 +1,4 @@
-"""The epoch that stands in the store, by which every client's cache goes: see ``_engine/epochs``.
+"""The epoch in the database, which tells every client's cache when to go: see ``_engine/epochs``.
 
 Rules of this module: it is changed last in a transaction that deletes, since all deletions wait for each other there.
 Stores of earlier versions have none, and are answered for without a cache until one of their clients may add it.

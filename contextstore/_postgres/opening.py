@@ -1,4 +1,4 @@
-"""To open a store: look at the server, make the tables unless they are there, find the epoch.
+"""Opening a store: looking at the server, making the tables unless they are there, finding the epoch.
 
 Rules of this module: nothing is made before the server's settings are looked at, and nothing where the caller wants to
 find a store. Clients may open, and make, the same store at one moment: each tries until it finds what another has made.

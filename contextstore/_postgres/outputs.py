@@ -1,4 +1,4 @@
-"""Rows of outputs: to insert them, and to find out what became of those that were not inserted.
+"""Rows of outputs: inserting them, and finding out what became of those that were not inserted.
 
 Rules of this module: a statement goes over the connection that writes, in a transaction of the caller's or in one of
 its own; nothing is tried again here. The SQL stands in ``statements``; whether a put is refused, in ``rules``.

@@ -1,7 +1,7 @@
-"""Many puts, one statement: what a group of single puts costs least by.
+"""Many puts, one statement: the cheapest way to write a group of single puts.
 
 Rules of this module: no SQL. Each put is refused for itself; of those that are not refused, the ones that were inserted
-are stored, whatever becomes of the rest.
+are stored, also if the others fail.
 """
 
 from __future__ import annotations

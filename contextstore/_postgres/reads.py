@@ -1,4 +1,4 @@
-"""What a store has: single outputs and globals, pages of them, lists of runs.
+"""Reading what a store has: single outputs and globals, pages of them, lists of runs.
 
 Rules of this module: each call is a statement or a few, over a connection that reads. What may be damaged is read as a
 row and judged in ``rules``; damage that the server itself finds is told for the row that has it, and for no other.

@@ -1,4 +1,4 @@
-"""When something is tried again against a server that may be away for a while, and what is said when it is not.
+"""When a call to a server that may be away for a while is tried again, and the error once it is given up.
 
 Rules of this module: no SQL, no connection. Only what is a ``TransientError`` is tried again. An outcome that is not
 known is never called a failure.
@@ -21,7 +21,8 @@ R = TypeVar("R")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 """Seconds between two attempts to reach the server, at first and in the end."""
 MIN_COMMIT_SECONDS = 1.0
-"""Seconds that a commit gets at least, however long it has waited for its turn. A read and the opening get them too."""
+"""Seconds that a commit gets at least, however long it has waited for its turn. A read, the opening, and an attempt to
+connect for a write get them too."""
 _MIN_ATTEMPT_SECONDS = 0.05
 """Seconds without which nothing is tried again: an attempt that is cut off leaves an unknown outcome."""
 
@@ -71,7 +72,7 @@ class Retry:
         return failure
 
     def unknown(self, error: TransientError | StorageError) -> StorageError:
-        """After a commit whose answer was lost, when it could not be found out what became of it."""
+        """The answer to a commit was lost, and it could not be found out what became of it."""
         message = f"the connection to {self._location} was lost during a commit: {error}"
         unknown = StorageError(message, True, error.code)
         unknown.__cause__ = error

@@ -1,7 +1,7 @@
-"""What is said to PostgreSQL: the tables of a store, and its statements.
+"""The SQL for PostgreSQL: the tables of a store, and its statements.
 
 Rules of this module: text only, and all SQL of PostgreSQL but BEGIN and its like. ``{schema}`` is a checked name;
-whatever a user gives goes in as a parameter. The words are those that other servers of this protocol know, too.
+what a user gives goes in as a parameter. The words are those that other servers of this protocol know, too.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class WriteStatements:
     create_schema: str = "CREATE SCHEMA IF NOT EXISTS {schema}"
     create_tables: str = _TABLES  # one string without parameters is one transaction
     format: str = "SELECT version FROM {schema}.store_format"
-    # Stores of earlier versions have none, whose clients go on as they did.
+    # Stores of earlier versions have none, and their clients go on as they did.
     # Not waited for: behind a client that reads the table for an hour, as a dump does, all others would wait as well.
     add_epoch: str = """
         SET LOCAL lock_timeout = '1s';
@@ -164,7 +164,7 @@ class WriteStatements:
         SELECT serial, flow_run_id, created_at < $2, deleted_at IS NOT NULL, writer FROM {schema}.runs
         WHERE flow_run_id = ANY($1::text[]) ORDER BY serial FOR UPDATE
     """
-    # Run by run, whatever the planner reckons of them.
+    # Run by run, even if the planner would do otherwise.
     extents: str = """
         SELECT t.serial, c.outputs, c.bytes, c.first, c.last
         FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
@@ -199,7 +199,7 @@ class WriteStatements:
         SELECT t.serial FROM unnest($1::bigint[]) AS t (serial)
         WHERE EXISTS (SELECT FROM {schema}.output_rows WHERE run = t.serial)
     """
-    # First locked, then looked at again by another statement: a put that was under way may have left a row meanwhile.
+    # First locked, then looked at again by another statement: a put that was under way may have left a row in between.
     # From where the last look ended, so that no call goes again through what was forgotten before.
     lock_forgettable: str = """
         SELECT serial, deleted_at FROM {schema}.runs WHERE serial IN (

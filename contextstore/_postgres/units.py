@@ -45,7 +45,7 @@ class Attempt:
     unit: Unit
     write: Write
     in_doubt: Attempt | None = None
-    """An earlier one whose answer to COMMIT was lost, so that it may have been committed."""
+    """An earlier one that may have been committed: the answer to its COMMIT was lost."""
     seen: dict[str, _Version] = field(default_factory=dict)
     """How the unit's globals were before this one wrote them."""
     refused: dict[int, ContextStoreError] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""What the process does to a store: whose threads are whose, what they log, the GIL, fork and exit."""
+"""What the process does to a store: which threads are a store's own, what they log, the GIL, fork and exit."""

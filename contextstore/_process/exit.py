@@ -1,4 +1,4 @@
-"""The end of the interpreter: a store whose ``close()`` was forgotten must not keep it from coming.
+"""The end of the interpreter: a store that was not closed must not keep it from coming.
 
 Rules of this module: nothing here knows what is stopped, only that it can be (``Stoppable``).
 """
@@ -18,7 +18,7 @@ logger = logging.getLogger("contextstore")
 
 
 class Stoppable(Protocol):
-    """What has threads of its own, which the interpreter would wait for."""
+    """A thing with threads of its own, for which the interpreter would wait."""
 
     def stop(self) -> None:
         """Have it end. Does not wait."""
@@ -27,7 +27,7 @@ class Stoppable(Protocol):
         """Whether a thread is one of its own."""
 
     def warn_unclosed(self) -> None:
-        """Warn, once, that nobody has closed it."""
+        """Warn, once, that it was not closed."""
 
 
 _running: set[Stoppable] = set()
@@ -40,7 +40,7 @@ _left_open: list[Stoppable] = []
 
 
 def watch_for_exit(one: Stoppable) -> None:
-    """See to it that a store whose close() was forgotten does not keep the interpreter from ending.
+    """See to it that a store that was not closed does not keep the interpreter from ending.
 
     Python joins all threads before it runs atexit callbacks, so an open store would hang it for ever. A daemon thread
     that waits for the main thread's end is told in time. Rejected: daemon threads for the engine (a commit could be cut
@@ -72,20 +72,20 @@ def _stop_all_at_exit() -> None:
         if all(thread.is_alive() for thread in working):
             # No new ones: a daemon thread that opens store after store would keep us here for ever.
             working = [thread for thread in working if _is_working(thread)]
-        else:  # who has ended may have started another before
+        else:  # the thread that has ended may have started another before
             working = _working_threads()
     with _exit_lock:
         _is_at_end = True
         left = _running.copy()
     _left_open.extend(left)
     if _ends_without_ado():
-        _warn_of_left_open()  # before the stores' threads are gone, after which the interpreter waits for nobody
+        _warn_of_left_open()  # before the stores' threads are gone: then the interpreter waits no longer
     for one in left:
         one.stop()
 
 
 def _ends_without_ado() -> bool:
-    """Whether this process ends by os._exit, as the forked children of multiprocessing do: it calls nobody any more."""
+    """Whether this process ends by os._exit, as multiprocessing's forked children do: it runs no callbacks."""
     multiprocessing = sys.modules.get("multiprocessing.process")
     is_child = multiprocessing is not None and multiprocessing.parent_process() is not None
     return is_child and "--multiprocessing-fork" not in sys.orig_argv
@@ -100,7 +100,7 @@ def _warn_of_left_open() -> None:
     for one in _left_open:
         try:
             one.warn_unclosed()
-        except ResourceWarning as warning:  # a filter made it an error, and there is nobody to raise it to
+        except ResourceWarning as warning:  # a filter made it an error, and no caller is there to raise it to
             logger.warning("%s", warning)
     _left_open.clear()
 

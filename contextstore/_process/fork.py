@@ -2,7 +2,7 @@
 
 Rules of this module: the one registration with the operating system's fork; every other module says here what has to be
 done, in the order of the imports. Only the forking thread is in the child, so a lock that another thread held stays
-locked for ever there: whoever has one for the whole process makes it anew, and without asking for it.
+locked for ever there: a module with a lock for the whole process makes it anew in the child, without taking it first.
 """
 
 from __future__ import annotations

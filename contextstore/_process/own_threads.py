@@ -1,4 +1,4 @@
-"""The threads that the stores of this process have started, by their ids: whose is the thread that runs here?
+"""The threads that the stores of this process have started: to which store does the running thread belong?
 
 Rules of this module: nothing here waits, and nothing is looked up under a lock. A call that a store's own thread makes
 to the store would wait for that very thread. So ``_waiting`` asks here before it lets a call in, and
@@ -19,7 +19,7 @@ class Lock(Protocol):
 
 
 class OwnThreads:
-    """The ids of the threads of one store. Who starts a thread adds its id, and discards it at the thread's end.
+    """The ids of the threads of one store. The starter of a thread adds its id, and discards it at the thread's end.
 
     The latter matters: a system gives ids again.
 

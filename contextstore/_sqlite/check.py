@@ -130,7 +130,7 @@ def count_rows(connection: sqlite3.Connection) -> int:
 
 
 class _Scan:
-    """All rows of a table by id; where a page of the file is damaged, whatever can be read around it."""
+    """All rows of a table by id; where a page of the file is damaged, all that can be read around it."""
 
     def __init__(self, connection: sqlite3.Connection, table: _Table, problems: list[Problem]) -> None:
         self._connection = connection

@@ -26,7 +26,7 @@ class Writes(Protocol):
     """The right to commit, and commits. Within a write job, in the writing connection's thread."""
 
     def acquire(self, wanted: Callable[[], bool]) -> bool:
-        """Wait for the right to commit. False: it was not had before ``wanted()`` was false."""
+        """Acquire the right to commit. Give up and return False once ``wanted()`` is false."""
 
     def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         """Commit the units that are not refused, durably, all at once."""
@@ -35,11 +35,11 @@ class Writes(Protocol):
         """Give up the right to commit."""
 
     def maintain(self) -> None:
-        """What has to be done now and then, after callers have been answered."""
+        """Periodic maintenance, after the callers have been answered."""
 
 
 class NoWrites:
-    """Of a database that is not open, or is only read. Raises the error, whatever is asked."""
+    """Of a database that is not open, or is only read. Raises the error at every call."""
 
     def __init__(self, error: Callable[[], StorageError]) -> None:
         self._error = error
@@ -70,7 +70,7 @@ class Database(Protocol):
 
     @property
     def feed(self) -> Feed | None:
-        """What others write to it. None: no other connection can."""
+        """What other connections write to it. None: none can."""
 
     @property
     def writes(self) -> Writes: ...
@@ -90,7 +90,7 @@ class Database(Protocol):
     def read(self, what: str, query: Callable[[sqlite3.Connection], T]) -> T:
         """What the query gives, over the connection of this thread.
 
-        The one way to it: whatever is given back is right, and SQLite's errors are translated, which name what was
+        The one way to it: what is given back is right, and SQLite's errors are translated, and name what was
         read. The query may be called more than once.
         """
 

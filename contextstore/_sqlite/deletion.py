@@ -1,7 +1,7 @@
-"""What is said to SQLite where runs are deleted: which are old, marking them, removing outputs, giving space back.
+"""The SQL that deletes runs: finding those that are old, marking them, removing outputs, giving space back.
 
 Rules of this module: with its siblings, all SQL of SQLite; plain functions over a connection, in its thread. What is
-done within a commit is bounded by what it deletes, and a look by what it looks at, whatever else is stored.
+done within a commit is bounded by what it deletes, and a look by what it looks at, however large the store is.
 """
 
 from __future__ import annotations

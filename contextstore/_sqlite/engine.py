@@ -1,7 +1,7 @@
 """The embedded engine: the contract of all engines, over a database of SQLite.
 
-Rules of this module: it maps each call to statements (``transaction``, ``reads``, ``deletion``, ``check``, ``backup``)
-and to the database that they run on, which says where they run and what has to be looked at around them. No SQL, and
+Rules of this module: it maps each call to statements (``writes``, ``reads``, ``deletion``, ``check``, ``backup``) and
+to the database that they run on, which says where they run and what has to be looked at around them. No SQL, and
 nothing of files.
 """
 
@@ -166,7 +166,10 @@ class SQLiteEngine:
         return self._database.stats()
 
     async def check(self) -> CheckReport:
-        return await self._database.run_aside(check_store)
+        try:
+            return await self._database.run_aside(check_store)
+        except sqlite3.Error as error:  # where it cannot even be opened for it
+            raise translated(error, self.location, "could not check") from error
 
     async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
         def copy(connection: sqlite3.Connection) -> None:

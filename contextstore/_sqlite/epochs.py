@@ -86,7 +86,7 @@ class MappedEpochs:
         assert self._lock is not None
         if not self._has_space:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._lock.path)
-        # Not by what the map says: a reader may have let go of it meanwhile.
+        # Not by what the map says: a reader may have let go of it since.
         epoch = self._last
         self._write(self._lock, epoch + 1)
         self._last = epoch + 1

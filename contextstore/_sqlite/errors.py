@@ -46,7 +46,7 @@ def code_of(error: sqlite3.Error) -> int:
 
 def translated(error: sqlite3.Error, location: str, doing: str, outcome_unknown: bool = False) -> StorageError:
     code = code_of(error)
-    # A -shm file that cannot grow: there is no room, whatever the system called it.
+    # A -shm file that cannot grow: there is no room, also if the system's error says something else.
     primary = sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else code & 0xFF
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     advice = _ADVICE.get(primary)

@@ -1,4 +1,4 @@
-"""What others have written to a store's file, for those who wait for it.
+"""What other connections have written to a store's file, for the callers that wait for it.
 
 Rules of this module: to look is a matter of microseconds and never waits for a disk, while a hop to a worker costs two
 thread wake-ups. So it has a connection of its own, on the host's loop.

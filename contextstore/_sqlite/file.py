@@ -42,6 +42,9 @@ T = TypeVar("T")
 class FileDatabase:
     """A file, which is made unless it is there.
 
+    It has two connections, one that writes and one that reads, and a third one for what reads for long, each on an
+    aiosqlite thread of its own. A job runs in its connection's thread from its first line to its last.
+
     Args:
         timeout: how long an opening, and a closing, wait for the lock, and SQLite for locks of other programs.
         durability: whether each commit is synced ("full"), or each checkpoint alone ("normal").

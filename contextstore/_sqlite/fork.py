@@ -1,7 +1,7 @@
 """What a fork does to SQLite's connections.
 
-Rules of this module: no SQL, and nothing of what a connection does: whatever has one says here that it does, and can be
-held still.
+Rules of this module: no SQL, and nothing of what a connection does. Each object with a connection registers itself
+here, and can be held still.
 
 What SQLite knows of the locks that this process holds on a file is in the memory that a forked child inherits, while
 the locks themselves stay with the parent. So a new connection of the child to the same file would take none: when the
@@ -53,7 +53,7 @@ _spoilt: set[str] = set()
 
 @contextlib.contextmanager
 def without_fork() -> Iterator[None]:
-    """No thread forks meanwhile, and no other thread is in here."""
+    """Within it no thread forks, and no other thread is in here."""
     with _lock:
         yield
 

@@ -39,7 +39,7 @@ _STAMP_OFFSET, _STAMP_BYTES = 256, 128
 
 
 class FileLock:
-    """``<file>-lock``: who holds it may commit, checkpoint, open or close. One descriptor per store object.
+    """``<file>-lock``: its holder may commit, checkpoint, open or close. One descriptor per store object.
 
     SQLite's own lock would do for correctness of commits, but its waiting starves: of four processes the slowest got
     0.04 of the fastest's share. And a checkpoint must never run beside a commit (see wal.py). A flock that is
@@ -77,7 +77,7 @@ class FileLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Also where the lock file was deleted meanwhile: its holder may be in the middle of a commit. To go over to
+            # Also where the lock file was deleted since: its holder may be in the middle of a commit. To go over to
             # the new file before the holder has ended would put a second commit beside it.
             return False
         self.is_held = True
@@ -185,7 +185,7 @@ class FileLock:
         return self.noted() is not None and os.fstat(self._descriptor).st_size < _NOTE_BYTES
 
     def acquire_shared(self, seconds: float) -> bool:
-        """Take it as a reader, beside other readers. Meanwhile no process commits, checkpoints, opens or closes.
+        """Take it as a reader, beside other readers. While it is held no process commits, checkpoints, opens or closes.
 
         False if there is no lock file, or it is held for so long. It makes none, and writes nothing.
         """

@@ -147,7 +147,7 @@ def _remove_side_files(path: str) -> None:
 
 @contextlib.contextmanager
 def _alone(path: str) -> Iterator[None]:
-    """Raise if a process has the file open by SQLite, also if it does nothing with it. Meanwhile none can open it."""
+    """Raise if a process has the file open by SQLite, also if it does nothing with it. Within it none can open it."""
     if is_open_here(path, path + "-shm"):
         raise StoreBusyError(f"{path} is in use by this process: close the store first; it was left as it is")
     # Only since this process has no other descriptor on it: closing this one would drop SQLite's locks.

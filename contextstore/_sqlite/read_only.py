@@ -1,6 +1,6 @@
 """A store in a file that is only read: see ``visit`` for how.
 
-Rules of this module: whatever is read is right at the moment at which it is answered, though others may open, write and
+Rules of this module: what is read is right at the moment of the answer, though other processes may open, write and
 close the file at any time; nothing is written, and no lock is held between two reads but SQLite's own. A connection
 comes from a visit alone, and what was read over it is given back after the visit is confirmed; else it is read again.
 """
@@ -86,7 +86,7 @@ class ReadOnlyDatabase:
         try:
             probe(path, self.location)  # before SQLite makes files beside it
         except StorageError:
-            if not os.path.exists(path + "-lock"):  # else a writer may be at work on it, whom SQLite waits for
+            if not os.path.exists(path + "-lock"):  # else a writer may be at work on it, for which SQLite waits
                 raise
         await self._reading.open(":memory:")
         await self._reading.run(lambda _: self._visit_here())
@@ -129,7 +129,7 @@ class ReadOnlyDatabase:
             await worker.close()
 
     def _visit_here(self) -> Visit:
-        """The visit of the worker in whose thread this is; a new one, if what it saw has changed."""
+        """The visit of the worker that runs this thread; a new one, if what it saw has changed."""
         worker = worker_here()
         found = self._visits.get(worker)
         if found is None or not found.is_right():
@@ -179,7 +179,7 @@ class ReadOnlyDatabase:
 
 
 class ReadOnlyFeed:
-    """What others write to a file that this object only reads: by a visit of its own, on the host's loop."""
+    """What other processes write to a file that this object only reads: by a visit of its own, on the host's loop."""
 
     poll_seconds = POLL_SECONDS
 
@@ -256,7 +256,7 @@ class Visitor:
 
 
 def until_right(seconds: float, read: Callable[[], T]) -> T:
-    """What was read from a file that was changed meanwhile is read again, until it was not, or for so long."""
+    """Read again what was read while the file changed, until it has not changed, or for so long."""
     deadline = Deadline(seconds)
     while True:
         try:
@@ -267,7 +267,7 @@ def until_right(seconds: float, read: Callable[[], T]) -> T:
 
 
 def _is_left_unfinished(error: Exception) -> bool:
-    """Whether the -shm was left in the middle of something by one who was killed, which only a writer may mend."""
+    """Whether a killed process left the -shm in the middle of something, which only a writer may mend."""
     cause = _cause_of(error)
     return isinstance(cause, sqlite3.Error) and code_of(cause) & 0xFF == sqlite3.SQLITE_READONLY
 

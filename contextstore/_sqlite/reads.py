@@ -1,8 +1,8 @@
 """What is read of a store in SQLite: rows, as the records of the engines' contract.
 
 Rules of this module: plain functions over a connection, in its thread; with its siblings, all SQL of SQLite. They raise
-SQLite's own errors, but for damage: where a page of the file cannot be read, they go round it, so that only those who
-ask for what was on it are told. ``location`` is how messages name the store.
+SQLite's own errors, but for damage: where a page of the file cannot be read, they go round it, so that only the calls
+that ask for what was on it are told. ``location`` is how messages name the store.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _fetch_outputs_of_run(
         rows = connection.execute(_FETCH_OUTPUTS, (flow_run_id, json_array(node_ids))).fetchall()
     except sqlite3.DatabaseError as error:
         _raise_unless_damage(error)
-        # One by one, so that only those who need the damaged page are told.
+        # One by one, so that only the calls that need the damaged page are told.
         return {(flow_run_id, one): fetch_output(connection, location, (flow_run_id, one)) for one in node_ids}
     return {(flow_run_id, row[0]): read_output(location, flow_run_id, row) for row in rows}
 
@@ -228,7 +228,7 @@ def list_runs(connection: sqlite3.Connection, prefix: str, after: str | None, li
     """Newest first. Raises LookupError if there is no trace of the run ``after``."""
     with snapshot(connection):
         below = 2**63 - 1 if after is None else _serial_of(connection, after)
-        # By the serial, whatever statistics of another day advise: so a page costs the same at any size. But a few
+        # By the serial, against any advice of old statistics: so a page costs the same at any size. But a few
         # that have the prefix are found by it, instead of going through all runs for them.
         bounds = (prefix, after_prefix(prefix) or b"")
         is_rare = prefix and connection.execute(_COUNT_PREFIX, (*bounds, _FEW + 1)).fetchone()[0] <= _FEW

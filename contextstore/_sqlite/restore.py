@@ -1,4 +1,4 @@
-"""A store from its backup: ``restore``.
+"""``restore``: a store brought back from its backup.
 
 Rules of this module: a plain function over files, which needs no store object. The target is left as it is until a
 whole, verified and synced file is there to take its place.

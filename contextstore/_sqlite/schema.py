@@ -192,7 +192,7 @@ def refuse_unmarked(connection: sqlite3.Connection, location: str) -> None:
         return
     try:
         found = schema_in(connection)
-    except sqlite3.DatabaseError:  # damaged, and whose it is cannot be told
+    except sqlite3.DatabaseError:  # damaged, so it may or may not be a store's
         return
     if own_schema() <= found:
         raise IncompatibleStoreError(

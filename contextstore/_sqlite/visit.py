@@ -139,23 +139,23 @@ class _Opening:
         self._set_up = set_up
 
     def attempt(self) -> Visit | None:
-        """None: the file has changed meanwhile."""
+        """None: the file has changed since."""
         with _beside_other_openings(self._path) as (lock, is_held):
             seen = _fingerprint(self._path)
             has_wal = _check_files(self._path, self._location, lock, is_held)
-            # A -shm that is missing is made by the owner himself, from whom it keeps nothing.
+            # A -shm that is missing is made only as the file's owner, whom it does not keep out.
             if has_wal is not None and seen.wal and (seen.shm or (has_wal and _is_owner(self._path))):
                 try:
                     return self._joined()
                 except sqlite3.OperationalError as error:
-                    # It may be left in the middle of something, by one who was killed, which only a writer may mend.
+                    # A killed process may have left it in the middle of something, which only a writer may mend.
                     if code_of(error) & 0xFF != sqlite3.SQLITE_READONLY and _fingerprint(self._path) == seen:
                         raise
         return self._as_it_is(seen, bool(has_wal))
 
     def _joined(self) -> Visit:
-        """By way of the -shm, beside writers. As one who could be a writer: in one process, all who have the -shm open
-        write to it or none."""
+        """By way of the -shm, beside writers. As a connection that could write: in one process, all connections
+        that have the -shm open write to it or none."""
         uri = uri_of(self._path, "ro") + ("" if _may(self._path, os.W_OK) else "&readonly_shm=1")
         connection = self._connect(sqlite3.Connection, uri)
         _sync(self._path)
@@ -194,9 +194,9 @@ class _Opening:
 
 @contextlib.contextmanager
 def _beside_other_openings(path: str) -> Iterator[tuple[FileLock, bool]]:
-    """No writer opens the file or closes it meanwhile, if there is a lock file that can be held.
+    """Within it no writer opens or closes the file, if there is a lock file that can be held.
 
-    Else SQLite might make the -wal anew, as ours, in the moment in which the last writer takes his away.
+    Else SQLite might make the -wal anew, as ours, in the moment in which the last writer takes its own away.
     """
     lock = FileLock(path)
     try:
@@ -213,7 +213,7 @@ def _check_files(path: str, location: str, lock: FileLock, is_held: bool) -> boo
         return None
     if not has_content(path + "-wal"):
         return False
-    if is_held:  # else a writer is there, and it is his
+    if is_held:  # else a writer is there, and it is the writer's
         check_side_files(path, location, lock.noted())
         refuse_other_wal(path, location, stamp)
     return True

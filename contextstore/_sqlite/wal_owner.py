@@ -1,4 +1,4 @@
-"""Whose the -wal beside a store's file is: that of the file as it is now, or of one that stood in its place.
+"""Which file the -wal beside a store's file belongs to: the file as it is now, or one that stood in its place.
 
 A store that was killed leaves its last commits in the -wal. A backup that is then copied over the file (``cp`` keeps
 the inode) has that -wal beside it, and SQLite, which cannot tell, would take its pages for this file's. So the lock
@@ -26,7 +26,7 @@ class Stamp(NamedTuple):
     """How the file was written last, and on which boot of the machine.
 
     ``kept``: it looked so when it had been written. ``writing``: it looked so before it is written now. ``placing``: a
-    whole new file, whose inode stands for its time, takes the place of the one that is there.
+    whole new file takes the place of the one that is there; its inode stands for its time.
     """
 
     state: str
@@ -55,7 +55,7 @@ def keep_stamp(lock: FileLock, path: str, state: str = "kept") -> None:
 
 @contextlib.contextmanager
 def being_written(lock: FileLock | None, path: str) -> Iterator[None]:
-    """Around whatever may have SQLite write to the file itself, and not to its -wal. None: the lock is not held."""
+    """Around work in which SQLite may write to the file itself, and not to its -wal. None: the lock is not held."""
     if lock is None:
         yield
         return
@@ -188,7 +188,7 @@ class Wal(NamedTuple):
     """The last frame of each page, counted from 1."""
 
     def pages_up_to(self, frame: int) -> list[int]:
-        """The pages of the database whose last frame is not behind this one, by number."""
+        """The pages of the database that have frames, but none behind this one, by number."""
         return sorted(page for page, last in self.last.items() if page <= self.pages and last <= frame)
 
 

@@ -156,7 +156,7 @@ class ConnectionWorker:
         try:
             with self._busy:
                 job()
-        except BaseException:  # a bug; but the thread must live, since others wait for it
+        except BaseException:  # a bug; but the thread must live, since callers wait for it
             # Not even a logging handler that raises may end it.
             with contextlib.suppress(BaseException):
                 logger.exception("a job failed in an unforeseen way")
@@ -172,7 +172,7 @@ class ConnectionWorker:
         def run_job() -> None:
             try:
                 done.set_result(job(self.connection))
-            except BaseException as error:  # noqa: BLE001 - handed over to the waiter, whatever it is
+            except BaseException as error:  # noqa: BLE001 - any error is handed over to the waiter
                 done.set_exception(error)
 
         self._jobs.put(run_job)
@@ -284,7 +284,7 @@ class LazyWorker:
             try:
                 await worker.open(self._database)
                 await worker.run(self._set_up)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the jobs find it out where they run instead
+            except Exception as error:  # noqa: BLE001 - the jobs find out any error where they run instead
                 logger.info("%s: what takes long keeps other reads waiting: %s", file_of(self._database), error)
                 await worker.close()
                 worker = None

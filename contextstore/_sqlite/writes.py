@@ -2,7 +2,7 @@
 
 Rules of this module: with its siblings, all SQL of SQLite; in the writing connection's thread. ``Transactions`` alone
 begins, commits and rolls back, and knows what a failure of these means. What an operation means, and when it is
-refused, is decided in ``_engine/rules``. Which other processes are kept out is none of its business.
+refused, is decided in ``_engine/rules``. How other processes are kept out is not its business.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Transactions:
             self._forget_stale_serials()
             outcomes = transaction.apply(units)
         except BaseException as error:
-            # SQLite may have rolled the whole transaction back by itself (SQLITE_FULL), and whatever ran after that
-            # would commit alone: the group ends here.
+            # SQLite may have rolled the whole transaction back by itself (SQLITE_FULL). A statement after that would
+            # commit alone: the group ends here.
             self.roll_back()
             if isinstance(error, sqlite3.Error):
                 raise translated(error, self._location, "could not write to") from error

@@ -241,7 +241,7 @@ class _Conversion:
         return _ATOMIC
 
     def _union(self, value: Any, kind: Any, path: str) -> _Parts:
-        """The first member whose object is written as the value is; if there is none, the first that the value fits."""
+        """The first member with an object that is written like the value; or else the first that the value fits."""
         members = [member for member in typing.get_args(kind) if member is not types.NoneType or value is None]
         if len(members) == 1:
             return (yield value, members[0], path)

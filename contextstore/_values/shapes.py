@@ -324,7 +324,7 @@ def _matched(kind: Any, args: tuple[Any, ...]) -> dict[Any, Any]:
 
 
 def _definer(kind: Any, attribute: str) -> Any:
-    """The class whose annotation of the attribute counts: the first in the MRO that has one."""
+    """The class that decides the annotation of the attribute: the first in the MRO that has one."""
     for base in kind.__mro__:
         if attribute in inspect.get_annotations(base):
             return base

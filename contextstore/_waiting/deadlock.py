@@ -52,12 +52,19 @@ at_fork(in_child=_renew_lock_in_child)
 @contextlib.contextmanager
 def running(computation: Computation) -> Iterator[None]:
     """All that is called in here is a part of the computation."""
-    before = _own.get()
+    before, token = _own.get(), None
     try:
-        _own.set(computation)
+        token = _own.set(computation)
         yield
     finally:
-        _own.set(before)
+        # One call, since a KeyboardInterrupt may come after each; without a token it came after set().
+        if token is None:
+            _own.set(before)
+        else:
+            try:
+                _own.reset(token)
+            except ValueError:  # a coroutine that is collected ends in the context that the collector came to
+                pass
 
 
 @contextlib.contextmanager
@@ -85,7 +92,7 @@ def _rank_above(waiter: Computation, computation: Computation, key: object) -> N
     before = {waiter: waiter.rank}
     waiter.rank = computation.rank + 1
     raised = [waiter]
-    for one in raised:  # which grows meanwhile
+    for one in raised:  # which grows as it is gone through
         if one is computation:
             for changed, rank in before.items():
                 changed.rank = rank

@@ -1,12 +1,14 @@
 """A mutex for each key: callers queue, on whichever loops and threads, and each is let in by the one before.
 
-Rules of this module: nothing is held while anything waits but the turn itself, and no turn is left behind, whatever
-interrupts its caller.
+Rules of this module: nothing is held while anything waits but the turn itself, and no turn is left behind by a
+caller that is interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -16,6 +18,9 @@ from .outcome import outcome_of
 from .waiters import Waiter, resolve
 
 T = TypeVar("T")
+
+_LOST_SECONDS = 5.0
+"""Seconds between two looks at all queues, at least: it asks the loop of the first in each."""
 
 
 class _Turn(Computation):
@@ -39,6 +44,7 @@ class KeyedLock:
         self._callers = callers
         self._lock = threading.RLock()  # reentrant: a coroutine that is collected while it is held leaves its queue
         self._queues: dict[str, list[_Turn]] = {}
+        self._look_for_lost_at = 0.0
 
     async def run_locked(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of ``work()``, run while no other call runs one under the key."""
@@ -60,12 +66,14 @@ class KeyedLock:
         return outcome.unwrap()
 
     def _enter(self, key: str, own: _Turn) -> list[_Turn]:
+        self._drop_all_lost()
         with self._lock:
             self._drop_lost(key)
             queue = self._queues.setdefault(key, [])
-            ahead = list(queue)
             queue.append(own)
-        return ahead
+            self._queues[key] = queue  # it is gone, if the last one in it was collected and left between these steps
+            ahead = queue.copy()[:-1]  # a caller that leaves from now on lets this one in
+        return ahead  # noqa: RET504 - see Flights.enter
 
     async def _wait(self, key: str, own: _Turn, ahead: list[_Turn]) -> None:
         loops = {turn.waiter.get_loop() for turn in ahead}
@@ -77,9 +85,7 @@ class KeyedLock:
     def _leave(self, key: str, own: _Turn) -> None:
         own.is_done = True
         with self._lock:
-            queue = self._queues.get(key, [])
-            if own in queue:
-                queue.remove(own)
+            _remove(self._queues.get(key, []), own)
         self._let_in(key)
 
     def _let_in(self, key: str) -> None:
@@ -94,7 +100,21 @@ class KeyedLock:
                 self._queues.pop(key, None)
         resolve([(turn.waiter, None) for turn in first])
 
+    def _drop_all_lost(self) -> None:
+        """Now and then: of a key that is asked for no more, one that is lost would be kept, and its loop."""
+        now = time.monotonic()
+        if now >= self._look_for_lost_at:
+            self._look_for_lost_at = now + _LOST_SECONDS
+            for key in list(self._queues):
+                self._let_in(key)
+
     def _drop_lost(self, key: str) -> None:
         queue = self._queues.get(key, [])
-        while queue and queue[0].is_lost:
-            queue.pop(0).is_done = True
+        while queue and (first := queue[0]).is_lost:
+            first.is_done = True
+            _remove(queue, first)  # not the one at its place: it may be collected, and leave, while it is looked at
+
+
+def _remove(queue: list[_Turn], turn: _Turn) -> None:
+    with contextlib.suppress(ValueError):
+        queue.remove(turn)

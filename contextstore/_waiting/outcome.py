@@ -45,5 +45,5 @@ async def outcome_of(awaitable: Awaitable[T]) -> Outcome[T]:
     """
     try:
         return Outcome(await awaitable)
-    except Exception as error:  # noqa: BLE001 - raised by the call that asked, whatever it is
+    except Exception as error:  # noqa: BLE001 - any error is raised by the call that asked
         return Outcome.failure(error)

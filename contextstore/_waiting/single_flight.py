@@ -94,7 +94,7 @@ class Flights:
             self.finish(key, lost)
 
     def end_all_lost(self) -> None:
-        """End those whose loops have ended."""
+        """End the flights of loops that have ended."""
         for key, flight in list(self.by_key.items()):
             self.end_if_lost(key, flight)
 

@@ -82,7 +82,7 @@ class SharedTimer:
         if not self._is_set:
             self._is_set = True
             self._relief, self._set_at, self._worked_until = None, now, time.thread_time()
-            # In a context of its own: the timer goes on after the first call, whose trace span it would keep.
+            # In a context of its own: the timer goes on after the first call, and would keep that call's trace span.
             begin = min(now + _PATIENCE, now + self._timeout)
             self.loop.call_at(begin, self._look, context=contextvars.Context())
 

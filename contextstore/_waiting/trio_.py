@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import trio
 
+from .waiters import Cancellable
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -64,7 +66,11 @@ class TrioTask:
     def __init__(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> None:
         self._scope = trio.CancelScope()
         self._callbacks: list[Callable[[TrioTask], object]] = []
-        trio.lowlevel.spawn_system_task(self._run, coroutine, context=context)
+        try:
+            trio.lowlevel.spawn_system_task(self._run, coroutine, context=context)
+        except BaseException:
+            coroutine.close()
+            raise
 
     async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
@@ -72,8 +78,9 @@ class TrioTask:
                 await coroutine
         except trio.Cancelled:  # trio is at its end
             raise
-        except BaseException:  # trio would end the program
-            logger.exception("a task of the store's failed, and no call waits for it")
+        except BaseException as error:  # trio would end the program
+            if not _is_cancellation(error):
+                logger.exception("a task of the store's failed, and no call waits for it")
         finally:
             for callback in self._callbacks:
                 callback(self)
@@ -86,6 +93,11 @@ class TrioTask:
 
     def add_done_callback(self, callback: Callable[[TrioTask], object], /) -> None:
         self._callbacks.append(callback)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether it is made of nothing else, as what several tasks of a nursery raise that are cancelled together."""
+    return isinstance(error, BaseExceptionGroup) and error.split(trio.Cancelled)[1] is None
 
 
 class TrioLoop:
@@ -112,14 +124,17 @@ class TrioLoop:
 
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
-    ) -> TrioTask:
+    ) -> Cancellable:
         async def call() -> None:
             await trio.sleep_until(when)
             callback(*args)
 
-        return TrioTask(call(), context or contextvars.copy_context())
+        try:
+            return TrioTask(call(), context or contextvars.copy_context())
+        except RuntimeError:  # trio ends, has async generators finalized, and takes no system tasks any more
+            return trio.CancelScope()  # what they wait for is answered without a timer, too
 
-    def call_later(self, delay: float, callback: Callable[[*Ts], object], *args: *Ts) -> TrioTask:
+    def call_later(self, delay: float, callback: Callable[[*Ts], object], *args: *Ts) -> Cancellable:
         return self.call_at(self.time() + delay, callback, *args)
 
     def create_task(self, coro: Coroutine[Any, Any, None], /) -> TrioTask:

@@ -78,7 +78,7 @@ class LoopTask(Cancellable, Protocol):
 
 
 def resolve(answers: Sequence[tuple[Waiter[Any], Any]]) -> None:
-    """Answer waiters, from any thread. Those whose call waits no more are passed over.
+    """Answer waiters, from any thread. A waiter is passed over if its call waits no more.
 
     Each loop is woken once, however many of the waiters are its own.
     """

@@ -49,7 +49,7 @@ SAMPLES: list[tuple[Any, dict[str, Any], list[str]]] = [
     (errors.CorruptStoreError, {"message": "damaged", "outcome_unknown": False}, ["damaged"]),
     (errors.IncompatibleStoreError, {"message": "newer", "outcome_unknown": False}, ["newer"]),
     (errors.StoreClosedError, {"location": "/x/y.db"}, ["/x/y.db", "closed", "new store object"]),
-    (errors.WrongLoopError, {"problem": "another loop: use ContextStore"}, ["use ContextStore"]),
+    (errors.WrongLoopError, {"problem": "a thread of its own: use another"}, ["use another"]),
     (errors.ForkedProcessError, {"location": "/x/y.db"}, ["/x/y.db", "fork()", "new store object", "'spawn'"]),
     (
         errors.AtomicWriteError,

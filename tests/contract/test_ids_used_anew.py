@@ -67,6 +67,7 @@ class TestAnotherProcessUsesTheIdAnew:
         assert await soon(used, lambda: _is(used.get("run", "a", "gone"), "gone"))
         assert not await used.exists("run", "a")
 
+    @pytest.mark.slow
     async def test_get_many_mixes_no_two_lives(self, make_store: Target, shared_target: None) -> None:
         store = make_store()
         await store.put_many("run", {"a": -1, "b": -1})

@@ -234,6 +234,27 @@ class TestCancelScopes:
             await store.get("run", "node")
 
     @on_each_loop
+    async def test_of_a_backup_that_is_cancelled_nothing_is_left(
+        self, store: AsyncContextStore, tmp_path: pathlib.Path
+    ) -> None:
+        await store.put("run", "node", b"x" * 100_000)
+        folder, held = tmp_path / "copies", threading.Event()
+        folder.mkdir()
+        engine: Any = core_of(store)._session.engine
+        backup = engine.backup
+
+        def held_at_each_step(path: str, report: Any, *options: bool) -> Any:
+            return backup(path, lambda *pages: (held.wait(30), report(*pages))[1], *options)
+
+        engine.backup = held_at_each_step
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.backup, folder / "copy.db")
+            await until(lambda: list(folder.iterdir()))
+            threading.Timer(0.1, held.set).start()
+            group.cancel_scope.cancel()
+        assert list(folder.iterdir()) == []
+
+    @on_each_loop
     async def test_an_opening_that_is_cancelled_goes_on_for_the_next_call(self, store: AsyncContextStore) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()

@@ -163,6 +163,7 @@ class TestPrune:
             assert await one.get_many("run", ["a"]) == {"a": "new"}
             assert await other.get("run", "a") == "new"
 
+    @pytest.mark.slow
     async def test_many_tombstones_are_forgotten_in_several_commits(self, store: Any, clock: Clock) -> None:
         await asyncio.gather(*(store.delete_run(f"run-{i}") for i in range(1100)))
         clock.now += 10 * DAY

@@ -378,11 +378,11 @@ def wait_until(condition: Callable[[], Any]) -> None:
     asyncio.run(until(condition))
 
 
-ROOMS = {str(path) for path in pathlib.Path(contextstore._waiting.__file__).parent.glob("*.py")}
+WAITING = {str(path) for path in pathlib.Path(contextstore._waiting.__file__).parent.glob("*.py")}
 
 
 class InterruptAt:
-    """Raises KeyboardInterrupt in certain functions of these rooms, at the so-and-so-manieth chance that a signal has.
+    """Raises KeyboardInterrupt in certain functions of ``_waiting``, at the n-th of the chances that a signal has.
 
     CPython looks for signals where a function begins, at a jump backwards, and after each call.
     """
@@ -404,7 +404,7 @@ class InterruptAt:
             self._previous.clear()
 
     def _trace(self, frame: Any, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename not in ROOMS or frame.f_code.co_name not in self._functions:
+        if frame.f_code.co_filename not in WAITING or frame.f_code.co_name not in self._functions:
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False

@@ -1,4 +1,4 @@
-"""What the tests of the rooms between the store and its engine share."""
+"""What the tests of the modules between the core and its engine share."""
 
 from __future__ import annotations
 

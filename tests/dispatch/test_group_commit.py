@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -385,11 +386,12 @@ class TestTimeout:
     async def test_a_caller_whose_write_is_under_way_waits_for_its_outcome_however_long(
         self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(writer_module, "LEAST_PATIENCE", 0.0)
-        desk = Desk(engine, timeout=0.002)
+        desk = Desk(engine, timeout=30.0)
         engine.hold("committed")
         tasks = await desk.submit(put("a"))
         job = engine.begin_write()
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 60)  # and the time is over
         await asyncio.sleep(0.01)
         assert not tasks[0].done()
         job.finish()

@@ -12,9 +12,13 @@ import asyncpg
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StoreBusyError
+from contextstore._core import outputs
+from contextstore._postgres import reads
+from contextstore._postgres.connection import Connection
 
 from ..support.doubles import core_of
 from ..support.nodes import execute
+from ..support.proxy import Proxy
 from ..support.servers import Server, running_server
 
 
@@ -110,6 +114,7 @@ class TestTooManyClients:
         await self.call(face, store, "close")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [2, *(pytest.param(most, marks=pytest.mark.thorough) for most in (4, 7))])
 @pytest.mark.parametrize("face", [AsyncContextStore, ContextStore])
 async def test_a_store_has_as_many_connections_as_it_may_and_no_more(
@@ -134,3 +139,32 @@ async def test_a_store_has_as_many_connections_as_it_may_and_no_more(
         await asyncio.gather(*work)
     await call("close")
     assert seen == most
+
+
+async def test_a_list_may_take_longer_than_the_timeout_if_each_of_its_answers_is_in_time(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = Connection.fetch
+
+    async def fetch_slowly(self: Connection, *arguments: Any) -> Any:
+        await asyncio.sleep(0.3)
+        return await fetch(self, *arguments)
+
+    async with AsyncContextStore(url, timeout=1) as store:
+        await store.put_many("run", {f"{i}": i for i in range(8)})
+        monkeypatch.setattr(outputs, "_LIST_KEYS", 2)
+        monkeypatch.setattr(reads, "_NODE_IDS", 2)
+        monkeypatch.setattr(Connection, "fetch", fetch_slowly)
+        assert await store.list_keys("run") == [f"{i}" for i in range(8)]
+
+
+def test_a_store_that_waits_for_nothing_connects_anew_when_its_connection_is_lost(proxy: Proxy, schema: str) -> None:
+    with ContextStore(proxy.url(schema=schema), timeout=0) as store:
+        store.put("run", "first", 1)
+        proxy.cut_all()
+
+        deadline = time.monotonic() + 10
+        while store.get("run", "later") is None and time.monotonic() < deadline:
+            with contextlib.suppress(StoreBusyError):
+                store.put("run", "later", 2, exist_ok=True)
+        assert store.get("run", "later") == 2

@@ -201,6 +201,7 @@ def test_a_fail_over_that_has_lost_runs_leads_no_put_into_anothers_run(postgres:
         assert new.check().ok
 
 
+@pytest.mark.slow
 def test_a_host_that_is_silent_is_passed_over_for_the_next_one(postgres: Server, schema: str) -> None:
     def both(hole: Proxy) -> str:
         hosts = f"127.0.0.1:{hole.port},127.0.0.1:{postgres.port}"

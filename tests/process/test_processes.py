@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from contextstore import ContextStore, IncompatibleStoreError
-from contextstore._sqlite import schema as _sqlite_file
+from contextstore._sqlite import schema as _schema
 
 from ..support.processes import Child, children, run
 
@@ -320,7 +320,7 @@ def test_a_file_that_another_process_is_just_making_a_store_of_is_not_taken_for_
                 make_it()
             return sqlite3.connect(*args, factory=Looking, **options)
 
-    monkeypatch.setattr(_sqlite_file, "sqlite3", Sqlite3())
+    monkeypatch.setattr(_schema, "sqlite3", Sqlite3())
     try:
         with ContextStore(file_path) as store:
             assert store.get("run", "theirs") == 1

@@ -130,12 +130,12 @@ def outcomes_on_own_thread(store: ContextStore, post: Callable[[Any], None]) -> 
     return outcomes
 
 
-@pytest.mark.parametrize("where", ["post_read", "post_write", "room"])
+@pytest.mark.parametrize("where", ["post_read", "post_write", "host"])
 def test_a_call_from_a_thread_of_the_stores_own_is_refused_at_once(where: str, store: ContextStore) -> None:
     store.put("run", "there", 1)
     core = core_of(store)
     assert core._session.host is not None
-    post: Any = core._session.host.call if where == "room" else getattr(core._session.engine, where)
+    post: Any = core._session.host.call if where == "host" else getattr(core._session.engine, where)
     outcomes = outcomes_on_own_thread(store, post)
     assert {name: type(outcome) for name, outcome in outcomes.items()} == dict.fromkeys(outcomes, WrongLoopError)
     assert "a thread of its own" in str(outcomes["put"])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, ContextStoreError, StorageError, StoreNotFoundError
-from contextstore._sqlite import location as _sqlite_place
+from contextstore._sqlite import location as _location
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail, until
@@ -146,7 +146,7 @@ class TestBackup:
         def refuse(*_: Any, **__: Any) -> None:
             raise PermissionError(1, "Operation not permitted")  # what vfat says
 
-        monkeypatch.setattr(_sqlite_place.os, "link", refuse)
+        monkeypatch.setattr(_location.os, "link", refuse)
         await store.put("run", "a", 1)
         copy = tmp_path / "copy.db"
         await store.backup(copy)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, CorruptStoreError, Problem
-from contextstore._sqlite import check as _sqlite_care
+from contextstore._sqlite import check as _check
 
 from .care import EVERYTHING, checked, found, sql
 
@@ -108,7 +108,7 @@ class TestAHealthyStore:
     def test_a_note_names_the_sqlite_versions_with_the_wal_reset_bug(
         self, version: tuple[int, ...], has_the_bug: bool, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_sqlite_care.sqlite3, "sqlite_version_info", version)
+        monkeypatch.setattr(_check.sqlite3, "sqlite_version_info", version)
         report = checked(path)
         assert report.ok
         named = [note for note in report.notes if "WAL-reset bug" in note]

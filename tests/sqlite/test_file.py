@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, ContextStoreError, ReadOnlyStoreError, StorageError, StoreNotFoundError
-from contextstore._sqlite import schema as _sqlite_file
+from contextstore._sqlite import schema as _schema
 
 from ..conftest import FACES
 from .files import (
@@ -105,7 +105,7 @@ class TestWhatOtherToolsSee:
         make(file_path).open()
         header = file_path.read_bytes()[:100]
         assert header[68:72] == b"CtSt"
-        assert struct.unpack(">I", header[60:64]) == (_sqlite_file.SCHEMA_VERSION,)
+        assert struct.unpack(">I", header[60:64]) == (_schema.SCHEMA_VERSION,)
         with plain(file_path) as connection:
             assert connection.execute("PRAGMA application_id").fetchall() == [(0x43745374,)]
             assert connection.execute("PRAGMA user_version").fetchall() == [(1,)]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import pytest
 
 from contextstore import ContextStore
-from contextstore._sqlite import schema as _sqlite_file
+from contextstore._sqlite import schema as _schema
 
 from ..support.processes import run
 from .files import Make, _open, make_sample, names_in, plain, run_in_child
@@ -38,7 +38,7 @@ def _works(make: Make, path: pathlib.Path) -> None:
         assert store.list_keys("run") == ["node"]
     with plain(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert connection.execute("PRAGMA application_id").fetchall() == [(_sqlite_file.APPLICATION_ID,)]
+        assert connection.execute("PRAGMA application_id").fetchall() == [(_schema.APPLICATION_ID,)]
         assert connection.execute("SELECT value FROM outputs").fetchall() == [('{"a":1}',)]
     assert names_in(path.parent) == [path.name, f"{path.name}-lock"]
 
@@ -78,9 +78,9 @@ class TestKilledWhileCreating:
         whole = tmp_path / "whole.db"
         with plain(whole) as connection:
             connection.executescript(
-                f"PRAGMA auto_vacuum = INCREMENTAL; PRAGMA cache_size = 1; BEGIN;{_sqlite_file._SCHEMA}"
+                f"PRAGMA auto_vacuum = INCREMENTAL; PRAGMA cache_size = 1; BEGIN;{_schema._SCHEMA}"
             )
-            connection.execute(f"PRAGMA application_id = {_sqlite_file.APPLICATION_ID}")
+            connection.execute(f"PRAGMA application_id = {_schema.APPLICATION_ID}")
             journal = (tmp_path / "whole.db-journal").read_bytes()
             connection.execute("COMMIT")
         pages = whole.read_bytes()

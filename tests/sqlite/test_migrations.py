@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from contextstore import IncompatibleStoreError, StorageError
-from contextstore._sqlite import file as _sqlite
-from contextstore._sqlite import schema as _sqlite_file
-from contextstore._sqlite import visit as _sqlite_visit
+from contextstore._sqlite import file as _file
+from contextstore._sqlite import schema as _schema
+from contextstore._sqlite import visit as _visit
 
 from .files import Make, _open, contents, left_as_it_was, make_sample, plain, refused, run_in_child
 
@@ -31,12 +31,12 @@ def newer_library(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def upgrade(*migrations: Migration) -> None:
         version = 1 + len(migrations)
-        for module in (_sqlite_file, _sqlite_visit):
+        for module in (_schema, _visit):
             monkeypatch.setattr(module, "SCHEMA_VERSION", version)
-        for module in (_sqlite, _sqlite_visit):
+        for module in (_file, _visit):
             # The schema of a new file stays that of version 1, so that nothing can be compared with it.
             monkeypatch.setattr(module, "check_schema_untouched", lambda *_: None)
-        monkeypatch.setattr(_sqlite_file, "MIGRATIONS", dict(enumerate(migrations, 1)))
+        monkeypatch.setattr(_schema, "MIGRATIONS", dict(enumerate(migrations, 1)))
 
     return upgrade
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, ContextStoreError, StorageError, StoreBusyError, StoreNotFoundError
-from contextstore._sqlite import file as _sqlite
+from contextstore._sqlite import file as _file
 from contextstore._sqlite import wal as _wal
 
 from ..process.test_processes import assert_sound, ended_well
@@ -386,7 +386,7 @@ def test_a_file_that_is_replaced_while_it_is_being_opened_is_not_taken_for_the_o
     for each in (path, other):
         with ContextStore(each) as store:
             store.put("run", "name", each.name)
-    sync = _sqlite.sync_recovered_wal
+    sync = _file.sync_recovered_wal
 
     def replace_and_sync(name: str) -> None:
         os.replace(other, path)
@@ -394,7 +394,7 @@ def test_a_file_that_is_replaced_while_it_is_being_opened_is_not_taken_for_the_o
 
     new = ContextStore(path)
     with monkeypatch.context() as patched:
-        patched.setattr(_sqlite, "sync_recovered_wal", replace_and_sync)
+        patched.setattr(_file, "sync_recovered_wal", replace_and_sync)
         with pytest.raises(StorageError, match="replaced"):
             new.open()
     new.close()

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StoreBusyError
-from contextstore._sqlite import lock as _filelock
+from contextstore._sqlite import lock as _lock
 from contextstore._sqlite import wal as _wal
 from contextstore._sqlite.lock import FileLock
 
@@ -39,7 +39,7 @@ NEVER_WAIT = lambda: False  # noqa: E731
 TRACED = """
     import json
     from contextstore._sqlite import worker as _worker
-    from contextstore._sqlite import file as _sqlite
+    from contextstore._sqlite import file as _file
     from contextstore._sqlite import wal as _wal
     path, puts, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     durability = ["full", "normal", "full"][number]
@@ -467,7 +467,7 @@ def test_a_lock_is_given_back_when_it_cannot_be_compared(
                 raise PermissionError(path)
 
         with monkeypatch.context() as patched:
-            patched.setattr(_filelock, "os", Os())
+            patched.setattr(_lock, "os", Os())
             with pytest.raises(PermissionError):
                 first.acquire(NEVER_WAIT)
         assert second.acquire(NEVER_WAIT)
@@ -502,7 +502,7 @@ def test_of_threads_that_share_a_process_only_one_store_object_holds_the_lock(fi
 
 @pytest.mark.one_python
 def test_a_forked_child_that_ends_does_not_free_its_parents_lock(file_path: pathlib.Path) -> None:
-    lock = _filelock.FileLock(str(file_path))
+    lock = _lock.FileLock(str(file_path))
     assert lock.acquire(lambda: False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from contextstore import ContextStore, ReadOnlyStoreError, StoreClosedError, StoreNotFoundError
+from contextstore import (
+    ContextStore,
+    IncompatibleStoreError,
+    ReadOnlyStoreError,
+    StoreClosedError,
+    StoreNotFoundError,
+)
 
 from ..conftest import FACES
 from ..support.processes import Child
@@ -110,6 +116,18 @@ class TestReadOnly:
         file_path.touch()
         with left_as_it_was(file_path.parent):
             refused(make_either, file_path, StoreNotFoundError, "empty", read_only=True)
+
+    def test_what_is_no_store_any_more_is_refused_by_each_call(
+        self, make_either: Make, file_path: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        make_sample(file_path, 1)
+        store = make_either(file_path, read_only=True)
+        assert store.list_keys("run")
+        with open(file_path, "r+b") as file:
+            file.write(b"something else  ")
+        for call in (store.check, lambda: store.backup(tmp_path / "backup.db"), lambda: store.get("run", "new")):
+            with pytest.raises(IncompatibleStoreError, match="not a SQLite database"):
+                call()
 
     def test_a_store_in_memory_cannot_be_only_read(self, make_either: Make) -> None:
         with pytest.raises(ValueError, match="read_only"):

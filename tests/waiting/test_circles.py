@@ -146,3 +146,34 @@ async def test_a_step_that_could_not_begin_can_be_asked_for_again() -> None:
             await store.get_or_put("run", "node", lambda: 1)
         loop.set_task_factory(None)
         assert await store.get_or_put("run", "node", lambda: 1) == 1
+
+
+def test_a_call_that_is_collected_in_another_call_leaves_that_ones_place_alone() -> None:
+    """Or what that one computes could wait for itself without end."""
+    store, tasks = AsyncContextStore(":memory:"), []
+
+    async def begin() -> None:
+        begun = asyncio.Event()
+
+        async def never(_: Any) -> None:
+            begun.set()
+            await asyncio.sleep(3600)
+
+        tasks.append(asyncio.ensure_future(store.update_global("key", never)))
+        await begun.wait()
+
+    async def factory() -> Any:
+        tasks.clear()
+        gc.collect()
+        return await store.get_or_put("run", "node", lambda: 1)
+
+    async def ask() -> None:
+        async with store, asyncio.timeout(30):
+            with pytest.raises(RuntimeError, match="would wait for itself"):
+                await store.get_or_put("run", "node", factory)
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # a task was destroyed, and it was pending
+    loop.run_until_complete(begin())
+    loop.close()
+    asyncio.run(ask())
