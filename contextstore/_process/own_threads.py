@@ -19,9 +19,10 @@ class Lock(Protocol):
 
 
 class OwnThreads:
-    """The ids of the threads of one store. The starter of a thread adds its id, and discards it at the thread's end.
+    """The ids of the threads of one store. The starter of a thread adds its id, and discards it after the thread's end.
 
-    The latter matters: a system gives ids again.
+    A system gives ids again, perhaps before the starter has come to discard one. So a starter that is not the thread
+    itself names the thread as well, and another thread of that id is none of the store's.
 
     Args:
         place: where the store is, as messages name it.
@@ -32,12 +33,17 @@ class OwnThreads:
         self.lock: Lock | None = None
         """The lock that these threads hold while they write; None unless the store is open."""
 
-    def add(self, ident: int) -> None:
+    def add(self, ident: int, thread: threading.Thread | None = None) -> None:
+        if thread is not None:
+            _threads[ident] = thread
+        else:
+            _threads.pop(ident, None)
         OWNERS[ident] = self
 
-    def discard(self, ident: int) -> None:
-        if OWNERS.get(ident) is self:
+    def discard(self, ident: int, thread: threading.Thread | None = None) -> None:
+        if OWNERS.get(ident) is self and (thread is None or _threads.get(ident) is thread):
             del OWNERS[ident]
+            _threads.pop(ident, None)
 
     def clear(self) -> None:
         for ident in [ident for ident, owner in OWNERS.copy().items() if owner is self]:
@@ -79,12 +85,20 @@ class _OfAll(OwnThreads):
 OWNERS: dict[int, OwnThreads] = {}
 """By the id of the thread. Each call of a blocking store looks it up directly, since a function would cost more."""
 
+_threads: dict[int, threading.Thread] = {}
+"""Which thread had the id when it was added, where that is known."""
+
 OF_ALL: OwnThreads = _OfAll("")
 
 
 def owner_here() -> OwnThreads | None:
     """The owner of the running thread; None if it is the program's."""
-    return OWNERS.get(threading.get_ident())
+    ident = threading.get_ident()
+    owner, thread = OWNERS.get(ident), _threads.get(ident)
+    if owner is not None and thread is not None and thread is not threading.current_thread():
+        return None  # the store's thread of that id has ended
+    return owner
 
 
 at_fork(in_child=OWNERS.clear)
+at_fork(in_child=_threads.clear)

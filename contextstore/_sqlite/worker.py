@@ -15,7 +15,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiosqlite  # here, and not at the first opening: a fork in the middle of an import leaves it locked in the child
 
@@ -63,7 +63,7 @@ class ConnectionWorker:
 
     def __init__(self, own_threads: OwnThreads) -> None:
         self._own_threads = own_threads
-        self._idents: list[int] = []  # of its thread, as it is registered
+        self._registered: list[threading.Thread] = []  # its thread, and what may be it until that is known
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._aiosqlite: Any = None
         self._serving: asyncio.Future[Any] | None = None
@@ -119,25 +119,25 @@ class ConnectionWorker:
         with without_fork():  # one worker at a time
             before = {thread.ident for thread in threading.enumerate()}
             started = _Started(connect())
-            self._idents = [
-                thread.ident
+            self._registered = [
+                thread
                 for thread in threading.enumerate()
-                if thread.ident is not None and thread.ident not in before and "_connection_worker" in thread.name
+                if thread.ident not in before and "_connection_worker" in thread.name
             ]
-            for ident in self._idents:
-                self._own_threads.add(ident)
+            for thread in self._registered:
+                self._own_threads.add(cast("int", thread.ident), thread)
         return started
 
-    def _deregister(self, but: int = 0) -> None:
-        for ident in self._idents:
-            if ident != but:
-                self._own_threads.discard(ident)
-        self._idents = [but] if but else []
+    def _deregister(self, but: threading.Thread | None = None) -> None:
+        for thread in self._registered:
+            if thread is not but:
+                self._own_threads.discard(cast("int", thread.ident), thread)
+        self._registered = [] if but is None else [but]
 
     def _connect(self, *args: Any, **kwargs: Any) -> sqlite3.Connection:
         self._thread = threading.current_thread()
-        self._own_threads.add(threading.get_ident())
-        self._deregister(but=threading.get_ident())
+        self._own_threads.add(threading.get_ident(), self._thread)
+        self._deregister(but=self._thread)
         self._connection = _JobConnection(*args, **kwargs)
         return self._connection
 

@@ -338,10 +338,10 @@ def test_a_call_from_a_thread_that_is_known_too_late_is_refused_then(
 
     def late(self: Any, connect: Any) -> Any:
         started = start(self, connect)
-        idents, self._idents = self._idents, []
-        for ident in idents:
-            self._own_threads.discard(ident)
-            threading.Timer(0.3, self._own_threads.add, [ident]).start()
+        threads, self._registered = self._registered, []
+        for thread in threads:
+            self._own_threads.discard(thread.ident)
+            threading.Timer(0.3, self._own_threads.add, [thread.ident, thread]).start()
         return started
 
     def put(record: logging.LogRecord) -> None:
@@ -513,3 +513,21 @@ def test_a_thread_that_has_the_number_of_one_that_was_the_stores_may_call() -> N
         for thread in threads:
             thread.join()
         assert outcomes == [1, 1, 1]
+
+
+def test_a_thread_may_call_that_got_the_number_of_one_whose_end_the_store_has_not_noted_yet() -> None:
+    with ContextStore(":memory:") as store:
+        store.put("run", "node", 1)
+        own = core_of(store)._session.engine.own_threads
+        ended = threading.Thread(target=int)
+        ended.start()
+        ended.join()
+        own.add(
+            threading.get_ident(), ended
+        )  # as a worker does that has ended, until its starter has come to discard it
+        assert store.get("run", "node") == 1
+        store.put("run", "other", 2)
+        own.discard(threading.get_ident(), threading.current_thread())  # of another thread of that number: it stays
+        assert threading.get_ident() in own
+        own.discard(threading.get_ident(), ended)
+        assert threading.get_ident() not in own
