@@ -43,6 +43,8 @@ def side_file_in_the_way(path: str) -> str:
             kept_from = "written"
         else:
             continue
+        if not os.path.lexists(name):  # another process has just removed it, and so it was not to be read
+            continue
         advice = (
             f"{name} (mode {stat.S_IMODE(there.st_mode):04o}, uid {there.st_uid}) cannot be {kept_from} by uid "
             f"{os.geteuid()}: give it the mode and the owner of the store file (chmod, chown)"

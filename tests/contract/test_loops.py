@@ -136,7 +136,7 @@ class TestCancelScopes:
         async with anyio.create_task_group() as group:
             group.start_soon(store.put, "run", "taken", 1)
             await until(lambda: gate.arrived.acquire(blocking=False))
-            with anyio.move_on_after(0.02) as scope:
+            with anyio.move_on_after(0.3) as scope:
                 await store.put("run", "queued", 2)
             assert scope.cancelled_caught
             gate.open()
@@ -147,7 +147,7 @@ class TestCancelScopes:
     async def test_one_that_is_taken_already_is_finished_in_the_background(self, store: AsyncContextStore) -> None:
         await store.open()
         gate = Gate(store)
-        with anyio.move_on_after(0.02) as scope:
+        with anyio.move_on_after(0.3) as scope:
             await store.put("run", "taken", 1)
         assert scope.cancelled_caught
         gate.open()
@@ -165,7 +165,7 @@ class TestCancelScopes:
             return await fetch(keys)
 
         engine.fetch = held
-        with anyio.move_on_after(0.02) as scope:
+        with anyio.move_on_after(0.3) as scope:
             await store.get("run", "node")
         assert scope.cancelled_caught
         released.set()
@@ -173,7 +173,7 @@ class TestCancelScopes:
 
     @on_each_loop
     async def test_a_wait_that_is_cancelled_is_no_subscription_any_more(self, store: AsyncContextStore) -> None:
-        with anyio.move_on_after(0.05) as scope:
+        with anyio.move_on_after(0.3) as scope:
             await store.wait_for("run", "never")
         assert scope.cancelled_caught
         await until(lambda: core_of(store)._session.subscriptions._all() == [])
@@ -181,8 +181,16 @@ class TestCancelScopes:
     @on_each_loop
     async def test_a_step_that_is_cancelled_ends_its_factory_before_it_returns(self, store: AsyncContextStore) -> None:
         hang = Hang()
-        with anyio.move_on_after(0.05) as scope:
-            await store.get_or_put("run", "node", hang)
+        scope = anyio.CancelScope()
+
+        async def ask() -> None:
+            with scope:
+                await store.get_or_put("run", "node", hang)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await until(lambda: hang.begun)
+            scope.cancel()
         assert scope.cancelled_caught
         assert (hang.begun, hang.cancelled, hang.ended) == (1, 1, 1)
         assert flights(store) == {}

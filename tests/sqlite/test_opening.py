@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import os
 import pathlib
 import weakref
 from typing import Any
@@ -106,3 +107,25 @@ async def test_nothing_that_outlives_a_call_keeps_its_context(file_path: pathlib
         assert span() is None
         await store.put("run", "other", 1)
         await waiting
+
+
+def test_a_side_file_that_goes_while_it_is_looked_at_is_in_nobodys_way(
+    file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a journal does, when another process has just made the file."""
+    with ContextStore(file_path) as store:
+        store.put("run", "node", 1)
+    journal = file_path.with_name(file_path.name + "-journal")
+    journal.touch(0o600)
+    access = os.access
+
+    def late(path: Any, *args: Any, **kwargs: Any) -> bool:
+        if str(path) == str(journal):
+            journal.unlink(missing_ok=True)
+        return access(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "access", late)
+    monkeypatch.setattr(os, "supports_effective_ids", {late})
+    with ContextStore(file_path) as store:
+        assert store.get("run", "node") == 1
+    assert not journal.exists()
