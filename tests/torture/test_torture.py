@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from hypothesis.errors import Flaky
 
 from . import damage, errors, kills, machine, power, shim
 from .workload import OTHER_PLANTS, PLANTS
@@ -147,7 +148,8 @@ def test_a_planted_fault_is_found_by_the_kills(folder: pathlib.Path, seed: int, 
 @pytest.mark.slow
 @pytest.mark.parametrize("plant", machine.SHOWS)
 def test_a_planted_fault_is_found_by_the_model(folder: pathlib.Path, seed: int, plant: str) -> None:
-    with pytest.raises(AssertionError):
+    # A kill comes at a moment of its own, and what it has shown may not show again: hypothesis calls that flaky.
+    with pytest.raises((AssertionError, Flaky)):
         machine.run(folder, seed, examples=100, steps=30, plant=plant)
 
 
