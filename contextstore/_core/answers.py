@@ -53,4 +53,8 @@ def _time(microseconds: int) -> datetime.datetime:
 
 def there(some: Iterable[Fetched]) -> list[Outcome[OutputRecord]]:
     """Without what is not there."""
-    return [outcome for outcome in some if outcome.result is not None or outcome.error is not None]  # type: ignore[misc]
+    return [
+        outcome  # type: ignore[misc]  # mypy does not narrow a type by what one of its attributes is
+        for outcome in some
+        if outcome.result is not None or outcome.error is not None
+    ]

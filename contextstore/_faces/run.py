@@ -115,7 +115,7 @@ class AsyncFlowRun:
         check_function("fn", fn)
         try:
             return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
-        except Exception as error:  # any failure of a step is told which step it was
+        except Exception as error:  # raised again below: any failure is told in which step it was
             _note(error, node_id, self.flow_run_id)
             raise
 
@@ -204,7 +204,7 @@ class FlowRun:
         check_function("fn", fn)
         try:
             return self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
-        except Exception as error:  # any failure of a step is told which step it was
+        except Exception as error:  # raised again below: any failure is told in which step it was
             _note(error, node_id, self.flow_run_id)
             raise
 

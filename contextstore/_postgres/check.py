@@ -64,8 +64,8 @@ class Check:
                     sizes[flow_run_id, node] = size
                     if not is_time(written_at):
                         self._report("output", (flow_run_id, node), f"{written_at!r} is no time")
-            for keys in portions(sizes, lambda key: max(0, sizes[key]), _PAGE_ROWS, PAGE_BYTES):  # noqa: B023
-                await self._check_values(keys)
+            for part in portions(sizes.items(), _size_of, _PAGE_ROWS, PAGE_BYTES):
+                await self._check_values([key for key, _ in part])
 
     async def _check_values(self, keys: list[OutputKey]) -> None:
         _, outcomes = await self._reads.outputs(keys)
@@ -86,8 +86,8 @@ class Check:
                 elif not is_deleted:
                     sizes[name] = size
             self._globals += len(sizes)
-            for names in portions(sizes, lambda name: max(0, sizes[name]), _PAGE_ROWS, PAGE_BYTES):  # noqa: B023
-                for damaged in await halved(names, self._damaged_globals, _as_problem):
+            for part in portions(sizes.items(), _size_of, _PAGE_ROWS, PAGE_BYTES):
+                for damaged in await halved([name for name, _ in part], self._damaged_globals, _as_problem):
                     self._problems += damaged
 
     async def _damaged_globals(self, names: Sequence[str]) -> list[Problem]:
@@ -102,3 +102,7 @@ class Check:
 
 def _as_problem(name: str, error: CorruptStoreError) -> list[Problem]:
     return [Problem("global", (name,), str(error))]
+
+
+def _size_of(item: tuple[object, int]) -> int:
+    return max(0, item[1])  # a damaged row may say that it has fewer than no bytes
