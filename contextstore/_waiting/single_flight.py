@@ -18,6 +18,9 @@ from .outcome import Outcome
 from .waiters import Loop, LoopTask
 
 
+_SWEEP_AT = 64
+
+
 class Flight(Computation):
     """One computation under way, and the callers that wait for it.
 
@@ -61,10 +64,14 @@ class Flights:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # reentrant: a coroutine that is collected while it is held ends its flight
         self.by_key: dict[object, Flight] = {}
+        self._sweep_at = _SWEEP_AT
 
     def enter(self, key: object, own: Flight) -> Flight:
         """The flight under way for the key; ``own``, to be started by the caller, if there is none."""
         self.end_if_lost(key)
+        if len(self.by_key) >= self._sweep_at:  # no call need ever come again for the key of a lost one
+            self._end_all_lost()
+            self._sweep_at = max(_SWEEP_AT, 2 * len(self.by_key))
         with self._lock:
             flight = self.by_key.setdefault(key, own)
         return flight  # noqa: RET504 - not within the 'with', where an interrupt of the return would find it locked
@@ -93,8 +100,7 @@ class Flights:
         if lost is not None and lost.is_lost:
             self.finish(key, lost)
 
-    def end_all_lost(self) -> None:
-        """End the flights of loops that have ended."""
+    def _end_all_lost(self) -> None:
         for key, flight in list(self.by_key.items()):
             self.end_if_lost(key, flight)
 

@@ -73,7 +73,6 @@ class TaskCallers(Binding):
         return timer
 
     def _new_timer(self, loop: TaskLoop) -> SharedTimer:
-        self._flights.end_all_lost()  # now and then
         timer = self._timers[id(loop)] = SharedTimer(loop, self._usual_timeout)
         return timer
 

@@ -45,7 +45,7 @@ def modules_in(section: str) -> list[str]:
 @pytest.mark.parametrize(("section", "is_get"), [("The life of a put", False), ("The life of a cold get", True)])
 def test_a_call_passes_the_modules_that_it_says_in_that_order(section: str, is_get: bool) -> None:
     # In a process that has not imported trio, as pytest's plugins have.
-    program = f"from benchmarks import paths; print(*paths.modules_of(paths.awaited({is_get})))"
+    program = f"from benchmarks import paths; print(*paths.awaited({is_get}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert modules_in(section) == done.stdout.split(), done.stderr
 
