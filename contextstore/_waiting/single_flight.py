@@ -17,7 +17,6 @@ from .loops import is_running_here
 from .outcome import Outcome
 from .waiters import Loop, LoopTask
 
-
 _SWEEP_AT = 64
 
 
