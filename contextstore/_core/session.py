@@ -20,8 +20,9 @@ from .._dispatch.reader import Reader
 from .._dispatch.subscriptions import Subscriptions
 from .._dispatch.writer import Writer
 from .._engine.contract import Engine
+from .._engine.epochs import Epoch
 from .._engine.failures import error_for_caller
-from .._engine.operations import Operation
+from .._engine.operations import Operation, PutOutput
 from .._process.log_handover import prepare as prepare_logging
 from .._values.arguments import check_count, check_plain_function
 from .._values.codec import Encoded, encode
@@ -42,6 +43,16 @@ class State(enum.Enum):
     NOT_OPENED = "not opened yet"
     OPEN = "open"
     CLOSED = "closed"
+
+
+def _note_inline(cache: OutputCache, subscriptions: Subscriptions) -> Callable[[PutOutput, Epoch], None]:
+    """What is done with a put that its own thread has committed."""
+
+    def note(put: PutOutput, epoch: Epoch) -> None:
+        cache.fill([((put.flow_run_id, put.node_id), put.value)], epoch)
+        subscriptions.committed([put])
+
+    return note
 
 
 class Session:
@@ -66,7 +77,8 @@ class Session:
         self.cache = OutputCache(options.cache_bytes, engine.epochs)
         self.subscriptions = Subscriptions(engine, callers)
         notes = [self.cache.committed, self.subscriptions.committed]
-        self.writer = Writer(engine, callers, notes, float(options.timeout))
+        note_inline = _note_inline(self.cache, self.subscriptions)
+        self.writer = Writer(engine, callers, notes, float(options.timeout), note_inline)
         self.reader = Reader(engine, callers, self.cache, self.writer.patience)
         writer, reader, subscriptions = self.writer, self.reader, self.subscriptions
 

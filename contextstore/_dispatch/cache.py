@@ -7,10 +7,12 @@ one epoch, and go with it. The cache is filled only after the engine has acknowl
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from sys import getsizeof
+from types import FrameType
 from typing import NamedTuple
 
 from .._engine.epochs import Epoch, Epochs, is_known
@@ -41,7 +43,9 @@ class OutputCache:
         """The epoch that the entries are good for."""
         self._entries: OrderedDict[OutputKey, Encoded] = OrderedDict()
         self._runs: dict[str, _Run] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a finalizer that runs while it is held may read
+        self._change: FrameType | None = None
+        """The call that is changing the entries just now, or was interrupted in it."""
         self.bytes = 0
         # Counted without the lock: under many threads some may be missed.
         self.hits = 0
@@ -68,40 +72,62 @@ class OutputCache:
         if not is_known(epoch):
             return
         with self._lock:
-            if epoch != self._epoch:
-                if epoch != self._epochs.latest:
-                    return
+            if not self._begin_change(sys._getframe()):
+                return
+            if epoch == self._epoch:
+                self._keep(found)
+            elif epoch == self._epochs.latest:
                 self._begin(epoch)
-            self._keep(found)
+                self._keep(found)
+            self._change = None
 
     def committed(self, operations: Iterable[Operation]) -> None:
         """Called by the writer: this store object has committed these operations in its last turn."""
-        before, after = self._epochs.turn
-        written: list[tuple[OutputKey, Encoded]] = []
         with self._lock:
-            # First, while the entries are good for no epoch but the one before, which is over. A deletion counts as the
-            # last operation of its turn: the outputs that the turn has put into the run are deleted as well, in any
-            # order of the calls.
-            deleted = _runs_deleted_by_all(operations)
-            for flow_run_id in deleted:
-                self._forget_run(flow_run_id)
-            if not self._go_on_to(before, after):
+            if not self._begin_change(sys._getframe()):
                 return
-            for operation in operations:
-                if type(operation) is PutOutput:
-                    flow_run_id, node_id, value, exist_ok = operation
-                    key = (flow_run_id, node_id)
-                    if not exist_ok and flow_run_id not in deleted:
-                        written.append((key, value))
-                    elif self._entries.get(key) != value:  # the stored value is equal, but may be of another form
-                        self._drop(key)
-                elif type(operation) is LoadOutput:
-                    self._drop((operation.flow_run_id, operation.node_id))
-            # If the epoch before is not known, a run may have been deleted between these writes and the turn's end.
-            if is_known(before):
-                self._keep(written)
+            self._take_committed(operations, *self._epochs.turn)
+            self._change = None
 
     # -- under the lock -----------------------------------------------------------------------------------------------
+
+    def _begin_change(self, frame: FrameType) -> bool:
+        """Whether the call of this frame may change the entries. Each one that may says when it has come to its end.
+
+        One that was interrupted does not, and has left the entries as they were just then: they go.
+        """
+        if self._change is not None:
+            try:
+                self._change.clear()
+            except RuntimeError:  # it runs: this one is a finalizer's, or a signal handler's, in the middle of it
+                return False
+            self._begin(None)
+        self._change = frame
+        return True
+
+    def _take_committed(self, operations: Iterable[Operation], before: Epoch, after: Epoch) -> None:
+        written: list[tuple[OutputKey, Encoded]] = []
+        # First, while the entries are good for no epoch but the one before, which is over. A deletion counts as the
+        # last operation of its turn: the outputs that the turn has put into the run are deleted as well, in any order
+        # of the calls.
+        deleted = _runs_deleted_by_all(operations)
+        for flow_run_id in deleted:
+            self._forget_run(flow_run_id)
+        if not self._go_on_to(before, after):
+            return
+        for operation in operations:
+            if type(operation) is PutOutput:
+                flow_run_id, node_id, value, exist_ok = operation
+                key = (flow_run_id, node_id)
+                if not exist_ok and flow_run_id not in deleted:
+                    written.append((key, value))
+                elif self._entries.get(key) != value:  # the stored value is equal, but may be of another form
+                    self._drop(key)
+            elif type(operation) is LoadOutput:
+                self._drop((operation.flow_run_id, operation.node_id))
+        # If the epoch before is not known, a run may have been deleted between these writes and the turn's end.
+        if is_known(before):
+            self._keep(written)
 
     def _begin(self, epoch: Epoch) -> None:
         # In this order, since get() takes no lock: while the epoch is the old one, no entry is of the new one.

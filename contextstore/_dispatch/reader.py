@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from .._engine.contract import Engine, Job
+from .._engine.contract import Engine, Inline, Job
 from .._engine.failures import error_for_caller
 from .._engine.records import Fetched, OutputKey, OutputRecord
 from .._waiting.callers import Callers
@@ -30,6 +30,7 @@ FETCH_KEYS = 256
 class Reader:
     def __init__(self, engine: Engine, callers: Callers, cache: OutputCache, timeout: float) -> None:
         self._engine = engine
+        self._inline = engine.inline if callers.may_block else None
         self._callers = callers
         self._timeout = timeout
         self._cache = cache
@@ -45,6 +46,10 @@ class Reader:
 
     async def fetch(self, key: OutputKey) -> OutputRecord | None:
         """One output. Calls that ask while a fetch is under way are served together by the next one."""
+        if self._inline is not None:
+            fetched = self._read_inline(self._inline, partial(self._fetch_and_keep, (key,)))
+            if fetched is not None:
+                return fetched.result[0].unwrap()
         waiter: Waiter[Fetched] = self._callers.waiter()
         with self._lock:
             if self._closed:  # a job posted now would never be run
@@ -65,6 +70,10 @@ class Reader:
 
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Any other read of the engine, as a job of its own."""
+        if self._inline is not None:
+            outcome = self._read_inline(self._inline, read)
+            if outcome is not None:
+                return outcome.result
         return await self._ask(self._engine.post_read, read)
 
     async def scan(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -79,6 +88,12 @@ class Reader:
             post(partial(self._answer_call, read, waiter))
         outcome = await self._callers.wait(waiter)
         return outcome.unwrap()
+
+    def _read_inline(self, inline: Inline, read: Callable[[], Coroutine[Any, Any, T]]) -> Outcome[T] | None:
+        """In the calling thread, which may block. None: not just now."""
+        if self._closed:
+            raise StoreClosedError(self._engine.location)
+        return inline.read(read)
 
     # -- where the engine reads ---------------------------------------------------------------------------------------
 
@@ -116,7 +131,6 @@ class Reader:
         return Outcome.failure(error_for_caller(error, self._engine.location))
 
     async def _fetch_and_keep(self, keys: Sequence[OutputKey]) -> list[Fetched]:
-        # Here and not in the caller's thread, where an interrupt may come between, or a finalizer that calls the store.
         epoch, found = await self._engine.fetch(keys)
         pairs = zip(keys, found, strict=True)
         there = [(key, outcome.result.value) for key, outcome in pairs if outcome.result is not None]

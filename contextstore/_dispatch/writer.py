@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .._engine.contract import Engine
+from .._engine.contract import Engine, Inline
+from .._engine.epochs import Epoch
 from .._engine.failures import error_for_caller, report_bug
-from .._engine.operations import Operation, value_bytes
+from .._engine.operations import Operation, PutOutput, value_bytes
 from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
@@ -65,8 +66,11 @@ class Writer:
         callers: Callers,
         committed: Sequence[Callable[[list[Operation]], None]],
         timeout: float,
+        committed_inline: Callable[[PutOutput, Epoch], None] | None = None,
     ) -> None:
         self._engine = engine
+        self._inline = engine.inline if callers.may_block and committed_inline is not None else None
+        self._note_inline = committed_inline
         self._callers = callers
         self._note_committed = committed
         self._timeout = timeout
@@ -79,6 +83,8 @@ class Writer:
         self._waiting: deque[_Entry] = deque()
         self._draining = False
         self._closed = False
+        self._counting = threading.Lock()
+        self.inline_commits = 0
         # Counted where the engine writes, for stats().
         self.commits = 0
         self.writes = 0
@@ -90,6 +96,8 @@ class Writer:
         Raises what the unit was refused for, or ``StorageError``. If cancelled before a commit has taken the unit, it
         is withdrawn.
         """
+        if self._inline is not None and len(operations) == 1 and self._commit_inline(self._inline, operations[0]):
+            return [None]
         entry = _Entry(operations, self._callers.waiter(), time.monotonic() + self._timeout)
         try:
             self._submit(entry)
@@ -100,6 +108,18 @@ class Writer:
             self._withdraw(entry)
             raise
         return outcome.unwrap()
+
+    def _commit_inline(self, inline: Inline, operation: Operation) -> bool:
+        """In the calling thread, which may block, unless others are before it."""
+        if type(operation) is not PutOutput or self._draining or self._closed:
+            return False
+        return inline.put(operation, self._committed_inline)
+
+    def _committed_inline(self, put: PutOutput, epoch: Epoch) -> None:
+        with self._counting:
+            self.inline_commits += 1
+        assert self._note_inline is not None
+        self._note_inline(put, epoch)
 
     def close(self) -> None:
         """Accept nothing more. What is queued will be committed; what waits for room is refused."""

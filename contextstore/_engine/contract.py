@@ -13,13 +13,13 @@ take long for what is stored: it is marked so, and posted so. All calls are ``as
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .._process.own_threads import OwnThreads
 from .._results import CheckReport
 from .._waiting.outcome import Outcome
 from .epochs import Epoch, Epochs
-from .operations import Unit
+from .operations import PutOutput, Unit
 from .records import (
     Counts,
     Cursor,
@@ -34,6 +34,8 @@ from .records import (
     RunRow,
     Wanted,
 )
+
+T = TypeVar("T")
 
 
 class GroupLimits(NamedTuple):
@@ -150,6 +152,19 @@ class Reads(Protocol):
         """A scan."""
 
 
+class Inline(Protocol):
+    """What a thread that may block does itself, in place of a job that it posts and waits for. Waits for no other."""
+
+    def read(self, read: Callable[[], Coroutine[Any, Any, T]]) -> Outcome[T] | None:
+        """What a read job gives, run here and now; its errors are raised. None: it cannot be just now; post it."""
+
+    def put(self, put: PutOutput, committed: Callable[[PutOutput, Epoch], None]) -> bool:
+        """Commit a put, durably, if no more than that is to be done, and say so with the epoch in which it was.
+
+        False: nothing was done; post it. Raises ``StorageError`` as ``commit`` does.
+        """
+
+
 class Maintenance(Protocol):
     """What an operator asks, on the engine host's loop, beside the reads and writes."""
 
@@ -177,6 +192,10 @@ class Engine(Writes, Reads, Maintenance, Protocol):
     @property
     def epochs(self) -> Epochs:
         """What changes with each deletion of a run, by any client."""
+
+    @property
+    def inline(self) -> Inline | None:
+        """For threads that may block. None: all is done by the store's own threads."""
 
     @property
     def feed(self) -> Feed | None:

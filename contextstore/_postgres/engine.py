@@ -129,6 +129,7 @@ class PostgresEngine:
         self._units = Units(context, self._epoch)
         self._pool = ReadPool(address, settings, timeout, max_connections - 1)  # the other one writes
         self._reads = Reads(self.location, self._pool, statements, self._epoch, timeout)
+        self.inline = None
         self.feed = Feed(self._pool, statements, self._reads)
 
     @property

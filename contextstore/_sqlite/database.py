@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from .._engine.contract import Feed, Job
+from .._engine.contract import Feed, Inline, Job
 from .._engine.epochs import Epoch, Epochs
 from .._engine.operations import Unit
 from .._engine.records import EngineStats
@@ -71,6 +71,10 @@ class Database(Protocol):
     @property
     def feed(self) -> Feed | None:
         """What other connections write to it. None: none can."""
+
+    @property
+    def inline(self) -> Inline | None:
+        """Its connections for threads of the caller's, if it has any."""
 
     @property
     def writes(self) -> Writes: ...

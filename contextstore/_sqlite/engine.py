@@ -58,6 +58,7 @@ class SQLiteEngine:
         self.own_threads = database.own_threads
         self.epochs = database.epochs
         self.feed = database.feed
+        self.inline = database.inline
         self.post_write = database.post_write
         self.post_read = database.post_read
         self.post_scan = database.post_scan

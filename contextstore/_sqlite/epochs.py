@@ -98,6 +98,11 @@ class MappedEpochs:
                 self._write(self._lock, epoch + 2)
                 self._last = epoch + 2
 
+    def known_under(self, lock: FileLock) -> Epoch:
+        """The present epoch, by the holder of this lock, in any thread. None: the map is of another lock file."""
+        there = self._map
+        return there.content[0] if there is not None and there.identity == lock.identity else None
+
     def let_go_if_replaced(self) -> None:
         """Where it is read: let go of the map if its file is not the lock file any more: no process writes to it then.
 

@@ -26,6 +26,7 @@ from .database import NoWrites, Writes, run_query
 from .epochs import MappedEpochs
 from .errors import translated, translated_os
 from .feed import FileFeed
+from .lending import Lender
 from .location import StoreFile, check_place, create_file, refuse_emptied, size_of, sync_folder
 from .lock import FileLock
 from .placing import check_before_opening
@@ -33,7 +34,7 @@ from .rights import check_rights
 from .schema import migrate, probe
 from .wal import Wal, sync_recovered_wal
 from .wal_owner import being_written, keep_stamp
-from .worker import ConnectionWorker, LazyWorker, connection_here
+from .worker import ConnectionWorker, LazyWorker, connect_here, connection_here
 from .writes import Transactions
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ class FileDatabase:
         self._writing = ConnectionWorker(self.own_threads)
         self._reading = ConnectionWorker(self.own_threads)
         self._scanning = LazyWorker(self.own_threads, lambda: self._reading)
+        self.inline = Lender(self._file, self.epochs, self.own_threads)
         self._lock: FileLock | None = None
         self._wal: Wal | None = None
         self.writes: Writes = self._no_writes()
@@ -124,7 +126,8 @@ class FileDatabase:
         connection = self._writing.connection
         transactions = Transactions(connection, self.location, self.epochs, self._timeout)
         self._wal = Wal(self._file, lock, connection)
-        self.writes = FileWrites(self._file, lock, self.epochs, transactions, self._wal)
+        self.writes = FileWrites(self._file, lock, self.inline, self.epochs, transactions, self._wal)
+        self.inline.make_ready(self._uri, self._connect, self._wal)
 
     def _seems_foreign(self, path: str) -> bool:
         """Look at a file that is there before the lock file is made: beside a file of others we leave nothing.
@@ -179,6 +182,11 @@ class FileDatabase:
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
         if mode != "wal":
             raise StorageError(f"could not open {self.location}: SQLite would not switch to WAL (it stays in {mode!r})")
+        self._set_durability(connection)
+        # A first look makes the -wal, so that the folder is synced with it there.
+        check_schema_untouched(connection, self.location)
+
+    def _set_durability(self, connection: sqlite3.Connection) -> None:
         for pragma, value in (("synchronous", self._synchronous), ("wal_autocheckpoint", 0), ("busy_timeout", 0)):
             connection.execute(f"PRAGMA {pragma} = {value}").close()
             if connection.execute(f"PRAGMA {pragma}").fetchall() != [(value,)]:
@@ -186,11 +194,20 @@ class FileDatabase:
         if self._synchronous == 2:  # macOS: fsync alone leaves data in the drive's cache
             connection.execute("PRAGMA fullfsync = 1").close()
             connection.execute("PRAGMA checkpoint_fullfsync = 1").close()
-        # A first look makes the -wal, so that the folder is synced with it there.
-        check_schema_untouched(connection, self.location)
 
     def _set_up_reading(self, connection: sqlite3.Connection) -> None:
         set_up_reader(connection, self._timeout)
+
+    def _connect(self, writes: bool) -> sqlite3.Connection:
+        """A connection to be lent. It waits for no lock: a thread of the caller's could not be interrupted in it."""
+        connection = connect_here(self._uri)
+        self._file.check()  # again: it is opened by its name, and read by what follows
+        if writes:
+            harden(connection)
+            self._set_durability(connection)
+        else:
+            set_up_reader(connection, 0)
+        return connection
 
     async def close(self) -> None:
         self.feed.close()
@@ -199,6 +216,7 @@ class FileDatabase:
         await self._writing.drain()
         try:
             with being_written(self._lock_to_close(), self._file.path):
+                self.inline.close(self._timeout)
                 await self._scanning.close()
                 await self._reading.close()
                 await self._writing.close()
@@ -258,17 +276,24 @@ class FileWrites:
     """Commits to a file. In the writing connection's thread."""
 
     def __init__(
-        self, file: StoreFile, lock: FileLock, epochs: MappedEpochs, transactions: Transactions, wal: Wal
+        self,
+        file: StoreFile,
+        lock: FileLock,
+        lender: Lender,
+        epochs: MappedEpochs,
+        transactions: Transactions,
+        wal: Wal,
     ) -> None:
         self._file = file
         self._lock = lock
+        self._lender = lender
         self._epochs = epochs
         self._transactions = transactions
         self._wal = wal
 
     def acquire(self, wanted: Callable[[], bool]) -> bool:
         try:
-            if not self._lock.acquire(wanted):
+            if not self._take_lock(wanted):
                 return False
         except OSError as error:
             raise translated_os(error, self._file.location, "could not lock") from error
@@ -287,6 +312,14 @@ class FileWrites:
             raise
         self._lock.release()
         return False
+
+    def _take_lock(self, wanted: Callable[[], bool]) -> bool:
+        for _ in range(100):
+            if self._lock.try_now():
+                return True
+            if not self._lender.wait_for_borrower():
+                break
+        return self._lock.acquire(wanted)
 
     def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         outcomes, transaction = self._transactions.commit(units)

@@ -54,12 +54,14 @@ class FileLock:
         self._descriptor = -1
         self.openings = 0
         """How often it was opened: another file may be under its path since."""
+        self.identity = (0, 0)
+        """Device and inode of the file that is open."""
         self.is_held = False
         _file_locks.add(self)
 
     def acquire(self, wanted: Callable[[], bool]) -> bool:
         """Take the lock as soon as it can be had. False: it was not had before ``wanted()`` was false."""
-        return self._try() or try_again(self._try, wanted)
+        return self.try_now() or try_again(self.try_now, wanted)
 
     def acquire_within(self, seconds: float) -> bool:
         """Take the lock. False: it was held for so long. 0: it is tried once."""
@@ -71,16 +73,19 @@ class FileLock:
         """Of the lock file, while the lock is held."""
         return self._descriptor
 
-    def _try(self) -> bool:
+    def try_now(self) -> bool:
+        """Take the lock if it is free."""
         if self._descriptor < 0:
             self._open()
+            self.identity = _identity(os.fstat(self._descriptor))
+        self.is_held = True  # now: an interrupt may come as soon as it is
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.is_held = False
             # Also where the lock file was deleted since: its holder may be in the middle of a commit. To go over to
             # the new file before the holder has ended would put a second commit beside it.
             return False
-        self.is_held = True
         try:
             return not self._close_if_replaced()
         except OSError:
@@ -127,13 +132,11 @@ class FileLock:
 
     def _close_if_replaced(self) -> bool:
         """Whether the file under the path is another one than ours, at which no other process looks any more."""
-        mine = os.fstat(self._descriptor)
         try:
-            there = os.stat(self.path)
+            if _identity(os.stat(self.path)) == self.identity:
+                return False
         except FileNotFoundError:
-            there = None
-        if there is not None and (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
-            return False
+            pass
         self.close()
         return True
 
@@ -207,15 +210,19 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        self.is_held = False
         if self._descriptor >= 0:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.is_held = False
 
     def close(self) -> None:
         """Close the descriptor, which also gives the lock back, unless a forked process shares it."""
         descriptor, self._descriptor, self.is_held = self._descriptor, -1, False
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _identity(there: os.stat_result) -> tuple[int, int]:
+    return there.st_dev, there.st_ino
 
 
 def _owner(there: os.stat_result) -> tuple[int, int]:

@@ -31,6 +31,7 @@ class MemoryDatabase:
 
     location = ":memory:"
     feed = None
+    inline = None
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout

@@ -47,6 +47,7 @@ class ReadOnlyDatabase:
         self.own_threads = OwnThreads(path)
         self.epochs = AskedEpochs(path)
         self._visitor = Visitor(self._file, timeout)
+        self.inline = None
         self.feed = ReadOnlyFeed(self._file, self.epochs, self._visitor)
         self.writes = NoWrites(self._refusal)
         self._reading = ConnectionWorker(self.own_threads)

@@ -57,9 +57,18 @@ class Wal:
         if transaction.shortens_file:  # at the next checkpoint: at once
             self._frames = max(self._frames, self._checkpoint_at)
 
+    def note_single(self, value_bytes: int) -> None:
+        """Count a put that was committed alone. By the holder of the lock, in any thread."""
+        self._frames += 4 + value_bytes // 4096
+
+    @property
+    def is_due(self) -> bool:
+        """Whether ``maintain`` has something to do."""
+        return not self._is_grown or self._frames >= self._checkpoint_at
+
     def maintain(self) -> None:
         """Grow it ahead once, and copy it into the file when it has become long."""
-        if self._is_grown and self._frames < self._checkpoint_at:
+        if not self.is_due:
             return
         try:
             self._file.check()

@@ -14,8 +14,8 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Protocol, TypeVar, cast
 
 import aiosqlite  # here, and not at the first opening: a fork in the middle of an import leaves it locked in the child
 
@@ -310,6 +310,34 @@ class LazyWorker:
 
 
 _here = threading.local()
+
+
+def connect_here(database: str) -> sqlite3.Connection:
+    """A connection like a worker's, without a thread of its own."""
+    return sqlite3.connect(
+        database,
+        uri=True,
+        factory=_JobConnection,
+        isolation_level=None,
+        timeout=0,
+        cached_statements=64,
+        check_same_thread=False,
+    )
+
+
+class HasConnection(Protocol):
+    @property
+    def connection(self) -> sqlite3.Connection: ...
+
+
+def run_over(holder: HasConnection, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What a job gives, run in this thread over that connection instead of a worker's."""
+    before = getattr(_here, "worker", None)
+    _here.worker = holder
+    try:
+        return run_now(job())
+    finally:
+        _here.worker = before
 
 
 def connection_here() -> sqlite3.Connection:

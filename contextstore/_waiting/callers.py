@@ -29,6 +29,9 @@ T = TypeVar("T")
 class Callers(Protocol):
     """The calls of one store: how each is admitted, and how it waits."""
 
+    may_block: bool
+    """Whether a call may keep its thread for as long as a disk takes."""
+
     def admit(self) -> None:
         """Raise if a call may not come from here: a forked child, a thread of the store's own."""
 

@@ -36,6 +36,8 @@ class TaskCallers(Binding):
         flights: those of the same store's threads, if threads call it, too.
     """
 
+    may_block = False
+
     def __init__(
         self, location: str, usual_timeout: float, own_threads: OwnThreads, flights: Flights | None = None
     ) -> None:

@@ -32,6 +32,8 @@ class ThreadCallers(Binding):
         flights: those of the same store's tasks, if tasks call it, too.
     """
 
+    may_block = True
+
     def __init__(self, location: str, own_threads: OwnThreads, flights: Flights | None = None) -> None:
         super().__init__(location, own_threads)
         self._flights = flights or Flights()

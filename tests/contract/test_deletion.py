@@ -28,6 +28,7 @@ from contextstore._engine.operations import (
 from contextstore._postgres import engine as _postgres
 from contextstore._postgres import reads as _postgres_reads
 from contextstore._sqlite import deletion as _sqlite_deletion
+from contextstore._sqlite import lending as _sqlite_lending
 from contextstore._sqlite import writes as _sqlite_writes
 from contextstore._sqlite.worker import connection_here
 from contextstore._values.codec import Encoded
@@ -47,7 +48,7 @@ NOTHING = datetime.timedelta(0)
 @pytest.fixture(name="clock")
 def clock_of_the_store(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (_sqlite_writes, _deletion, _postgres):
+    for module in (_sqlite_writes, _sqlite_lending, _deletion, _postgres):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

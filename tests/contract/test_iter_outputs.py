@@ -16,7 +16,7 @@ from contextstore import CorruptStoreError, InvalidKeyError, StorageError, Store
 from contextstore._sqlite.worker import connection_here
 
 from ..conftest import Target
-from ..support.doubles import core_of, fail, until
+from ..support.doubles import core_of, engine_alone, fail, until
 from .outputs import damage, ids_of, iterate
 
 
@@ -189,7 +189,7 @@ class TestIterOutputs:
 async def test_listing_reads_no_values(make_store: Target) -> None:
     async with make_store(cache_bytes=0) as store:
         await store.put_many("run", {f"{i}": b"x" * 3_000_000 for i in range(3)})
-        engine: Any = core_of(store)._session.engine
+        engine: Any = engine_alone(store)
         steps = 0
 
         def count() -> int:

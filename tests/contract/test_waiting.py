@@ -24,7 +24,7 @@ from contextstore import (
 from contextstore._core import outputs as _outputs
 
 from ..conftest import Target
-from ..support.doubles import core_of
+from ..support.doubles import core_of, engine_alone
 from ..support.processes import Child, children
 from .waiting import TOLD, Watching, outcomes_of, spawn, subscriptions, waiting, watching
 
@@ -380,7 +380,7 @@ class TestWatch:
             async def hold() -> None:
                 assert held.wait(60)
 
-            core_of(store)._session.engine.post_read(hold)
+            engine_alone(store).post_read(hold)
             (following,) = spawn(watch.take(2))
             await store.put("run", "b", 1)
             await other.put("run", "c", 2)

@@ -76,8 +76,11 @@ class Interrupt:
                 if self._left < 0:
                     sys.settrace(None)
                     self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                    raise KeyboardInterrupt
+                    self.strike()
         return self._step
+
+    def strike(self) -> None:
+        raise KeyboardInterrupt
 
 
 def _names(code: types.CodeType, cache: dict[types.CodeType, dict[int, str]] = {}) -> dict[int, str]:  # noqa: B006
@@ -109,7 +112,8 @@ def places() -> Iterator[int]:
 
 def works_on(store: ContextStore) -> bool:
     node = os.urandom(8).hex()
-    assert in_thread(lambda: store.put("after", node, 1), daemon=True) is None
+    # Two: one would be committed by its own thread, and the writer would not come to tidy its queue.
+    assert in_thread(lambda: store.put_many("after", {node: 1, f"{node} too": 1}), daemon=True) is None
     core: Any = core_of(store)
     core._session.cache.clear()
     assert in_thread(lambda: store.get("after", node), daemon=True) == 1

@@ -24,11 +24,18 @@ def core_of(store: Any) -> Any:
     return awaited
 
 
+def engine_alone(store: Any) -> Any:
+    """The engine of a store, which does all by its own threads from now on, and nothing in its callers'."""
+    session: Any = core_of(store)._session
+    session.writer._inline = session.reader._inline = None
+    return session.engine
+
+
 class Gate:
     """Holds every commit of a store until it is opened, and counts what goes through."""
 
     def __init__(self, store: Any) -> None:
-        self._engine: Any = core_of(store)._session.engine
+        self._engine: Any = engine_alone(store)
         self._commit = self._engine.commit
         self._open = threading.Event()
         self.arrived = threading.Semaphore(0)
@@ -53,7 +60,7 @@ class Gate:
 
 def fail(store: Any, call: str, *errors: BaseException | None) -> None:
     """Have the engine's next calls raise these, one after the other (None: do what it does); then work as before."""
-    engine: Any = core_of(store)._session.engine
+    engine: Any = engine_alone(store)
     if call in ("poll", "deleted_among"):
         engine = engine.feed
     original = getattr(engine, call)

@@ -130,6 +130,7 @@ class FakeEngine:
     max_value_bytes = 2**20
     deletes_at_once = True
     location = LOCATION
+    inline = None
 
     def __init__(self, place: Place | None = None, *, polls: bool = True) -> None:
         self.place = place or Place()

@@ -1,0 +1,275 @@
+"""Connections that are lent to threads of the caller, so that a call that may block does its own read, or its own put.
+
+A hop to a connection's own thread costs two wake-ups, of which each takes longer than most statements.
+
+Rules of this module: what a thread of the caller's holds may be lost at any moment. Between any two of its steps may
+come a KeyboardInterrupt, an exception that another thread sets, a RecursionError, or a finalizer that calls the store.
+So nothing is shared between a borrower and the store's own threads but SQLite's file and the lock file, both of which
+keep out whom they must; a connection that is not given back is collected, and closed by that; and a put is committed by
+one call into C, within which nothing of the caller's runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine
+from sys import gettrace
+from threading import get_ident
+from typing import Any, TypeAlias, TypeVar
+
+from .._engine.epochs import Epoch, is_known
+from .._engine.operations import PutOutput
+from .._process.own_threads import OWNERS, OwnThreads
+from .._waiting.deadline import Deadline
+from .._waiting.outcome import Outcome
+from ..errors import StoreBusyError
+from .epochs import MappedEpochs
+from .fork import deregister, register, without_fork
+from .location import StoreFile
+from .lock import FileLock
+from .single_put import put_alone
+from .wal import Wal
+from .worker import run_over
+
+T = TypeVar("T")
+L = TypeVar("L", bound="Lent")
+Connect: TypeAlias = Callable[[bool], sqlite3.Connection]
+"""Makes a connection; true: one that writes."""
+
+_MOST = 4
+"""Connections of a kind that are lent at once. Further threads share the trips of the store's own."""
+
+
+_LONGEST_COMMIT = 1.0
+"""Seconds after which a commit of a borrower's is waited for as if it were another process's."""
+
+_FRAMES = 12
+"""How deep the calls go that a commit makes, and what is done after it."""
+
+
+def _be_shallow(frames: int) -> None:
+    """Raise RecursionError now, before anything is done, if one would come later."""
+    if frames:
+        _be_shallow(frames - 1)
+
+
+class Lent:
+    """A connection that one thread at a time works on."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.busy = threading.Lock()
+        """Held while SQLite may be at work on it."""
+        self.borrower = 0
+        """The id of the thread that holds it."""
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # its making was interrupted
+            self.close()  # before the connection itself goes, which warns of that from 3.13 on
+
+
+class LentWriter(Lent):
+    """The same with the lock file, as a borrower that commits holds it.
+
+    Args:
+        owner: the threads of the store.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, lock: FileLock, owner: OwnThreads) -> None:
+        super().__init__(connection)
+        self.lock = lock
+        self.leading = _Leading(owner, lock)
+
+    def release(self) -> None:
+        """Give up the right to commit. Any number of times."""
+        if self.lock.is_held:
+            with contextlib.suppress(OSError):  # it is closed just now
+                self.lock.release()
+        OWNERS.pop(get_ident(), None)
+
+    def close(self) -> None:
+        super().close()
+        self.lock.close()
+
+
+class _Leading(OwnThreads):
+    """A thread of the caller's that commits: a call that it makes meanwhile would wait for itself."""
+
+    def __init__(self, owner: OwnThreads, lock: FileLock) -> None:
+        super().__init__(owner.place)
+        self.lock = lock
+        self._owner = owner
+
+    def may_call(self, other: OwnThreads) -> bool:
+        return other is not self._owner and super().may_call(other)
+
+
+class Lender:
+    """The connections of one open file that are lent, as many as are in use at once at most.
+
+    Args:
+        own_threads: those of the store.
+    """
+
+    def __init__(self, file: StoreFile, epochs: MappedEpochs, own_threads: OwnThreads) -> None:
+        self._file = file
+        self._epochs = epochs
+        self._own_threads = own_threads
+        self.database = ""
+        self._connect: Connect | None = None
+        self._wal: Wal | None = None
+        # What is lent is referred to by its borrower alone, so that one which is not given back goes.
+        self._all: tuple[weakref.ref[Lent], ...] = ()
+        self._readers: deque[Lent] = deque()
+        self._writers: deque[LentWriter] = deque()
+        self._held: list[Lent] = []
+
+    def make_ready(self, database: str, connect: Connect, wal: Wal) -> None:
+        """Lend from now on."""
+        self.database, self._connect, self._wal = database, connect, wal
+        register(self)
+
+    # -- in a thread of the caller's -----------------------------------------------------------------------------------
+
+    def read(self, read: Callable[[], Coroutine[Any, Any, T]]) -> Outcome[T] | None:
+        lent = self._borrow_reader()
+        if lent is None:
+            return None
+        outcome: Outcome[T] | None = None
+        with lent.busy:
+            lent.borrower = get_ident()
+            if self._connect is not None:
+                with contextlib.suppress(StoreBusyError):  # the store's own reader waits
+                    outcome = Outcome(run_over(lent, read))
+            lent.borrower = 0
+        self._readers.append(lent)  # not in a finally: one that was interrupted may be in the middle of something
+        return outcome
+
+    def put(self, put: PutOutput, committed: Callable[[PutOutput, Epoch], None]) -> bool:
+        ident = get_ident()
+        # A debugger would stop here with the lock held. A thread that has an owner is on some store's behalf already.
+        if gettrace() is not None or ident in OWNERS:
+            return False
+        lent = self._borrow_writer()
+        if lent is None:
+            return False
+        _be_shallow(_FRAMES)
+        # Released twice, since an interrupt may come in the middle of the first.
+        try:
+            try:
+                OWNERS[ident] = lent.leading
+                with lent.busy:
+                    lent.borrower = ident
+                    epoch = self._commit(lent, put)
+                    lent.lock.release()
+                    lent.borrower = 0
+                if epoch is not None:
+                    committed(put, epoch)
+            finally:
+                lent.release()
+        finally:
+            lent.release()
+        self._writers.append(lent)
+        return epoch is not None
+
+    def _commit(self, lent: LentWriter, put: PutOutput) -> Epoch:
+        wal = self._wal
+        if wal is None or wal.is_due or not self._acquire(lent):  # what is due, the store's own writer does after a put
+            return None
+        epoch = self._epochs.known_under(lent.lock)
+        now = time.time_ns() // 1000
+        if not is_known(epoch) or not put_alone(lent.connection, self._file.location, put, now):
+            return None
+        wal.note_single(len(put.value.data))
+        return epoch
+
+    def _acquire(self, lent: LentWriter) -> bool:
+        try:
+            if not lent.lock.try_now():
+                return False
+        except OSError:
+            return False  # the store's own writer will meet it, too
+        self._file.check()
+        return True
+
+    def _borrow_reader(self) -> Lent | None:
+        try:
+            return self._readers.pop()
+        except IndexError:
+            return self._made(Lent, lambda connect: Lent(connect(False)))
+
+    def _borrow_writer(self) -> LentWriter | None:
+        try:
+            return self._writers.pop()
+        except IndexError:
+            lock = FileLock(self._file.path)
+            return self._made(LentWriter, lambda connect: LentWriter(connect(True), lock, self._own_threads))
+
+    def _made(self, kind: type[L], make: Callable[[Connect], L]) -> L | None:
+        if sum(type(lent) is kind for lent in self._lent()) >= _MOST:
+            return None
+        with without_fork():  # one at a time
+            if self._connect is None:
+                return None
+            self._file.check()
+            try:
+                lent = make(self._connect)
+            except sqlite3.Error:
+                return None  # the store's own threads go on
+            self._all = (*(weakref.ref(other) for other in self._lent()), weakref.ref(lent))
+            return lent
+
+    def _lent(self) -> list[Lent]:
+        return [lent for known in self._all if (lent := known()) is not None]
+
+    # -- in the thread of the store's own writing connection ----------------------------------------------------------
+
+    def wait_for_borrower(self) -> bool:
+        """Whether a borrower held the lock just now, whose commit is over when this returns."""
+        for lent in self._lent():
+            if isinstance(lent, LentWriter) and lent.lock.is_held and lent.busy.acquire(timeout=_LONGEST_COMMIT):
+                lent.busy.release()
+                return True
+        return False
+
+    # -- on the host's loop -------------------------------------------------------------------------------------------
+
+    def close(self, seconds: float) -> None:
+        """Lend no more, and close what is lent once it is given back, or after so many seconds leave it open."""
+        self._connect = self._wal = None
+        deadline = Deadline(seconds)
+        for lent in self._lent():
+            if lent.busy.acquire(timeout=min(deadline.left, threading.TIMEOUT_MAX)):
+                lent.close()
+                lent.busy.release()
+        self._readers.clear()
+        self._writers.clear()
+        deregister(self)
+
+    # -- around a fork, in whichever thread forks ----------------------------------------------------------------------
+
+    def hold(self, seconds: float) -> None:
+        deadline = Deadline(seconds)
+        self._held = []
+        for lent in self._lent():
+            # A job that forks is in the middle of something.
+            if lent.borrower != get_ident() and lent.busy.acquire(timeout=min(deadline.left, threading.TIMEOUT_MAX)):
+                self._held.append(lent)
+
+    def let_go_on(self) -> bool:
+        held, self._held = self._held, []
+        for lent in held:
+            lent.busy.release()
+        return len(held) == len(self._lent())
+
+    def close_in_child(self) -> None:
+        for lent in self._lent():
+            lent.close()
