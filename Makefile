@@ -15,7 +15,7 @@ help:
 	@echo "make torture     power cuts, kills, disk errors, damage, a model; MINUTES=10"
 	@echo "make lint        linter, formatter's check, type checkers"
 	@echo "make format      do what the linter and the formatter can do by themselves"
-	@echo "make bench       measure against the peers; BENCH_ARGS=--quick"
+	@echo "make bench       measure against the peers; BENCH_ARGS=--quick, or '--only put,get-*'"
 	@echo "make bench-calls measure single calls"
 	@echo "make metrics     how large, how branched, how entangled the package is; METRICS_ARGS=--json"
 	@echo "make clean       remove the virtual environment and what the tools have left"
@@ -88,7 +88,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# About ten minutes, during which nothing else should run; BENCH_ARGS=--quick takes two and writes nothing.
+# About ten minutes, during which nothing else should run; BENCH_ARGS=--quick takes two and writes nothing, as does a part
+# ("--only put,get-*"). Two checkouts are compared by python -m benchmarks.compare.
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 

@@ -1,7 +1,8 @@
 """Who is measured: this library's two faces, and its peers, each as its own documentation has it used.
 
-All are set to the same durability: "full" (what was acknowledged survives a power cut) or "normal" (it survives the
-death of the process). A contestant's put is whatever makes one output durable by itself.
+Rules of this module: all are set to the same durability, "full" (what was acknowledged survives a power cut) or
+"normal" (it survives the death of the process). A contestant's put is whatever makes one output durable by itself. Who
+blocks is called from plain code, and who is awaited from a running loop: nobody pays for the other's way.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib
 import pathlib
 import sqlite3
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -33,6 +34,31 @@ class Contestant:
     durabilities: tuple[str, ...] = ("full", "normal")
     has_get = True
 
+
+class Blocking(Contestant):
+    """Its calls block; on an event loop it can only put one output after the other."""
+
+    def open(self, folder: pathlib.Path, durability: str) -> None:
+        raise NotImplementedError
+
+    def put(self, key: str) -> None:
+        raise NotImplementedError
+
+    def put_all(self, keys: Iterable[str]) -> None:
+        """Many at once, as a program with as many tasks would have them."""
+        for key in keys:
+            self.put(key)
+
+    def get(self, key: str) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class Awaited(Contestant):
+    """Its calls are awaited; many at once are as many tasks."""
+
     async def open(self, folder: pathlib.Path, durability: str) -> None:
         raise NotImplementedError
 
@@ -40,7 +66,6 @@ class Contestant:
         raise NotImplementedError
 
     async def put_all(self, keys: Iterable[str]) -> None:
-        """Many at once, as a program with as many tasks would have them."""
         await asyncio.gather(*(self.put(key) for key in keys))
 
     async def get(self, key: str) -> Any:
@@ -50,14 +75,14 @@ class Contestant:
         raise NotImplementedError
 
 
-class Ours(Contestant):
+class Ours(Awaited):
     name = "contextstore"
 
     def __init__(self, **options: Any) -> None:
         self._options = options
 
     async def open(self, folder: pathlib.Path, durability: str) -> None:
-        self.store = AsyncContextStore(folder / f"{id(self)}.db", durability=durability, **self._options)  # type: ignore[arg-type]
+        self.store = AsyncContextStore(folder / "store.db", durability=durability, **self._options)  # type: ignore[arg-type]
         await self.store.open()
 
     async def put(self, key: str) -> None:
@@ -70,48 +95,51 @@ class Ours(Contestant):
         await self.store.close()
 
 
-class OursBlocking(Contestant):
+class OursBlocking(Blocking):
     name = "contextstore (sync)"
 
-    async def open(self, folder: pathlib.Path, durability: str) -> None:
-        self.store = ContextStore(folder / f"{id(self)}.db", durability=durability)  # type: ignore[arg-type]
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    def open(self, folder: pathlib.Path, durability: str) -> None:
+        self.store = ContextStore(folder / "store.db", durability=durability, **self._options)  # type: ignore[arg-type]
         self.store.open()
 
-    async def put(self, key: str) -> None:
+    def put(self, key: str) -> None:
         self.store.put(RUN, key, VALUE)
 
-    async def get(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         return self.store.get(RUN, key)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.store.close()
 
 
-_CREATE = "CREATE TABLE outputs (run TEXT, node TEXT, value TEXT, PRIMARY KEY (run, node))"
+CREATE = "CREATE TABLE outputs (run TEXT, node TEXT, value TEXT, PRIMARY KEY (run, node))"
 INSERT = "INSERT INTO outputs VALUES (?, ?, ?)"
-_SELECT = "SELECT value FROM outputs WHERE run = ? AND node = ?"
-_SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
+SELECT = "SELECT value FROM outputs WHERE run = ? AND node = ?"
+SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL"}
 
 
-class RawSQLite(Contestant):
-    """The standard library, one commit a put."""
+class RawSQLite(Blocking):
+    """The standard library: one connection, opened once; a put is one INSERT that commits by itself."""
 
     name = "sqlite3"
 
-    async def open(self, folder: pathlib.Path, durability: str) -> None:
-        self.path = folder / f"{type(self).__name__}.db"
-        self.connection = sqlite3.connect(self.path, isolation_level=None)
+    def open(self, folder: pathlib.Path, durability: str) -> None:
+        self.path = folder / "raw.db"
+        self.connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
-        self.connection.execute(_CREATE)
+        self.connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
+        self.connection.execute(CREATE)
 
-    async def put(self, key: str) -> None:
+    def put(self, key: str) -> None:
         self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
 
-    async def get(self, key: str) -> Any:
-        return orjson.loads(self.connection.execute(_SELECT, (RUN, key)).fetchone()[0])
+    def get(self, key: str) -> Any:
+        return orjson.loads(self.connection.execute(SELECT, (RUN, key)).fetchone()[0])
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.connection.close()
 
 
@@ -120,63 +148,81 @@ class RawSQLiteTogether(RawSQLite):
 
     name = "sqlite3, one transaction"
     is_atomic = False
+    has_get = False
 
-    async def put_all(self, keys: Iterable[str]) -> None:
+    def put_all(self, keys: Iterable[str]) -> None:
         self.connection.execute("BEGIN IMMEDIATE")
-        for key in keys:
-            self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+        self.connection.executemany(INSERT, ((RUN, key, orjson.dumps(VALUE).decode()) for key in keys))
         self.connection.execute("COMMIT")
 
 
-class Apsw(Contestant):
+class Apsw(Blocking):
     name = "apsw"
     needs = "apsw"
 
-    async def open(self, folder: pathlib.Path, durability: str) -> None:
+    def open(self, folder: pathlib.Path, durability: str) -> None:
         self.connection = importlib.import_module("apsw").Connection(str(folder / "apsw.db"))
         self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
-        self.connection.execute(_CREATE)
+        self.connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
+        self.connection.execute(CREATE)
 
-    async def put(self, key: str) -> None:
+    def put(self, key: str) -> None:
         self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
 
-    async def get(self, key: str) -> Any:
-        return orjson.loads(self.connection.execute(_SELECT, (RUN, key)).fetchone()[0])
+    def get(self, key: str) -> Any:
+        return orjson.loads(self.connection.execute(SELECT, (RUN, key)).fetchone()[0])
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.connection.close()
 
 
-class Aiosqlite(Contestant):
+class Aiosqlite(Awaited):
     """As people write it: one connection for all tasks, execute, then commit. One task's commit commits another's."""
 
     name = "aiosqlite"
     is_atomic = False
+    options: ClassVar[dict[str, Any]] = {}
 
     async def open(self, folder: pathlib.Path, durability: str) -> None:
-        self.connection = await importlib.import_module("aiosqlite").connect(folder / "aio.db")
+        self.connection = await importlib.import_module("aiosqlite").connect(folder / "aio.db", **self.options)
         await self.connection.execute("PRAGMA journal_mode = WAL")
-        await self.connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
-        await self.connection.execute(_CREATE)
+        await self.connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
+        await self.connection.execute(CREATE)
 
     async def put(self, key: str) -> None:
         await self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
         await self.connection.commit()
 
     async def get(self, key: str) -> Any:
-        async with self.connection.execute(_SELECT, (RUN, key)) as cursor:
+        async with self.connection.execute(SELECT, (RUN, key)) as cursor:
             return orjson.loads((await cursor.fetchone())[0])
-
-    async def hop(self) -> None:
-        """One trip to the connection's thread and back."""
-        await self.connection.execute_fetchall("SELECT 1")
 
     async def close(self) -> None:
         await self.connection.close()
 
 
-class LangGraphSaver(Contestant):
+class AiosqliteExplicit(Aiosqlite):
+    """A transaction a put: BEGIN, execute and commit, three awaits; a get is execute and fetchone, two."""
+
+    name = "aiosqlite, BEGIN"
+    options: ClassVar[dict[str, Any]] = {"isolation_level": None}
+
+    async def put(self, key: str) -> None:
+        await self.connection.execute("BEGIN")
+        await self.connection.execute(INSERT, (RUN, key, orjson.dumps(VALUE).decode()))
+        await self.connection.commit()
+
+    async def put_all(self, keys: Iterable[str]) -> None:
+        """One after the other: a connection has one transaction at a time."""
+        for key in keys:
+            await self.put(key)
+
+    async def get(self, key: str) -> Any:
+        cursor = await self.connection.execute(SELECT, (RUN, key))
+        return orjson.loads((await cursor.fetchone())[0])
+
+
+class LangGraphSaver(Awaited):
     name = "langgraph saver"
     needs = "langgraph.checkpoint.sqlite.aio"
 
@@ -185,7 +231,7 @@ class LangGraphSaver(Contestant):
         self.stack = contextlib.AsyncExitStack()
         self.saver = await self.stack.enter_async_context(kind.from_conn_string(str(folder / "saver.db")))
         await self.saver.setup()
-        await self.saver.conn.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+        await self.saver.conn.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
 
     def _config(self, key: str) -> dict[str, Any]:
         return {"configurable": {"thread_id": key, "checkpoint_ns": ""}}
@@ -204,7 +250,7 @@ class LangGraphSaver(Contestant):
         await self.stack.aclose()
 
 
-class LangGraphStore(Contestant):
+class LangGraphStore(Awaited):
     """It gathers what comes within a loop turn into one transaction, which stands or falls as a whole."""
 
     name = "langgraph store"
@@ -217,7 +263,7 @@ class LangGraphStore(Contestant):
         self.store = await self.stack.enter_async_context(kind.from_conn_string(str(folder / "lgstore.db")))
         await self.store.setup()
         await self.store.conn.execute("PRAGMA journal_mode = WAL")
-        await self.store.conn.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+        await self.store.conn.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
 
     async def put(self, key: str) -> None:
         await self.store.aput((RUN,), key, VALUE)
@@ -229,25 +275,25 @@ class LangGraphStore(Contestant):
         await self.stack.aclose()
 
 
-class DiskCache(Contestant):
+class DiskCache(Blocking):
     name = "diskcache"
     needs = "diskcache"
 
-    async def open(self, folder: pathlib.Path, durability: str) -> None:
+    def open(self, folder: pathlib.Path, durability: str) -> None:
         level = {"full": 2, "normal": 1}[durability]
         self.cache = importlib.import_module("diskcache").Cache(str(folder / "diskcache"), sqlite_synchronous=level)
 
-    async def put(self, key: str) -> None:
+    def put(self, key: str) -> None:
         self.cache.add((RUN, key), orjson.dumps(VALUE))
 
-    async def get(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         return orjson.loads(self.cache[(RUN, key)])
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.cache.close()
 
 
-class KeyValueDisk(Contestant):
+class KeyValueDisk(Awaited):
     """py-key-value-aio's disk store, over diskcache."""
 
     name = "py-key-value disk"
@@ -269,74 +315,71 @@ class KeyValueDisk(Contestant):
         self.cache.close()
 
 
-class SqliteDict(Contestant):
+class SqliteDict(Blocking):
     """It commits in a thread of its own; a put waits for that with commit(blocking=True)."""
 
     name = "sqlitedict"
     needs = "sqlitedict"
 
-    async def open(self, folder: pathlib.Path, durability: str) -> None:
+    def open(self, folder: pathlib.Path, durability: str) -> None:
         kind = importlib.import_module("sqlitedict").SqliteDict
         self.dict = kind(str(folder / "dict.db"), journal_mode="WAL", encode=lambda v: orjson.dumps(v).decode(),
                          decode=orjson.loads)  # fmt: skip
-        self.dict.conn.select_one(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+        self.dict.conn.select_one(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
 
-    async def put(self, key: str) -> None:
+    def put(self, key: str) -> None:
         self.dict[key] = VALUE
         self.dict.commit(blocking=True)
 
-    async def get(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         return self.dict[key]
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.dict.close()
 
 
-class Lmdb(Contestant):
+class Lmdb(Blocking):
     name = "lmdb"
     needs = "lmdb"
 
-    async def open(self, folder: pathlib.Path, durability: str) -> None:
+    def open(self, folder: pathlib.Path, durability: str) -> None:
         sync = durability == "full"
         self.env = importlib.import_module("lmdb").open(str(folder / "lmdb"), map_size=2**32, sync=sync, metasync=sync)
 
-    async def put(self, key: str) -> None:
+    def put(self, key: str) -> None:
         with self.env.begin(write=True) as transaction:
             transaction.put(f"{RUN}/{key}".encode(), orjson.dumps(VALUE), overwrite=False)
 
-    async def get(self, key: str) -> Any:
-        return self.get_now(key)
-
-    def get_now(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         with self.env.begin() as transaction:
             return orjson.loads(transaction.get(f"{RUN}/{key}".encode()))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.env.close()
 
 
-class RocksDict(Contestant):
+class RocksDict(Blocking):
     name = "rocksdict"
     needs = "rocksdict"
 
-    async def open(self, folder: pathlib.Path, durability: str) -> None:
+    def open(self, folder: pathlib.Path, durability: str) -> None:
         module = importlib.import_module("rocksdict")
         self.db = module.Rdict(str(folder / "rocks"), module.Options(raw_mode=True))
         options = module.WriteOptions()
         options.sync = durability == "full"
         self.db.set_write_options(options)
 
-    async def put(self, key: str) -> None:
+    def put(self, key: str) -> None:
         self.db[f"{RUN}/{key}".encode()] = orjson.dumps(VALUE)
 
-    async def get(self, key: str) -> Any:
+    def get(self, key: str) -> Any:
         return orjson.loads(self.db[f"{RUN}/{key}".encode()])
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.db.close()
 
 
-class Dbos(Contestant):
+class Dbos(Awaited):
     """It records the steps of a workflow: one workflow runs a step for each put, and for many at once as many tasks.
 
     Its SQLite keeps a rollback journal and syncs at each commit; it has no call that reads a step's output alone.

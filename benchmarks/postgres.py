@@ -1,8 +1,9 @@
-"""The PostgreSQL engine against asyncpg as one would use it: a pool, one statement a put.
+"""The PostgreSQL engine against asyncpg as one would use it: a pool of ten, one statement a put.
 
     python -m benchmarks.postgres postgresql://user@host/database
 
-Both use the server that is named, a schema each, and take turns.
+Rules of this module: both use the server that is named, a schema each, and take turns. asyncpg prepares a statement at
+its first use and keeps it.
 """
 
 from __future__ import annotations
@@ -19,102 +20,87 @@ import orjson
 
 from contextstore import AsyncContextStore
 
-from .contestants import RUN, VALUE
-from .measure import Times, in_turns, keys, timed
+from .contestants import RUN, VALUE, Awaited
+from .rounds import FULL, Size, Times, awaited, groups_of, keys, opened
 
-_CREATE = """
-    CREATE SCHEMA {schema};
-    CREATE TABLE {schema}.outputs (run text, node text, value bytea NOT NULL, PRIMARY KEY (run, node))
-"""
-_INSERT = "INSERT INTO {schema}.outputs VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING node"
-_SELECT = "SELECT value FROM {schema}.outputs WHERE run = $1 AND node = $2"
+CREATE = "CREATE TABLE outputs (run text, node text, value bytea NOT NULL, PRIMARY KEY (run, node))"
+INSERT = "INSERT INTO outputs VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING node"
+SELECT = "SELECT value FROM outputs WHERE run = $1 AND node = $2"
+AT_ONCE = 64
+CALLS = ("one put", "64 puts", "one get", "64 gets")
 
 
-class Plain:
-    """A pool of ten connections."""
+class _InSchemas(Awaited):
+    """Both: opened together, since the one who is first makes what both need."""
 
-    def __init__(self, pool: Any, schema: str) -> None:
-        self._pool, self._schema = pool, schema
+    def __init__(self, url: str) -> None:
+        self._url, self._schema = url, f"benchmark_{uuid.uuid4().hex[:8]}"
+
+    async def open(self, folder: object, durability: str) -> None:
+        import asyncpg
+
+        admin = await asyncpg.connect(self._url)
+        await admin.execute(f"CREATE SCHEMA {self._schema}")
+        await admin.close()
+        settings = {"search_path": self._schema}
+        self.pool = await asyncpg.create_pool(self._url, min_size=10, max_size=10, server_settings=settings)
+        await self.pool.execute(CREATE)
+        ours = f"{self._url}{'&' if '?' in self._url else '?'}schema={self._schema}_ours"
+        self.store = AsyncContextStore(ours, cache_bytes=0)
+        await self.store.open()
 
     async def put(self, key: str) -> None:
-        statement = _INSERT.replace("{schema}", self._schema)
-        assert await self._pool.fetchval(statement, RUN, key, orjson.dumps(VALUE)) == key
+        await self.store.put(RUN, key, VALUE)
 
     async def get(self, key: str) -> Any:
-        statement = _SELECT.replace("{schema}", self._schema)
-        return orjson.loads(await self._pool.fetchval(statement, RUN, key))
+        return await self.store.get(RUN, key)
 
+    async def put_by_pool(self, key: str) -> None:
+        assert await self.pool.fetchval(INSERT, RUN, key, orjson.dumps(VALUE)) == key
 
-async def measured(url: str, rounds: int = 15) -> Times:
-    import asyncpg
+    async def get_by_pool(self, key: str) -> Any:
+        return orjson.loads(await self.pool.fetchval(SELECT, RUN, key))
 
-    schema = f"benchmark_{uuid.uuid4().hex[:8]}"
-    ours_url = f"{url}{'&' if '?' in url else '?'}schema={schema}_ours"
-    pool = await asyncpg.create_pool(url, min_size=10, max_size=10)
-    await pool.execute(_CREATE.replace("{schema}", schema))
-    plain = Plain(pool, schema)
-    names = keys(64)
-    try:
-        async with AsyncContextStore(ours_url, cache_bytes=0) as store:
-            await store.put_many(RUN, dict.fromkeys(names, VALUE))
-            await asyncio.gather(*(plain.put(name) for name in names))
+    async def put_both(self, names: list[str]) -> None:
+        await asyncio.gather(*map(self.put, names), *map(self.put_by_pool, names))
 
-            def one_put(put: Callable[[str], Awaitable[None]]) -> Callable[[], Awaitable[float]]:
-                async def puts() -> None:
-                    for key in keys(48):
-                        await put(key)
-
-                return lambda: timed(puts, 48)
-
-            def many(call: Callable[[str], Awaitable[Any]], fresh: bool) -> Callable[[], Awaitable[float]]:
-                async def calls(times: int) -> None:
-                    for _ in range(times):
-                        await asyncio.gather(*(call(key) for key in (keys(64) if fresh else names)))
-
-                return lambda: timed(lambda: calls(4), 4 * 64, lambda: calls(1))
-
-            async def put(key: str) -> None:
-                await store.put(RUN, key, VALUE)
-
-            async def get(key: str) -> Any:
-                return await store.get(RUN, key)
-
-            return await in_turns(
-                {
-                    "one put": one_put(put),
-                    "one put, asyncpg": one_put(plain.put),
-                    "64 puts": many(put, fresh=True),
-                    "64 puts, asyncpg": many(plain.put, fresh=True),
-                    "64 gets": many(get, fresh=False),
-                    "64 gets, asyncpg": many(plain.get, fresh=False),
-                },
-                rounds,
-            )
-    finally:
+    async def close(self) -> None:
+        await self.store.close()
         with contextlib.suppress(Exception):
-            await pool.execute(f"DROP SCHEMA IF EXISTS {schema}, {schema}_ours CASCADE")
-        await pool.close()
+            await self.pool.execute(f"DROP SCHEMA IF EXISTS {self._schema}, {self._schema}_ours CASCADE")
+        await self.pool.close()
 
 
-GOALS = [("one put", 1.2, False), ("64 puts", 4.0, True), ("64 gets", 8.0, True)]
-"""What, its goal, and whether that is a throughput, of which more is better, or a time."""
+def measured(url: str, size: Size) -> Times:
+    both = _InSchemas(url)
 
+    def together(call: Callable[[str], Awaitable[Any]]) -> Callable[[list[str]], Awaitable[Any]]:
+        async def group(names: list[str]) -> None:
+            await asyncio.gather(*map(call, names))
 
-def ratios_of(times: Times, what: str) -> list[float]:
-    at_least = next(at_least for name, _, at_least in GOALS if name == what)
-    pairs = zip(times[what], times[f"{what}, asyncpg"], strict=True)
-    return [plain / ours if at_least else ours / plain for ours, plain in pairs]
+        return group
+
+    with opened([both], "full") as turns:
+        names = keys(AT_ONCE)
+        turns.call(both.put_both, names)
+        count = max(1, size.operations // 4)
+        works = {}
+        for who, put, get in (
+            ("contextstore", both.put, both.get),
+            ("asyncpg", both.put_by_pool, both.get_by_pool),
+        ):
+            works[f"{who}, one put"] = awaited(put, lambda: keys(8 + count), 8)
+            works[f"{who}, 64 puts"] = groups_of(together(put), lambda: keys(AT_ONCE), max(1, size.operations // 48))
+            works[f"{who}, one get"] = awaited(get, lambda: (names * 5)[: 8 + count], 8)
+            works[f"{who}, 64 gets"] = groups_of(together(get), lambda: names, max(1, size.operations // 48))
+        # In each round both do a thing before anybody does the next.
+        return turns.take(dict(sorted(works.items(), key=lambda item: CALLS.index(item[0].partition(", ")[2]))), size)
 
 
 def main() -> None:
-    times = asyncio.run(measured(sys.argv[1]))
-    print("| what | goal | median | rounds |\n|---|---|---|---|")
-    for what, goal, at_least in GOALS:
-        ratios = ratios_of(times, what)
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        micros = statistics.median(times[what]) * 1e6
-        wanted = f"{'throughput ≥' if at_least else 'time ≤'} {goal:g}"
-        print(f"| {what} ({micros:.0f} µs each) | {wanted} | {statistics.median(ratios):.2f} | {spread} |")
+    times = measured(sys.argv[1], FULL)
+    for name, seconds in times.items():
+        print(f"{name}: {statistics.median(seconds) * 1e6:.0f} µs")
 
 
 if __name__ == "__main__":

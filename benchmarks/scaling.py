@@ -17,9 +17,9 @@ from contextstore import AsyncContextStore, ContextStore
 from tests.support.nodes import two_nodes
 from tests.support.servers import binaries, running_server
 
-from . import measure
+from . import whole
 from .contestants import RUN, VALUE
-from .measure import keys
+from .rounds import keys
 
 _ROUNDS = 7
 
@@ -77,7 +77,7 @@ def main() -> None:
     rates: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         rates["one file, one process"] = asyncio.run(one_client(f"{folder}/store.db"))
-    four = [sum(puts for puts, _, _ in measure.processes(4, 3)) / 3 for _ in range(3)]
+    four = [sum(puts for puts, _, _ in whole.processes(4, 3)) / 3 for _ in range(3)]
     rates["one file, four processes"] = {"16 at once in each": statistics.median(four)}
     if binaries() is not None:
         with running_server() as server:
