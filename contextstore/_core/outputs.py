@@ -50,13 +50,10 @@ class OutputService:
         session.callers.admit()
         if session.state is not State.OPEN:
             await session.open()
-        # A plain str is looked for as it is: what is found was checked when it went in.
-        if kind_of(flow_run_id) is str is kind_of(node_id):
-            value = session.cache.get((flow_run_id, node_id))
-        else:
-            value = session.cache.get(output_key(flow_run_id, node_id))
+        key = output_key(flow_run_id, node_id)
+        value = session.cache.get(key)
         if value is None:
-            record = await session.reader.fetch(output_key(flow_run_id, node_id))
+            record = await session.reader.fetch(key)
             if record is None:
                 return default
             value = record.value

@@ -143,7 +143,7 @@ class Session:
             host = self._host
         # Also if it is not the first close(): an interrupted one may have come to any point of this.
         self._refuse_calls()
-        self.cache.clear()
+        self.cache.close()
         if host is not None:
             host.is_warned_of = True  # it is not forgotten
             host.stop()

@@ -7,17 +7,21 @@ one epoch, and go with it. The cache is filled only after the engine has acknowl
 
 from __future__ import annotations
 
-import sys
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
+from inspect import currentframe
 from sys import getsizeof
+from threading import get_ident
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._engine.epochs import Epoch, Epochs, is_known
 from .._engine.operations import LoadOutput, Operation, PutOutput, runs_deleted_by
 from .._engine.records import OutputKey
+from .._process.fork import at_fork
+from .._process.own_threads import OWNERS
 from .._values.codec import Encoded
 
 ENTRY_BYTES = 310
@@ -31,6 +35,20 @@ class _Run(NamedTuple):
     name: str
     """The string that all entries of the run share, in place of the equal one that each call brings."""
     node_ids: set[str]
+    bytes: int
+    """What it takes up beside its entries."""
+
+
+class _NoEpochs:
+    """Of a store that is over."""
+
+    now = (None,)
+    latest = None
+    is_exact = True
+    turn = (None, None)
+
+
+_NO_EPOCHS = _NoEpochs()
 
 
 class OutputCache:
@@ -41,7 +59,7 @@ class OutputCache:
         self._epochs = epochs
         self._epoch: Epoch = None
         """The epoch that the entries are good for."""
-        self._entries: OrderedDict[OutputKey, Encoded] = OrderedDict()
+        self._entries: OrderedDict[Any, Encoded] = OrderedDict()
         self._runs: dict[str, _Run] = {}
         self._lock = threading.RLock()  # reentrant: a finalizer that runs while it is held may read
         self._change: FrameType | None = None
@@ -50,29 +68,40 @@ class OutputCache:
         # Counted without the lock: under many threads some may be missed.
         self.hits = 0
         self.misses = 0
+        _caches.add(self)
 
-    def get(self, key: OutputKey) -> Encoded | None:
+    def find(self, key: tuple[object, object]) -> Encoded | None:
+        """The output under the key, if the program may have it from memory just now, and the caller too: none of the
+        store's own threads, nor a forked child, nor of a store that was closed. Any ids will do: what is found was
+        checked when it went in.
+        """
         # Without the lock, which would double the cost: each of the steps is atomic. The epoch of the entries is read
         # first, and that of the store last. So an entry found in between belongs to the former, and is good at the
         # moment of the latter.
         epoch = self._epoch
         try:
-            value = self._entries[key]
-            if self._epochs.now[0] != epoch:
-                raise KeyError
-            self._entries.move_to_end(key)  # it may be gone by now
-        except KeyError:
-            self.misses += 1
+            value = self._entries.get(key)
+            if value is None or self._epochs.now[0] != epoch or get_ident() in OWNERS:
+                return None
+            self._entries.move_to_end(key)
+        except (KeyError, TypeError):  # gone by now; no id
             return None
         self.hits += 1
         return value
 
+    def get(self, key: OutputKey) -> Encoded | None:
+        """The same, where it counts that there is none."""
+        value = self.find(key)
+        if value is None:
+            self.misses += 1
+        return value
+
     def fill(self, found: Iterable[tuple[OutputKey, Encoded]], epoch: Epoch) -> None:
         """Take in outputs that were read in this epoch or a later one."""
-        if not is_known(epoch):
+        if not is_known(epoch) or not self._max_bytes:
             return
         with self._lock:
-            if not self._begin_change(sys._getframe()):
+            if not self._begin_change(currentframe()):
                 return
             if epoch == self._epoch:
                 self._keep(found)
@@ -84,14 +113,14 @@ class OutputCache:
     def committed(self, operations: Iterable[Operation]) -> None:
         """Called by the writer: this store object has committed these operations in its last turn."""
         with self._lock:
-            if not self._begin_change(sys._getframe()):
+            if not self._begin_change(currentframe()):
                 return
             self._take_committed(operations, *self._epochs.turn)
             self._change = None
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
-    def _begin_change(self, frame: FrameType) -> bool:
+    def _begin_change(self, frame: FrameType | None) -> bool:
         """Whether the call of this frame may change the entries. Each one that may says when it has come to its end.
 
         One that was interrupted does not, and has left the entries as they were just then: they go.
@@ -158,12 +187,12 @@ class OutputCache:
                 self._drop(key)
             flow_run_id, node_id = _own(key)
             size = _size(node_id, value)
-            if size + _size_of_run(flow_run_id) > most:
+            run = self._runs.get(flow_run_id) or _Run(flow_run_id, set(), _size_of_run(flow_run_id))
+            if size + run.bytes > most:
                 continue
-            run = self._runs.get(flow_run_id)
-            if run is None:
-                run = self._runs[flow_run_id] = _Run(flow_run_id, set())
-                self.bytes += _size_of_run(flow_run_id)
+            if not run.node_ids:
+                self._runs[flow_run_id] = run
+                self.bytes += run.bytes
             run.node_ids.add(node_id)
             entries[run.name, node_id] = value
             self.bytes += size
@@ -179,11 +208,11 @@ class OutputCache:
     def _reckon_without(self, key: OutputKey, old: Encoded) -> None:
         flow_run_id, node_id = key
         self.bytes -= _size(node_id, old)
-        node_ids = self._runs[flow_run_id].node_ids
-        node_ids.discard(node_id)
-        if not node_ids:
+        run = self._runs[flow_run_id]
+        run.node_ids.discard(node_id)
+        if not run.node_ids:
             del self._runs[flow_run_id]
-            self.bytes -= _size_of_run(flow_run_id)
+            self.bytes -= run.bytes
 
     def _forget_run(self, flow_run_id: str) -> None:
         run = self._runs.get(flow_run_id)
@@ -197,8 +226,32 @@ class OutputCache:
         with self._lock:
             self._begin(None)
 
+    def close(self) -> None:
+        """Answer nothing from now on, and take nothing in."""
+        with self._lock:
+            self._epochs = _NO_EPOCHS
+            self._begin(None)
+
+    def close_in_child(self) -> None:
+        """The same in a forked child, where another thread of the parent's may hold the lock for ever."""
+        if self._epoch is not None:  # else it is of a store that nobody has used, and the child may
+            self._lock = threading.RLock()
+            self._epochs = _NO_EPOCHS
+            self._begin(None)
+
     def __len__(self) -> int:
         return len(self._entries)
+
+
+_caches: weakref.WeakSet[OutputCache] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for cache in list(_caches):
+        cache.close_in_child()
+
+
+at_fork(in_child=_close_in_child)
 
 
 def _own(key: OutputKey) -> OutputKey:

@@ -64,11 +64,12 @@ class EngineHost:
         self._refuse_calls = refuse_calls
         self._pid = os.getpid()
         self._started = threading.Lock()  # taken by the thread that lives here, for good
-        # Guards the next three. Reentrant, since a store that is collected anywhere calls stop().
-        self._lock = threading.RLock()
+        # No lock guards the next four: this thread would wait for it, while the caller that holds it is in a finalizer,
+        # say, that waits for this thread. Each side writes what the other one reads, and then looks at what that wrote.
         self._loop: asyncio.AbstractEventLoop | None = None  # as long as calls are taken
         self._stopped: asyncio.Event | None = None
         self._stopping = False
+        self._takes_no_calls = False
         self._calls: set[asyncio.Task[None]] = set()
         self.is_warned_of = False
         # Both give an error as their result instead of raising it, so that no call raises another's exception object.
@@ -120,23 +121,26 @@ class EngineHost:
                 future.set_result(Outcome.failure(error))
 
         def begin() -> None:
+            if self._takes_no_calls:
+                future.set_result(Outcome.failure(StoreClosedError(self._engine.location)))
+                return
             task = asyncio.ensure_future(run())
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
 
-        with self._lock:
-            if self._loop is None:
-                raise StoreClosedError(self._engine.location)
-            # In a context of its own: what is begun here may outlive the caller, and would keep its trace span.
-            self._loop.call_soon_threadsafe(begin, context=contextvars.Context())
+        loop = self._loop
+        if loop is not None:
+            _call_soon(loop, begin)
+        if self._loop is None:  # also if it was there a moment ago: it may have made its last turn
+            raise StoreClosedError(self._engine.location)
         return future
 
     def stop(self) -> None:
         """Have the engine closed. From any thread, any number of times; does not wait."""
-        with self._lock:
-            self._stopping = True
-            if self._loop is not None and self._stopped is not None:
-                self._loop.call_soon_threadsafe(self._stopped.set)
+        self._stopping = True
+        loop, stopped = self._loop, self._stopped
+        if loop is not None and stopped is not None:
+            _call_soon(loop, stopped.set)
 
     def owns(self, thread: threading.Thread) -> bool:
         """Whether a thread is one of this store's own."""
@@ -185,10 +189,9 @@ class EngineHost:
         await self._engine.open()
         try:
             stopped = asyncio.Event()
-            with self._lock:
-                self._loop, self._stopped = asyncio.get_running_loop(), stopped
-                if self._stopping:
-                    stopped.set()
+            self._stopped, self._loop = stopped, asyncio.get_running_loop()
+            if self._stopping:
+                stopped.set()
             self.opened.set_result(Outcome(None))
             await stopped.wait()
             await self._end_calls()
@@ -197,8 +200,20 @@ class EngineHost:
 
     async def _end_calls(self) -> None:
         self._refuse_calls()
-        with self._lock:
-            self._loop = None
+        self._loop = None
         await asyncio.sleep(0)  # what was accepted becomes tasks now
         while self._calls:
             await asyncio.wait(self._calls)
+        self._takes_no_calls = True
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    """From any thread; nothing if it is closed by now.
+
+    In a context of its own: what is begun here may outlive the caller, and would keep its trace span.
+    """
+    try:
+        loop.call_soon_threadsafe(callback, context=contextvars.Context())
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

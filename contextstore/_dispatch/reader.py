@@ -1,15 +1,16 @@
 """Reads: gets that wait share one trip to the engine, and what was read fills the cache.
 
-Rules of this module: no SQL, no values. What is read goes into the cache under the epoch in which all of it was read.
+Rules of this module: no SQL, no values, and no locks (see ``shared_job``). What is read goes into the cache under the
+epoch in which all of it was read.
 """
 
 from __future__ import annotations
 
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from .._engine.contract import Engine, Inline, Job
 from .._engine.failures import error_for_caller
@@ -19,12 +20,16 @@ from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
 from ..errors import StoreBusyError, StoreClosedError
 from .cache import OutputCache
+from .shared_job import SharedJob
 
 T = TypeVar("T")
 
 
 FETCH_KEYS = 256
 """How many keys go into one trip to the engine."""
+
+_Wanted: TypeAlias = tuple[OutputKey, Waiter[Fetched], float]
+"""What is wanted, by whom, and since when."""
 
 
 class Reader:
@@ -34,15 +39,14 @@ class Reader:
         self._callers = callers
         self._timeout = timeout
         self._cache = cache
-        self._lock = threading.RLock()  # reentrant: a finalizer that runs while it is held may read
-        self._wanted: list[tuple[OutputKey, Waiter[Fetched], float]] = []  # with when it was asked for
-        self._fetching = False
+        self._wanted: deque[_Wanted] = deque()
+        """Callers append, the job that fetches alone takes out."""
+        self._fetches = SharedJob(engine.post_read, self._wanted)
         self._closed = False
 
     def close(self) -> None:
         """Accept no more reads. Those under way are answered."""
-        with self._lock:
-            self._closed = True
+        self._closed = True
 
     async def fetch(self, key: OutputKey) -> OutputRecord | None:
         """One output. Calls that ask while a fetch is under way are served together by the next one."""
@@ -51,16 +55,24 @@ class Reader:
             if fetched is not None:
                 return fetched.result[0].unwrap()
         waiter: Waiter[Fetched] = self._callers.waiter()
-        with self._lock:
-            if self._closed:  # a job posted now would never be run
-                raise StoreClosedError(self._engine.location)
-            self._wanted.append((key, waiter, time.monotonic()))
-            if not self._fetching:
-                self._engine.post_read(self._fetch_next_group)
-                self._fetching = True
+        if self._closed:
+            raise StoreClosedError(self._engine.location)
+        self._wanted.append((key, waiter, time.monotonic()))
+        try:
+            self._fetches.ask(self._fetch_next_group)
+        except Exception:
+            self._refuse_if_closed()
+            raise
+        if self._closed:  # see below
+            raise StoreClosedError(self._engine.location)
         # Without a deadline, as all reads: an engine that waits for something keeps to the timeout itself.
         outcome = await self._callers.wait(waiter)
         return outcome.unwrap()
+
+    def _refuse_if_closed(self) -> None:
+        """Once it has asked, too: by then the engine may have been at its end, and runs no job that is posted."""
+        if self._closed:
+            raise StoreClosedError(self._engine.location)
 
     async def fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
         """Those of the outputs that are there, all as they were at one moment. Raises if one is damaged."""
@@ -82,10 +94,13 @@ class Reader:
 
     async def _ask(self, post: Callable[[Job], None], read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         waiter: Waiter[Outcome[T]] = self._callers.waiter()
-        with self._lock:
-            if self._closed:
-                raise StoreClosedError(self._engine.location)
+        self._refuse_if_closed()
+        try:
             post(partial(self._answer_call, read, waiter))
+        except Exception:
+            self._refuse_if_closed()
+            raise
+        self._refuse_if_closed()
         outcome = await self._callers.wait(waiter)
         return outcome.unwrap()
 
@@ -98,34 +113,19 @@ class Reader:
     # -- where the engine reads ---------------------------------------------------------------------------------------
 
     async def _fetch_next_group(self) -> None:
-        with self._lock:
-            wanted = [(key, waiter) for key, waiter, _ in self._wanted[:FETCH_KEYS]]
-            del self._wanted[:FETCH_KEYS]
-        answers: list[tuple[Waiter[Any], Outcome[Any]]] = []
+        wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), FETCH_KEYS))]
         try:
-            answers = await self._fetch_group(wanted)
-        finally:
-            with self._lock:
-                busy_error = answers[0][1].error if answers else None
-                if isinstance(busy_error, StoreBusyError):
-                    # Calls that have waited as long need not wait for their own groups to come to the same end.
-                    late = time.monotonic() - self._timeout
-                    busy = [waiter for _, waiter, asked_at in self._wanted if asked_at <= late]
-                    self._wanted = [one for one in self._wanted if one[2] > late]
-                    answers += [(waiter, self._failure(busy_error)) for waiter in busy]
-                self._fetching = bool(self._wanted)
-                if self._fetching:
-                    self._engine.post_read(self._fetch_next_group)  # behind others' jobs
-        resolve(answers)
-
-    async def _fetch_group(
-        self, wanted: Sequence[tuple[OutputKey, Waiter[Fetched]]]
-    ) -> list[tuple[Waiter[Any], Outcome[Any]]]:
-        try:
-            found = await self._fetch_and_keep([key for key, _ in wanted])
+            found = await self._fetch_and_keep([key for key, _, _ in wanted])
+            answers = [(waiter, outcome) for (_, waiter, _), outcome in zip(wanted, found, strict=True)]
+        except StoreBusyError as error:
+            # Calls that have waited as long need not wait for their own groups to come to the same end.
+            late = time.monotonic() - self._timeout
+            while self._wanted and self._wanted[0][2] <= late:
+                wanted.append(self._wanted.popleft())
+            answers = [(waiter, self._failure(error)) for _, waiter, _ in wanted]
         except Exception as error:  # noqa: BLE001 - any error is handed over to the calls that wait
-            return [(waiter, self._failure(error)) for _, waiter in wanted]
-        return [(waiter, outcome) for (_, waiter), outcome in zip(wanted, found, strict=True)]
+            answers = [(waiter, self._failure(error)) for _, waiter, _ in wanted]
+        resolve(answers)
 
     def _failure(self, error: Exception) -> Outcome[Any]:
         return Outcome.failure(error_for_caller(error, self._engine.location))
@@ -133,8 +133,7 @@ class Reader:
     async def _fetch_and_keep(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         epoch, found = await self._engine.fetch(keys)
         pairs = zip(keys, found, strict=True)
-        there = [(key, outcome.result.value) for key, outcome in pairs if outcome.result is not None]
-        self._cache.fill(there, epoch)
+        self._cache.fill([(key, outcome.result.value) for key, outcome in pairs if outcome.result is not None], epoch)
         return found
 
     async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], waiter: Waiter[Any]) -> None:

@@ -1,14 +1,15 @@
 """Who commits with whom: group commit.
 
-Rules of this module: no SQL, no values, no I/O. Callers put units into a queue and wait on their waiters. One job at a
-time drains the queue where the engine writes: it takes all that has gathered while the last commit was running, has it
-committed as one, and answers each caller with its own outcome. The running commit is the only timer.
+Rules of this module: no SQL, no values, no I/O, and no locks (see ``shared_job``). Callers put units into a queue and
+wait on their waiters. One job at a time drains the queue where the engine writes: it takes all that has gathered while
+the last commit was running, has it committed as one, and answers each caller with its own outcome. The running commit
+is the only timer.
 
     caller --commit()--> queue --drain--> engine.commit(units) --answer--> each caller
 
-A unit is waiting (for room), then queued, then taken. Until it is taken it can be withdrawn, by its caller's
-cancellation or by its deadline, and then nothing of it is stored. Once taken, it is brought to its end whether or not
-its caller still waits.
+A unit is queued, then taken. Until it is taken it can be withdrawn, by its caller's cancellation or by its deadline,
+and then nothing of it is stored. Which of the two it is decides one atomic step: whoever pops the unit's claim has it.
+Once taken, it is brought to its end whether or not its caller still waits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from .._engine.contract import Engine, Inline
@@ -28,9 +28,10 @@ from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
 from ..errors import StorageError, StoreBusyError, StoreClosedError
+from .shared_job import SharedJob
 
 QUEUE_BYTES = 64 * 2**20
-"""How much encoded data may be queued before further writes wait for room."""
+"""How much encoded data is in the queue at most: what has come beyond that waits for room behind it."""
 
 OPERATION_BYTES = 330
 """What an operation takes up beside its value, as the process measures it."""
@@ -41,22 +42,40 @@ UNIT_BYTES = 1800
 LEAST_PATIENCE = 1.0
 """Seconds that a caller leaves the writer at least to try once, which knows the deadline, too, and keeps to it."""
 
-_WAITING, _QUEUED, _TAKEN, _WITHDRAWN = range(4)
-
 
 class _Entry:
     """A unit on its way: its operations, and the caller that waits for its outcome."""
 
-    __slots__ = ("bytes", "deadline", "operations", "state", "waiter")
+    __slots__ = ("_writer", "claim", "deadline", "operations", "waiter")
 
-    def __init__(self, operations: list[Operation], waiter: Waiter[Outcome[list[Any]]], deadline: float) -> None:
+    def __init__(
+        self, writer: Writer, operations: list[Operation], waiter: Waiter[Outcome[list[Any]]], deadline: float
+    ) -> None:
+        self._writer = writer
         self.operations = operations
-        self.bytes = UNIT_BYTES + OPERATION_BYTES * len(operations)
-        for operation in operations:
-            self.bytes += value_bytes(operation)
         self.waiter = waiter
         self.deadline = deadline
-        self.state = _WAITING
+        self.claim = [True]
+        """Empty once the unit is taken, or withdrawn. To pop it is atomic: one of those who try it has the unit."""
+
+    @property
+    def bytes(self) -> int:
+        """How much of the queue it takes up."""
+        size = UNIT_BYTES
+        for operation in self.operations:
+            size += OPERATION_BYTES + value_bytes(operation)
+        return size
+
+    def take(self) -> bool:
+        """Have the unit, to commit it or to withdraw it. False: another has it."""
+        try:
+            return self.claim.pop()
+        except IndexError:
+            return False
+
+    def expire(self) -> Outcome[Any] | None:
+        """Its time is up: withdraw it, unless a commit has taken it."""
+        return self._writer.too_late() if self.take() else None
 
 
 class Writer:
@@ -75,16 +94,14 @@ class Writer:
         self._note_committed = committed
         self._timeout = timeout
         self.patience = max(timeout, LEAST_PATIENCE)
-        # Guards what follows. Held for a few operations on the queues only: never while calling anything that waits.
-        # Reentrant: a coroutine that is collected while it is held withdraws its unit in the same thread.
-        self._lock = threading.RLock()
         self._queue: deque[_Entry] = deque()
-        self._queued_bytes = 0
-        self._waiting: deque[_Entry] = deque()
-        self._draining = False
+        """Callers append, the drain alone takes out. A unit that was withdrawn stays, to be passed over."""
+        self._drains = SharedJob(engine.post_write, self._queue)
         self._closed = False
         self._counting = threading.Lock()
         self.inline_commits = 0
+        self._is_shared = False
+        """Whether the last group had several units: while one thread commits alone, its fellows would gather."""
         # Counted where the engine writes, for stats().
         self.commits = 0
         self.writes = 0
@@ -98,20 +115,20 @@ class Writer:
         """
         if self._inline is not None and len(operations) == 1 and self._commit_inline(self._inline, operations[0]):
             return [None]
-        entry = _Entry(operations, self._callers.waiter(), time.monotonic() + self._timeout)
+        entry = _Entry(self, operations, self._callers.waiter(), time.monotonic() + self._timeout)
         try:
             self._submit(entry)
-            outcome: Outcome[list[Any]] = await self._callers.wait_until(
-                entry.waiter, self.patience, partial(self._expire, entry)
-            )
+            outcome: Outcome[list[Any]] = await self._callers.wait_until(entry.waiter, self.patience, entry.expire)
         except BaseException:
-            self._withdraw(entry)
+            entry.take()
             raise
         return outcome.unwrap()
 
+    # -- in the caller's thread ---------------------------------------------------------------------------------------
+
     def _commit_inline(self, inline: Inline, operation: Operation) -> bool:
-        """In the calling thread, which may block, unless others are before it."""
-        if type(operation) is not PutOutput or self._draining or self._closed:
+        """In the calling thread, which may block, unless others are before it, or are likely to come with it."""
+        if type(operation) is not PutOutput or self._drains.is_asked_for or self._is_shared or self._closed:
             return False
         return inline.put(operation, self._committed_inline)
 
@@ -121,65 +138,73 @@ class Writer:
         assert self._note_inline is not None
         self._note_inline(put, epoch)
 
-    def close(self) -> None:
-        """Accept nothing more. What is queued will be committed; what waits for room is refused."""
-        with self._lock:
-            self._closed = True
-            waiting = [entry for entry in self._waiting if entry.state == _WAITING]
-            self._waiting.clear()
-            for entry in waiting:
-                entry.state = _WITHDRAWN
-        refused = [(entry.waiter, Outcome.failure(StoreClosedError(self._engine.location))) for entry in waiting]
-        resolve(refused)
-
-    # -- in the caller's thread ---------------------------------------------------------------------------------------
-    # A KeyboardInterrupt may come between any two steps here. Each order of steps below is chosen so that what is left
-    # behind is mended by commit()'s withdrawal or by the next drain.
-
     def _submit(self, entry: _Entry) -> None:
-        with self._lock:
-            if self._closed:
-                raise StoreClosedError(self._engine.location)
-            # Behind the units that wait for room, too, or many small ones would keep out a large one for ever.
-            if self._waiting or (self._queue and self._queued_bytes + entry.bytes > QUEUE_BYTES):
-                self._waiting.append(entry)
-            else:
-                entry.state = _QUEUED
-                self._queued_bytes += entry.bytes
-                self._queue.append(entry)
-            if not self._draining:
-                self._engine.post_write(self._drain)
-                self._draining = True
+        # A KeyboardInterrupt may come between any two steps here, or a finalizer that calls the store. What an
+        # interrupt leaves in the queue is withdrawn by commit().
+        if self._closed:
+            raise StoreClosedError(self._engine.location)
+        self._queue.append(entry)
+        try:
+            self._drains.ask(self._drain)
+        except Exception:  # the engine is at its end, and so this is closed, or it is a bug
+            if not self._closed:
+                raise
+        # Closed meanwhile: the engine may have been at its end, too, by the time it was told.
+        if self._closed and entry.take():
+            raise StoreClosedError(self._engine.location)
 
-    def _withdraw(self, entry: _Entry) -> bool:
-        """Take the unit back, unless a commit has taken it. It stays in its queue, to be passed over."""
-        with self._lock:
-            if entry.state == _QUEUED:
-                self._queued_bytes -= entry.bytes
-            elif entry.state != _WAITING:
-                return False
-            entry.state = _WITHDRAWN
-            return True
+    def close(self) -> None:
+        """Accept nothing more. What is queued will be committed; what waits for room is refused.
 
-    def _expire(self, entry: _Entry) -> Outcome[Any] | None:
-        if not self._withdraw(entry):
-            return None
+        If it is interrupted when it has withdrawn what it refuses, the drain answers it.
+        """
+        self._closed = True
+        refused = [entry.waiter for entry in self._waiting_for_room() if entry.take()]
+        resolve([(waiter, self._refusal()) for waiter in refused])
+
+    def _waiting_for_room(self) -> list[_Entry]:
+        """The first unit that is beyond the room, and all behind it: small ones do not overtake it.
+
+        One that is larger than all the room has it for itself.
+        """
+        queued, size = self._queued(), 0
+        for place, entry in enumerate(queued):
+            size += entry.bytes
+            if place and size > QUEUE_BYTES:
+                return queued[place:]
+        return []
+
+    def _refusal(self) -> Outcome[Any]:
+        return Outcome.failure(StoreClosedError(self._engine.location))
+
+    def too_late(self) -> Outcome[Any]:
+        """What a unit comes to that was withdrawn at its deadline."""
         busy = StoreBusyError(
             f"the write to {self._engine.location} waited longer than timeout={self._timeout:g} seconds for another "
             "process, the server or room in the queue; nothing was stored: try again, or raise timeout"
         )
         return Outcome.failure(busy)
 
+    @property
+    def queued(self) -> int:
+        """How many writes wait for a commit, or for room in the queue."""
+        return len(self._queued())
+
+    @property
+    def queued_bytes(self) -> int:
+        """How much the process holds for them."""
+        return sum(entry.bytes for entry in self._queued())
+
+    def _queued(self) -> list[_Entry]:
+        # By way of a copy, which is made in one step: others append meanwhile.
+        return [entry for entry in list(self._queue) if entry.claim]
+
     # -- where the engine writes --------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         try:
-            if not self._has_work():
-                return
             await self._commit_next_group()
             await self._maintain()
-            if self._has_work():
-                self._engine.post_write(self._drain)  # behind others' jobs, where the thread is shared
         except BaseException as error:
             # Nothing but a bug or a dying interpreter comes here. Even so no caller may be left waiting.
             report_bug("the writer of %s failed; every queued write is refused", self._engine.location, error=error)
@@ -193,32 +218,22 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - a bug; no write depends on it
             report_bug("tidying up %s failed in an unforeseen way", self._engine.location, error=error)
 
-    def _has_work(self) -> bool:
-        with self._lock:
-            self._admit_waiting()
-            self._draining = bool(self._queue)
-            return self._draining
-
     def _is_wanted(self) -> bool:
         """Whether a caller still waits for a commit; asked again and again until the engine may write."""
-        self._drop_expired()
-        return bool(self._queue)
+        queue = self._queue
+        while queue:
+            first = queue[0]  # this job alone takes entries out
+            if first.claim:
+                if first.deadline > time.monotonic():
+                    return True
+                first.take()  # the caller would do so itself, unless its loop is busy or gone
+            self._pass_over(queue.popleft())
+        return False
 
-    def _drop_expired(self) -> None:
-        """Take units from the head of the queue, as long as their callers wait no more."""
-        now = time.monotonic()
-        expired = []
-        while self._queue:  # only this job takes entries out, so that a look needs no lock
-            first = self._queue[0]
-            if first.state == _QUEUED:
-                if first.deadline > now:
-                    break
-                # The caller would do so itself, unless its loop is busy or gone.
-                expired.append((first.waiter, self._expire(first)))
-            with self._lock:
-                self._queue.popleft()
-        if expired:
-            resolve([(waiter, outcome) for waiter, outcome in expired if outcome is not None])
+    def _pass_over(self, entry: _Entry) -> None:
+        """It was withdrawn, and its caller told, unless whoever did that was interrupted: so it is told here, too."""
+        if not entry.waiter.done():
+            resolve([(entry.waiter, self._refusal() if self._closed else self.too_late())])
 
     async def _commit_next_group(self) -> None:
         try:
@@ -268,42 +283,25 @@ class Writer:
 
     def _take(self) -> list[_Entry]:
         limits = self._engine.group_limits
+        queue = self._queue
         group: list[_Entry] = []
         operations = size = 0
-        with self._lock:
-            while self._queue:
-                entry = self._queue[0]
-                if entry.state == _QUEUED:
-                    operations += len(entry.operations)
-                    size += entry.bytes
-                    if group and (operations > limits.operations or size > limits.bytes):
-                        break
-                    entry.state = _TAKEN
-                    self._queued_bytes -= entry.bytes
-                    group.append(entry)
-                self._queue.popleft()
-            self._admit_waiting()
+        while queue:
+            entry = queue[0]
+            if entry.claim:
+                operations += len(entry.operations)
+                size += entry.bytes
+                if group and (operations > limits.operations or size > limits.bytes):
+                    break
+            if entry.take():
+                group.append(entry)
+            else:
+                self._pass_over(entry)
+            queue.popleft()
         return group
 
-    def _admit_waiting(self) -> None:
-        if not self._queue:
-            self._queued_bytes = 0  # what an interrupt may have left here is mended
-        while self._waiting:
-            entry = self._waiting[0]
-            if entry.state == _WAITING:
-                if self._queue and self._queued_bytes + entry.bytes > QUEUE_BYTES:
-                    return
-                entry.state = _QUEUED
-                self._queued_bytes += entry.bytes
-                self._queue.append(entry)
-            self._waiting.popleft()
-
-    @property
-    def queued(self) -> int:
-        """How many writes wait for a commit, or for room in the queue."""
-        return len(self._queue) + len(self._waiting)
-
     def _answer(self, group: list[_Entry], outcomes: list[Outcome[list[Any]]]) -> None:
+        self._is_shared = len(group) > 1
         answers: list[tuple[Waiter[Any], Outcome[list[Any]]]] = []
         committed: list[Operation] = []
         writes = 0
@@ -323,13 +321,12 @@ class Writer:
             resolve(answers)
 
     def _refuse_all(self, error: StorageError) -> None:
-        with self._lock:
-            entries = [entry for entry in (*self._queue, *self._waiting) if entry.state in (_QUEUED, _WAITING)]
-            for entry in entries:
-                entry.state = _WITHDRAWN
-            self._queue.clear()
-            self._waiting.clear()
-            self._queued_bytes = 0
-            self._draining = False
-        failures = self._failures(error, entries)
-        resolve([(entry.waiter, failure) for entry, failure in zip(entries, failures, strict=True)])
+        refused = []
+        while self._queue:
+            entry = self._queue.popleft()
+            if entry.take():
+                refused.append(entry)
+            else:
+                self._pass_over(entry)
+        failures = self._failures(error, refused)
+        resolve([(entry.waiter, failure) for entry, failure in zip(refused, failures, strict=True)])

@@ -15,11 +15,10 @@ from typing import Any, NoReturn, Self, TypeVar, overload
 from .._core.answers import converted
 from .._core.core import Core
 from .._core.options import Durability, Options
-from .._core.session import State
 from .._core.target import Target
 from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.codec import decode
-from .._values.keys import Id, Outputs, flow_run_key, output_key
+from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.tasks import TaskCallers
 from .batch import AsyncBatch
 from .run import AsyncFlowRun
@@ -177,17 +176,10 @@ class AsyncContextStore:
             CorruptStoreError: the stored value is damaged.
             InvalidKeyError, StorageError: no such id can be, or the engine could not read.
         """
-        session = self._session
-        if session.state is not State.OPEN or not kind_of(flow_run_id) is str is kind_of(node_id):
-            return await self._core.outputs.get(flow_run_id, node_id, default, type)
-        # The quick way. A plain str is looked for as it is: what is found was checked when it went in.
-        session.callers.admit()
-        value = session.cache.get((flow_run_id, node_id))
+        # The quick way, without a call between: each would be seen.
+        value = self._session.cache.find((flow_run_id, node_id))
         if value is None:
-            record = await session.reader.fetch(output_key(flow_run_id, node_id))
-            if record is None:
-                return default
-            value = record.value
+            return await self._core.outputs.get(flow_run_id, node_id, default, type)
         return decode(value) if type is None else converted(value, type, flow_run_id, node_id)
 
     async def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:

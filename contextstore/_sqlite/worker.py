@@ -14,6 +14,7 @@ import logging
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol, TypeVar, cast
 
@@ -64,7 +65,7 @@ class ConnectionWorker:
     def __init__(self, own_threads: OwnThreads) -> None:
         self._own_threads = own_threads
         self._registered: list[threading.Thread] = []  # its thread, and what may be it until that is known
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._aiosqlite: Any = None
         self._serving: asyncio.Future[Any] | None = None
         self._thread: threading.Thread | None = None
@@ -152,10 +153,10 @@ class ConnectionWorker:
                 self._do(job)
                 del job  # or it, and all that it holds, would stay alive until the next one comes
 
-    def _do(self, job: Callable[[], None]) -> None:
+    def _do(self, job: Job) -> None:
         try:
             with self._busy:
-                job()
+                run_now(job())
         except BaseException:  # a bug; but the thread must live, since callers wait for it
             # Not even a logging handler that raises may end it.
             with contextlib.suppress(BaseException):
@@ -163,13 +164,13 @@ class ConnectionWorker:
 
     def post(self, job: Job) -> None:
         """Have the job run after those posted before. From any thread; never waits."""
-        self._jobs.put(lambda: run_now(job()))
+        self._jobs.put(job)
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """The job's result, awaited on the host's loop."""
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
-        def run_job() -> None:
+        async def run_job() -> None:
             try:
                 done.set_result(job(self.connection))
             except BaseException as error:  # noqa: BLE001 - any error is handed over to the waiter
@@ -249,8 +250,8 @@ class LazyWorker:
     def __init__(self, own_threads: OwnThreads, instead: Callable[[], ConnectionWorker]) -> None:
         self._own_threads = own_threads
         self._instead = instead
-        self._lock = threading.Lock()
-        self._waiting: list[Job] = []
+        self._waiting: deque[Job] = deque()
+        """Posted by callers, taken out on the host's loop alone. No lock: it would keep that loop waiting for them."""
         self._worker: ConnectionWorker | None = None
         self._opening: asyncio.Task[None] | None = None
         self._database = ""
@@ -264,38 +265,42 @@ class LazyWorker:
 
     def post(self, job: Job) -> None:
         """Have the job run after those posted before. From any thread; never waits."""
-        with self._lock:
-            if self._worker is not None:
-                self._worker.post(job)
-                return
-            assert self._loop is not None
-            self._waiting.append(job)
-            # Each time, and not only the first: an interrupt may have come between two steps here.
-            self._loop.call_soon_threadsafe(self._begin, context=contextvars.Context())
+        worker = self._worker
+        if worker is not None and not self._waiting:
+            worker.post(job)
+            return
+        assert self._loop is not None
+        self._waiting.append(job)
+        self._loop.call_soon_threadsafe(self._begin, context=contextvars.Context())
 
     def _begin(self) -> None:
-        if self._opening is None or self._opening.done():
+        if self._worker is not None:
+            self._hand_over(self._worker)
+        elif self._waiting and (self._opening is None or self._opening.done()):
             self._opening = asyncio.ensure_future(self._open())
 
+    def _hand_over(self, worker: ConnectionWorker) -> None:
+        while self._waiting:
+            worker.post(self._waiting[0])
+            self._waiting.popleft()  # only now: until then, what comes is put behind it
+
     async def _open(self) -> None:
-        worker = self._worker
-        if worker is None:
-            worker = ConnectionWorker(self._own_threads)
-            try:
-                await worker.open(self._database)
-                await worker.run(self._set_up)
-            except Exception as error:  # noqa: BLE001 - the jobs find out any error where they run instead
-                logger.info("%s: what takes long keeps other reads waiting: %s", file_of(self._database), error)
-                await worker.close()
-                worker = None
-        with self._lock:
+        worker = ConnectionWorker(self._own_threads)
+        try:
+            await worker.open(self._database)
+            await worker.run(self._set_up)
+        except Exception as error:  # noqa: BLE001 - the jobs find out any error where they run instead
+            logger.info("%s: what takes long keeps other reads waiting: %s", file_of(self._database), error)
+            await worker.close()
+            self._hand_over(self._instead())
+        else:
             self._worker = worker
-            waiting, self._waiting = self._waiting, []
-            for job in waiting:
-                (worker or self._instead()).post(job)
+            self._hand_over(worker)
 
     async def drain(self) -> None:
         """Run what was posted, and take no more. On the host's loop."""
+        if self._waiting:
+            self._begin()
         if self._opening is not None:
             await self._opening
         if self._worker is not None:

@@ -1,12 +1,12 @@
 """The progress of something that runs elsewhere, handed to the call that waits for it.
 
 Rules of this module: it is conflating. A caller that is slower than the work gets the latest news alone, so that
-nothing gathers.
+nothing gathers. There is no lock, for which the thread that reports would wait: see ``future``.
 """
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 
 from .callers import Callers
 from .waiters import Waiter, resolve
@@ -17,33 +17,33 @@ class ProgressChannel:
 
     def __init__(self, callers: Callers) -> None:
         self._callers = callers
-        self._lock = threading.Lock()
-        self._latest: tuple[int, int] | None = None
+        self._latest: deque[tuple[int, int]] = deque(maxlen=1)
         self._ended = False
         self._waiter: Waiter[None] | None = None
 
     def report(self, done: int, total: int) -> None:
         """From any thread. If the caller is slower, it gets only the latest."""
-        self._tell((done, total), False)
+        self._latest.append((done, total))
+        self._wake()
 
     def end(self) -> None:
         """From any thread. There is nothing more to be told."""
-        self._tell(None, True)
+        self._ended = True
+        self._wake()
 
-    def _tell(self, event: tuple[int, int] | None, ended: bool) -> None:
-        with self._lock:
-            self._latest = event or self._latest
-            self._ended = self._ended or ended
-            waiter, self._waiter = self._waiter, None
-        if waiter is not None:
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
             resolve([(waiter, None)])
 
     async def next(self) -> tuple[int, int] | None:
         """The next event, waited for; None at the end."""
         while True:
-            with self._lock:
-                event, self._latest = self._latest, None
-                if event is not None or self._ended:
-                    return event
-                waiter = self._waiter = self._callers.waiter()
+            waiter = self._waiter = self._callers.waiter()  # first: what comes from now on wakes it
+            has_ended = self._ended
+            try:
+                return self._latest.pop()
+            except IndexError:
+                if has_ended:
+                    return None
             await self._callers.wait(waiter)

@@ -67,7 +67,7 @@ class TaskCallers(Binding):
         return _wait(waiter, _loop_of(waiter).call_later(timeout, end, waiter, expire))
 
     def _timer_of(self, waiter: Waiter[Any]) -> SharedTimer:
-        loop = _loop_of(waiter)
+        loop: Any = waiter.get_loop()
         timer = self._latest()  # nearly always it is of the same loop
         if timer is None or timer.loop is not loop:
             timer = self._timers.get(id(loop)) or self._new_timer(loop)

@@ -82,17 +82,15 @@ def resolve(answers: Sequence[tuple[Waiter[Any], Any]]) -> None:
 
     Each loop is woken once, however many of the waiters are its own.
     """
-    by_loop: dict[Any, list[tuple[Waiter[Any], Any]]] = {}
+    by_loop: dict[Loop, list[tuple[Waiter[Any], Any]]] = {}
     for answer in answers:
-        waiter = answer[0]
-        if type(waiter) is ThreadWaiter:
-            waiter.set_result(answer[1])
+        loop = answer[0].get_loop()
+        if loop is None:
+            answer[0].set_result(answer[1])
+        elif loop in by_loop:
+            by_loop[loop].append(answer)
         else:
-            loop = waiter.get_loop()
-            if loop in by_loop:
-                by_loop[loop].append(answer)
-            else:
-                by_loop[loop] = [answer]
+            by_loop[loop] = [answer]
     for loop, some in by_loop.items():
         try:
             loop.call_soon_threadsafe(_settle, some)

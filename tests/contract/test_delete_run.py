@@ -13,7 +13,7 @@ import pytest
 from contextstore import ContextStore, InvalidKeyError, PruneReport, ReadOnlyStoreError, RunDeletedError, StorageError
 
 from ..conftest import Target
-from ..support.doubles import Gate, core_of, fail, until
+from ..support.doubles import Gate, core_of, fail, queued, until
 from ..support.processes import Child, children
 from .outputs import Victims
 from .runs import DAY, KILLED_AT_ITS_NTH_COMMIT, RUN, before_each_commit, marks, rows_of, runs_of
@@ -137,7 +137,7 @@ class TestDeleteRun:
         tasks += [asyncio.ensure_future(store.put("run", str(i), i)) for i in range(5)]
         tasks += [asyncio.ensure_future(store.delete_run("run"))]
         tasks += [asyncio.ensure_future(store.put("run", str(i), i)) for i in range(5, 10)]
-        await until(lambda: len(core_of(store)._session.writer._queue) == 11)
+        await until(lambda: queued(store) == 11)
         gate.open()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(result) for result in results} <= {type(None), int, RunDeletedError}

@@ -109,7 +109,7 @@ async def main():
         while not arrived.is_set():
             await asyncio.sleep(0.01)
         before, number, writer = resident(), 0, store._session.writer
-        while writer._queued_bytes < _writer.QUEUE_BYTES / 2:
+        while writer.queued_bytes < _writer.QUEUE_BYTES / 2:
             for _ in range(100):
                 if nodes == 1:
                     write = store.put(f"run-{number}", "node", value(codec, size, number))
@@ -122,8 +122,8 @@ async def main():
                 number += 1
                 await asyncio.sleep(0)
             await asyncio.sleep(0.01)
-        assert not writer._waiting
-        say(json.dumps([resident() - before, writer._queued_bytes]))
+        assert not writer._waiting_for_room()
+        say(json.dumps([resident() - before, writer.queued_bytes]))
         opened.set()
         await asyncio.gather(*tasks)
 

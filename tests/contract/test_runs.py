@@ -26,7 +26,7 @@ from contextstore._sqlite.worker import connection_here
 from contextstore._waiting.threads import run_now
 
 from ..conftest import Target
-from ..support.doubles import Gate, core_of, fail, until
+from ..support.doubles import Gate, core_of, fail, queued, until
 from .runs import DAY, RUN, Clock, before_each_commit, rows_of, runs_of
 
 
@@ -64,7 +64,7 @@ class TestListRuns:
             crowd = []
             for i in range(6):
                 crowd.append(asyncio.ensure_future(store.put(f"run-{i}", "x", 1)))
-                await until(lambda i=i: len(core_of(store)._session.writer._queue) == i + 1)
+                await until(lambda i=i: queued(store) == i + 1)
             gate.open()
             await asyncio.gather(first, *crowd)
             assert await runs_of(store) == [*(f"run-{i}" for i in reversed(range(6))), "first"]

@@ -149,7 +149,7 @@ async def check_nothing_is_held(store: AsyncContextStore, path: pathlib.Path) ->
     fresh = f"{random.getrandbits(64)}"
     await store.put("after", fresh, 1)  # behind whatever is still being finished in the background
     assert await store.get("after", fresh) == 1
-    assert (queued(store), core._session.writer._queued_bytes) == (0, 0)
+    assert (queued(store), core._session.writer.queued_bytes) == (0, 0)
     assert not core._session.reader._wanted
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -318,7 +318,7 @@ async def test_a_write_cancelled_while_another_process_holds_the_lock_stores_not
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         assert isinstance(outcome, asyncio.CancelledError)
-        assert core_of(store)._session.writer._queued_bytes == 0
+        assert core_of(store)._session.writer.queued_bytes == 0
     await check_nothing_is_held(store, file_path)
     assert not any(await written(store, "name"))
 

@@ -277,8 +277,9 @@ class TestWithdrawal:
 
 class TestRoom:
     @pytest.fixture(autouse=True)
-    def little_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def little_room(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(writer_module, "QUEUE_BYTES", 10_000)
+        engine.group_limits = GroupLimits(operations=4, bytes=10_000)
 
     async def test_a_unit_larger_than_the_queue_is_taken_if_the_queue_is_empty(self, desk: Desk) -> None:
         tasks = await desk.submit(put("large", b"1" * 50_000))
@@ -321,17 +322,6 @@ class TestRoom:
         job.finish()
         desk.engine.run_writes()
         assert await outcomes_of(tasks) == [[None]] * 2
-
-    async def test_what_an_interrupt_has_left_of_the_count_of_bytes_is_mended_by_the_next_commit(
-        self, desk: Desk
-    ) -> None:
-        desk.writer._queued_bytes += 10**9
-        tasks = await desk.submit(put("a"))
-        desk.engine.run_writes()
-        tasks += await desk.submit(put("b"), put("c"))
-        desk.engine.run_writes()
-        await outcomes_of(tasks)
-        assert desk.nodes() == [["a"], ["b", "c"]]
 
 
 class TestTimeout:

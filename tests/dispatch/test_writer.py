@@ -127,7 +127,7 @@ class TestBackpressure:
         await gate.wait_for_arrival()
         crowd = spawn(*(store.put("run", f"{i:02}", "x" * 3000) for i in range(12)))
         await until(lambda: queued(store) == 12)
-        assert len(core_of(store)._session.writer._queue) == 3
+        assert len(core_of(store)._session.writer._waiting_for_room()) == 12 - 3
         gate.open()
         assert await outcomes_of(first + crowd) == [None] * 13
         assert len(await store.list_keys("run")) == 13
@@ -230,7 +230,7 @@ class TestCancellation:
             await asyncio.sleep(0)
             doomed[0].cancel()
             await asyncio.wait(doomed)
-        assert core_of(store)._session.writer._queued_bytes == 0
+        assert core_of(store)._session.writer.queued_bytes == 0
         gate.open()
         await asyncio.gather(*first)
         assert await store.list_keys("run") == ["first"]
@@ -370,7 +370,7 @@ async def test_small_writes_do_not_overtake_a_large_one_that_waits_for_room(
         await until(lambda: queued(store) == 2)
         late = spawn(*(store.put("run", f"late {i}", "x") for i in range(3)))
         await until(lambda: queued(store) == 5)
-        waiting = [entry.operations[0].node_id for entry in core_of(store)._session.writer._waiting]
+        waiting = [entry.operations[0].node_id for entry in core_of(store)._session.writer._waiting_for_room()]
         assert waiting[0] == "large"
         assert len(waiting) == 4
         gate.open()

@@ -182,9 +182,17 @@ class WriterMachine(RuleBasedStateMachine):
             assert self.job is not None or self.engine.writes
 
     @invariant()
+    def units_are_committed_in_the_order_in_which_they_came(self) -> None:
+        places = {write.puts[0].value: place for place, write in enumerate(self.writes)}
+        committed = [places[unit[0].value] for group in self.engine.groups for unit in group]  # type: ignore[union-attr, index]
+        assert list(dict.fromkeys(committed)) == sorted(set(committed))
+
+    @invariant()
     def the_queue_keeps_to_its_room(self) -> None:
-        assert self.writer._queued_bytes >= 0
-        assert self.writer._queued_bytes <= QUEUE_BYTES or len(self.writer._queue) == 1
+        beyond = self.writer._waiting_for_room()
+        queued = [entry.bytes for entry in self.writer._queue if entry.claim and entry not in beyond]
+        assert sum(queued) <= QUEUE_BYTES or len(queued) == 1
+        assert sum(queued) + sum(entry.bytes for entry in beyond) == self.writer.queued_bytes
 
     def teardown(self) -> None:
         try:

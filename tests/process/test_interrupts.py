@@ -117,7 +117,7 @@ def works_on(store: ContextStore) -> bool:
     core: Any = core_of(store)
     core._session.cache.clear()
     assert in_thread(lambda: store.get("after", node), daemon=True) == 1
-    return (core._session.writer._queued_bytes, queued(store)) == (0, 0)
+    return (core._session.writer.queued_bytes, queued(store)) == (0, 0)
 
 
 def _put_two(store: ContextStore, at: int) -> None:

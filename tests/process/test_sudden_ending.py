@@ -153,7 +153,7 @@ def test_ctrl_c_during_blocking_calls_is_raised_at_once_and_the_store_stays_usab
                 store = ContextStore(sys.argv[1], cache_bytes=0)
             store.put("after", f"{attempt}", 1)
             assert store.get("after", f"{attempt}") == 1
-            assert store._core.session.writer._queued_bytes == 0
+            assert store._core.session.writer.queued_bytes == 0
             store.update_global("count", lambda count: count)
         beside.join()
         store.close()

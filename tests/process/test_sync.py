@@ -181,7 +181,7 @@ def test_a_logging_handler_that_calls_the_store_and_raises_leaves_nobody_waiting
     outcomes = run_threads(work, 4)
     assert all(outcome is None or isinstance(outcome, StorageError) for outcome in outcomes)
     delattr(core_of(store)._session.engine, call)  # what fail() has put there: from now on it does what it does
-    wait_until(lambda: not core_of(store)._session.writer._draining)
+    wait_until(lambda: not core_of(store)._session.writer._drains._posted)
     store.upsert_global("after", 1)
     assert store.get("run", "there") == 1
     assert calling_handler.raised

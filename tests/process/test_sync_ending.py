@@ -8,6 +8,7 @@ import pathlib
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from contextstore import ContextStore, StorageError, StoreClosedError, StoreNotFoundError, errors
 
+from ..support.doubles import core_of
 from .threads import open_files, own_threads, run_threads, wait_until
 
 # ------------------------------------------------------------------------------------------------------------- the end
@@ -131,6 +133,26 @@ def test_a_store_that_is_collected_ends_and_warns(file_path: pathlib.Path) -> No
         gc.collect()
     wait_until(lambda: not own_threads(file_path))
     assert open_files(file_path) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*was not closed:ResourceWarning")
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_what_a_store_has_in_memory_goes_with_it_and_does_not_wait_for_the_collector(
+    file_path: pathlib.Path, is_closed: bool
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        store = ContextStore(file_path)
+        store.put("run", "node", 1)
+        session: Any = core_of(store)._session
+        kept = [weakref.ref(part) for part in (session, session.writer, session.reader, session.cache)]
+        if is_closed:
+            store.close()
+        del session, store
+        wait_until(lambda: not any(part() for part in kept))
+    finally:
+        gc.enable()
 
 
 def test_a_warning_that_is_an_error_does_not_keep_a_collected_store_from_ending(file_path: pathlib.Path) -> None:

@@ -32,7 +32,8 @@ def start(example: str, *arguments: Any, stdout: Any = subprocess.PIPE) -> subpr
         [sys.executable, "-W", "error", EXAMPLES / example, *map(str, arguments)],
         stdout=stdout,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+        # Buffered: two processes say their lines, and each line at once.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": ""},
         text=True,
     )
 

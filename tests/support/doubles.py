@@ -84,5 +84,5 @@ async def until(condition: Callable[[], Any], seconds: float = 30) -> None:
 
 def queued(store: Any) -> int:
     """How many writes are in the queue, or wait for room in it."""
-    writer: Any = core_of(store)._session.writer
-    return len(writer._queue) + len(writer._waiting)
+    waiting: int = core_of(store)._session.writer.queued
+    return waiting
