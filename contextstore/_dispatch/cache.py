@@ -182,6 +182,8 @@ class OutputCache:
 
     def _keep(self, some: Iterable[tuple[OutputKey, Encoded]]) -> None:
         entries, most = self._entries, self._max_bytes
+        if not most:
+            return
         for key, value in some:
             if key in entries:  # another call has read it, too
                 self._drop(key)

@@ -7,7 +7,15 @@ shows a password.
 
 from __future__ import annotations
 
-from ..errors import CorruptStoreError, ReadOnlyStoreError, StorageError, StoreBusyError, StoreFullError
+from ..errors import (
+    CorruptStoreError,
+    IncompatibleStoreError,
+    ReadOnlyStoreError,
+    StorageError,
+    StoreBusyError,
+    StoreFullError,
+)
+from .statements import OTHER_FORMAT
 from .url import Address
 
 
@@ -43,6 +51,7 @@ class TryAgainError(TransientError):
 
 NO_CONNECTION_LEFT = "53300"
 STANDBY = "25006"
+NO_TABLE = "42P01"
 _LOST = frozenset(["40003", "57P01", "57P02", "57P03", STANDBY, NO_CONNECTION_LEFT])
 """Beside class 08. 57P: the server ends or begins; 25006: it has become a standby; 53300: it has no connection left."""
 _REFUSALS = frozenset(["57P03", STANDBY, NO_CONNECTION_LEFT])
@@ -55,6 +64,8 @@ _BY_CODE: dict[str, type[StorageError]] = {
     "42501": ReadOnlyStoreError,
     "XX001": CorruptStoreError,
     "XX002": CorruptStoreError,
+    OTHER_FORMAT: IncompatibleStoreError,
+    NO_TABLE: IncompatibleStoreError,
 }
 _ADVICE = {
     "28P01": "check the user's name and password",
@@ -63,6 +74,8 @@ _ADVICE = {
     "42501": "the role lacks a right; grant it, or open the store with read_only=True",
     "55P03": "somebody else holds a lock there; nothing was stored: try again",
     "53100": "the server's disk is full; free some room and try again",
+    OTHER_FORMAT: "a newer contextstore has migrated it since it was opened here; upgrade this one",
+    NO_TABLE: "a newer contextstore has migrated it since it was opened here, or somebody has removed the tables",
 }
 
 
@@ -75,7 +88,7 @@ def code_of(error: BaseException) -> str | None:
 def classify(error: Exception, doing: str, address: Address) -> TransientError | StorageError:
     """What an error of the driver's means. Raise it ``from shown_cause(error, address)``."""
     code = code_of(error)
-    text = address.hide(str(error) or type(error).__name__)
+    text = address.hide(str(error) or type(error).__name__) if code != OTHER_FORMAT else "it is of another version"
     if code is None:
         # The driver's own errors, the socket's, and what else may come: after none of them is the connection known to
         # be sound.

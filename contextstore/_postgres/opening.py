@@ -1,4 +1,4 @@
-"""Opening a store: looking at the server, making the tables unless they are there, finding the epoch.
+"""Opening a store: looking at the server, making or migrating the tables, asking for the epoch.
 
 Rules of this module: nothing is made before the server's settings are looked at, and nothing where the caller wants to
 find a store. Clients may open, and make, the same store at one moment: each tries until it finds what another has made.
@@ -14,7 +14,8 @@ from typing import NamedTuple
 from .._waiting.deadline import Deadline
 from ..errors import IncompatibleStoreError, StorageError, StoreBusyError, StoreNotFoundError
 from .epoch import StoreEpoch
-from .errors import NO_CONNECTION_LEFT, ConnectionLostError, TransientError, TryAgainError
+from .errors import NO_CONNECTION_LEFT, NO_TABLE, ConnectionLostError, TransientError, TryAgainError
+from .migration import Migration
 from .retry import LONGEST_PAUSE, SHORTEST_PAUSE, deadline_of_call
 from .statements import SCHEMA_VERSION
 from .url import Address
@@ -23,8 +24,8 @@ from .write import WriteContext
 logger = logging.getLogger("contextstore")
 
 _MAX_MILLISECONDS = 2**31 - 1
-_MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710")
-"""Another client creates it at the same moment. These come also in spite of IF NOT EXISTS."""
+_MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710", NO_TABLE)
+"""Another client creates, or migrates, it at the same moment. The first come also in spite of IF NOT EXISTS."""
 _MAX_COLLISIONS = 20
 
 
@@ -63,6 +64,7 @@ class Opening:
         self._connection = context.connection
         self._statements = context.statements
         self._epoch = epoch
+        self._migration = Migration(context.location, context.connection, address.schema)
 
     async def run(self) -> None:
         deadline = deadline_of_call(self._terms.timeout)
@@ -71,9 +73,12 @@ class Opening:
         while True:
             try:
                 await self._look_at_settings(deadline)  # before anything is made
-                if not await self._is_set_up(deadline):
-                    await self._set_up(deadline)
-                await self._epoch.find(deadline)
+                while (version := await self._version(deadline)) != SCHEMA_VERSION:
+                    if version is None:
+                        await self._set_up(deadline)
+                    else:
+                        await self._migrate(version, deadline)
+                await self._epoch.ask(deadline)
                 return
             except ConnectionLostError as lost:
                 self._connection.terminate()
@@ -106,20 +111,28 @@ class Opening:
         message = f"could not connect to {self._location}: {error}; is the server running, and the URL right?"
         return StorageError(message, code=error.code)
 
-    async def _is_set_up(self, deadline: Deadline) -> bool:
+    async def _version(self, deadline: Deadline) -> int | None:
+        """The store's, if it is one that can be used or migrated; None: there is no store."""
         try:
             rows = await self._connection.fetch(deadline, self._statements.format)
         except StorageError as error:
-            if error.code in ("42P01", "3F000"):  # no such table, no such schema
-                return False
+            if error.code in (NO_TABLE, "3F000"):  # no such table, no such schema
+                return None
             raise
         versions = [row[0] for row in rows]
-        if versions != [SCHEMA_VERSION]:
+        if len(versions) != 1 or not (versions[0] == SCHEMA_VERSION or self._migration.is_known(versions[0])):
             raise IncompatibleStoreError(
                 f"{self._location} is of no version that this one knows (its store_format has {versions}, known is "
                 f"{SCHEMA_VERSION}); it was left as it is: upgrade contextstore, or restore a backup"
             )
-        return True
+        return int(versions[0])
+
+    async def _migrate(self, version: int, deadline: Deadline) -> None:
+        if self._terms.read_only:
+            reason = "with read_only=True it is not migrated: open it once without"
+            raise self._migration.refusal(version, reason)
+        logger.info("%s is of version %d, and is migrated", self._location, version)
+        await self._migration.step(version, deadline)
 
     async def _set_up(self, deadline: Deadline) -> None:
         if self._terms.read_only or not self._terms.create:

@@ -58,7 +58,9 @@ class OutputRows:
             missing = [run for run in missing if run not in looked_up]
             if missing:
                 insert = self._statements.insert_runs
-                await self._connection.execute(write.deadline, insert, missing, write.write_id, write.now)
+                new = await self._connection.fetch(write.deadline, insert, missing, write.write_id, write.now)
+                found |= dict(new)
+                missing = [run for run in missing if found[run] is None]  # another client has made them meanwhile
         return found
 
     def remember(self, serials: Mapping[str, int | None]) -> None:

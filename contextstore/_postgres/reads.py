@@ -82,16 +82,14 @@ class Reads:
         asked_at = time.monotonic()
         # The epoch comes with what was read, by the same snapshot: else a run that another client has begun anew under
         # its id would stand in the cache beside its former life. None comes where nothing is there to be kept.
-        statement = self._statements.fetch_outputs
-        if self._epoch.is_there:
-            statement = self._statements.fetch_outputs_in_epoch
-        rows = await self._pool.fetch(statement, [key[0] for key in keys], [key[1] for key in keys])
+        flow_run_ids, node_ids = [key[0] for key in keys], [key[1] for key in keys]
+        rows = await self._pool.fetch(self._statements.fetch_outputs, flow_run_ids, node_ids)
         epoch: Epoch = None
-        for number, deletions, *columns in rows:
-            flow_run_id, node_id = keys[number - 1]
-            found[number - 1] = read_output(self._location, flow_run_id, (node_id, *columns))
-            epoch = None if deletions is None else (deletions,)
-        if epoch is not None:
+        for row in rows:
+            flow_run_id, node_id = keys[row[0] - 1]
+            found[row[0] - 1] = read_output(self._location, flow_run_id, (node_id, *row[2:]))
+        if rows:
+            epoch = (rows[0][1],)
             self._epoch.asked.note(epoch, asked_at)
         return epoch, found
 

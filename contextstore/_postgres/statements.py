@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _TABLES = """
 CREATE TABLE {schema}.store_format (
     version integer NOT NULL,
     deletions bigint NOT NULL DEFAULT 0        -- changes in each transaction that deletes runs
 );
-CREATE TABLE {schema}.runs (
+CREATE TABLE {schema}.flow_runs (
     serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- the order in which the store first saw the runs
     flow_run_id text COLLATE "C" NOT NULL UNIQUE,
     created_at bigint NOT NULL,                -- microseconds since 1970, UTC, as all times here
     deleted_at bigint,                         -- not null: a tombstone
     writer uuid NOT NULL                       -- the id of the write that deleted it, or made it
 );
-CREATE INDEX tombstones ON {schema}.runs (deleted_at) WHERE deleted_at IS NOT NULL;
-CREATE TABLE {schema}.output_rows (
-    run bigint NOT NULL,                       -- runs.serial
+CREATE INDEX tombstones ON {schema}.flow_runs (deleted_at) WHERE deleted_at IS NOT NULL;
+CREATE TABLE {schema}.node_outputs (
+    run bigint NOT NULL,                       -- flow_runs.serial
     node_id text COLLATE "C" NOT NULL,
     codec smallint NOT NULL,                   -- 0: value is JSON text in UTF-8; 1: value is the bytes themselves
     checksum bigint NOT NULL,                  -- CRC-32 over flow_run_id, node_id, codec and value
@@ -34,7 +34,7 @@ CREATE TABLE {schema}.output_rows (
     value bytea NOT NULL,
     PRIMARY KEY (run, node_id)
 );
-CREATE TABLE {schema}.global_rows (
+CREATE TABLE {schema}.global_values (
     key text COLLATE "C" PRIMARY KEY,
     version bigint NOT NULL,                   -- stays when the global is deleted, and is counted on
     codec smallint,
@@ -45,26 +45,29 @@ CREATE TABLE {schema}.global_rows (
     value bytea                                -- null: deleted
 );
 CREATE VIEW {schema}.outputs AS
-    SELECT runs.flow_run_id, output_rows.node_id,
+    SELECT flow_runs.flow_run_id, node_outputs.node_id,
            CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value,
            to_timestamp(written_at / 1e6) AS written_at
-    FROM {schema}.runs JOIN {schema}.output_rows ON output_rows.run = runs.serial
-    WHERE runs.deleted_at IS NULL;
+    FROM {schema}.flow_runs JOIN {schema}.node_outputs ON node_outputs.run = flow_runs.serial
+    WHERE flow_runs.deleted_at IS NULL;
 CREATE VIEW {schema}.globals AS
     SELECT key, CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value, version,
            to_timestamp(written_at / 1e6) AS written_at
-    FROM {schema}.global_rows WHERE value IS NOT NULL;
-INSERT INTO {schema}.store_format VALUES (1);
+    FROM {schema}.global_values WHERE value IS NOT NULL;
+INSERT INTO {schema}.store_format VALUES (2);
 """
 
 STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
 
-_FETCH_OUTPUTS = """
-    SELECT t.nth, {epoch}, o.codec, o.value, o.checksum, o.written_at, o.size, o.run
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, nth)
-    JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
-    JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+_IS_KNOWN = f"1 / coalesce((SELECT (version = {SCHEMA_VERSION})::int FROM {{schema}}.store_format), 0) = 1"  # noqa: S608
+"""Refuses a statement, by ``OTHER_FORMAT``, where the store has been migrated since it was opened.
+
+It stands in every statement that reads or writes what users have stored. PostgreSQL looks at it once for each call, and
+before anything else. A statement sees it only once it has locked its tables, and a migration waits for these locks. So
+nothing is committed to tables of another version, in a transaction neither.
 """
+OTHER_FORMAT = "22012"
+"""The SQLSTATE of a division by zero, which nothing else here divides by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +78,6 @@ class WriteStatements:
     create_schema: str = "CREATE SCHEMA IF NOT EXISTS {schema}"
     create_tables: str = _TABLES  # one string without parameters is one transaction
     format: str = "SELECT version FROM {schema}.store_format"
-    # Stores of earlier versions have none, and their clients go on as they did.
-    # Not waited for: behind a client that reads the table for an hour, as a dump does, all others would wait as well.
-    add_epoch: str = """
-        SET LOCAL lock_timeout = '1s';
-        ALTER TABLE {schema}.store_format ADD COLUMN IF NOT EXISTS deletions bigint NOT NULL DEFAULT 0
-    """
-    # The table is read, so that until the end of the transaction no other client adds the column.
-    has_epoch: str = """
-        SELECT FROM {schema}.store_format f
-        JOIN pg_attribute a ON a.attrelid = f.tableoid AND a.attname = 'deletions' AND NOT a.attisdropped
-    """
     epoch: str = "SELECT deletions FROM {schema}.store_format"
     # Not the next number: after a fail-over that lost something it would come again for another deletion.
     change_epoch: str = """
@@ -104,87 +96,92 @@ class WriteStatements:
     # all puts share, keeps prune from deleting it as idle while an output of it is being committed. The run goes by its
     # name as well: after a fail-over that lost something, its serial may be another's.
     insert_outputs: str = """
-        INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
+        INSERT INTO {schema}.node_outputs (run, node_id, codec, checksum, written_at, size, writer, value)
         SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $8, t.value
         FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[], $6::bigint[], $7::text[])
             AS t (run, node_id, codec, checksum, value, written_at, flow_run_id)
         JOIN (
-            SELECT serial, flow_run_id FROM {schema}.runs
+            SELECT serial, flow_run_id FROM {schema}.flow_runs
             WHERE serial = ANY($1::bigint[]) AND deleted_at IS NULL ORDER BY serial FOR KEY SHARE
         ) AS alive ON alive.serial = t.run AND alive.flow_run_id = t.flow_run_id
-        ORDER BY t.run, t.node_id
+        WHERE {is_known} ORDER BY t.run, t.node_id
         ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
     """
     # The same for one output alone, which is a fifth quicker.
     insert_output: str = """
-        INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value)
-        SELECT serial, $2, $3, $4, $6, length($5::bytea), $8, $5 FROM {schema}.runs
-        WHERE serial = $1 AND flow_run_id = $7 AND deleted_at IS NULL FOR KEY SHARE
+        INSERT INTO {schema}.node_outputs (run, node_id, codec, checksum, written_at, size, writer, value)
+        SELECT serial, $2, $3, $4, $6, length($5::bytea), $8, $5 FROM {schema}.flow_runs
+        WHERE {is_known} AND serial = $1 AND flow_run_id = $7 AND deleted_at IS NULL FOR KEY SHARE
         ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
     """
     find_conflicts: str = """
         SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.size
         FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS t (run, node_id, flow_run_id, nth)
-        LEFT JOIN {schema}.runs r ON r.serial = t.run AND r.flow_run_id = t.flow_run_id
-        LEFT JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
-        ORDER BY t.nth
+        LEFT JOIN {schema}.flow_runs r ON r.serial = t.run AND r.flow_run_id = t.flow_run_id
+        LEFT JOIN {schema}.node_outputs o ON o.run = r.serial AND o.node_id = t.node_id
+        WHERE {is_known} ORDER BY t.nth
     """
     stored_values: str = """
         SELECT o.codec, o.value, o.checksum, o.size
         FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (run, node_id, nth)
-        LEFT JOIN {schema}.output_rows o ON o.run = t.run AND o.node_id = t.node_id
-        ORDER BY t.nth
+        LEFT JOIN {schema}.node_outputs o ON o.run = t.run AND o.node_id = t.node_id
+        WHERE {is_known} ORDER BY t.nth
     """
     find_runs: str = """
-        SELECT flow_run_id, serial, deleted_at IS NOT NULL FROM {schema}.runs WHERE flow_run_id = ANY($1::text[])
+        SELECT flow_run_id, serial, deleted_at IS NOT NULL FROM {schema}.flow_runs
+        WHERE {is_known} AND flow_run_id = ANY($1::text[])
     """
     insert_runs: str = """
-        INSERT INTO {schema}.runs (flow_run_id, created_at, writer)
-        SELECT flow_run_id, $3, $2 FROM unnest($1::text[]) AS t (flow_run_id)
-        ON CONFLICT (flow_run_id) DO NOTHING
+        INSERT INTO {schema}.flow_runs (flow_run_id, created_at, writer)
+        SELECT flow_run_id, $3, $2 FROM unnest($1::text[]) AS t (flow_run_id) WHERE {is_known}
+        ON CONFLICT (flow_run_id) DO NOTHING RETURNING flow_run_id, serial
     """
     claim_globals: str = """
-        INSERT INTO {schema}.global_rows (key, version, written_at, writer)
-        SELECT key, 0, 0, $2 FROM unnest($1::text[]) AS t (key) ORDER BY key ON CONFLICT (key) DO NOTHING
+        INSERT INTO {schema}.global_values (key, version, written_at, writer)
+        SELECT key, 0, 0, $2 FROM unnest($1::text[]) AS t (key)
+        WHERE {is_known} ORDER BY key ON CONFLICT (key) DO NOTHING
     """
     lock_globals: str = """
-        SELECT key, version, writer, codec, value, checksum, size, written_at FROM {schema}.global_rows
-        WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE
+        SELECT key, version, writer, codec, value, checksum, size, written_at FROM {schema}.global_values
+        WHERE {is_known} AND key = ANY($1::text[]) ORDER BY key FOR UPDATE
     """
     write_global: str = """
-        UPDATE {schema}.global_rows SET version = $2, writer = $3, codec = $4, value = $5, checksum = $6, size = $7,
+        UPDATE {schema}.global_values SET version = $2, writer = $3, codec = $4, value = $5, checksum = $6, size = $7,
             written_at = $8
-        WHERE key = $1
+        WHERE {is_known} AND key = $1
     """
     lock_run: str = """
-        SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.runs WHERE flow_run_id = $1 FOR NO KEY UPDATE
+        SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.flow_runs
+        WHERE {is_known} AND flow_run_id = $1 FOR NO KEY UPDATE
     """
     # Waits for the puts that are under way to these runs, and they for it.
     lock_idle_runs: str = """
-        SELECT serial, flow_run_id, created_at < $2, deleted_at IS NOT NULL, writer FROM {schema}.runs
-        WHERE flow_run_id = ANY($1::text[]) ORDER BY serial FOR UPDATE
+        SELECT serial, flow_run_id, created_at < $2, deleted_at IS NOT NULL, writer FROM {schema}.flow_runs
+        WHERE {is_known} AND flow_run_id = ANY($1::text[]) ORDER BY serial FOR UPDATE
     """
     # Run by run, even if the planner would do otherwise.
     extents: str = """
         SELECT t.serial, c.outputs, c.bytes, c.first, c.last
         FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
             SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
-            FROM {schema}.output_rows WHERE run = t.serial
-        ) AS c
+            FROM {schema}.node_outputs WHERE run = t.serial
+        ) AS c WHERE {is_known}
     """
     mark_deleted: str = """
-        UPDATE {schema}.runs SET deleted_at = $3, writer = $2 WHERE serial = ANY($1::bigint[])
+        UPDATE {schema}.flow_runs SET deleted_at = $3, writer = $2
+        WHERE {is_known} AND serial = ANY($1::bigint[])
     """
     deleted_serials: str = """
-        SELECT serial, flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
+        SELECT serial, flow_run_id FROM {schema}.flow_runs
+        WHERE {is_known} AND flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
     """
     # Each run by itself: of all together the rows would be sorted before the first is taken.
     remove_outputs: str = """
-        DELETE FROM {schema}.output_rows WHERE (run, node_id) IN (
+        DELETE FROM {schema}.node_outputs WHERE {is_known} AND (run, node_id) IN (
             SELECT run, node_id FROM (
                 SELECT run, node_id, sum(size) OVER (ORDER BY run, node_id) - size AS before FROM (
                     SELECT p.run, p.node_id, p.size FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
-                        SELECT run, node_id, size FROM {schema}.output_rows
+                        SELECT run, node_id, size FROM {schema}.node_outputs
                         WHERE run = t.serial ORDER BY node_id LIMIT $2
                     ) AS p LIMIT $2
                 ) AS page
@@ -192,25 +189,27 @@ class WriteStatements:
         ) RETURNING size
     """
     load_run: str = """
-        INSERT INTO {schema}.runs (flow_run_id, created_at, deleted_at, writer) VALUES ($1, $2, $3, $4)
+        INSERT INTO {schema}.flow_runs (flow_run_id, created_at, deleted_at, writer)
+        SELECT $1::text, $2::bigint, $3::bigint, $4::uuid WHERE {is_known}
         ON CONFLICT (flow_run_id) DO NOTHING
     """
     with_outputs: str = """
         SELECT t.serial FROM unnest($1::bigint[]) AS t (serial)
-        WHERE EXISTS (SELECT FROM {schema}.output_rows WHERE run = t.serial)
+        WHERE {is_known} AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = t.serial)
     """
     # First locked, then looked at again by another statement: a put that was under way may have left a row in between.
     # From where the last look ended, so that no call goes again through what was forgotten before.
     lock_forgettable: str = """
-        SELECT serial, deleted_at FROM {schema}.runs WHERE serial IN (
-            SELECT serial FROM {schema}.runs r WHERE deleted_at >= $1 AND deleted_at < $2
-                AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+        SELECT serial, deleted_at FROM {schema}.flow_runs WHERE {is_known} AND serial IN (
+            SELECT serial FROM {schema}.flow_runs r WHERE deleted_at >= $1 AND deleted_at < $2
+                AND NOT EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
             ORDER BY deleted_at LIMIT $3
         ) ORDER BY serial FOR UPDATE
     """
     forget_runs: str = """
-        DELETE FROM {schema}.runs WHERE serial = ANY($1::bigint[])
-            AND NOT EXISTS (SELECT FROM {schema}.output_rows WHERE run = runs.serial)
+        DELETE FROM {schema}.flow_runs
+        WHERE {is_known} AND serial = ANY($1::bigint[])
+            AND NOT EXISTS (SELECT FROM {schema}.node_outputs WHERE run = flow_runs.serial)
     """
 
 
@@ -218,163 +217,175 @@ class WriteStatements:
 class Statements(WriteStatements):
     """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
 
-    fetch_outputs: str = _FETCH_OUTPUTS.replace("{epoch}", "NULL")
-    fetch_outputs_in_epoch: str = _FETCH_OUTPUTS.replace("{epoch}", "(SELECT deletions FROM {schema}.store_format)")
+    fetch_outputs: str = """
+        SELECT t.nth, (SELECT deletions FROM {schema}.store_format), o.codec, o.value, o.checksum, o.written_at, o.size,
+            o.run
+        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, nth)
+        JOIN {schema}.flow_runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
+        JOIN {schema}.node_outputs o ON o.run = r.serial AND o.node_id = t.node_id
+        WHERE {is_known}
+    """
     exists: str = """
-        SELECT FROM {schema}.runs r JOIN {schema}.output_rows o ON o.run = r.serial
-        WHERE r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
+        SELECT FROM {schema}.flow_runs r JOIN {schema}.node_outputs o ON o.run = r.serial
+        WHERE {is_known} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
     """
     first_node_ids: str = """
         SELECT array_agg(node_id) FROM (
-            SELECT node_id FROM {schema}.output_rows
-            WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
+            SELECT node_id FROM {schema}.node_outputs
+            WHERE run = (SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
                 AND node_id >= $2 AND node_id < $3
             ORDER BY node_id LIMIT $4
-        ) AS page
+        ) AS page WHERE {is_known}
     """
     next_node_ids: str = """
         SELECT array_agg(node_id) FROM (
-            SELECT node_id FROM {schema}.output_rows
-            WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
+            SELECT node_id FROM {schema}.node_outputs
+            WHERE run = (SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
                 AND node_id > $2 AND node_id < $3
             ORDER BY node_id LIMIT $4
-        ) AS page
+        ) AS page WHERE {is_known}
     """
     page_outputs: str = """
         SELECT node_id, codec, value, checksum, written_at, size, run FROM (
             SELECT *, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
-                SELECT * FROM {schema}.output_rows
+                SELECT * FROM {schema}.node_outputs
                 WHERE run = (
-                    SELECT serial FROM {schema}.runs
+                    SELECT serial FROM {schema}.flow_runs
                     WHERE flow_run_id = $1 AND deleted_at IS NULL AND serial = coalesce($2::bigint, serial)
                 ) AND node_id > $3
                 ORDER BY node_id LIMIT $4
             ) AS page
-        ) AS sized WHERE before < $5 ORDER BY node_id
+        ) AS sized WHERE {is_known} AND before < $5 ORDER BY node_id
     """
     # Without the values, of which one could not be read.
     next_node_id: str = """
-        SELECT node_id FROM {schema}.output_rows
-        WHERE run = (SELECT serial FROM {schema}.runs WHERE flow_run_id = $1 AND deleted_at IS NULL) AND node_id > $2
+        SELECT node_id FROM {schema}.node_outputs
+        WHERE {is_known} AND node_id > $2
+            AND run = (SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
         ORDER BY node_id LIMIT 1
     """
     next_global: str = """
-        SELECT key FROM {schema}.global_rows
-        WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT 1
+        SELECT key FROM {schema}.global_values
+        WHERE {is_known} AND version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT 1
     """
-    serial_of: str = "SELECT serial FROM {schema}.runs WHERE flow_run_id = $1"
+    serial_of: str = "SELECT serial FROM {schema}.flow_runs WHERE {is_known} AND flow_run_id = $1"
     count_prefix: str = """
         SELECT count(*) FROM (
-            SELECT FROM {schema}.runs WHERE flow_run_id >= $1 AND flow_run_id < $2 LIMIT $3
-        ) AS several
+            SELECT FROM {schema}.flow_runs WHERE flow_run_id >= $1 AND flow_run_id < $2 LIMIT $3
+        ) AS several WHERE {is_known}
     """
     list_runs: str = """
         SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
-            SELECT serial, flow_run_id FROM {schema}.runs r
+            SELECT serial, flow_run_id FROM {schema}.flow_runs r
             WHERE serial < $1 AND deleted_at IS NULL AND flow_run_id >= $2 AND flow_run_id < $3
-                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+                AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
             ORDER BY serial DESC LIMIT $4
         ) AS page CROSS JOIN LATERAL (
             SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
-            FROM {schema}.output_rows WHERE run = page.serial
-        ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
+            FROM {schema}.node_outputs WHERE run = page.serial
+        ) AS c WHERE {is_known} AND c.outputs > 0 ORDER BY page.serial DESC
     """
     # A few, found by their name before anything else is asked of them.
     list_few_runs: str = """
         SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
             SELECT serial, flow_run_id FROM (
-                SELECT serial, flow_run_id, deleted_at FROM {schema}.runs
+                SELECT serial, flow_run_id, deleted_at FROM {schema}.flow_runs
                 WHERE flow_run_id >= $2 AND flow_run_id < $3 OFFSET 0
             ) AS r
             WHERE serial < $1 AND deleted_at IS NULL
-                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+                AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
             ORDER BY serial DESC LIMIT $4
         ) AS page CROSS JOIN LATERAL (
             SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
-            FROM {schema}.output_rows WHERE run = page.serial
-        ) AS c WHERE c.outputs > 0 ORDER BY page.serial DESC
+            FROM {schema}.node_outputs WHERE run = page.serial
+        ) AS c WHERE {is_known} AND c.outputs > 0 ORDER BY page.serial DESC
     """
     # A run's own age decides first, which costs least; then each of its outputs, but no more than many of each run.
     end_of_page: str = """
         SELECT max(serial) FROM (
-            SELECT serial FROM {schema}.runs WHERE serial > $1 ORDER BY serial LIMIT $2
-        ) AS page
+            SELECT serial FROM {schema}.flow_runs WHERE serial > $1 ORDER BY serial LIMIT $2
+        ) AS page WHERE {is_known}
     """
     idle_runs: str = """
         SELECT r.serial, r.flow_run_id, CASE WHEN EXISTS (
                 SELECT FROM (
-                    SELECT written_at FROM {schema}.output_rows WHERE run = r.serial ORDER BY node_id DESC LIMIT $5
+                    SELECT written_at FROM {schema}.node_outputs WHERE run = r.serial ORDER BY node_id DESC LIMIT $5
                 ) AS newest WHERE written_at NOT BETWEEN 0 AND $3 - 1
             ) THEN 0 ELSE (
-                SELECT count(*) FROM (SELECT FROM {schema}.output_rows WHERE run = r.serial LIMIT $5 + 1) AS several
+                SELECT count(*) FROM (SELECT FROM {schema}.node_outputs WHERE run = r.serial LIMIT $5 + 1) AS several
             ) END
         FROM (
-            SELECT serial, flow_run_id FROM {schema}.runs
+            SELECT serial, flow_run_id FROM {schema}.flow_runs
             WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL AND created_at < $3 ORDER BY serial LIMIT $4
-        ) AS r ORDER BY r.serial
+        ) AS r WHERE {is_known} ORDER BY r.serial
     """
     count_page: str = """
-        SELECT count(*) FROM {schema}.runs WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL
+        SELECT count(*) FROM {schema}.flow_runs
+        WHERE {is_known} AND serial > $1 AND serial <= $2 AND deleted_at IS NULL
     """
     measure_runs: str = """
         SELECT count(*), coalesce(sum(c.outputs), 0), coalesce(sum(c.bytes), 0) FROM (
-            SELECT serial FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NULL OFFSET 0
+            SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NULL OFFSET 0
         ) AS r CROSS JOIN LATERAL (
-            SELECT count(*) AS outputs, sum(size) AS bytes FROM {schema}.output_rows WHERE run = r.serial
-        ) AS c WHERE c.outputs > 0
+            SELECT count(*) AS outputs, sum(size) AS bytes FROM {schema}.node_outputs WHERE run = r.serial
+        ) AS c WHERE {is_known} AND c.outputs > 0
     """
-    count_runs: str = "SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NULL"
+    count_runs: str = "SELECT count(*) FROM {schema}.flow_runs WHERE {is_known} AND deleted_at IS NULL"
     deleted_among: str = """
-        SELECT flow_run_id FROM {schema}.runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
+        SELECT flow_run_id FROM {schema}.flow_runs
+        WHERE {is_known} AND flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
     """
     end_of_deletions: str = """
         SELECT max(deleted_at) FROM (
-            SELECT deleted_at FROM {schema}.runs WHERE deleted_at > $1 ORDER BY deleted_at LIMIT $2
-        ) AS page
+            SELECT deleted_at FROM {schema}.flow_runs WHERE deleted_at > $1 ORDER BY deleted_at LIMIT $2
+        ) AS page WHERE {is_known}
     """
     unfinished_deletions: str = """
-        SELECT flow_run_id FROM {schema}.runs r
-        WHERE deleted_at > $1 AND deleted_at <= $2
-            AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)
+        SELECT flow_run_id FROM {schema}.flow_runs r
+        WHERE {is_known} AND deleted_at > $1 AND deleted_at <= $2
+            AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
     """
-    count_tombstones: str = "SELECT count(*) FROM {schema}.runs WHERE deleted_at < $1"
+    count_tombstones: str = "SELECT count(*) FROM {schema}.flow_runs WHERE {is_known} AND deleted_at < $1"
     fetch_global: str = """
-        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
-        WHERE key = $1 AND value IS NOT NULL
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_values
+        WHERE {is_known} AND key = $1 AND value IS NOT NULL
     """
     page_globals: str = """
-        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
-        WHERE value IS NOT NULL AND key >= $1 AND ($2::text IS NULL OR key > $2) AND ($3::text IS NULL OR key < $3)
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_values
+        WHERE {is_known} AND value IS NOT NULL
+            AND key >= $1 AND ($2::text IS NULL OR key > $2) AND ($3::text IS NULL OR key < $3)
         ORDER BY key LIMIT $4
     """
     page_run_rows: str = """
-        SELECT serial, flow_run_id, created_at, deleted_at FROM {schema}.runs
-        WHERE serial > $1 ORDER BY serial LIMIT $2
+        SELECT serial, flow_run_id, created_at, deleted_at FROM {schema}.flow_runs
+        WHERE {is_known} AND serial > $1 ORDER BY serial LIMIT $2
     """
     page_global_rows: str = """
         SELECT key, codec, value, checksum, version, written_at, size FROM (
             SELECT *, sum(coalesce(size, 0)) OVER (ORDER BY key) - coalesce(size, 0) AS before FROM (
-                SELECT * FROM {schema}.global_rows
+                SELECT * FROM {schema}.global_values
                 WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT $2
             ) AS page
-        ) AS sized WHERE before < $3 ORDER BY key
+        ) AS sized WHERE {is_known} AND before < $3 ORDER BY key
     """
     count: str = """
-        SELECT (SELECT count(*) FROM {schema}.runs r WHERE deleted_at IS NULL
-                AND EXISTS (SELECT FROM {schema}.output_rows WHERE run = r.serial)),
-            (SELECT count(*) FROM {schema}.runs WHERE deleted_at IS NOT NULL), count(*),
-            (SELECT count(*) FROM {schema}.global_rows WHERE value IS NOT NULL),
-            coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_rows), 0)
-        FROM {schema}.output_rows WHERE run IN (SELECT serial FROM {schema}.runs WHERE deleted_at IS NULL)
+        SELECT (SELECT count(*) FROM {schema}.flow_runs r WHERE deleted_at IS NULL
+                AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)),
+            (SELECT count(*) FROM {schema}.flow_runs WHERE deleted_at IS NOT NULL), count(*),
+            (SELECT count(*) FROM {schema}.global_values WHERE value IS NOT NULL),
+            coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_values), 0)
+        FROM {schema}.node_outputs
+        WHERE {is_known} AND run IN (SELECT serial FROM {schema}.flow_runs WHERE deleted_at IS NULL)
     """
     waited_for: str = """
         SELECT r.flow_run_id, o.node_id FROM unnest($1::text[], $2::text[]) AS t (flow_run_id, node_id)
-        JOIN {schema}.runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
-        JOIN {schema}.output_rows o ON o.run = r.serial AND o.node_id = t.node_id
+        JOIN {schema}.flow_runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
+        JOIN {schema}.node_outputs o ON o.run = r.serial AND o.node_id = t.node_id
+        WHERE {is_known}
     """
     count_of_runs: str = """
-        SELECT r.flow_run_id, r.serial, (SELECT count(*) FROM {schema}.output_rows WHERE run = r.serial)
-        FROM {schema}.runs r WHERE r.flow_run_id = ANY($1::text[]) AND r.deleted_at IS NULL
+        SELECT r.flow_run_id, r.serial, (SELECT count(*) FROM {schema}.node_outputs WHERE run = r.serial)
+        FROM {schema}.flow_runs r WHERE {is_known} AND r.flow_run_id = ANY($1::text[]) AND r.deleted_at IS NULL
     """
     size: str = """
         SELECT split_part(version(), ' ', 2), sum(pg_total_relation_size(oid)) FROM pg_class
@@ -383,20 +394,20 @@ class Statements(WriteStatements):
     # Without the values, which may be damaged, and large.
     check_outputs: str = """
         SELECT o.run, o.node_id, r.flow_run_id, r.deleted_at IS NOT NULL, o.written_at, o.size
-        FROM {schema}.output_rows o LEFT JOIN {schema}.runs r ON r.serial = o.run
-        WHERE (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 500
+        FROM {schema}.node_outputs o LEFT JOIN {schema}.flow_runs r ON r.serial = o.run
+        WHERE {is_known} AND (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 500
     """
     check_globals: str = """
         SELECT key, version, written_at, coalesce(size, 0), codec IS NULL AND checksum IS NULL AND size IS NULL
-        FROM {schema}.global_rows WHERE key > $1 OR $2 ORDER BY key LIMIT 500
+        FROM {schema}.global_values WHERE {is_known} AND (key > $1 OR $2) ORDER BY key LIMIT 500
     """
     values_of_globals: str = """
-        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_rows
-        WHERE key = ANY($1::text[]) ORDER BY key
+        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_values
+        WHERE {is_known} AND key = ANY($1::text[]) ORDER BY key
     """
     check_runs: str = """
-        SELECT flow_run_id, created_at, deleted_at FROM {schema}.runs
-        WHERE created_at NOT BETWEEN 0 AND $1 OR deleted_at NOT BETWEEN 0 AND $1
+        SELECT flow_run_id, created_at, deleted_at FROM {schema}.flow_runs
+        WHERE {is_known} AND (created_at NOT BETWEEN 0 AND $1 OR deleted_at NOT BETWEEN 0 AND $1)
     """
 
 
@@ -404,4 +415,6 @@ def statements_for(schema: str) -> Statements:
     """The statements of a store in this schema. It is quoted: ``user``, say, is a word of SQL's own."""
     quoted = f'"{schema}"'
     texts = {field.name: str(field.default) for field in dataclasses.fields(Statements)}
-    return Statements(**{name: text.replace("{schema}", quoted) for name, text in texts.items()})
+    return Statements(
+        **{name: text.replace("{is_known}", _IS_KNOWN).replace("{schema}", quoted) for name, text in texts.items()}
+    )

@@ -42,7 +42,8 @@ def damage(location: Any, request: pytest.FixtureRequest, table: str, change: st
             assert connection.execute(f"UPDATE {table} SET {change} WHERE {where}").rowcount > 0
     else:
         schema = str(location).partition("?schema=")[2]
-        change, where = change.format(blob="'ff'::bytea"), where.replace("FROM runs", f"FROM {schema}.runs")
+        change, where = change.format(blob="'ff'::bytea"), where.replace("FROM runs", f"FROM {schema}.flow_runs")
+        table = {"runs": "flow_runs", "output_rows": "node_outputs", "global_rows": "global_values"}.get(table, table)
         query = (
             f"WITH changed AS (UPDATE {schema}.{table} SET {change} WHERE {where} RETURNING 1) SELECT 1 FROM changed"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, RunDeletedError
+from contextstore import ContextStore, RunDeletedError
 
 from ..conftest import Target
 from ..support.doubles import core_of
@@ -273,22 +273,3 @@ class TestTheEpochOfAServer:
                 operator.delete_run("run")
                 time.sleep(0.002)
                 operator.prune(older_than=datetime.timedelta(0))
-
-    async def test_a_store_of_an_earlier_version_gets_one(self, url: str, schema: str) -> None:
-        import asyncpg
-
-        async with AsyncContextStore(url) as store:
-            await store.put("run", "a", 1)
-        connection = await asyncpg.connect(url.partition("?")[0])
-        try:
-            await connection.execute(f"ALTER TABLE {schema}.store_format DROP COLUMN deletions")
-            async with AsyncContextStore(url, read_only=True) as reader:
-                assert [await reader.get("run", "a") for _ in range(3)] == [1, 1, 1]
-                assert (await reader.stats()).cache_hits == 0
-            async with AsyncContextStore(url) as store:
-                assert [await store.get("run", "a") for _ in range(3)] == [1, 1, 1]
-                assert (await store.stats()).cache_hits == 2
-                await store.delete_run("run")
-            assert await connection.fetchval(f"SELECT deletions > 0 FROM {schema}.store_format")
-        finally:
-            await connection.close()

@@ -103,10 +103,10 @@ class TestAGetBesideAScan:
             await store.put("run", "a", 1)
             connection = await asyncpg.connect(postgres.url())
             async with connection.transaction():
-                await connection.execute(f"LOCK TABLE {schema}.global_rows IN ACCESS EXCLUSIVE MODE")
+                await connection.execute(f"LOCK TABLE {schema}.global_values IN ACCESS EXCLUSIVE MODE")
                 scans = [asyncio.ensure_future(store.stats()) for _ in range(10)]
                 waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::text::regclass"
-                while not await connection.fetchval(waiting, f"{schema}.global_rows"):
+                while not await connection.fetchval(waiting, f"{schema}.global_values"):
                     await asyncio.sleep(0.01)
                 async with asyncio.timeout(10):
                     for _ in range(5):
@@ -284,15 +284,15 @@ class TestARarePrefix:
             pass
         execute(
             postgres,
-            f"INSERT INTO {schema}.runs (flow_run_id, created_at, writer) "
+            f"INSERT INTO {schema}.flow_runs (flow_run_id, created_at, writer) "
             f"SELECT 'run-' || n, n, gen_random_uuid() FROM generate_series(1, 20000) n",
         )
         execute(
             postgres,
-            f"INSERT INTO {schema}.output_rows (run, node_id, codec, checksum, written_at, size, writer, value) "
-            f"SELECT serial, 'node', 0, 0, 1, 1, writer, '1' FROM {schema}.runs",
+            f"INSERT INTO {schema}.node_outputs (run, node_id, codec, checksum, written_at, size, writer, value) "
+            f"SELECT serial, 'node', 0, 0, 1, 1, writer, '1' FROM {schema}.flow_runs",
         )
-        execute(postgres, f"ANALYZE {schema}.runs, {schema}.output_rows")
+        execute(postgres, f"ANALYZE {schema}.flow_runs, {schema}.node_outputs")
         plan = asyncio.run(self.plan(postgres, statements_for(schema).list_few_runs))
         assert "runs_flow_run_id_key" in plan
         with ContextStore(url) as store:

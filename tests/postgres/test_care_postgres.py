@@ -73,8 +73,8 @@ def test_a_sound_store_has_no_problems(store: ContextStore) -> None:
 def test_whatever_is_damaged_is_found_and_named_and_never_returned(store: ContextStore, url: str, change: str) -> None:
     store.put_many("run", {"a": 1, "b": 2, "c": 3})
     store.put_global("key", 1)
-    execute(url, f"UPDATE {{schema}}.output_rows SET {change} WHERE node_id = 'b'")
-    execute(url, f"UPDATE {{schema}}.global_rows SET {change}")
+    execute(url, f"UPDATE {{schema}}.node_outputs SET {change} WHERE node_id = 'b'")
+    execute(url, f"UPDATE {{schema}}.global_values SET {change}")
     assert {(problem.kind, problem.key) for problem in store.check().problems} == {
         ("output", ("run", "b")),
         ("global", ("key",)),
@@ -94,8 +94,8 @@ def test_swapped_rows_are_found(store: ContextStore, url: str) -> None:
     execute(
         url,
         """
-        UPDATE {schema}.output_rows o SET value = p.value, checksum = p.checksum
-        FROM {schema}.output_rows p WHERE p.node_id <> o.node_id
+        UPDATE {schema}.node_outputs o SET value = p.value, checksum = p.checksum
+        FROM {schema}.node_outputs p WHERE p.node_id <> o.node_id
         """,
     )
     problems = store.check().problems
@@ -105,7 +105,7 @@ def test_swapped_rows_are_found(store: ContextStore, url: str) -> None:
 
 def test_what_a_deletion_has_left_is_noted(store: ContextStore, url: str) -> None:
     store.put_many("run", {"a": 1, "b": 2})
-    execute(url, "UPDATE {schema}.runs SET deleted_at = 1")
+    execute(url, "UPDATE {schema}.flow_runs SET deleted_at = 1")
     report = store.check()
     assert report.ok
     assert report.notes == ("2 outputs of deleted runs still take up space: prune() removes them",)

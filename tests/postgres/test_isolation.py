@@ -67,7 +67,7 @@ async def test_no_output_survives_a_deletion_that_races_with_puts(postgres: Serv
             assert await fresh.get_many("run-7", [str(i) for i in range(10)]) == {}
             await asyncio.sleep(0.001)
             await fresh.prune(older_than=datetime.timedelta(0))
-    rows = await asyncio.to_thread(execute, postgres, f"SELECT count(*) FROM {schema}.output_rows")
+    rows = await asyncio.to_thread(execute, postgres, f"SELECT count(*) FROM {schema}.node_outputs")
     assert rows[0][0] == 0
 
 
@@ -81,7 +81,7 @@ def test_prune_waits_for_a_put_under_way_and_leaves_its_run(
         connection = await asyncpg.connect(postgres.url())
         now = time.time_ns() // 1000
         async with connection.transaction():
-            serial = await connection.fetchval(f"SELECT serial FROM {schema}.runs")
+            serial = await connection.fetchval(f"SELECT serial FROM {schema}.flow_runs")
             row = (serial, "new", 0, 0, b"1", now, "run")
             columns = row if statement == "insert_output" else tuple([one] for one in row)
             await connection.execute(insert, *columns, uuid.uuid4())

@@ -11,11 +11,19 @@ from typing import Any
 
 import pytest
 
-from contextstore import CorruptStoreError, ReadOnlyStoreError, StorageError, StoreBusyError, StoreFullError, errors
+from contextstore import (
+    CorruptStoreError,
+    IncompatibleStoreError,
+    ReadOnlyStoreError,
+    StorageError,
+    StoreBusyError,
+    StoreFullError,
+    errors,
+)
 from contextstore._engine.operations import DeleteRun, ForgetRuns, RemoveOutputs, UpsertGlobal
 from contextstore._postgres.errors import ConnectionLostError, TryAgainError, classify, shown_cause
 from contextstore._postgres.retry import Retry, halved
-from contextstore._postgres.statements import Statements, statements_for
+from contextstore._postgres.statements import OTHER_FORMAT, SCHEMA_VERSION, Statements, statements_for
 from contextstore._postgres.units import Attempt
 from contextstore._postgres.url import parse_url
 from contextstore._postgres.write import Write
@@ -62,7 +70,8 @@ class TestClasses:
             ("55P03", StoreBusyError),
             ("42501", ReadOnlyStoreError),
             ("XX001", CorruptStoreError),
-            ("42P01", StorageError),
+            ("42P01", IncompatibleStoreError),
+            ("42703", StorageError),
         ],
     )
     def test_the_rest_is_permanent_and_keeps_its_code(self, code: str, kind: type[StorageError]) -> None:
@@ -70,6 +79,13 @@ class TestClasses:
         assert type(meaning) is kind
         assert meaning.code == code
         assert str(meaning).startswith(f"could not use postgresql://me@host/db: x ({code})")
+
+    def test_the_refusal_of_another_format_is_not_called_a_division(self) -> None:
+        meaning = classify(DriverError("division by zero", OTHER_FORMAT), "could not use", ADDRESS)
+        assert type(meaning) is IncompatibleStoreError
+        assert meaning.code == OTHER_FORMAT
+        assert "it is of another version" in str(meaning)
+        assert "division" not in str(meaning)
 
     def test_neither_a_text_nor_a_cause_shows_the_password(self) -> None:
         error = DriverError("no user with s3cr3t", "28P01")
@@ -178,3 +194,12 @@ class TestStatements:
         with pytest.raises(dataclasses.FrozenInstanceError):
             statements.exists = ""  # type: ignore[misc]
         assert type(statements) is Statements
+
+    # What makes a store, looks for one, or is said behind a statement of the same transaction.
+    WITHOUT_A_LOOK = frozenset(["has_schema", "create_schema", "create_tables", "format", "epoch", "change_epoch"])
+    OF_THE_SERVER = frozenset(["settings", "has_standby", "size"])
+
+    def test_every_text_that_reads_or_writes_a_store_looks_at_its_format_once(self) -> None:
+        look = f"(version = {SCHEMA_VERSION})::int"
+        without = {name for name, text in dataclasses.asdict(statements_for("s")).items() if text.count(look) != 1}
+        assert without == self.WITHOUT_A_LOOK | self.OF_THE_SERVER

@@ -186,13 +186,13 @@ def test_what_comes_after_a_connection_lost_within_a_transaction_is_not_run_alon
 def test_a_fail_over_that_has_lost_runs_leads_no_put_into_anothers_run(postgres: Server, url: str, schema: str) -> None:
     with ContextStore(url, cache_bytes=0) as old, ContextStore(url, cache_bytes=0) as new:
         old.put("lost", "a", "old")
-        ((serial,),) = execute(postgres, f"SELECT serial FROM {schema}.runs")
+        ((serial,),) = execute(postgres, f"SELECT serial FROM {schema}.flow_runs")
         # As a standby that was behind has it: the run was never there, and its number is given again.
-        execute(postgres, f"DELETE FROM {schema}.output_rows")
-        execute(postgres, f"DELETE FROM {schema}.runs")
-        execute(postgres, f"ALTER TABLE {schema}.runs ALTER COLUMN serial RESTART WITH {serial}")
+        execute(postgres, f"DELETE FROM {schema}.node_outputs")
+        execute(postgres, f"DELETE FROM {schema}.flow_runs")
+        execute(postgres, f"ALTER TABLE {schema}.flow_runs ALTER COLUMN serial RESTART WITH {serial}")
         new.put("other", "a", "new")
-        assert execute(postgres, f"SELECT serial FROM {schema}.runs")[0][0] == serial
+        assert execute(postgres, f"SELECT serial FROM {schema}.flow_runs")[0][0] == serial
         old.put("lost", "b", "old")
         old.put_many("lost", {"c": "old", "d": "old"})
         old.put("lost", "a", "again")
@@ -239,7 +239,7 @@ def test_a_lock_that_somebody_holds_makes_a_put_busy_and_leaves_nobody_behind(
             await store.put("run", "node", 1)
             connection = await asyncpg.connect(postgres.url())
             async with connection.transaction():
-                await connection.execute(f"SELECT FROM {schema}.runs FOR UPDATE")
+                await connection.execute(f"SELECT FROM {schema}.flow_runs FOR UPDATE")
                 began = time.monotonic()
                 outcomes = await asyncio.gather(
                     *(store.put("run", f"{i}", i) for i in range(50)), return_exceptions=True
@@ -313,7 +313,7 @@ def test_a_damaged_value_is_told_to_those_who_need_it_and_to_nobody_else() -> No
             store.upsert_global("big", os.urandom(300_000))
             store.upsert_global("small", 1)
         toast = "SELECT pg_relation_filepath(reltoastrelid) FROM pg_class WHERE oid = 'contextstore.{}'::regclass"
-        paths = [execute(server, toast.format(table))[0][0] for table in ("output_rows", "global_rows")]
+        paths = [execute(server, toast.format(table))[0][0] for table in ("node_outputs", "global_values")]
         server.stop("fast")
         for path in paths:
             file = server.folder / "data" / path
@@ -346,7 +346,7 @@ def test_a_damaged_value_is_told_to_those_who_need_it_and_to_nobody_else() -> No
 def test_outputs_that_belong_to_no_run_are_found(postgres: Server, url: str, schema: str) -> None:
     with ContextStore(url) as store:
         store.put_many("run", {"a": 1, "b": 2})
-        execute(postgres, f"DELETE FROM {schema}.runs")
+        execute(postgres, f"DELETE FROM {schema}.flow_runs")
         problems = store.check().problems
         assert [(problem.kind, problem.key[1]) for problem in problems] == [("output", "a"), ("output", "b")]
 
@@ -354,7 +354,7 @@ def test_outputs_that_belong_to_no_run_are_found(postgres: Server, url: str, sch
 def test_a_run_whose_times_cannot_be_is_damaged_and_not_an_overflow(postgres: Server, url: str, schema: str) -> None:
     with ContextStore(url) as store:
         store.put("run", "a", 1)
-        execute(postgres, f"UPDATE {schema}.output_rows SET written_at = 1::bigint << 61")
+        execute(postgres, f"UPDATE {schema}.node_outputs SET written_at = 1::bigint << 61")
         (run,) = store.list_runs()
         assert (run.outputs, run.first_written_at, run.last_written_at) == (1, None, None)
         with pytest.raises(CorruptStoreError, match="'a'"):
@@ -369,7 +369,7 @@ async def test_a_put_under_way_while_its_deleted_run_is_forgotten_leaves_nothing
         connection = await asyncpg.connect(postgres.url())
         transaction = connection.transaction()
         await transaction.start()
-        serial = await connection.fetchval(f"SELECT serial FROM {schema}.runs")
+        serial = await connection.fetchval(f"SELECT serial FROM {schema}.flow_runs")
         row = (serial, "late", 0, 0, b"1", time.time_ns() // 1000, "run", uuid.uuid4())
         await connection.execute(statements_for(schema).insert_output, *row)
         await store.delete_run("run")
@@ -379,8 +379,8 @@ async def test_a_put_under_way_while_its_deleted_run_is_forgotten_leaves_nothing
         await transaction.commit()
         await pruning
         await store.prune(older_than=datetime.timedelta(0))
-        assert await connection.fetchval(f"SELECT count(*) FROM {schema}.output_rows") == 0
-        assert await connection.fetchval(f"SELECT count(*) FROM {schema}.runs") == 0
+        assert await connection.fetchval(f"SELECT count(*) FROM {schema}.node_outputs") == 0
+        assert await connection.fetchval(f"SELECT count(*) FROM {schema}.flow_runs") == 0
         await connection.close()
 
 

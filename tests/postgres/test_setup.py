@@ -23,9 +23,9 @@ from ..support.servers import Server
 GRANTS = """
     GRANT USAGE ON SCHEMA {schema} TO {role};
     GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role};
-    GRANT INSERT (flow_run_id, created_at, writer) ON {schema}.runs TO {role};
-    GRANT INSERT ON {schema}.output_rows TO {role};
-    GRANT UPDATE (created_at) ON {schema}.runs TO {role};
+    GRANT INSERT (flow_run_id, created_at, writer) ON {schema}.flow_runs TO {role};
+    GRANT INSERT ON {schema}.node_outputs TO {role};
+    GRANT UPDATE (created_at) ON {schema}.flow_runs TO {role};
 """
 
 
@@ -51,17 +51,17 @@ def test_what_is_not_there_is_not_created_unasked(url: str) -> None:
 
 def test_tables_of_others_are_left_as_they_were(postgres: Server, url: str, schema: str) -> None:
     execute(postgres, f"CREATE SCHEMA {schema}")
-    execute(postgres, f"CREATE TABLE {schema}.runs (theirs integer)")
+    execute(postgres, f"CREATE TABLE {schema}.flow_runs (theirs integer)")
     with pytest.raises(IncompatibleStoreError, match="another program"), ContextStore(url):
         pass
     names = execute(postgres, f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{schema}'")
-    assert [tuple(row) for row in names] == [("runs",)]
+    assert [tuple(row) for row in names] == [("flow_runs",)]
 
 
 def test_a_newer_schema_is_refused(postgres: Server, url: str, schema: str) -> None:
     with ContextStore(url) as store:
         store.put("run", "a", 1)
-    execute(postgres, f"UPDATE {schema}.store_format SET version = 2")
+    execute(postgres, f"UPDATE {schema}.store_format SET version = 3")
     with pytest.raises(IncompatibleStoreError, match="upgrade contextstore"), ContextStore(url):
         pass
 
@@ -105,9 +105,9 @@ def test_a_role_that_may_only_insert_and_select_can_put_and_get(postgres: Server
                     refused()
             store.put("run", "b", 2)
         for statement in (
-            f"UPDATE {schema}.output_rows SET value = ''",
-            f"DELETE FROM {schema}.output_rows",
-            f"TRUNCATE {schema}.output_rows",
+            f"UPDATE {schema}.node_outputs SET value = ''",
+            f"DELETE FROM {schema}.node_outputs",
+            f"TRUNCATE {schema}.node_outputs",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 execute(postgres, statement, user=role)

@@ -92,6 +92,7 @@ FOLLOWED_BY_HAND = {
     ("_sqlite.check", "self._table.rows"): "_OUTPUTS or _GLOBALS, of constants",
     ("_sqlite.check", "self._table.keys"): "_OUTPUTS or _GLOBALS, of constants",
     ("_postgres.statements", "schema"): "a lower-case ASCII identifier, or the URL was refused",
+    ("_postgres.migration", "self._schema"): "a lower-case ASCII identifier, or the URL was refused",
     ("_postgres.connection", "query"): "hands on what the other modules give it, which is looked at there",
     ("_postgres.pool", "statement"): "hands on what the modules that read give it, which is looked at there",
 }
