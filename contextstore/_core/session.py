@@ -50,7 +50,7 @@ def _note_inline(cache: OutputCache, subscriptions: Subscriptions) -> Callable[[
 
     def note(put: PutOutput, epoch: Epoch) -> None:
         cache.fill([((put.flow_run_id, put.node_id), put.value)], epoch)
-        subscriptions.committed([put])
+        subscriptions.committed_inline(put)
 
     return note
 

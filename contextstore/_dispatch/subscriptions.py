@@ -112,7 +112,12 @@ class Subscriptions:
     def __init__(self, engine: Engine, callers: Callers) -> None:
         self._engine = engine
         self.callers = callers
-        self.lock = threading.Lock()
+        # No thread that commits waits for it: a finalizer that runs while a caller holds it may wait for that commit.
+        # Reentrant, since a finalizer may also subscribe.
+        self.lock = threading.RLock()
+        self._host: EngineHost | None = None
+        self._news: deque[tuple[list[OutputKey], list[str]]] = deque()
+        """What was committed and is told by the host, in this order."""
         # Dicts where sets would do but for the order: the first to come is told first.
         self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
         self._by_run: dict[str, dict[Subscription, None]] = {}
@@ -127,6 +132,7 @@ class Subscriptions:
         return Subscription(self, flow_run_id, node_id)
 
     async def subscribe(self, subscription: Subscription, host: EngineHost) -> None:
+        self._host = host
         with self.lock:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
@@ -202,15 +208,30 @@ class Subscriptions:
         """Where the engine writes: this object has committed these."""
         if not self._of_run:
             return
-        self._tell(
-            [
-                (operation.flow_run_id, operation.node_id)
-                for operation in operations
-                if isinstance(operation, PutOutput | LoadOutput)
-            ],
-            # Perhaps deleted: prune leaves a run alone that has been written to since.
-            [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)],
-        )
+        found = [
+            (operation.flow_run_id, operation.node_id)
+            for operation in operations
+            if isinstance(operation, PutOutput | LoadOutput)
+        ]
+        # Perhaps deleted: prune leaves a run alone that has been written to since.
+        deleted = [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)]
+        if self._news or not self.lock.acquire(blocking=False):
+            self._tell_later(found, deleted)
+            return
+        try:
+            self._tell(found, deleted)
+        finally:
+            self.lock.release()
+
+    def committed_inline(self, put: PutOutput) -> None:
+        """In a thread of the caller's, where an interrupt may come between two steps: this object has committed it."""
+        if self._of_run:
+            self._tell_later([(put.flow_run_id, put.node_id)], [])
+
+    def _tell_later(self, found: list[OutputKey], deleted: list[str]) -> None:
+        self._news.append((found, deleted))
+        if self._host is not None:
+            self._host.call(self._tell_news)
 
     def close(self) -> None:
         """End all waiting."""
@@ -249,6 +270,11 @@ class Subscriptions:
             something_changed, cursor = new_cursor != cursor, new_cursor
             if deletions.may_be_news(something_changed):
                 self._tell((), await deletions.among(self._runs_waited_for()))
+
+    async def _tell_news(self) -> None:
+        while self._news:
+            self._tell(*self._news[0])
+            self._news.popleft()
 
     def _is_wanted(self, polling: _Polling) -> bool:
         lost: list[Waiter[Outcome[None]]] = []

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from .._engine.contract import Engine, Inline
 from .._engine.epochs import Epoch
@@ -248,8 +248,13 @@ class Writer:
         outcomes: list[Outcome[list[Any]]] | None = None
         try:
             try:
-                group = self._take()
-                told = await self._commit_group(group) if group else []
+                group = self._take_only_put()
+                told = await self._put_alone(group) if group else None
+                if told is None:
+                    group = []
+                    group, told = await self._begin_and_take()
+                    if told is None:
+                        told = await self._commit_group(group) if group else []
                 if len(told) != len(group):
                     raise RuntimeError(f"{len(told)} outcomes of {len(group)} units")  # of which units is not known
                 outcomes = told
@@ -261,6 +266,29 @@ class Writer:
                 unforeseen = f"the commit failed in an unforeseen way ({error!r})"
                 outcomes = [Outcome.failure(StorageError(unforeseen, True)) for _ in group]
         self._answer(group, outcomes)
+
+    async def _put_alone(self, group: list[_Entry]) -> list[Outcome[list[Any]]] | None:
+        """What became of a single put. None: nothing was done, and it is queued again, in its place."""
+        (entry,) = group
+        try:
+            is_stored = await self._engine.put_alone(cast("PutOutput", entry.operations[0]))
+        except StorageError as error:
+            return self._failures(error, group)
+        if is_stored:
+            return [Outcome([None])]
+        entry.claim.append(True)
+        self._queue.appendleft(entry)
+        return None
+
+    async def _begin_and_take(self) -> tuple[list[_Entry], list[Outcome[list[Any]]] | None]:
+        """The next group, once it can be committed, or with what became of it if it cannot."""
+        try:
+            if not await self._engine.begin_commit(self._is_wanted):
+                return [], []
+        except StorageError as error:
+            group = self._take()
+            return group, self._failures(error, group)
+        return self._take(), None
 
     async def _commit_group(self, group: list[_Entry]) -> list[Outcome[list[Any]]]:
         try:
@@ -299,6 +327,14 @@ class Writer:
                 self._pass_over(entry)
             queue.popleft()
         return group
+
+    def _take_only_put(self) -> list[_Entry]:
+        """What is queued, if it is nothing but one single put."""
+        if len(self._queue) == 1:
+            operations = self._queue[0].operations
+            if len(operations) == 1 and type(operations[0]) is PutOutput:
+                return self._take()
+        return []
 
     def _answer(self, group: list[_Entry], outcomes: list[Outcome[list[Any]]]) -> None:
         self._is_shared = len(group) > 1

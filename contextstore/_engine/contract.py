@@ -73,6 +73,15 @@ class Writes(Protocol):
     async def acquire_write(self, wanted: Callable[[], bool]) -> bool:
         """Acquire the right to commit. Give up and return False once ``wanted()`` is false."""
 
+    async def put_alone(self, put: PutOutput) -> bool:
+        """Commit a single put, durably, by the quickest way there is. False: nothing was done; it goes the usual way.
+
+        Raises ``StorageError`` with ``outcome_unknown`` if the commit itself failed.
+        """
+
+    async def begin_commit(self, wanted: Callable[[], bool]) -> bool:
+        """Wait for what else may keep a commit from being made. Give up and return False once ``wanted()`` is false."""
+
     async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         """Commit the units that are not refused, durably, all at once.
 

@@ -205,6 +205,12 @@ class PostgresEngine:
                     return False
         return True
 
+    async def put_alone(self, _: PutOutput) -> bool:
+        return False  # a group of one is one statement as it is
+
+    async def begin_commit(self, _: Callable[[], bool]) -> bool:
+        return True
+
     def release_write(self) -> None:
         self._write_lock.release()
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..errors import IncompatibleStoreError
 from .errors import code_of
-from .schema import APPLICATION_ID, own_schema, schema_in
+from .schema import APPLICATION_ID, SCHEMA_VERSION, own_schema, schema_in
 
 _SAFE_COLLATIONS = ("BINARY", "NOCASE", "RTRIM")  # those that every SQLite has
 
@@ -49,37 +49,44 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def missing_or_altered(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Kind and name of what is not as this library made it."""
-    return sorted((kind, name) for kind, name, _, _ in own_schema() - schema_in(connection))
+def missing_or_altered(connection: sqlite3.Connection, version: int = SCHEMA_VERSION) -> list[tuple[str, str]]:
+    """Kind and name of what is not as this library made it, in a store of that schema."""
+    return sorted((kind, name) for kind, name, _, _ in own_schema(version) - schema_in(connection))
 
 
-def additions_in(connection: sqlite3.Connection) -> list[Addition]:
+def additions_in(connection: sqlite3.Connection, version: int = SCHEMA_VERSION) -> list[Addition]:
     """What is there besides, but for what SQLite itself makes: indexes of others' keys, statistics of ANALYZE."""
-    own = {(kind, name) for kind, name, _, _ in own_schema()}
+    own = {(kind, name) for kind, name, _, _ in own_schema(version)}
+    names = {name.lower() for kind, name in own if kind in ("table", "view")}
     found = sorted(schema_in(connection), key=repr)
     return [
-        Addition(kind, str(name), str(table), _danger(connection, kind, str(name), str(table), str(sql)))
+        Addition(
+            kind,
+            str(name),
+            str(table),
+            # A trigger has its table as its maker wrote it.
+            _danger(connection, kind, str(name), str(table), str(sql)) if str(table).lower() in names else "",
+        )
         for kind, name, table, sql in found
         if (kind, name) not in own and not str(name).startswith("sqlite_")
     ]
 
 
-def check_schema_untouched(connection: sqlite3.Connection, location: str) -> None:
+def check_schema_untouched(connection: sqlite3.Connection, location: str, version: int = SCHEMA_VERSION) -> None:
     """Raise if what our statements run on is not what we made: a trigger may undo a put, or never end.
 
     trusted_schema=0 does not keep triggers and views from running. Tables of others are no concern of ours: tools that
     replicate a file keep such in it.
     """
-    if schema_in(connection) == own_schema():
+    if schema_in(connection) == own_schema(version):
         return
-    altered = [name for _, name in missing_or_altered(connection)]
+    altered = [name for _, name in missing_or_altered(connection, version)]
     if altered:
         raise IncompatibleStoreError(
             f"{location} has the marks of a store, but somebody has altered its schema ({', '.join(altered)}): it was "
             "left as it is; undo that, or restore a backup"
         )
-    dangerous = [addition for addition in additions_in(connection) if addition.danger]
+    dangerous = [addition for addition in additions_in(connection, version) if addition.danger]
     if dangerous:
         named = ", ".join(f"{addition}, which {addition.danger}" for addition in dangerous)
         remedies = "; ".join(addition.remedy for addition in dangerous)
@@ -116,9 +123,6 @@ def trusting(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _danger(connection: sqlite3.Connection, kind: str, name: str, table: str, sql: str) -> str:
-    own_names = {own_name.lower() for own_kind, own_name, _, _ in own_schema() if own_kind in ("table", "view")}
-    if table.lower() not in own_names:  # a trigger has its table as its maker wrote it
-        return ""
     if kind == "trigger":
         return "can change or refuse what is stored"
     return _danger_of_index(connection, name, table, sql) if kind == "index" else "is none of the store's"

@@ -14,9 +14,10 @@ from typing import TypeAlias
 from ..errors import CorruptStoreError
 from .check import DAMAGE, check_store, count_rows
 from .connection import harden, uri_of
+from .migrations import migrate
 from .placing import new_file, put_in_place, refuse_existing
 from .reads import snapshot
-from .schema import SCHEMA_VERSION, migrate, schema_version
+from .schema import SCHEMA_VERSION, schema_version
 
 _ROWS_A_REPORT = 500
 

@@ -33,26 +33,29 @@ class _Table(NamedTuple):
 
 
 _OUTPUTS = _Table(
-    "output_rows",
+    "node_outputs",
     "output",
     """
-    SELECT output_rows.id, runs.flow_run_id, output_rows.run, output_rows.node_id, output_rows.written_at,
-        output_rows.codec, CAST(output_rows.value AS BLOB), output_rows.checksum, output_rows.size
-    FROM output_rows LEFT JOIN runs ON runs.serial = output_rows.run
-    WHERE output_rows.id >= ? AND output_rows.id <= ? ORDER BY output_rows.id LIMIT ?
+    SELECT node_outputs.id, flow_runs.flow_run_id, node_outputs.run, node_outputs.node_id, node_outputs.written_at,
+        node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum, node_outputs.size
+    FROM node_outputs LEFT JOIN flow_runs ON flow_runs.serial = node_outputs.run
+    WHERE node_outputs.id >= ? AND node_outputs.id <= ? ORDER BY node_outputs.id LIMIT ?
     """,
-    "SELECT id, run, node_id FROM output_rows INDEXED BY sqlite_autoindex_output_rows_1 WHERE id > ?",
+    "SELECT id, run, node_id FROM node_outputs INDEXED BY sqlite_autoindex_node_outputs_1 WHERE id > ?",
 )
 _GLOBALS = _Table(
-    "global_rows",
+    "global_values",
     "global",
     """
-    SELECT id, key, version, written_at, codec, CAST(value AS BLOB), checksum, size FROM global_rows
+    SELECT id, key, version, written_at, codec, CAST(value AS BLOB), checksum, size FROM global_values
     WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
     """,
-    "SELECT id, key FROM global_rows INDEXED BY sqlite_autoindex_global_rows_1 WHERE id > ?",
+    "SELECT id, key FROM global_values INDEXED BY sqlite_autoindex_global_values_1 WHERE id > ?",
 )
 
+
+_MARK = (0, "")
+"""Run and node of what keeps the highest id: see the trigger in ``schema``."""
 
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 """What damage makes a statement raise; the latter where SQLite's own message quotes what is no text any more."""
@@ -74,6 +77,8 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
     problems += _check_schema(connection, notes)
     outputs = globals_ = runs = 0
     for row in paced(_Scan(connection, _OUTPUTS, problems).rows()):
+        if row[2:4] == _MARK:
+            continue
         outputs += 1
         on_row()
         problems += _check_output(row)
@@ -82,7 +87,7 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
         on_row()
         problems += _check_global(row)
     try:
-        ((runs,),) = connection.execute("SELECT count(*) FROM runs WHERE deleted_at IS NULL").fetchall()
+        ((runs,),) = connection.execute("SELECT count(*) FROM flow_runs WHERE deleted_at IS NULL").fetchall()
         problems += _check_runs(connection)
         notes += _leftovers(connection)
     except DAMAGE as error:
@@ -125,7 +130,7 @@ def _check_schema(connection: sqlite3.Connection, notes: list[str]) -> Iterator[
 
 def count_rows(connection: sqlite3.Connection) -> int:
     """How many outputs and globals a check will look at."""
-    query = "SELECT (SELECT count(*) FROM output_rows) + (SELECT count(*) FROM global_rows)"
+    query = "SELECT (SELECT count(*) FROM node_outputs) + (SELECT count(*) FROM global_values)"
     return int(connection.execute(query).fetchone()[0])
 
 
@@ -198,7 +203,8 @@ def _key(connection: sqlite3.Connection, *names: object) -> tuple[str, ...]:
         return (str(names[0]),)
     serial, node_id = names
     try:
-        ((flow_run_id,),) = connection.execute("SELECT flow_run_id FROM runs WHERE serial = ?", (serial,)).fetchall()
+        query = "SELECT flow_run_id FROM flow_runs WHERE serial = ?"
+        ((flow_run_id,),) = connection.execute(query, (serial,)).fetchall()
     except (sqlite3.Error, ValueError):  # unreadable, or not there
         flow_run_id = f"run number {serial}"
     return str(flow_run_id), str(node_id)
@@ -241,19 +247,19 @@ def _check_value(kind: str, key: tuple[str, ...], owner: Any, name: Any, value: 
 
 def _check_runs(connection: sqlite3.Connection) -> Iterator[Problem]:
     query = """
-        SELECT flow_run_id FROM runs
-        WHERE deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial)
+        SELECT flow_run_id FROM flow_runs
+        WHERE deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)
     """
     for (flow_run_id,) in paced(connection.execute(query)):
         yield Problem("run", (str(flow_run_id),), "its outputs are missing, and it was not deleted")
-    query = "SELECT flow_run_id, deleted_at FROM runs WHERE deleted_at IS NOT NULL"
+    query = "SELECT flow_run_id, deleted_at FROM flow_runs WHERE deleted_at IS NOT NULL"
     for flow_run_id, deleted_at in paced(connection.execute(query)):
         yield from _check_time("run", (str(flow_run_id),), deleted_at)
 
 
 def _leftovers(connection: sqlite3.Connection) -> list[str]:
     query = """
-        SELECT count(*) FROM output_rows WHERE run IN (SELECT serial FROM runs WHERE deleted_at IS NOT NULL)
+        SELECT count(*) FROM node_outputs WHERE run IN (SELECT serial FROM flow_runs WHERE deleted_at IS NOT NULL)
     """
     ((left,),) = connection.execute(query).fetchall()
     return [f"{left} outputs of deleted runs still take up space: prune() removes them"] if left else []

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from .._engine.contract import Feed, Inline, Job
 from .._engine.epochs import Epoch, Epochs
-from .._engine.operations import Unit
+from .._engine.operations import PutOutput, Unit
 from .._engine.records import EngineStats
 from .._process.own_threads import OwnThreads
 from .._waiting.outcome import Outcome
@@ -27,6 +27,12 @@ class Writes(Protocol):
 
     def acquire(self, wanted: Callable[[], bool]) -> bool:
         """Acquire the right to commit. Give up and return False once ``wanted()`` is false."""
+
+    def put_alone(self, put: PutOutput) -> bool:
+        """Commit a put, durably, in a statement of its own. False: nothing was done."""
+
+    def begin(self, wanted: Callable[[], bool]) -> bool:
+        """Keep out programs that do not ask for the right. Give up and return False once ``wanted()`` is false."""
 
     def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         """Commit the units that are not refused, durably, all at once."""
@@ -45,6 +51,12 @@ class NoWrites:
         self._error = error
 
     def acquire(self, _: Callable[[], bool]) -> bool:
+        raise self._error()
+
+    def put_alone(self, _: PutOutput) -> bool:
+        raise self._error()
+
+    def begin(self, _: Callable[[], bool]) -> bool:
         raise self._error()
 
     def commit(self, _: Sequence[Unit]) -> list[Outcome[list[Any]]]:

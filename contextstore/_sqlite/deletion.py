@@ -25,50 +25,50 @@ _MANY = 1000
 _ENOUGH = 20_000
 """A page ends once about so many outputs were looked at."""
 
-_END_OF_PAGE = "SELECT max(serial) FROM (SELECT serial FROM runs WHERE serial > ? ORDER BY serial LIMIT ?)"
+_END_OF_PAGE = "SELECT max(serial) FROM (SELECT serial FROM flow_runs WHERE serial > ? ORDER BY serial LIMIT ?)"
 # A run's own age decides first, which costs least; then its last output by name, which is often the newest; then, of
 # those that are left, each output, but no more than many of each run.
 _IDLE_RUNS = """
     SELECT serial, flow_run_id, CASE WHEN EXISTS (
             SELECT 1 FROM (
-                SELECT written_at FROM output_rows WHERE run = runs.serial ORDER BY node_id DESC LIMIT :many
+                SELECT written_at FROM node_outputs WHERE run = flow_runs.serial ORDER BY node_id DESC LIMIT :many
             ) WHERE written_at NOT BETWEEN 0 AND :idle_since - 1
         ) THEN 0 ELSE (
-            SELECT count(*) FROM (SELECT 1 FROM output_rows WHERE run = runs.serial LIMIT :many + 1)
+            SELECT count(*) FROM (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial LIMIT :many + 1)
         ) END
-    FROM runs NOT INDEXED
+    FROM flow_runs NOT INDEXED
     WHERE serial > :after AND serial <= :last AND deleted_at IS NULL AND created_at < :idle_since AND (
-        SELECT written_at FROM output_rows WHERE run = runs.serial ORDER BY node_id DESC LIMIT 1
+        SELECT written_at FROM node_outputs WHERE run = flow_runs.serial ORDER BY node_id DESC LIMIT 1
     ) BETWEEN 0 AND :idle_since - 1
     ORDER BY serial
 """
-_COUNT_PAGE = "SELECT count(*) FROM runs WHERE serial > ? AND serial <= ? AND deleted_at IS NULL"
+_COUNT_PAGE = "SELECT count(*) FROM flow_runs WHERE serial > ? AND serial <= ? AND deleted_at IS NULL"
 _NEXT_OUTPUTS = """
     SELECT max(node_id), total(written_at NOT BETWEEN 0 AND ? - 1) FROM (
-        SELECT node_id, written_at FROM output_rows WHERE run = ? AND node_id > ? ORDER BY node_id LIMIT ?
+        SELECT node_id, written_at FROM node_outputs WHERE run = ? AND node_id > ? ORDER BY node_id LIMIT ?
     )
 """
 _ALIVE = """
-    SELECT flow_run_id, serial FROM runs
+    SELECT flow_run_id, serial FROM flow_runs
     WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL AND created_at < ?
 """
 _DELETED = """
-    SELECT flow_run_id, serial FROM runs
+    SELECT flow_run_id, serial FROM flow_runs
     WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NOT NULL
 """
 _OUTPUTS_OF = """
-    SELECT output_rows.run, output_rows.id, CAST(output_rows.size AS INTEGER),
-        output_rows.written_at NOT BETWEEN 0 AND ? - 1
-    FROM json_each(?) AS wanted CROSS JOIN output_rows ON output_rows.run = wanted.value LIMIT ?
+    SELECT node_outputs.run, node_outputs.id, CAST(node_outputs.size AS INTEGER),
+        node_outputs.written_at NOT BETWEEN 0 AND ? - 1
+    FROM json_each(?) AS wanted CROSS JOIN node_outputs ON node_outputs.run = wanted.value LIMIT ?
 """
 # By id, in the order of commits: what came after the cursor.
 _SINCE = """
-    SELECT 1 FROM output_rows NOT INDEXED WHERE id > ? AND run = ? AND written_at NOT BETWEEN 0 AND ? - 1 LIMIT 1
+    SELECT 1 FROM node_outputs NOT INDEXED WHERE id > ? AND run = ? AND written_at NOT BETWEEN 0 AND ? - 1 LIMIT 1
 """
 _WITH_OUTPUTS = """
     SELECT wanted.value FROM json_each(?) AS wanted WHERE EXISTS (
-        SELECT 1 FROM output_rows WHERE run = (
-            SELECT serial FROM runs WHERE flow_run_id = wanted.value AND deleted_at IS NOT NULL
+        SELECT 1 FROM node_outputs WHERE run = (
+            SELECT serial FROM flow_runs WHERE flow_run_id = wanted.value AND deleted_at IS NOT NULL
         )
     )
 """
@@ -115,7 +115,7 @@ def erase(connection: sqlite3.Connection, rows: Sequence[_Row]) -> int:
     """Remove outputs. Returns about how many pages were written for it."""
     ((before,),) = connection.execute("PRAGMA freelist_count").fetchall()
     ids = json_array([row.id for row in rows])
-    connection.execute("DELETE FROM output_rows WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+    connection.execute("DELETE FROM node_outputs WHERE id IN (SELECT value FROM json_each(?))", (ids,))
     ((after,),) = connection.execute("PRAGMA freelist_count").fetchall()
     # Where SQLite is built with secure_delete, as on Debian, each page that becomes free is overwritten.
     return len(rows) + max(0, int(after - before))
@@ -144,7 +144,7 @@ def delete_idle_runs(
             break
     pages = 0
     if marked:
-        mark = "UPDATE runs SET deleted_at = ? WHERE serial IN (SELECT value FROM json_each(?))"
+        mark = "UPDATE flow_runs SET deleted_at = ? WHERE serial IN (SELECT value FROM json_each(?))"
         connection.execute(mark, (now, json_array(marked)))
         pages = erase(connection, gone)
     return IdleDeletion(done, len(marked), len(gone), _size(gone), left), pages
@@ -215,9 +215,9 @@ def remove_outputs(connection: sqlite3.Connection, remove: RemoveOutputs, max_by
 def forget_runs(connection: sqlite3.Connection, forget: ForgetRuns) -> tuple[int, int | None]:
     forgotten = connection.execute(
         """
-        DELETE FROM runs WHERE serial IN (
-            SELECT serial FROM runs WHERE deleted_at >= ? AND deleted_at < ?
-                AND NOT EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial) LIMIT ?
+        DELETE FROM flow_runs WHERE serial IN (
+            SELECT serial FROM flow_runs WHERE deleted_at >= ? AND deleted_at < ?
+                AND NOT EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial) LIMIT ?
         )
         """,
         forget,
@@ -246,7 +246,7 @@ def page_idle_runs(connection: sqlite3.Connection, after: int, idle_since: int, 
     ((last,),) = connection.execute(_END_OF_PAGE, (after, _RUNS_A_PAGE)).fetchall()
     if last is None:
         return IdleRuns([], 0, None, None)
-    ((cursor,),) = connection.execute("SELECT coalesce(max(id), 0) FROM output_rows").fetchall()
+    ((cursor,),) = connection.execute("SELECT coalesce(max(id), 0) FROM node_outputs").fetchall()
     runs: list[tuple[str, int]] = []
     outputs = 0
     pacer = Pacer()
@@ -279,7 +279,7 @@ def _is_idle(connection: sqlite3.Connection, serial: int, idle_since: int, pacer
 def measure_runs(connection: sqlite3.Connection, flow_run_ids: Sequence[str]) -> Extent:
     query = """
         SELECT count(DISTINCT run), count(*), coalesce(sum(CAST(size AS INTEGER)), 0)
-        FROM runs CROSS JOIN output_rows ON output_rows.run = runs.serial
+        FROM flow_runs CROSS JOIN node_outputs ON node_outputs.run = flow_runs.serial
         WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL
     """
     return Extent(*connection.execute(query, (json_array(flow_run_ids),)).fetchone())
@@ -287,12 +287,12 @@ def measure_runs(connection: sqlite3.Connection, flow_run_ids: Sequence[str]) ->
 
 def page_unfinished_deletions(connection: sqlite3.Connection, after: int) -> tuple[list[str], Any]:
     query = """
-        SELECT max(deleted_at) FROM (SELECT deleted_at FROM runs WHERE deleted_at > ? ORDER BY deleted_at LIMIT ?)
+        SELECT max(deleted_at) FROM (SELECT deleted_at FROM flow_runs WHERE deleted_at > ? ORDER BY deleted_at LIMIT ?)
     """
     ((last,),) = connection.execute(query, (after, _RUNS_A_PAGE)).fetchall()
     query = """
-        SELECT flow_run_id FROM runs
-        WHERE deleted_at > ? AND deleted_at <= ? AND EXISTS (SELECT 1 FROM output_rows WHERE run = runs.serial)
+        SELECT flow_run_id FROM flow_runs
+        WHERE deleted_at > ? AND deleted_at <= ? AND EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)
     """
     rows: Iterable[tuple[str]] = connection.execute(query, (after, last)).fetchall()
     return [flow_run_id for (flow_run_id,) in rows], last

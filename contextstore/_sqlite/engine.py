@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from .._engine.contract import GroupLimits
 from .._engine.epochs import Epoch
-from .._engine.operations import Unit
+from .._engine.operations import PutOutput, Unit
 from .._engine.portions import Portion
 from .._engine.records import (
     Counts,
@@ -74,6 +74,12 @@ class SQLiteEngine:
 
     async def acquire_write(self, wanted: Callable[[], bool]) -> bool:
         return self._database.writes.acquire(wanted)
+
+    async def put_alone(self, put: PutOutput) -> bool:
+        return self._database.writes.put_alone(put)
+
+    async def begin_commit(self, wanted: Callable[[], bool]) -> bool:
+        return self._database.writes.begin(wanted)
 
     async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         return self._database.writes.commit(units)

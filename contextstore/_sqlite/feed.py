@@ -21,9 +21,9 @@ POLL_SECONDS = (0.001, 0.03)
 
 _NEWS_ROWS = 5000
 _NEWS = """
-    SELECT output_rows.id, runs.flow_run_id, output_rows.node_id
-    FROM output_rows JOIN runs ON runs.serial = output_rows.run
-    WHERE output_rows.id > ? ORDER BY output_rows.id LIMIT ?
+    SELECT node_outputs.id, flow_runs.flow_run_id, node_outputs.node_id
+    FROM node_outputs JOIN flow_runs ON flow_runs.serial = node_outputs.run
+    WHERE node_outputs.id > ? ORDER BY node_outputs.id LIMIT ?
 """
 
 
@@ -74,7 +74,7 @@ def news_since(cursor: Cursor | None, connection: sqlite3.Connection) -> tuple[C
     try:
         fingerprint = _fingerprint(connection)
         if cursor is None:
-            ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM output_rows").fetchall()
+            ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM node_outputs").fetchall()
             return (last, fingerprint), []
         last, last_fingerprint = cursor
         if fingerprint == last_fingerprint:

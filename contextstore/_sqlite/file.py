@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from .._engine.contract import Job
-from .._engine.epochs import Epoch
-from .._engine.operations import Unit
+from .._engine.epochs import Epoch, is_known
+from .._engine.operations import PutOutput, Unit
 from .._engine.records import EngineStats
 from .._process.own_threads import OwnThreads
 from .._waiting.outcome import Outcome
@@ -29,9 +29,10 @@ from .feed import FileFeed
 from .lending import Lender
 from .location import StoreFile, check_place, create_file, refuse_emptied, size_of, sync_folder
 from .lock import FileLock
+from .migrations import migrate
 from .placing import check_before_opening
 from .rights import check_rights
-from .schema import migrate, probe
+from .schema import probe, refuse_other_format
 from .wal import Wal, sync_recovered_wal
 from .wal_owner import being_written, keep_stamp
 from .worker import ConnectionWorker, LazyWorker, connect_here, connection_here
@@ -66,6 +67,8 @@ class FileDatabase:
         self.inline = Lender(self._file, self.epochs, self.own_threads)
         self._lock: FileLock | None = None
         self._wal: Wal | None = None
+        self._format_seen_in: Epoch = None
+        """The epoch in which a read last looked at the store's format: a migration changes both."""
         self.writes: Writes = self._no_writes()
 
     def _no_writes(self) -> NoWrites:
@@ -177,7 +180,8 @@ class FileDatabase:
         # may.
         set_busy_timeout(connection, self._timeout)
         connection.execute("PRAGMA wal_autocheckpoint = 0").close()  # before a migration commits anything
-        migrate(connection, self.location)
+        # As a deletion it changes the epoch, by which those who have the store open see that it is another one.
+        migrate(connection, self.location, self.epochs.deleting)
         # Reads its answer to the end: an I/O error here does not raise, it leaves the mode as it was.
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
         if mode != "wal":
@@ -242,7 +246,14 @@ class FileDatabase:
 
     def read(self, what: str, query: Callable[[sqlite3.Connection], T]) -> T:
         self._file.check()
-        return run_query(connection_here(), self.location, what, query)
+        connection = connection_here()
+        found = run_query(connection, self.location, what, query)
+        epoch = self.epochs.latest
+        if epoch != self._format_seen_in or not is_known(epoch):
+            # After the query: no migration can have come in between that changed nothing here.
+            run_query(connection, self.location, what, lambda here: refuse_other_format(here, self.location))
+            self._format_seen_in = epoch
+        return found
 
     def epoch_before(self, _: sqlite3.Connection) -> Epoch:
         self.epochs.let_go_if_replaced()
@@ -303,15 +314,21 @@ class FileWrites:
                 self._lock.release()
                 if not self._lock.acquire(wanted):
                     return False
-            if self._transactions.begin(wanted):
-                return True
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError) and not isinstance(error, ContextStoreError):
                 raise translated_os(error, self._file.location, "could not look beside") from error
             raise
-        self._lock.release()
-        return False
+        return True
+
+    def put_alone(self, put: PutOutput) -> bool:
+        is_stored = self._transactions.put_alone(put)
+        if is_stored:
+            self._wal.note_put(put)
+        return is_stored
+
+    def begin(self, wanted: Callable[[], bool]) -> bool:
+        return self._transactions.begin(wanted)
 
     def _take_lock(self, wanted: Callable[[], bool]) -> bool:
         for _ in range(100):

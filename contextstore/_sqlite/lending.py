@@ -188,7 +188,7 @@ class Lender:
         now = time.time_ns() // 1000
         if not is_known(epoch) or not put_alone(lent.connection, self._file.location, put, now):
             return None
-        wal.note_single(len(put.value.data))
+        wal.note_put(put)
         return epoch
 
     def _acquire(self, lent: LentWriter) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .._engine.contract import Job
 from .._engine.epochs import Epoch, LocalEpochs
-from .._engine.operations import Unit
+from .._engine.operations import PutOutput, Unit
 from .._engine.records import EngineStats
 from .._process.own_threads import OwnThreads
 from .._waiting.outcome import Outcome
@@ -91,8 +91,14 @@ class MemoryWrites:
         self._epochs = epochs
         self._transactions = transactions
 
-    def acquire(self, wanted: Callable[[], bool]) -> bool:
+    def acquire(self, _: Callable[[], bool]) -> bool:
         self._epochs.begin_write()
+        return True
+
+    def put_alone(self, put: PutOutput) -> bool:
+        return self._transactions.put_alone(put)
+
+    def begin(self, wanted: Callable[[], bool]) -> bool:
         return self._transactions.begin(wanted)
 
     def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:

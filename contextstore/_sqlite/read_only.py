@@ -30,7 +30,7 @@ from .feed import POLL_SECONDS, known_epoch, news_since
 from .file import file_stats
 from .fork import refuse_if_spoilt
 from .location import StoreFile, check_place, refuse_emptied
-from .schema import probe
+from .schema import probe, refuse_other_format
 from .visit import NO_WRITER, ChangedMeanwhileError, Visit, set_up, visit
 from .worker import ConnectionWorker, LazyWorker, worker_here
 
@@ -103,13 +103,18 @@ class ReadOnlyDatabase:
     # -- reads ---------------------------------------------------------------------------------------------------------
 
     def read(self, what: str, query: Callable[[sqlite3.Connection], T]) -> T:
+        def query_in_format(connection: sqlite3.Connection) -> T:
+            found = query(connection)
+            refuse_other_format(connection, self.location)
+            return found
+
         def read_once() -> T:
             self._file.check()
             try:
                 visit = self._visit_here()
             except sqlite3.Error as error:
                 raise translated(error, self.location, f"could not read {what} from") from error
-            found = self._confirmed(visit, lambda: run_query(visit.connection, self.location, what, query))
+            found = self._confirmed(visit, lambda: run_query(visit.connection, self.location, what, query_in_format))
             self._file.check()
             return found
 

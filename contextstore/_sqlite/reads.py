@@ -32,28 +32,28 @@ from .deletion import json_array
 from .errors import code_of, translated
 
 _OUTPUT_COLUMNS = """
-    output_rows.node_id, output_rows.codec, CAST(output_rows.value AS BLOB), output_rows.checksum,
-    output_rows.written_at, output_rows.size, output_rows.run
+    node_outputs.node_id, node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum,
+    node_outputs.written_at, node_outputs.size, node_outputs.run
 """
 _FETCH_OUTPUT = f"""
-    SELECT {_OUTPUT_COLUMNS} FROM runs JOIN output_rows ON output_rows.run = runs.serial
-    WHERE runs.flow_run_id = ? AND runs.deleted_at IS NULL AND output_rows.node_id = ?
+    SELECT {_OUTPUT_COLUMNS} FROM flow_runs JOIN node_outputs ON node_outputs.run = flow_runs.serial
+    WHERE flow_runs.flow_run_id = ? AND flow_runs.deleted_at IS NULL AND node_outputs.node_id = ?
 """  # noqa: S608 - no input in it
 _FETCH_OUTPUTS = f"""
-    SELECT {_OUTPUT_COLUMNS} FROM output_rows
-    WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
+    SELECT {_OUTPUT_COLUMNS} FROM node_outputs
+    WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL)
         AND node_id IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - no input in it
 _PAGE_OUTPUTS = f"""
-    SELECT {_OUTPUT_COLUMNS} FROM output_rows
+    SELECT {_OUTPUT_COLUMNS} FROM node_outputs
     WHERE run = (
-        SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL AND serial = coalesce(?, serial)
+        SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL AND serial = coalesce(?, serial)
     ) AND node_id > ?
     ORDER BY node_id LIMIT ?
 """  # noqa: S608 - no input in it
 _NEXT_NODE_ID = """
-    SELECT node_id FROM output_rows INDEXED BY sqlite_autoindex_output_rows_1
-    WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
+    SELECT node_id FROM node_outputs INDEXED BY sqlite_autoindex_node_outputs_1
+    WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
     ORDER BY node_id LIMIT 1
 """
 _NODE_IDS = 5000
@@ -62,16 +62,16 @@ _NODE_IDS = 5000
 # As one JSON array instead of a row each: 0.6 of the time.
 _FIRST_NODE_IDS = """
     SELECT json_group_array(node_id) FROM (
-        SELECT node_id FROM output_rows
-        WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
+        SELECT node_id FROM node_outputs
+        WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL)
             AND node_id >= ? AND node_id < ?
         ORDER BY node_id LIMIT ?
     )
 """
 _NEXT_NODE_IDS = """
     SELECT json_group_array(node_id) FROM (
-        SELECT node_id FROM output_rows
-        WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL)
+        SELECT node_id FROM node_outputs
+        WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL)
             AND node_id > ? AND node_id < ?
         ORDER BY node_id LIMIT ?
     )
@@ -79,21 +79,21 @@ _NEXT_NODE_IDS = """
 
 _FEW = 5000
 """So many runs are put in order in the time that a page takes otherwise, about."""
-_COUNT_PREFIX = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE flow_run_id >= ? AND flow_run_id < ? LIMIT ?)"
+_COUNT_PREFIX = "SELECT count(*) FROM (SELECT 1 FROM flow_runs WHERE flow_run_id >= ? AND flow_run_id < ? LIMIT ?)"
 
 _GLOBAL_COLUMNS = "key, codec, CAST(value AS BLOB), checksum, version, written_at, size"
-_FETCH_GLOBAL = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key = ?"  # noqa: S608 - no input in it
+_FETCH_GLOBAL = f"SELECT {_GLOBAL_COLUMNS} FROM global_values WHERE key = ?"  # noqa: S608 - no input in it
 
 _GLOBAL_NAMES = """
-    SELECT key FROM global_rows INDEXED BY sqlite_autoindex_global_rows_1 WHERE key > ? OR ? ORDER BY key LIMIT ?
+    SELECT key FROM global_values INDEXED BY sqlite_autoindex_global_values_1 WHERE key > ? OR ? ORDER BY key LIMIT ?
 """
 
 _COUNT = """
-    SELECT (SELECT count(*) FROM runs WHERE deleted_at IS NULL),
-        (SELECT count(*) FROM runs WHERE deleted_at IS NOT NULL), count(*),
-        (SELECT count(*) FROM global_rows WHERE value IS NOT NULL),
-        CAST(total(size) + (SELECT total(size) FROM global_rows) AS INTEGER)
-    FROM output_rows WHERE run IN (SELECT serial FROM runs WHERE deleted_at IS NULL)
+    SELECT (SELECT count(*) FROM flow_runs WHERE deleted_at IS NULL),
+        (SELECT count(*) FROM flow_runs WHERE deleted_at IS NOT NULL), count(*),
+        (SELECT count(*) FROM global_values WHERE value IS NOT NULL),
+        CAST(total(size) + (SELECT total(size) FROM global_values) AS INTEGER)
+    FROM node_outputs WHERE run IN (SELECT serial FROM flow_runs WHERE deleted_at IS NULL)
 """
 
 
@@ -160,8 +160,8 @@ def _unreadable_output(location: str, key: OutputKey, error: sqlite3.DatabaseErr
 
 def exists(connection: sqlite3.Connection, key: OutputKey) -> bool:
     query = """
-        SELECT 1 FROM output_rows
-        WHERE run = (SELECT serial FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id = ?
+        SELECT 1 FROM node_outputs
+        WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id = ?
     """
     return connection.execute(query, key).fetchone() is not None
 
@@ -232,9 +232,9 @@ def list_runs(connection: sqlite3.Connection, prefix: str, after: str | None, li
         # that have the prefix are found by it, instead of going through all runs for them.
         bounds = (prefix, after_prefix(prefix) or b"")
         is_rare = prefix and connection.execute(_COUNT_PREFIX, (*bounds, _FEW + 1)).fetchone()[0] <= _FEW
-        index = "INDEXED BY sqlite_autoindex_runs_1" if is_rare else "NOT INDEXED"
+        index = "INDEXED BY sqlite_autoindex_flow_runs_1" if is_rare else "NOT INDEXED"
         query = f"""
-            SELECT serial, flow_run_id FROM runs {index}
+            SELECT serial, flow_run_id FROM flow_runs {index}
             WHERE serial < ? AND deleted_at IS NULL AND flow_run_id >= ? AND flow_run_id < ?
             ORDER BY serial DESC LIMIT ?
         """  # noqa: S608 - no input in it
@@ -243,41 +243,41 @@ def list_runs(connection: sqlite3.Connection, prefix: str, after: str | None, li
 
 
 def _serial_of(connection: sqlite3.Connection, flow_run_id: str) -> int:
-    row = connection.execute("SELECT serial FROM runs WHERE flow_run_id = ?", (flow_run_id,)).fetchone()
+    row = connection.execute("SELECT serial FROM flow_runs WHERE flow_run_id = ?", (flow_run_id,)).fetchone()
     if row is None:
         raise LookupError(flow_run_id)
     return int(row[0])
 
 
 def _run_record(connection: sqlite3.Connection, serial: int, flow_run_id: str) -> RunRecord:
-    query = "SELECT count(*), total(size), min(written_at), max(written_at) FROM output_rows WHERE run = ?"
+    query = "SELECT count(*), total(size), min(written_at), max(written_at) FROM node_outputs WHERE run = ?"
     try:
         outputs, size, first, last = connection.execute(query, (serial,)).fetchone()
     except sqlite3.DatabaseError as error:
         _raise_unless_damage(error)
         # By the index alone, which lies on other pages.
-        query = "SELECT count(*) FROM output_rows INDEXED BY sqlite_autoindex_output_rows_1 WHERE run = ?"
+        query = "SELECT count(*) FROM node_outputs INDEXED BY sqlite_autoindex_node_outputs_1 WHERE run = ?"
         (outputs,) = connection.execute(query, (serial,)).fetchone()
         return run_record(serial, flow_run_id, outputs, 0, (None, None))
     return run_record(serial, flow_run_id, outputs, int(size), (first, last))
 
 
 def is_deleted(connection: sqlite3.Connection, flow_run_id: str) -> bool:
-    query = "SELECT 1 FROM runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL"
+    query = "SELECT 1 FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL"
     return connection.execute(query, (flow_run_id,)).fetchone() is not None
 
 
 def count_runs(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT count(*) FROM runs WHERE deleted_at IS NULL").fetchone()[0])
+    return int(connection.execute("SELECT count(*) FROM flow_runs WHERE deleted_at IS NULL").fetchone()[0])
 
 
 def count_tombstones(connection: sqlite3.Connection, deleted_before: int) -> int:
-    query = "SELECT count(*) FROM runs WHERE deleted_at < ?"
+    query = "SELECT count(*) FROM flow_runs WHERE deleted_at < ?"
     return int(connection.execute(query, (deleted_before,)).fetchone()[0])
 
 
 def page_run_rows(connection: sqlite3.Connection, after: int, limit: int) -> list[RunRow]:
-    query = "SELECT serial, flow_run_id, created_at, deleted_at FROM runs WHERE serial > ? ORDER BY serial LIMIT ?"
+    query = "SELECT serial, flow_run_id, created_at, deleted_at FROM flow_runs WHERE serial > ? ORDER BY serial LIMIT ?"
     try:
         rows = connection.execute(query, (after, limit)).fetchall()
     except sqlite3.DatabaseError as error:
@@ -287,12 +287,12 @@ def page_run_rows(connection: sqlite3.Connection, after: int, limit: int) -> lis
 
 
 def _run_rows_around_damage(connection: sqlite3.Connection, after: int, limit: int) -> list[RunRow]:
-    query = "SELECT serial, flow_run_id FROM runs INDEXED BY sqlite_autoindex_runs_1 WHERE serial > ?"
+    query = "SELECT serial, flow_run_id FROM flow_runs INDEXED BY sqlite_autoindex_flow_runs_1 WHERE serial > ?"
     rows: list[RunRow] = []
     for serial, flow_run_id in sorted(connection.execute(query, (after,)).fetchall())[:limit]:
         times: tuple[int | None, int | None] | None = None
         with contextlib.suppress(sqlite3.DatabaseError):
-            query = "SELECT created_at, deleted_at FROM runs WHERE serial = ?"
+            query = "SELECT created_at, deleted_at FROM flow_runs WHERE serial = ?"
             times = connection.execute(query, (serial,)).fetchone()
         rows.append(RunRow(serial, flow_run_id, *(times or (None, None))))
     return rows
@@ -318,7 +318,7 @@ def page_globals(
     is_next_page = after is not None and after >= prefix
     bound = "key > ?" if is_next_page else "key >= ?"  # one of the two, so that the index leads to the page at once
     query = f"""
-        SELECT {_GLOBAL_COLUMNS} FROM global_rows
+        SELECT {_GLOBAL_COLUMNS} FROM global_values
         WHERE value IS NOT NULL AND {bound} AND key < ? ORDER BY key LIMIT ?
     """  # noqa: S608 - no input in it
     parameters = (after if is_next_page else prefix, after_prefix(prefix) or b"", limit)
@@ -329,7 +329,7 @@ def page_globals(
 def page_global_rows(
     connection: sqlite3.Connection, location: str, after: str | None, limit: int
 ) -> list[Outcome[GlobalRow]]:
-    query = f"SELECT {_GLOBAL_COLUMNS} FROM global_rows WHERE key > ? OR ? ORDER BY key LIMIT ?"  # noqa: S608 - no input in it
+    query = f"SELECT {_GLOBAL_COLUMNS} FROM global_values WHERE key > ? OR ? ORDER BY key LIMIT ?"  # noqa: S608 - no input in it
     parameters = (after or "", after is None, limit)
     try:
         rows = connection.execute(query, parameters).fetchall()

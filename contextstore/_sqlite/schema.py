@@ -1,36 +1,52 @@
-"""What a store consists of in SQLite: tables and views, the marks of a store, migrations, and whether a file is one.
+"""What a store consists of in SQLite: tables and views, the marks of a store, and whether a file is one.
 
 Rules of this module: it looks at what others may have made, and refuses what is not a store as it was found. It makes
-a schema, or changes one, within one transaction.
+a schema within one transaction; ``migrations`` brings one of before up to this one.
 """
 
 from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Mapping
-from typing import cast
+from typing import TypeAlias, cast
 
 from ..errors import IncompatibleStoreError
 from .connection import uri_of
 from .errors import translated
+from .former_schemas import FORMER_SCHEMAS
 from .location import has_content, size_of
 
 APPLICATION_ID = 0x43745374  # "CtSt"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The store's format number, in the file as user_version. A version of this library writes one format, and no other."""
+
+HIGHEST_ID = """
+CREATE TRIGGER highest_id AFTER DELETE ON node_outputs
+WHEN old.id > coalesce((SELECT max(id) FROM node_outputs), 0)
+BEGIN
+    -- SQLite gives max(id) + 1: so the highest id stays, as that of a mark. No put has to write or read one.
+    INSERT INTO node_outputs (id, run, node_id, codec, checksum, written_at, size, value)
+    VALUES (old.id, 0, '', 0, 0, 0, 0, '')
+    ON CONFLICT (run, node_id) DO UPDATE SET id = excluded.id;
+END
+"""
 
 # The tables hold what the engine needs; the views are for people and their tools.
-_SCHEMA = """
-CREATE TABLE runs (
+_SCHEMA = (
+    """
+CREATE TABLE flow_runs (
     serial INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which runs were first seen; never given twice
     flow_run_id TEXT NOT NULL UNIQUE,
     created_at INTEGER NOT NULL,               -- microseconds since 1970, UTC, as all times here
     deleted_at INTEGER                         -- not null: a tombstone
-);
-CREATE INDEX tombstones ON runs (deleted_at) WHERE deleted_at IS NOT NULL;
-CREATE TABLE output_rows (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,      -- rises with each commit; never given twice
-    run INTEGER NOT NULL,                      -- runs.serial
+)
+    """,
+    "CREATE INDEX tombstones ON flow_runs (deleted_at) WHERE deleted_at IS NOT NULL",
+    """
+CREATE TABLE node_outputs (
+    id INTEGER PRIMARY KEY                     -- rises with each commit; never given twice: see highest_id
+        CHECK (id < 9223372036854775807),      -- SQLite would go on with any other number
+    run INTEGER NOT NULL,                      -- flow_runs.serial; 0: no output, but the mark of the highest id
     node_id TEXT NOT NULL,
     codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: value is the bytes themselves
     checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec and value
@@ -38,8 +54,11 @@ CREATE TABLE output_rows (
     size INTEGER NOT NULL,                     -- bytes of value
     value NOT NULL,
     UNIQUE (run, node_id)
-);
-CREATE TABLE global_rows (
+)
+    """,
+    HIGHEST_ID,
+    """
+CREATE TABLE global_values (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
     version INTEGER NOT NULL,                  -- stays when the global is deleted, and is counted on
@@ -48,19 +67,22 @@ CREATE TABLE global_rows (
     written_at INTEGER NOT NULL,
     size INTEGER,                              -- bytes of value
     value                                      -- null: deleted
-);
+)
+    """,
+    """
 CREATE VIEW outputs AS
-    SELECT runs.flow_run_id, output_rows.node_id, output_rows.value,
-           strftime('%Y-%m-%dT%H:%M:%fZ', output_rows.written_at / 1e6, 'unixepoch') AS written_at
-    FROM runs JOIN output_rows ON output_rows.run = runs.serial
-    WHERE runs.deleted_at IS NULL;
+    SELECT flow_runs.flow_run_id, node_outputs.node_id, node_outputs.value,
+           strftime('%Y-%m-%dT%H:%M:%fZ', node_outputs.written_at / 1e6, 'unixepoch') AS written_at
+    FROM flow_runs JOIN node_outputs ON node_outputs.run = flow_runs.serial
+    WHERE flow_runs.deleted_at IS NULL
+    """,
+    """
 CREATE VIEW globals AS
     SELECT key, value, version, strftime('%Y-%m-%dT%H:%M:%fZ', written_at / 1e6, 'unixepoch') AS written_at
-    FROM global_rows WHERE value IS NOT NULL;
-"""
-
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
-"""From a schema version to the next: what is to be executed, within one transaction."""
+    FROM global_values WHERE value IS NOT NULL
+    """,
+)
+_SCHEMAS = {**FORMER_SCHEMAS, SCHEMA_VERSION: _SCHEMA}
 
 
 def probe(path: str, location: str) -> None:
@@ -129,25 +151,15 @@ def schema_version(connection: sqlite3.Connection, location: str) -> int:
     return cast("int", version)
 
 
-def migrate(connection: sqlite3.Connection, location: str) -> None:
-    version = schema_version(connection, location)
-    if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]:
-        create_schema(connection)
-        return
-    steps = range(version, SCHEMA_VERSION)
-    if not all(step in MIGRATIONS for step in steps):
-        raise IncompatibleStoreError(f"{location} has schema {version}, from which there is no way to a newer one")
-    if not steps:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for step in steps:
-            MIGRATIONS[step](connection)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}").close()
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+def refuse_other_format(connection: sqlite3.Connection, location: str) -> None:
+    """Raise if the store that is open has been migrated, by a process of a newer version, since it was opened."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA_VERSION:
+        raise IncompatibleStoreError(
+            f"{location} was brought to schema {version} while it was open, by a process of another version of "
+            f"contextstore, and this one, which knows schema {SCHEMA_VERSION}, takes and gives nothing more: upgrade "
+            "contextstore here, too, and open the store anew"
+        )
 
 
 def create_schema(connection: sqlite3.Connection) -> None:
@@ -156,9 +168,8 @@ def create_schema(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL").close()  # so that prune can give space back bit by bit
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in _SCHEMA.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
+        for statement in _SCHEMA:
+            connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").close()
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}").close()
         connection.execute("COMMIT")
@@ -170,18 +181,23 @@ def create_schema(connection: sqlite3.Connection) -> None:
 _SCHEMA_QUERY = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
 
 
+Schema: TypeAlias = frozenset[tuple[str, str, str, str | None]]
+"""Type, name, table and sql of each part, as SQLite has them."""
+
+
 @functools.cache
-def own_schema() -> frozenset[tuple[str, str, str, str | None]]:
-    """What a store consists of: type, name, table and sql of each part."""
+def own_schema(version: int = SCHEMA_VERSION) -> Schema:
+    """What a store of that schema consists of."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        create_schema(connection)
+        for statement in _SCHEMAS[version]:
+            connection.execute(statement)
         return schema_in(connection)
     finally:
         connection.close()
 
 
-def schema_in(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str, str | None]]:
+def schema_in(connection: sqlite3.Connection) -> Schema:
     return frozenset(connection.execute(_SCHEMA_QUERY).fetchall())
 
 
@@ -194,10 +210,11 @@ def refuse_unmarked(connection: sqlite3.Connection, location: str) -> None:
         found = schema_in(connection)
     except sqlite3.DatabaseError:  # damaged, so it may or may not be a store's
         return
-    if own_schema() <= found:
+    versions = [version for version in (SCHEMA_VERSION, *FORMER_SCHEMAS) if own_schema(version) <= found]
+    if versions:
         raise IncompatibleStoreError(
             f"{location} has the tables of a store, but not its marks, as after a dump (.dump) that was read into a "
             "new file; it was left as it is. To make it a store again, once all of the dump is in it, execute in it "
-            f"'PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};', then open it and "
+            f"'PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {versions[0]};', then open it and "
             "ask its check(). (That it has lost auto_vacuum is harmless: prune() frees room within it alone.)"
         )

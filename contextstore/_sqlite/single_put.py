@@ -1,7 +1,8 @@
-"""A put that commits alone: one statement, which begins, looks, writes and commits in one call into SQLite.
+"""A single put, in the one statement that it takes.
 
-Rules of this module: with its siblings, all SQL of SQLite; a connection is all that it needs, and nothing of the
-caller's runs between the beginning of its transaction and the end.
+Rules of this module: one function, over a connection that is in no transaction. SQLite itself begins and commits
+around the statement, so that between the two runs nothing of ours, and nothing of a caller's. What the statement does
+not do is left to ``writes``: it alone makes runs, refuses, and says why.
 """
 
 from __future__ import annotations
@@ -9,28 +10,68 @@ from __future__ import annotations
 import sqlite3
 
 from .._engine.operations import PutOutput
-from .._values.codec import JSON, checksum
+from .._values.codec import JSON, Encoded, checksum
 from .errors import code_of, translated
+from .schema import SCHEMA_VERSION
 
-_PUT = """
-    INSERT INTO output_rows (run, node_id, codec, checksum, written_at, size, value)
-    SELECT serial, ?, ?, ?, ?, ?, ? FROM runs WHERE flow_run_id = ? AND deleted_at IS NULL
-    ON CONFLICT DO NOTHING
+# One call of SQLite where a transaction takes four: BEGIN IMMEDIATE, a look at what has changed, the INSERT, COMMIT.
+# All that a put has to know, looked up within its own transaction: the run is there and not deleted, the store is of
+# this format. A run that is missing is a NULL, which OR IGNORE passes over, as it does an output that is there already.
+# VALUES and no SELECT ... FROM: SQLite keeps no journal of a statement that writes one row.
+_PUT = f"""
+    INSERT OR IGNORE INTO node_outputs (run, node_id, codec, checksum, written_at, size, value)
+    VALUES ((
+        SELECT serial FROM flow_runs
+        WHERE flow_run_id = ? AND deleted_at IS NULL
+            AND (SELECT user_version FROM pragma_user_version) = {SCHEMA_VERSION}
+    ), ?, ?, ?, ?, ?, ?)
+"""  # noqa: S608 - no input in it
+
+_BEFORE_THE_COMMIT = frozenset(
+    [
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR_READ,
+        sqlite3.SQLITE_IOERR_SHORT_READ,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_TOOBIG,
+    ]
+)
+"""Codes of errors after which no commit of this statement stands in the -wal.
+
+Most are found before anything is written. Without room (FULL) the last frame, which makes the others a commit, is not
+written. A frame that cannot be read (READ) is one that the last frame's checksum would need. Any other error of the
+system, and want of memory, may come when that frame has been written: in its sync, or as the -shm learns of it.
+(CORRUPT may come there, too, if the -shm is damaged; the usual transaction then writes the same frames anew.)
 """
 
 
 def put_alone(connection: sqlite3.Connection, location: str, put: PutOutput, now: int) -> bool:
-    """Whether the output is stored, and durable. False: nothing was done, and a transaction decides what is to be."""
-    value = put.value
-    data = value.data
-    of_all = checksum(put.flow_run_id, put.node_id, value)
-    column = data.decode() if value.codec == JSON else data
+    """Commit an output by one call of the connection's ``execute``. Whether it is stored, and durable.
+
+    False: nothing was done. There is no such run yet, or it was deleted, or the output is there already, or another
+    program is writing, or the store has another format, or it failed before the commit: the usual transaction decides,
+    and says what is the matter. Raises StorageError with ``outcome_unknown`` if the commit itself failed.
+    """
+    run, node, value, _ = put
+    row = (run, node, value.codec, checksum(run, node, value), now, len(value.data), value_of(value))
     try:
-        cursor = connection.execute(_PUT, (put.node_id, value.codec, of_all, now, len(data), column, put.flow_run_id))
+        return connection.execute(_PUT, row).rowcount == 1
     except sqlite3.Error as error:
-        code = code_of(error) & 0xFF
-        if code == sqlite3.SQLITE_BUSY:
+        code = code_of(error)
+        if code in _BEFORE_THE_COMMIT or code & 0xFF in _BEFORE_THE_COMMIT:
             return False
-        certain = code == sqlite3.SQLITE_FULL
-        raise translated(error, location, "could not commit to", outcome_unknown=not certain) from error
-    return cursor.rowcount == 1
+        raise translated(error, location, "could not commit to", outcome_unknown=True) from error
+
+
+def value_of(value: Encoded) -> str | bytes:
+    """JSON goes in as TEXT, so that every SQLite tool shows it."""
+    return str(value.data, "utf-8") if value.codec == JSON else value.data

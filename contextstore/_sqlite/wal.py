@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 
-from .._engine.operations import Unit
+from .._engine.operations import PutOutput, Unit
 from ..errors import StorageError
 from .connection import roll_back
 from .errors import code_of
@@ -57,9 +57,9 @@ class Wal:
         if transaction.shortens_file:  # at the next checkpoint: at once
             self._frames = max(self._frames, self._checkpoint_at)
 
-    def note_single(self, value_bytes: int) -> None:
-        """Count a put that was committed alone. By the holder of the lock, in any thread."""
-        self._frames += 4 + value_bytes // 4096
+    def note_put(self, put: PutOutput) -> None:
+        """The same for a put by itself: a page of the table, one of its index, and those of a long value."""
+        self._frames += 2 + len(put.value.data) // 4096
 
     @property
     def is_due(self) -> bool:

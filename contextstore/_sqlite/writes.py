@@ -33,7 +33,7 @@ from .._engine.operations import (
 )
 from .._engine.rules import GlobalOperation, change_global, marks_deleted, refusal_of_put
 from .._engine.serials import Serials
-from .._values.codec import JSON, Encoded, checksum
+from .._values.codec import checksum
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
@@ -43,6 +43,8 @@ from .epochs import MappedEpochs
 from .errors import code_of, translated, translated_os
 from .lock import try_again
 from .reads import fetch_output, stored_global
+from .schema import refuse_other_format
+from .single_put import put_alone, value_of
 
 MAX_BYTES = 4 * 2**20
 """About so many bytes are written, or removed, by one commit."""
@@ -53,13 +55,13 @@ _INSERT_SIZES = (64, 32, 16, 8, 4, 2, 1)
 def _insert_outputs(rows: int) -> str:
     values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * rows)
     columns = "run, node_id, codec, checksum, written_at, size, value"
-    return f"INSERT INTO output_rows ({columns}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - no input in it
+    return f"INSERT INTO node_outputs ({columns}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - no input in it
 
 
 _INSERT_OUTPUTS = {rows: _insert_outputs(rows) for rows in _INSERT_SIZES}
 
 _WRITE_GLOBAL = """
-    INSERT INTO global_rows (key, version, codec, checksum, written_at, size, value)
+    INSERT INTO global_values (key, version, codec, checksum, written_at, size, value)
     VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET version = excluded.version, codec = excluded.codec,
         checksum = excluded.checksum, written_at = excluded.written_at, size = excluded.size,
@@ -86,6 +88,10 @@ class Transactions:
         self._serials = Serials()
         self._data_version = -1
 
+    def put_alone(self, put: PutOutput) -> bool:
+        """Commit a put in a statement of its own. False: nothing was done. In no transaction."""
+        return put_alone(self._connection, self._location, put, _now())
+
     def begin(self, wanted: Callable[[], bool]) -> bool:
         """BEGIN IMMEDIATE, tried again while another program, which knows no lock file, is writing."""
         return self._try_to_begin() or try_again(self._try_to_begin, wanted)
@@ -100,14 +106,16 @@ class Transactions:
         return True
 
     def commit(self, units: Sequence[Unit]) -> tuple[list[Outcome[list[Any]]], Transaction]:
-        """Commit the units that are not refused, all at once. What became of each, and what was done."""
+        """Commit the units that are not refused, all at once. What became of each, and what was done.
+
+        A group of new outputs takes BEGIN IMMEDIATE, so that what is looked up stays so; data_version, which tells
+        whether all that was known before still is; an INSERT for up to 64 of them; COMMIT.
+        """
         if not self._connection.in_transaction:  # one of several commits within a turn
-            deadline = Deadline(self._timeout)
-            if not self.begin(lambda: not deadline.is_over):
-                raise StoreBusyError(f"another program is writing to {self._location}; nothing was stored: try again")
-        transaction = Transaction(self._connection, self._location, self._serials)
+            self._begin_now()
+        transaction = Transaction(self._connection, self._location, self._serials, self._begin_anew)
         try:
-            self._forget_stale_serials()
+            self._look_at_commits_of_others()
             outcomes = transaction.apply(units)
         except BaseException as error:
             # SQLite may have rolled the whole transaction back by itself (SQLITE_FULL). A statement after that would
@@ -118,6 +126,17 @@ class Transactions:
             raise
         self._commit(transaction.deletes_runs)
         return outcomes, transaction
+
+    def _begin_now(self) -> None:
+        deadline = Deadline(self._timeout)
+        if not self.begin(lambda: not deadline.is_over):
+            raise StoreBusyError(f"another program is writing to {self._location}; nothing was stored: try again")
+
+    def _begin_anew(self) -> None:
+        """Undo all that this transaction has done so far."""
+        self.roll_back()
+        self._begin_now()
+        self._look_at_commits_of_others()
 
     def _commit(self, deletes_runs: bool) -> None:
         try:
@@ -145,10 +164,12 @@ class Transactions:
         self._serials.clear()  # also when SQLite has rolled back by itself
         roll_back(self._connection)
 
-    def _forget_stale_serials(self) -> None:
-        # Another connection may have deleted a run. data_version rises whenever another one has committed.
+    def _look_at_commits_of_others(self) -> None:
+        # Another connection may have deleted a run, or brought the store to another format. data_version changes
+        # whenever another one has committed.
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         if version != self._data_version:
+            refuse_other_format(self._connection, self._location)
             self._serials.clear()
             self._data_version = version
 
@@ -158,13 +179,17 @@ class Transaction:
 
     Args:
         serials: of runs that are not deleted, as the transactions of this connection know them.
+        begin_anew: undoes all that was done so far.
     """
 
-    def __init__(self, connection: sqlite3.Connection, location: str, serials: Serials) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, location: str, serials: Serials, begin_anew: Callable[[], None]
+    ) -> None:
         self._connection = connection
         self._location = location
         self._serials = serials
-        self._now = time.time_ns() // 1000
+        self._begin_anew = begin_anew
+        self._now = _now()
         self.deletes_runs = False
         self.value_bytes = 0
         """How many bytes of values were written."""
@@ -174,14 +199,33 @@ class Transaction:
         """Whether the file gets shorter as soon as this is copied into it."""
 
     def apply(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
-        """Each unit that is refused undoes itself, and no other. Raises what undoes them all."""
+        """Each unit that is refused undoes itself, and no other. Raises what undoes them all.
+
+        The puts go first: where they are all new, they need no savepoint of their own, and where one is not, nothing
+        else is lost by beginning anew.
+        """
+        if len(units) == 1:
+            return [self._apply_only(units[0])]
         puts = [unit[0] for unit in units if len(unit) == 1 and type(unit[0]) is PutOutput]
-        if len(puts) < 2 or not self._put_all_new(puts):
+        if len(puts) < 2 or not self._put_all_new_first(puts):
             return [self._apply_unit(unit) for unit in units]
         put: Outcome[list[Any]] = Outcome([None])
         if len(puts) == len(units):
             return [put] * len(units)
         return [put if len(unit) == 1 and type(unit[0]) is PutOutput else self._apply_unit(unit) for unit in units]
+
+    def _apply_only(self, unit: Unit) -> Outcome[list[Any]]:
+        """A unit that is all that this transaction has."""
+        puts = [operation for operation in unit if type(operation) is PutOutput]
+        if len(unit) > 1 and len(puts) == len(unit) and self._put_all_new_first(puts):
+            return Outcome([None] * len(unit))
+        try:
+            return Outcome([self._apply_operation(operation) for operation in unit])
+        except ContextStoreError as error:
+            if len(unit) > 1:  # a single statement that is refused undoes itself
+                self._begin_anew()
+                self.deletes_runs = False
+            return Outcome.failure(error)
 
     def _apply_unit(self, unit: Unit) -> Outcome[list[Any]]:
         if len(unit) == 1:  # a single statement that is refused undoes itself
@@ -195,15 +239,17 @@ class Transaction:
             if len(puts) == len(unit) and self._put_all_new(puts):
                 outcome: Outcome[list[Any]] = Outcome([None] * len(unit))
             else:
+                if len(puts) == len(unit):
+                    self._undo_unit()
                 outcome = Outcome([self._apply_operation(operation) for operation in unit])
         except ContextStoreError as error:
-            self._undo("unit")
+            self._undo_unit()
             outcome = Outcome.failure(error)
         self._connection.execute("RELEASE unit")
         return outcome
 
-    def _undo(self, savepoint: str) -> None:
-        self._connection.execute(f"ROLLBACK TO {savepoint}")
+    def _undo_unit(self) -> None:
+        self._connection.execute("ROLLBACK TO unit")
         self._serials.clear()
 
     def _apply_operation(self, operation: Operation) -> Any:
@@ -229,27 +275,31 @@ class Transaction:
 
     # -- outputs -------------------------------------------------------------------------------------------------------
 
+    def _put_all_new_first(self, puts: Sequence[PutOutput]) -> bool:
+        """Insert many outputs, as the first that is done. False, and nothing done, unless every one of them is new."""
+        is_done = self._put_all_new(puts)
+        if not is_done:
+            self._begin_anew()
+            self.value_bytes = 0
+        return is_done
+
     def _put_all_new(self, puts: Sequence[PutOutput]) -> bool:
-        """Insert many outputs in few statements. False, and nothing done, unless every one of them is new.
+        """Insert many outputs in few statements. False unless every one is new; what was done is then to be undone.
 
         One INSERT of 64 rows takes 0.55 of the time of 64 INSERTs, and takes the GIL once instead of 64 times.
         """
-        self._connection.execute("SAVEPOINT puts")
         try:
             rows = [self._output_row(put, self._now) for put in puts]
         except RunDeletedError:
-            complete = False
-        else:
-            complete, start = True, 0
-            while complete and start < len(rows):
-                size = next(size for size in _INSERT_SIZES if size <= len(rows) - start)
-                parameters = [field for row in rows[start : start + size] for field in row]
-                complete = self._connection.execute(_INSERT_OUTPUTS[size], parameters).rowcount == size
-                start += size
-        if not complete:
-            self._undo("puts")
-        self._connection.execute("RELEASE puts")
-        return complete
+            return False
+        start = 0
+        while start < len(rows):
+            size = next(size for size in _INSERT_SIZES if size <= len(rows) - start)
+            parameters = [field for row in rows[start : start + size] for field in row]
+            if self._connection.execute(_INSERT_OUTPUTS[size], parameters).rowcount != size:
+                return False
+            start += size
+        return True
 
     def _put_output(self, put: PutOutput | LoadOutput, written_at: int) -> None:
         row = self._output_row(put, written_at)
@@ -268,16 +318,16 @@ class Transaction:
         size = len(value.data)
         self.value_bytes += size
         of_all = checksum(put.flow_run_id, put.node_id, value)
-        return (run, put.node_id, value.codec, of_all, written_at, size, _column(value))
+        return (run, put.node_id, value.codec, of_all, written_at, size, value_of(value))
 
     def _serial(self, flow_run_id: str, created_at: int) -> int:
         """The run's serial; a run not seen before gets one. Raises RunDeletedError."""
         serial = self._serials.get(flow_run_id)
         if serial is None:
-            query = "SELECT serial, deleted_at FROM runs WHERE flow_run_id = ?"
+            query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
             row = self._connection.execute(query, (flow_run_id,)).fetchone()
             if row is None:
-                insert = "INSERT INTO runs (flow_run_id, created_at) VALUES (?, ?)"
+                insert = "INSERT INTO flow_runs (flow_run_id, created_at) VALUES (?, ?)"
                 serial = cast("int", self._connection.execute(insert, (flow_run_id, created_at)).lastrowid)
             elif row[1] is not None:
                 raise RunDeletedError(flow_run_id)
@@ -298,20 +348,20 @@ class Transaction:
             if change.value is not None:
                 value = change.value
                 self.value_bytes += len(value.data)
-                columns = (value.codec, checksum("", operation.key, value), at, len(value.data), _column(value))
+                columns = (value.codec, checksum("", operation.key, value), at, len(value.data), value_of(value))
             self._connection.execute(_WRITE_GLOBAL, (operation.key, change.version, *columns))
         return change.result
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     def _delete_run(self, delete: DeleteRun) -> bool:
-        query = "SELECT serial, deleted_at FROM runs WHERE flow_run_id = ?"
+        query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
         run = self._connection.execute(query, (delete.flow_run_id,)).fetchone()
         if run is None:
-            insert = "INSERT INTO runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)"
+            insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)"
             self._connection.execute(insert, (delete.flow_run_id, self._now, self._now))
         elif run[1] is None:
-            self._connection.execute("UPDATE runs SET deleted_at = ? WHERE serial = ?", (self._now, run[0]))
+            self._connection.execute("UPDATE flow_runs SET deleted_at = ? WHERE serial = ?", (self._now, run[0]))
         else:
             return False
         self._serials.forget([delete.flow_run_id])
@@ -319,12 +369,14 @@ class Transaction:
         return True
 
     def _load_run(self, load: LoadRun) -> None:
-        query = "SELECT deleted_at FROM runs WHERE flow_run_id = ?"
+        query = "SELECT deleted_at FROM flow_runs WHERE flow_run_id = ?"
         row = self._connection.execute(query, (load.flow_run_id,)).fetchone()
         if row is None:
-            self._connection.execute("INSERT INTO runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)", load)
+            self._connection.execute(
+                "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)", load
+            )
         elif marks_deleted(load, row[0] is not None):
-            mark = "UPDATE runs SET deleted_at = ? WHERE flow_run_id = ?"
+            mark = "UPDATE flow_runs SET deleted_at = ? WHERE flow_run_id = ?"
             self._connection.execute(mark, (load.deleted_at, load.flow_run_id))
             self._serials.forget([load.flow_run_id])
             self.deletes_runs = True
@@ -347,6 +399,6 @@ class Transaction:
         return pages
 
 
-def _column(value: Encoded) -> str | bytes:
-    """JSON goes in as TEXT, so that every SQLite tool shows it."""
-    return str(value.data, "utf-8") if value.codec == JSON else value.data
+def _now() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000

@@ -42,8 +42,7 @@ def damage(location: Any, request: pytest.FixtureRequest, table: str, change: st
             assert connection.execute(f"UPDATE {table} SET {change} WHERE {where}").rowcount > 0
     else:
         schema = str(location).partition("?schema=")[2]
-        change, where = change.format(blob="'ff'::bytea"), where.replace("FROM runs", f"FROM {schema}.flow_runs")
-        table = {"runs": "flow_runs", "output_rows": "node_outputs", "global_rows": "global_values"}.get(table, table)
+        change, where = change.format(blob="'ff'::bytea"), where.replace("FROM flow_runs", f"FROM {schema}.flow_runs")
         query = (
             f"WITH changed AS (UPDATE {schema}.{table} SET {change} WHERE {where} RETURNING 1) SELECT 1 FROM changed"
         )
@@ -52,7 +51,7 @@ def damage(location: Any, request: pytest.FixtureRequest, table: str, change: st
 
 def output(run: str, *nodes: str) -> str:
     names = ", ".join(f"'{node}'" for node in nodes)
-    return f"run = (SELECT serial FROM runs WHERE flow_run_id = '{run}') AND node_id IN ({names})"
+    return f"run = (SELECT serial FROM flow_runs WHERE flow_run_id = '{run}') AND node_id IN ({names})"
 
 
 async def iterate(store: Any, run: str, **options: Any) -> AsyncIterator[Any]:
@@ -76,7 +75,7 @@ class TestOneOfARun:
             await store.put_many("run", {node: node for node in NODES})
             await store.put("whole", "node", 1)
         where = output("run", "c", "e")
-        await asyncio.to_thread(damage, make_store.location, request, "output_rows", DAMAGE[kind], where)
+        await asyncio.to_thread(damage, make_store.location, request, "node_outputs", DAMAGE[kind], where)
         store = make_store()
         await store.open()
         return store
@@ -189,10 +188,10 @@ def keys_of(problems: tuple[Problem, ...]) -> list[tuple[str, tuple[str, ...]]]:
 class TestCopy:
     def test_what_is_damaged_is_left_out_and_listed(self, location: Any, request: pytest.FixtureRequest) -> None:
         fill(location)
-        damage(location, request, "output_rows", "checksum = checksum + 1", output("first", "a", "d", "g"))
-        damage(location, request, "output_rows", "written_at = -1", output("third", "b"))
-        damage(location, request, "output_rows", "value = {blob}", output("second", *NODES))
-        damage(location, request, "global_rows", "checksum = checksum + 1", "key IN ('key-0', 'key-3')")
+        damage(location, request, "node_outputs", "checksum = checksum + 1", output("first", "a", "d", "g"))
+        damage(location, request, "node_outputs", "written_at = -1", output("third", "b"))
+        damage(location, request, "node_outputs", "value = {blob}", output("second", *NODES))
+        damage(location, request, "global_values", "checksum = checksum + 1", "key IN ('key-0', 'key-3')")
         with ContextStore(location) as source, ContextStore(":memory:") as target:
             report = copy(source, target, damaged="skip")
             assert keys_of(report.skipped) == [
@@ -222,15 +221,15 @@ class TestCopy:
     ) -> None:
         fill(location)
         with ContextStore(location) as source:
-            damage(location, request, "global_rows", "checksum = checksum + 1", "key = 'key-3'")
+            damage(location, request, "global_values", "checksum = checksum + 1", "key = 'key-3'")
             with pytest.raises(CorruptStoreError, match="'key-3'") as caught:
                 copied_to_memory(source, **way)
             assert caught.value.key == "key-3"
-            damage(location, request, "output_rows", "written_at = -1", output("third", "b"))
+            damage(location, request, "node_outputs", "written_at = -1", output("third", "b"))
             with pytest.raises(CorruptStoreError, match="'b' of flow run 'third'") as caught:
                 copied_to_memory(source, **way)
             assert (caught.value.flow_run_id, caught.value.node_id) == ("third", "b")
-            damage(location, request, "runs", "created_at = -1", "flow_run_id = 'second'")
+            damage(location, request, "flow_runs", "created_at = -1", "flow_run_id = 'second'")
             with pytest.raises(CorruptStoreError, match="'second'") as caught:
                 copied_to_memory(source, **way)
             assert (caught.value.flow_run_id, caught.value.node_id) == ("second", None)
@@ -239,8 +238,8 @@ class TestCopy:
         self, location: Any, request: pytest.FixtureRequest
     ) -> None:
         fill(location)
-        damage(location, request, "runs", "created_at = -1", "flow_run_id = 'second'")
-        damage(location, request, "runs", "deleted_at = -1", "flow_run_id = 'gone'")
+        damage(location, request, "flow_runs", "created_at = -1", "flow_run_id = 'second'")
+        damage(location, request, "flow_runs", "deleted_at = -1", "flow_run_id = 'gone'")
         with ContextStore(location) as source, ContextStore(":memory:") as target:
             report = copy(source, target, damaged="skip")
             assert keys_of(report.skipped) == [("run", ("second",)), ("run", ("gone",))]
@@ -258,7 +257,7 @@ class TestCopy:
         self, location: Any, request: pytest.FixtureRequest
     ) -> None:
         fill(location)
-        damage(location, request, "output_rows", "checksum = checksum + 1", output("first", "a"))
+        damage(location, request, "node_outputs", "checksum = checksum + 1", output("first", "a"))
         with ContextStore(location) as source, ContextStore(":memory:") as target:
             target.put("first", "a", "what the source does not have any more")
             with pytest.raises(StorageError, match="is not equal"):
@@ -358,7 +357,7 @@ class TestDamagedPages:
                 store.put(f"run-{number:03}-" + "z" * 200, "node", number)
         found = pages_with(file_path, b"run-150-")
         with contextlib.closing(sqlite3.connect(file_path)) as connection:
-            (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs'").fetchone()
+            (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'flow_runs'").fetchone()
         leaves = [page for page in found if file_path.read_bytes()[page * 4096] == 13]  # of a table, not of an index
         assert root not in leaves
         (leaf,) = leaves

@@ -263,7 +263,7 @@ def test_a_late_writer_of_another_process_cannot_bring_a_deleted_run_back(file_p
         assert report.ok
         assert not any("take up space" in note for note in report.notes)
     # Nor is anything of them left in the file.
-    query = "SELECT count(*) FROM output_rows JOIN runs ON serial = run WHERE flow_run_id LIKE 'run-%'"
+    query = "SELECT count(*) FROM node_outputs JOIN flow_runs ON serial = run WHERE flow_run_id LIKE 'run-%'"
     assert rows_of(file_path, query) == [(0,)]
 
 

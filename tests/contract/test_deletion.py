@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import itertools
 import random
 import sqlite3
 import time
@@ -180,7 +181,11 @@ class TestStatementsThatAreShared:
             time.sleep(0.001)
             with self.counted(store) as statements:
                 assert store.prune(older_than=NOTHING).runs == 3000
-            besides = [text for text in statements if "incremental_vacuum" not in text]
+            besides = [
+                text
+                for text, _ in itertools.groupby(statements)  # of a deletion SQLite tells again for each row's trigger
+                if "incremental_vacuum" not in text
+            ]
             assert 0 < len(besides) < 300
 
 
@@ -272,7 +277,7 @@ class TestReports:
             await store.put_many("damaged", {str(number): number for number in range(3)})
             await put_small_runs(store, 5)
             with contextlib.closing(sqlite3.connect(make_store.location)) as connection, connection:
-                connection.execute(f"UPDATE output_rows SET written_at = {written_at} WHERE node_id = '1'")
+                connection.execute(f"UPDATE node_outputs SET written_at = {written_at} WHERE node_id = '1'")
             await asyncio.sleep(0.001)
             for dry_run in (True, False):
                 assert (await store.prune(older_than=NOTHING, dry_run=dry_run)).runs == 5

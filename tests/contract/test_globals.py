@@ -64,7 +64,7 @@ class TestEntries:
     async def test_a_damaged_one_is_an_error_that_names_it(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put_global("key", 1)
-            damage(make_store, "UPDATE global_rows SET value = '2'")
+            damage(make_store, "UPDATE global_values SET value = '2'")
             calls = [
                 lambda: store.get_global_entry("key"),
                 lambda: store.list_globals(),
@@ -84,7 +84,7 @@ class TestEntries:
     async def test_so_is_one_whose_version_or_time_is_none(self, make_store: Target, change: str) -> None:
         async with make_store() as store:
             await store.put_global("key", 1)
-            damage(make_store, f"UPDATE global_rows SET {change}")
+            damage(make_store, f"UPDATE global_values SET {change}")
             for call in (lambda: store.get_global_entry("key"), lambda: store.list_globals()):
                 with pytest.raises(CorruptStoreError, match="'key'"):
                     await call()
@@ -100,7 +100,7 @@ class TestEntries:
     async def test_a_value_that_is_gone_does_not_pass_for_a_deleted_one(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put_global("key", 1)
-            damage(make_store, "UPDATE global_rows SET value = NULL")
+            damage(make_store, "UPDATE global_values SET value = NULL")
             with pytest.raises(CorruptStoreError, match="'key'"):
                 await store.get_global("key", "default")
 
@@ -180,7 +180,7 @@ class TestListing:
             connection.execute(
                 """
                 WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 19999)
-                INSERT INTO global_rows (key, version, codec, checksum, written_at, size, value)
+                INSERT INTO global_values (key, version, codec, checksum, written_at, size, value)
                 SELECT printf('key-%05d', n), 1, 0, 0, 1, 1, '1' FROM numbers
                 """
             )

@@ -21,8 +21,8 @@ from contextstore import (
 
 HOSTILE = [
     "'; DROP TABLE outputs;--",
-    "'; DROP TABLE output_rows; --",
-    '"; DELETE FROM runs; --',
+    "'; DROP TABLE node_outputs; --",
+    '"; DELETE FROM flow_runs; --',
     "x' OR '1'='1",
     "') ON CONFLICT DO UPDATE SET value = 'x' --",
     "?",
@@ -59,7 +59,7 @@ HOSTILE = [
     "\N{RIGHT-TO-LEFT OVERRIDE}x",
     "null",
     '{"a": 1}',
-    "\N{FULLWIDTH APOSTROPHE}; DROP TABLE runs",
+    "\N{FULLWIDTH APOSTROPHE}; DROP TABLE flow_runs",
 ]
 
 
@@ -148,7 +148,7 @@ async def test_a_nul_is_refused_by_every_kind_of_name(store: Any) -> None:
         lambda name: store.list_globals(name),
         lambda name: store.delete_run(name),
     ):
-        for name in ("\x00", "x\x00", "x\x00'; DROP TABLE runs;--"):
+        for name in ("\x00", "x\x00", "x\x00'; DROP TABLE flow_runs;--"):
             with pytest.raises(InvalidKeyError):
                 await call(name)
     assert await store.list_runs() == []

@@ -83,7 +83,7 @@ class TestIterOutputs:
             await store.put("other", "node", 1)
             with contextlib.closing(sqlite3.connect(make_store.location, timeout=0)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.execute("UPDATE runs SET created_at = created_at")
+                connection.execute("UPDATE flow_runs SET created_at = created_at")
                 connection.execute("COMMIT")
                 assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
             assert make_store.location.with_name("store.db-wal").stat().st_size == 0
@@ -152,7 +152,7 @@ class TestIterOutputs:
     async def test_a_damaged_output_is_an_error_that_names_it(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put_many("run", {f"{i:03}": i for i in range(10)})
-            damage(make_store, "UPDATE output_rows SET value = 99 WHERE node_id = '004'")
+            damage(make_store, "UPDATE node_outputs SET value = 99 WHERE node_id = '004'")
             seen = []
             with pytest.raises(CorruptStoreError, match="'004' of flow run 'run'"):  # noqa: PT012
                 async for output in iterate(store):

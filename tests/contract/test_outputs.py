@@ -50,7 +50,7 @@ class TestExists:
     async def test_it_loads_no_value(self, make_store: Target) -> None:
         async with make_store(cache_bytes=0) as store:
             await store.put("run", "node", 1)
-            damage(make_store, "UPDATE output_rows SET value = 2")
+            damage(make_store, "UPDATE node_outputs SET value = 2")
             assert await store.exists("run", "node")
 
     async def test_a_uuid_and_its_string_are_one_output(self, store: Any) -> None:
@@ -102,7 +102,7 @@ class TestGetEntry:
     async def test_a_damaged_output_is_an_error_that_names_it(self, make_store: Target) -> None:
         async with make_store() as store:
             await store.put("run", "node", 1)
-            damage(make_store, "UPDATE output_rows SET value = 2")
+            damage(make_store, "UPDATE node_outputs SET value = 2")
             with pytest.raises(CorruptStoreError, match="'node' of flow run 'run'"):
                 await store.get_entry("run", "node")
 
@@ -112,7 +112,7 @@ class TestGetEntry:
     async def test_so_is_one_whose_time_can_be_none(self, make_store: Target, time: str) -> None:
         async with make_store() as store:
             await store.put("run", "node", 1)
-            damage(make_store, f"UPDATE output_rows SET written_at = {time}")
+            damage(make_store, f"UPDATE node_outputs SET written_at = {time}")
             for call in (lambda: store.get_entry("run", "node"), lambda: store.get_run("run")):
                 with pytest.raises(CorruptStoreError, match="flow run 'run'"):
                     await call()
@@ -343,7 +343,7 @@ class TestGetMany:
     async def test_a_damaged_output_among_them_is_an_error_that_names_it(self, make_store: Target) -> None:
         async with make_store(cache_bytes=0) as store:
             await store.put_many("run", {"a": 1, "b": 2})
-            damage(make_store, "UPDATE output_rows SET value = 3 WHERE node_id = 'b'")
+            damage(make_store, "UPDATE node_outputs SET value = 3 WHERE node_id = 'b'")
             with pytest.raises(CorruptStoreError, match="'b'"):
                 await store.get_many("run", ["a", "b"])
             assert await store.get_many("run", ["a"]) == {"a": 1}

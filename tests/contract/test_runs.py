@@ -169,15 +169,15 @@ class TestTheWorkOfAPage:
                 connection.execute(
                     """
                     WITH RECURSIVE numbers (n) AS (SELECT ? UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)
-                    INSERT INTO runs (flow_run_id, created_at, deleted_at)
+                    INSERT INTO flow_runs (flow_run_id, created_at, deleted_at)
                     SELECT printf('run-%07d', n), n, CASE WHEN n > ? THEN n END FROM numbers
                     """,
                     (begin, end, runs),
                 )
                 connection.execute(
                     """
-                    INSERT INTO output_rows (run, node_id, codec, checksum, written_at, size, value)
-                    SELECT serial, 'node', 0, 0, serial, 1, '1' FROM runs WHERE deleted_at IS NULL AND serial >= ?
+                    INSERT INTO node_outputs (run, node_id, codec, checksum, written_at, size, value)
+                    SELECT serial, 'node', 0, 0, serial, 1, '1' FROM flow_runs WHERE deleted_at IS NULL AND serial >= ?
                     """,
                     (begin,),
                 )
@@ -255,7 +255,9 @@ class TestForkRun:
         async with make_store() as store:
             await store.put_many("source", {"a": {"z": 1, "a": 2.50, "t": "é"}, "b": b"{}", "c": "{}"})
             await store.fork_run("source", new_flow_run_id="target")
-            query = "SELECT node_id, codec, typeof(value), value, size FROM output_rows JOIN runs ON serial = run "
+            query = (
+                "SELECT node_id, codec, typeof(value), value, size FROM node_outputs JOIN flow_runs ON serial = run "
+            )
             assert rows_of(make_store, query + "WHERE flow_run_id = 'source' ORDER BY 1") == rows_of(
                 make_store, query + "WHERE flow_run_id = 'target' ORDER BY 1"
             )

@@ -284,7 +284,7 @@ class TestThreads:
     def test_a_damaged_output_is_not_computed_anew(self, threads_store: ContextStore, file_path: pathlib.Path) -> None:
         threads_store.put("run", "node", 1)
         with contextlib.closing(sqlite3.connect(file_path)) as connection, connection:
-            connection.execute("UPDATE output_rows SET value = '2'")
+            connection.execute("UPDATE node_outputs SET value = '2'")
         threads_store.close()
         with ContextStore(file_path) as store, pytest.raises(CorruptStoreError):
             store.get_or_put("run", "node", lambda: pytest.fail("computed anew"))

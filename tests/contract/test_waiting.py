@@ -118,7 +118,7 @@ class TestWaitFor:
         async with make_store(cache_bytes=0) as store:
             await store.put("run", "node", 1)
             with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
-                connection.execute("UPDATE output_rows SET value = '2'")
+                connection.execute("UPDATE node_outputs SET value = '2'")
             with pytest.raises(CorruptStoreError):
                 await store.wait_for("run", "node")
 

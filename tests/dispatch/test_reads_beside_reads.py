@@ -358,4 +358,4 @@ async def test_a_copy_of_a_store_that_is_read_meanwhile_is_whole(make_store: Tar
         await asyncio.to_thread(target.close)
         assert reads > 0
     with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM output_rows").fetchone() == (900,)
+        assert connection.execute("SELECT count(*) FROM node_outputs").fetchone() == (900,)

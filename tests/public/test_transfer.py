@@ -188,7 +188,7 @@ def test_a_damaged_output_ends_it_and_is_named(location: Location) -> None:
         source.put("run", "a", 1)
     connection = sqlite3.connect(path)
     with connection:
-        connection.execute("UPDATE output_rows SET value = '2'")
+        connection.execute("UPDATE node_outputs SET value = '2'")
     connection.close()
     with (
         ContextStore(path) as source,
@@ -246,7 +246,7 @@ def test_a_target_that_is_changed_before_the_proof_is_not_proved_equal(
         def changed_first(self: Any) -> Any:
             if self.session is core_of(target)._session:
                 with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-                    connection.execute(f"UPDATE output_rows SET {change}")
+                    connection.execute(f"UPDATE node_outputs SET {change}")
             return contents(self)
 
         monkeypatch.setattr(_archive.Archive, "contents", changed_first)

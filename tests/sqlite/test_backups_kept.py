@@ -48,7 +48,7 @@ class TestBackup:
         spoilt = threading.Event()
 
         async def spoil() -> None:
-            connection_here().execute("UPDATE output_rows SET value = '3' WHERE node_id = 'b'")
+            connection_here().execute("UPDATE node_outputs SET value = '3' WHERE node_id = 'b'")
             spoilt.set()
 
         core.session.engine.post_write(spoil)

@@ -16,6 +16,7 @@ import pytest
 
 from contextstore import ContextStore, CorruptStoreError, Problem
 from contextstore._sqlite import check as _check
+from contextstore._sqlite.schema import own_schema
 
 from .care import EVERYTHING, checked, found, sql
 
@@ -70,7 +71,7 @@ class TestAHealthyStore:
         assert path.read_bytes() == before
 
     def test_checking_changes_nothing(self, path: pathlib.Path) -> None:
-        sql(path, "UPDATE output_rows SET value = 'damaged' WHERE node_id = 'null'")
+        sql(path, "UPDATE node_outputs SET value = 'damaged' WHERE node_id = 'null'")
         with contextlib.closing(sqlite3.connect(path)) as connection:
             before = list(connection.iterdump())
             assert not checked(path).ok
@@ -117,176 +118,177 @@ class TestAHealthyStore:
 
 
 Damage = tuple[str, set[tuple[str, tuple[str, ...]]]]
-ONE = "(SELECT serial FROM runs WHERE flow_run_id = 'run-1')"
-TWO = "(SELECT serial FROM runs WHERE flow_run_id = 'run-2')"
+ONE = "(SELECT serial FROM flow_runs WHERE flow_run_id = 'run-1')"
+TWO = "(SELECT serial FROM flow_runs WHERE flow_run_id = 'run-2')"
 
 # What is done, and what must be found; other problems may be found besides.
 DAMAGES: dict[str, Damage] = {
     "another value": (
-        "UPDATE output_rows SET value = '{\"i\":7}' WHERE node_id = 'node-008'",
+        "UPDATE node_outputs SET value = '{\"i\":7}' WHERE node_id = 'node-008'",
         {("output", ("run-1", "node-008"))},
     ),
     "a flipped bit in JSON": (
-        "UPDATE output_rows SET value = replace(value, '\"i\":1', '\"i\":3') WHERE node_id = 'node-015'",
+        "UPDATE node_outputs SET value = replace(value, '\"i\":1', '\"i\":3') WHERE node_id = 'node-015'",
         {("output", ("run-1", "node-015"))},
     ),
     "a flipped bit in bytes": (
-        "UPDATE output_rows SET value = CAST(x'01' || substr(value, 2) AS BLOB) WHERE node_id = 'bytes'",
+        "UPDATE node_outputs SET value = CAST(x'01' || substr(value, 2) AS BLOB) WHERE node_id = 'bytes'",
         {("output", ("run-2", "bytes"))},
     ),
     "a flipped bit far in": (
-        "UPDATE output_rows SET value = substr(value, 1, 15000) || 'z' || substr(value, 15002) WHERE node_id = 'large'",
+        "UPDATE node_outputs SET value = substr(value, 1, 15000) || 'z' || substr(value, 15002) "
+        "WHERE node_id = 'large'",
         {("output", ("run-2", "large"))},
     ),
     "a value cut off": (
-        "UPDATE output_rows SET value = substr(value, 1, 10000) WHERE node_id = 'large'",
+        "UPDATE node_outputs SET value = substr(value, 1, 10000) WHERE node_id = 'large'",
         {("output", ("run-2", "large"))},
     ),
     "an empty value": (
-        "UPDATE output_rows SET value = '' WHERE node_id = 'null'",
+        "UPDATE node_outputs SET value = '' WHERE node_id = 'null'",
         {("output", ("run-2", "null"))},
     ),
     "exchanged node ids": (
-        f"UPDATE output_rows SET node_id = CASE node_id WHEN 'null' THEN 'bytes ' ELSE 'null ' END WHERE run = {TWO} "
+        f"UPDATE node_outputs SET node_id = CASE node_id WHEN 'null' THEN 'bytes ' ELSE 'null ' END WHERE run = {TWO} "
         "AND node_id IN ('null', 'bytes')",
         {("output", ("run-2", "null ")), ("output", ("run-2", "bytes "))},
     ),
     "a row of another run": (
-        f"UPDATE output_rows SET run = {TWO} WHERE node_id = 'node-003'",
+        f"UPDATE node_outputs SET run = {TWO} WHERE node_id = 'node-003'",
         {("output", ("run-2", "node-003"))},
     ),
     "exchanged values": (
-        "UPDATE output_rows SET value = other.value, size = other.size, checksum = other.checksum "
-        "FROM output_rows AS other WHERE (output_rows.node_id, other.node_id) "
+        "UPDATE node_outputs SET value = other.value, size = other.size, checksum = other.checksum "
+        "FROM node_outputs AS other WHERE (node_outputs.node_id, other.node_id) "
         "IN (VALUES ('node-001', 'node-002'), ('node-002', 'node-001'))",
         {("output", ("run-1", "node-001")), ("output", ("run-1", "node-002"))},
     ),
     "another codec": (
-        "UPDATE output_rows SET codec = 1 WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET codec = 1 WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "an unknown codec": (
-        "UPDATE output_rows SET codec = 7 WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET codec = 7 WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "another checksum": (
-        "UPDATE output_rows SET checksum = checksum + 1 WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET checksum = checksum + 1 WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "a checksum that is none": (
-        "UPDATE output_rows SET checksum = 'none' WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET checksum = 'none' WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "another size": (
-        "UPDATE output_rows SET size = size + 1 WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET size = size + 1 WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "a time that is none": (
-        "UPDATE output_rows SET written_at = 'yesterday' WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET written_at = 'yesterday' WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "a time beyond the calendar": (
-        "UPDATE output_rows SET written_at = written_at | (1 << 61) WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET written_at = written_at | (1 << 61) WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "a time before the epoch": (
-        "UPDATE output_rows SET written_at = -1 WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET written_at = -1 WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "a node id that is no text": (
-        "UPDATE output_rows SET node_id = CAST(x'61c362' AS TEXT) WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET node_id = CAST(x'61c362' AS TEXT) WHERE node_id = 'node-001'",
         {("output", ("run-1", "a\ufffdb"))},
     ),
     "a run whose id is no text": (
-        "UPDATE runs SET flow_run_id = CAST(x'61c362' AS TEXT) WHERE flow_run_id = 'run-2'",
+        "UPDATE flow_runs SET flow_run_id = CAST(x'61c362' AS TEXT) WHERE flow_run_id = 'run-2'",
         {("output", ("a\ufffdb", node)) for node in EVERYTHING["run-2"]},
     ),
     "a global's key that is no text": (
-        "UPDATE global_rows SET key = CAST(x'61c362' AS TEXT) WHERE key = 'key-08'",
+        "UPDATE global_values SET key = CAST(x'61c362' AS TEXT) WHERE key = 'key-08'",
         {("global", ("a\ufffdb",))},
     ),
     "JSON that is no text": (
-        "UPDATE output_rows SET value = CAST(x'22c322' AS TEXT) WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET value = CAST(x'22c322' AS TEXT) WHERE node_id = 'node-001'",
         {("output", ("run-1", "node-001"))},
     ),
     "a node id that is bytes": (
-        "UPDATE output_rows SET node_id = x'6162' WHERE node_id = 'node-001'",
+        "UPDATE node_outputs SET node_id = x'6162' WHERE node_id = 'node-001'",
         {("output", ("run-1", "b'ab'"))},
     ),
     "a run under another name": (
-        "UPDATE runs SET flow_run_id = 'run-one' WHERE flow_run_id = 'run-1'",
+        "UPDATE flow_runs SET flow_run_id = 'run-one' WHERE flow_run_id = 'run-1'",
         {("output", ("run-one", node)) for node in EVERYTHING["run-1"]},
     ),
     "exchanged runs": (
-        "UPDATE runs SET flow_run_id = CASE flow_run_id WHEN 'run-1' THEN 'run-2 ' ELSE 'run-1 ' END "
+        "UPDATE flow_runs SET flow_run_id = CASE flow_run_id WHEN 'run-1' THEN 'run-2 ' ELSE 'run-1 ' END "
         "WHERE flow_run_id IN ('run-1', 'run-2')",
         {("output", ("run-2 ", "node-001")), ("output", ("run-1 ", "null"))},
     ),
     "outputs without their run": (
-        "DELETE FROM runs WHERE flow_run_id = 'run-2'",
+        "DELETE FROM flow_runs WHERE flow_run_id = 'run-2'",
         {("output", ("run number 2", node)) for node in EVERYTHING["run-2"]},
     ),
     "a run without its outputs": (
-        f"DELETE FROM output_rows WHERE run = {TWO}",
+        f"DELETE FROM node_outputs WHERE run = {TWO}",
         {("run", ("run-2",))},
     ),
     "a deleted run that is said not to be": (
-        "UPDATE runs SET deleted_at = NULL WHERE flow_run_id = 'deleted'",
+        "UPDATE flow_runs SET deleted_at = NULL WHERE flow_run_id = 'deleted'",
         {("run", ("deleted",))},
     ),
     "a mark of deletion that is none": (
-        "UPDATE runs SET deleted_at = 'yes' WHERE flow_run_id = 'deleted'",
+        "UPDATE flow_runs SET deleted_at = 'yes' WHERE flow_run_id = 'deleted'",
         {("run", ("deleted",))},
     ),
     "another value of a global": (
-        "UPDATE global_rows SET value = '{\"i\":7}' WHERE key = 'key-08'",
+        "UPDATE global_values SET value = '{\"i\":7}' WHERE key = 'key-08'",
         {("global", ("key-08",))},
     ),
     "a global under another key": (
-        "UPDATE global_rows SET key = 'key-8' WHERE key = 'key-08'",
+        "UPDATE global_values SET key = 'key-8' WHERE key = 'key-08'",
         {("global", ("key-8",))},
     ),
     "another codec of a global": (
-        "UPDATE global_rows SET codec = 1 WHERE key = 'key-08'",
+        "UPDATE global_values SET codec = 1 WHERE key = 'key-08'",
         {("global", ("key-08",))},
     ),
     "another size of a global": (
-        "UPDATE global_rows SET size = 1 WHERE key = 'key-08'",
+        "UPDATE global_values SET size = 1 WHERE key = 'key-08'",
         {("global", ("key-08",))},
     ),
     "a global whose value alone is gone": (
-        "UPDATE global_rows SET value = NULL WHERE key = 'key-08'",
+        "UPDATE global_values SET value = NULL WHERE key = 'key-08'",
         {("global", ("key-08",))},
     ),
     "a deleted global with a value": (
-        "UPDATE global_rows SET value = '1' WHERE key = 'key-19'",
+        "UPDATE global_values SET value = '1' WHERE key = 'key-19'",
         {("global", ("key-19",))},
     ),
     "a version that is none": (
-        "UPDATE global_rows SET version = 'first' WHERE key = 'key-08'",
+        "UPDATE global_values SET version = 'first' WHERE key = 'key-08'",
         {("global", ("key-08",))},
     ),
     "a version before the first": (
-        "UPDATE global_rows SET version = 0 WHERE key = 'key-19'",
+        "UPDATE global_values SET version = 0 WHERE key = 'key-19'",
         {("global", ("key-19",))},
     ),
     "a global's time that is none": (
-        "UPDATE global_rows SET written_at = 1e99 WHERE key = 'key-08'",
+        "UPDATE global_values SET written_at = 1e99 WHERE key = 'key-08'",
         {("global", ("key-08",))},
     ),
     "another program's mark": ("PRAGMA application_id = 7", {("file", ())}),
     "a foreign index that is unique": (
-        "CREATE UNIQUE INDEX quick ON output_rows (written_at, id)",
+        "CREATE UNIQUE INDEX quick ON node_outputs (written_at, id)",
         {("schema", ("quick",))},
     ),
     "a foreign trigger": (
-        "CREATE TRIGGER spy AFTER INSERT ON output_rows BEGIN SELECT 1; END",
+        "CREATE TRIGGER spy AFTER INSERT ON node_outputs BEGIN SELECT 1; END",
         {("schema", ("spy",))},
     ),
     "a missing view": ("DROP VIEW outputs", {("schema", ("outputs",))}),
     "a missing index": ("DROP INDEX tombstones", {("schema", ("tombstones",))}),
-    "a missing table": ("DROP TABLE global_rows", {("schema", ("global_rows",))}),
-    "an altered table": ("ALTER TABLE runs ADD COLUMN owner", {("schema", ("runs",))}),
+    "a missing table": ("DROP TABLE global_values", {("schema", ("global_values",))}),
+    "an altered table": ("ALTER TABLE flow_runs ADD COLUMN owner", {("schema", ("flow_runs",))}),
     "an altered view": (
         "UPDATE sqlite_schema SET sql = replace(sql, 'IS NULL', 'IS NOT NULL') WHERE name = 'outputs'",
         {("schema", ("outputs",))},
@@ -339,15 +341,15 @@ class TestDamage:
         assert "9" in problem.message
 
     def test_what_deleted_runs_leave_is_a_note_and_no_problem(self, path: pathlib.Path) -> None:
-        sql(path, "UPDATE runs SET deleted_at = 7 WHERE flow_run_id = 'run-2'")
+        sql(path, "UPDATE flow_runs SET deleted_at = 7 WHERE flow_run_id = 'run-2'")
         report = checked(path)
         assert report.ok
         assert "3 outputs of deleted runs still take up space: prune() removes them" in report.notes
 
     def test_a_missing_index_entry_is_found(self, path: pathlib.Path) -> None:
-        keep = "CREATE TABLE kept AS SELECT * FROM output_rows WHERE node_id = 'node-007'"
-        sql(path, keep, "DELETE FROM output_rows WHERE node_id = 'node-007'")
-        out_of_sight_of_its_index(path, "INSERT INTO output_rows SELECT * FROM kept", "DROP TABLE kept")
+        keep = "CREATE TABLE kept AS SELECT * FROM node_outputs WHERE node_id = 'node-007'"
+        sql(path, keep, "DELETE FROM node_outputs WHERE node_id = 'node-007'")
+        out_of_sight_of_its_index(path, "INSERT INTO node_outputs SELECT * FROM kept", "DROP TABLE kept")
         with ContextStore(path) as store:
             assert store.get("run-1", "node-007") is None  # which is why it must be found
             problems = store.check().problems
@@ -355,13 +357,13 @@ class TestDamage:
         assert any("missing from index" in problem.message for problem in problems)
 
     def test_an_index_entry_without_its_row_is_found(self, path: pathlib.Path) -> None:
-        out_of_sight_of_its_index(path, "DELETE FROM output_rows WHERE node_id = 'node-007'")
+        out_of_sight_of_its_index(path, "DELETE FROM node_outputs WHERE node_id = 'node-007'")
         assert ("file", ()) in found(path)
 
     def test_index_entries_that_lead_to_each_others_rows_give_no_wrong_value(self, path: pathlib.Path) -> None:
-        swap = "UPDATE output_rows SET id = {} WHERE node_id = '{}'"
+        swap = "UPDATE node_outputs SET id = {} WHERE node_id = '{}'"
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            query = "SELECT id FROM output_rows WHERE node_id IN ('node-007', 'node-008') ORDER BY node_id"
+            query = "SELECT id FROM node_outputs WHERE node_id IN ('node-007', 'node-008') ORDER BY node_id"
             seven, eight = (number for (number,) in connection.execute(query))
         out_of_sight_of_its_index(
             path, swap.format(-1, "node-007"), swap.format(seven, "node-008"), swap.format(eight, "node-007")
@@ -379,19 +381,21 @@ class TestDamage:
 
 
 def out_of_sight_of_its_index(path: pathlib.Path, *statements: str) -> None:
-    """Change a table while SQLite is told that it has no index."""
-    unique, index = ",\n    UNIQUE (run, node_id)", "WHERE name = 'sqlite_autoindex_output_rows_1'"
+    """Change a table while SQLite is told that it has no index, and no trigger, which needs the index."""
+    unique, index = ",\n    UNIQUE (run, node_id)", "WHERE name = 'sqlite_autoindex_node_outputs_1'"
     sql(
         path,
-        f"UPDATE sqlite_schema SET sql = replace(sql, '{unique}', '') WHERE name = 'output_rows'",
+        f"UPDATE sqlite_schema SET sql = replace(sql, '{unique}', '') WHERE name = 'node_outputs'",
         f"UPDATE sqlite_schema SET type = 'hidden' {index}",
+        "DROP TRIGGER highest_id",
     )
     sql(
         path,
         *statements,
         f"UPDATE sqlite_schema SET type = 'index' {index}",
+        *(statement for _, name, _, statement in own_schema() if name == "highest_id" and statement is not None),
         f"UPDATE sqlite_schema SET sql = replace(sql, 'value NOT NULL', 'value NOT NULL{unique}') "
-        "WHERE name = 'output_rows'",
+        "WHERE name = 'node_outputs'",
     )
 
 

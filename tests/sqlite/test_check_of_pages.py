@@ -59,9 +59,9 @@ def large(file_path: pathlib.Path, large_template: bytes) -> pathlib.Path:
 class TestADamagedPage:
     @pytest.mark.parametrize("byte", [b"\x00", b"\xff", b"\x0d"])
     def test_in_the_middle_of_the_outputs_it_hides_no_others(self, large: pathlib.Path, byte: bytes) -> None:
-        pages = pages_of(large, "output_rows")
+        pages = pages_of(large, "node_outputs")
         wipe(large, pages[len(pages) // 2], byte)
-        sql(large, "UPDATE output_rows SET value = '1' WHERE id IN (1, 2000)")
+        sql(large, "UPDATE node_outputs SET value = '1' WHERE id IN (1, 2000)")
         with ContextStore(large, cache_bytes=0) as store:
             report = store.check()
             named = {problem.key for problem in report.problems if problem.kind == "output"}
@@ -80,7 +80,7 @@ class TestADamagedPage:
         assert report.outputs + len(named) == 2000 + 2
 
     def test_of_the_globals_it_hides_no_others(self, large: pathlib.Path) -> None:
-        pages = pages_of(large, "global_rows")
+        pages = pages_of(large, "global_values")
         wipe(large, pages[len(pages) // 2])
         report = checked(large)
         named = {problem.key for problem in report.problems if problem.kind == "global"}
@@ -88,14 +88,14 @@ class TestADamagedPage:
         assert report.globals + len(named) == 300
 
     def test_of_the_index_is_found_and_hides_no_output(self, large: pathlib.Path) -> None:
-        pages = pages_of(large, "sqlite_autoindex_output_rows_1")
+        pages = pages_of(large, "sqlite_autoindex_node_outputs_1")
         wipe(large, pages[len(pages) // 2])
         report = checked(large)
         assert ("file", ()) in {(problem.kind, problem.key) for problem in report.problems}
         assert report.outputs == 2000
 
     def test_of_the_table_and_one_of_its_index_hide_no_others(self, large: pathlib.Path) -> None:
-        for name in ("output_rows", "sqlite_autoindex_output_rows_1"):
+        for name in ("node_outputs", "sqlite_autoindex_node_outputs_1"):
             pages = pages_of(large, name)
             wipe(large, pages[len(pages) // 2])
         report = checked(large)
@@ -107,7 +107,7 @@ class TestADamagedPage:
         with ContextStore(large) as store:
             for i in range(300):
                 store.put(f"another-run-{i:03}", "a", 1)
-        wipe(large, pages_of(large, "runs")[-1])
+        wipe(large, pages_of(large, "flow_runs")[-1])
         report = checked(large)
         assert not report.ok
         assert report.globals == 300
@@ -115,8 +115,8 @@ class TestADamagedPage:
 
     def test_a_gap_in_the_numbers_of_the_rows_does_not_hold_it_up(self, large: pathlib.Path) -> None:
         """After many a prune there may be billions of numbers without a row."""
-        sql(large, "UPDATE output_rows SET id = id + (1 << 50) WHERE id > 1000")
-        wipe(large, pages_of(large, "output_rows")[-2])
+        sql(large, "UPDATE node_outputs SET id = id + (1 << 50) WHERE id > 1000")
+        wipe(large, pages_of(large, "node_outputs")[-2])
         report = checked(large)
         named = [problem for problem in report.problems if problem.kind == "output"]
         assert named
@@ -125,7 +125,7 @@ class TestADamagedPage:
     def test_a_page_that_is_damaged_while_the_store_is_open_is_found(self, large: pathlib.Path) -> None:
         with ContextStore(large) as store:
             store.list_runs()
-            wipe(large, pages_of(large, "output_rows")[3])
+            wipe(large, pages_of(large, "node_outputs")[3])
             assert not store.check().ok
 
     def test_so_is_the_first_page(self, large: pathlib.Path) -> None:

@@ -20,14 +20,14 @@ from contextstore._values.codec import Encoded, checksum
 def _rewrite(node: str, value: bytes, codec: int = 0, kind: str = "TEXT", size: int | None = None) -> str:
     whole = checksum("run", node, Encoded(codec, value))
     return (
-        f"UPDATE output_rows SET codec = {codec}, value = CAST(x'{value.hex()}' AS {kind}), checksum = {whole}, "
+        f"UPDATE node_outputs SET codec = {codec}, value = CAST(x'{value.hex()}' AS {kind}), checksum = {whole}, "
         f"size = {len(value) if size is None else size} WHERE node_id = '{node}'"
     )
 
 
 def _rewrite_global(value: bytes) -> str:
     whole = checksum("", "key", Encoded(0, value))
-    return f"UPDATE global_rows SET value = CAST(x'{value.hex()}' AS TEXT), checksum = {whole}, size = {len(value)}"
+    return f"UPDATE global_values SET value = CAST(x'{value.hex()}' AS TEXT), checksum = {whole}, size = {len(value)}"
 
 
 ORIGINALS: dict[str, Any] = {"a": {"a": [1, None]}, "b": b"bytes", "c": "text"}
@@ -36,10 +36,10 @@ ORIGINALS: dict[str, Any] = {"a": {"a": [1, None]}, "b": b"bytes", "c": "text"}
 CRAFTED: dict[str, list[str]] = {
     "a size that is no size": [_rewrite("a", b"[1]", size=2**62)],
     "a negative size": [_rewrite("a", b"[1]", size=-1)],
-    "text where bytes should be": ["UPDATE output_rows SET codec = 1 WHERE node_id = 'a'"],
-    "bytes where text should be": ["UPDATE output_rows SET codec = 0 WHERE node_id = 'b'"],
-    "a huge value that is all zeros": ["UPDATE output_rows SET value = zeroblob(10000000) WHERE node_id = 'b'"],
-    "a null that stands for a number": ["UPDATE output_rows SET size = '', checksum = '' WHERE node_id = 'a'"],
+    "text where bytes should be": ["UPDATE node_outputs SET codec = 1 WHERE node_id = 'a'"],
+    "bytes where text should be": ["UPDATE node_outputs SET codec = 0 WHERE node_id = 'b'"],
+    "a huge value that is all zeros": ["UPDATE node_outputs SET value = zeroblob(10000000) WHERE node_id = 'b'"],
+    "a null that stands for a number": ["UPDATE node_outputs SET size = '', checksum = '' WHERE node_id = 'a'"],
     "invalid UTF-8 in a global": [_rewrite_global(b'"\xff\xfe"')],
     "overlong UTF-8": [_rewrite("a", b'"\xc0\xaf"')],
     "deep JSON in a global": [_rewrite_global(b'{"a":' * 50_000 + b"1" + b"}" * 50_000)],
@@ -49,47 +49,48 @@ CRAFTED: dict[str, list[str]] = {
     "a byte order mark": [_rewrite("a", b"\xef\xbb\xbf1")],
     "comments": [_rewrite("a", b"1 /* x */")],
     "a value of another key": [
-        "UPDATE output_rows SET (codec, value, checksum, size) = "
-        "(SELECT codec, value, checksum, size FROM output_rows WHERE node_id = 'c') WHERE node_id = 'a'"
+        "UPDATE node_outputs SET (codec, value, checksum, size) = "
+        "(SELECT codec, value, checksum, size FROM node_outputs WHERE node_id = 'c') WHERE node_id = 'a'"
     ],
-    "the values of a run given to another": ["UPDATE runs SET flow_run_id = 'other' WHERE flow_run_id = 'run'"],
-    "an id that is a blob": ["UPDATE runs SET flow_run_id = CAST(flow_run_id AS BLOB)"],
-    "a node id that is a blob": ["UPDATE output_rows SET node_id = CAST(node_id AS BLOB) WHERE node_id = 'a'"],
-    "a node id of megabytes": ["UPDATE output_rows SET node_id = hex(zeroblob(3000000)) WHERE node_id = 'a'"],
-    "a negative version": ["UPDATE global_rows SET version = -5"],
-    "a version that is no integer": ["UPDATE global_rows SET version = 1.5"],
+    "the values of a run given to another": ["UPDATE flow_runs SET flow_run_id = 'other' WHERE flow_run_id = 'run'"],
+    "an id that is a blob": ["UPDATE flow_runs SET flow_run_id = CAST(flow_run_id AS BLOB)"],
+    "a node id that is a blob": ["UPDATE node_outputs SET node_id = CAST(node_id AS BLOB) WHERE node_id = 'a'"],
+    "a node id of megabytes": ["UPDATE node_outputs SET node_id = hex(zeroblob(3000000)) WHERE node_id = 'a'"],
+    "a negative version": ["UPDATE global_values SET version = -5"],
+    "a version that is no integer": ["UPDATE global_values SET version = 1.5"],
     "statistics that are lies": [
         "ANALYZE",
         "DELETE FROM sqlite_stat1",
-        "INSERT INTO sqlite_stat1 VALUES ('output_rows', 'sqlite_autoindex_output_rows_1', '1 1 1 unordered')",
+        "INSERT INTO sqlite_stat1 VALUES ('node_outputs', 'sqlite_autoindex_node_outputs_1', '1 1 1 unordered')",
     ],
     "tables of others": [
-        'CREATE TABLE "\'; DROP TABLE runs; --" (x)',
+        'CREATE TABLE "\'; DROP TABLE flow_runs; --" (x)',
         'CREATE VIEW "outputs of all" AS SELECT * FROM "outputs of all"',
     ],
     "a trigger on a view": [
-        "CREATE TRIGGER t INSTEAD OF INSERT ON outputs BEGIN DELETE FROM output_rows; END",
+        "CREATE TRIGGER t INSTEAD OF INSERT ON outputs BEGIN DELETE FROM node_outputs; END",
     ],
-    "a column that is computed": ["ALTER TABLE output_rows ADD COLUMN extra AS (zeroblob(900000000))"],
-    "an index on an expression": ["CREATE INDEX i ON output_rows (abs(length(value)))"],
-    "an index that leaves out rows": ["CREATE UNIQUE INDEX i ON output_rows (run) WHERE run > 5"],
+    "a column that is computed": ["ALTER TABLE node_outputs ADD COLUMN extra AS (zeroblob(900000000))"],
+    "an index on an expression": ["CREATE INDEX i ON node_outputs (abs(length(value)))"],
+    "an index that leaves out rows": ["CREATE UNIQUE INDEX i ON node_outputs (run) WHERE run > 5"],
     "a virtual table": ["CREATE VIRTUAL TABLE t USING fts5(x)"],
     "a schema that is not SQL": [
         "PRAGMA writable_schema = 1",
-        "UPDATE sqlite_schema SET sql = 'CREATE TABLE runs (load_extension(1))' WHERE name = 'runs'",
+        "UPDATE sqlite_schema SET sql = 'CREATE TABLE flow_runs (load_extension(1))' WHERE name = 'flow_runs'",
     ],
     "a schema with a table twice": [
         "PRAGMA writable_schema = 1",
-        "INSERT INTO sqlite_schema SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema WHERE name = 'runs'",
+        "INSERT INTO sqlite_schema SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema "
+        "WHERE name = 'flow_runs'",
     ],
     "two tables in one tree": [
         "PRAGMA writable_schema = 1",
-        "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'runs') "
-        "WHERE name = 'output_rows'",
+        "UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'flow_runs') "
+        "WHERE name = 'node_outputs'",
     ],
     "a root beyond the end of the file": [
         "PRAGMA writable_schema = 1",
-        "UPDATE sqlite_schema SET rootpage = 1000000 WHERE name = 'output_rows'",
+        "UPDATE sqlite_schema SET rootpage = 1000000 WHERE name = 'node_outputs'",
     ],
 }
 

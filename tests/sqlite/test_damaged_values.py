@@ -27,11 +27,11 @@ DAMAGES = {
     "a space more": "value = value || ' '",
     "a NUL more": "value = CAST(value || x'00' AS TEXT)",
     "a number": "value = 3",
-    "another's value": "value = (SELECT value FROM output_rows WHERE node_id = 'a')",
+    "another's value": "value = (SELECT value FROM node_outputs WHERE node_id = 'a')",
     "another's value and checksum": "(value, checksum, size) = "
-    "(SELECT value, checksum, size FROM output_rows WHERE node_id = 'a')",
+    "(SELECT value, checksum, size FROM node_outputs WHERE node_id = 'a')",
     "another run's value and checksum": "(value, checksum, size) = "
-    "(SELECT value, checksum, size FROM output_rows WHERE node_id = 'b' AND run = 2)",
+    "(SELECT value, checksum, size FROM node_outputs WHERE node_id = 'b' AND run = 2)",
     "codec: bytes": "codec = 1",
     "codec: unknown": "codec = 9",
     "codec: text": "codec = 'x'",
@@ -54,7 +54,7 @@ def damaged_store(file_path: pathlib.Path) -> Callable[[str], None]:
 
     def damage(change: str) -> None:
         with plain(file_path) as connection:
-            update = f"UPDATE output_rows SET {change} WHERE run = 1 AND node_id = 'b'"
+            update = f"UPDATE node_outputs SET {change} WHERE run = 1 AND node_id = 'b'"
             assert connection.execute(update).rowcount == 1
 
     return damage
@@ -134,9 +134,9 @@ class TestDamage:
             for number, key in enumerate([*swapped, ("run", "c")]):
                 store.put(*key, number)
         with plain(file_path) as connection:
-            (one, other) = connection.execute(f"SELECT id, {column} FROM output_rows ORDER BY id LIMIT 2").fetchall()
+            (one, other) = connection.execute(f"SELECT id, {column} FROM node_outputs ORDER BY id LIMIT 2").fetchall()
             for row, value in [(one, "swapping"), (other, one[1]), (one, other[1])]:
-                connection.execute(f"UPDATE output_rows SET {column} = ? WHERE id = ?", (value, row[0]))
+                connection.execute(f"UPDATE node_outputs SET {column} = ? WHERE id = ?", (value, row[0]))
         with make_either(file_path) as store:
             for run_id, node in swapped:
                 with pytest.raises(CorruptStoreError, match=f"node '{node}' of flow run '{run_id}'"):
@@ -185,15 +185,15 @@ class TestDamage:
     @pytest.mark.parametrize(
         "sql",
         [
-            "UPDATE global_rows SET value = '8' WHERE key = 'b'",
-            "UPDATE global_rows SET value = CAST(value AS INTEGER) + 1 WHERE key = 'b'",
-            "UPDATE global_rows SET codec = 1 WHERE key = 'b'",
-            "UPDATE global_rows SET codec = NULL WHERE key = 'b'",
-            "UPDATE global_rows SET checksum = NULL WHERE key = 'b'",
-            "UPDATE global_rows SET (value, checksum) = (SELECT value, checksum FROM global_rows WHERE key = 'a') "
+            "UPDATE global_values SET value = '8' WHERE key = 'b'",
+            "UPDATE global_values SET value = CAST(value AS INTEGER) + 1 WHERE key = 'b'",
+            "UPDATE global_values SET codec = 1 WHERE key = 'b'",
+            "UPDATE global_values SET codec = NULL WHERE key = 'b'",
+            "UPDATE global_values SET checksum = NULL WHERE key = 'b'",
+            "UPDATE global_values SET (value, checksum) = (SELECT value, checksum FROM global_values WHERE key = 'a') "
             "WHERE key = 'b'",
-            "UPDATE global_rows SET size = 0 WHERE key = 'b'",
-            "UPDATE global_rows SET key = 'b' WHERE key = 'c'",
+            "UPDATE global_values SET size = 0 WHERE key = 'b'",
+            "UPDATE global_values SET key = 'b' WHERE key = 'c'",
         ],
     )
     def test_a_damaged_global_is_an_error_that_names_it_until_it_is_overwritten(
@@ -223,8 +223,8 @@ class TestDamage:
             store.put_global("b", 8)
         with plain(file_path) as connection:
             connection.execute(
-                "UPDATE global_rows SET (codec, checksum, size, value) = "
-                "(SELECT codec, checksum, size, value FROM output_rows)"
+                "UPDATE global_values SET (codec, checksum, size, value) = "
+                "(SELECT codec, checksum, size, value FROM node_outputs)"
             )
         with make(file_path) as store, pytest.raises(CorruptStoreError, match="global 'b'"):
             store.get_global("b")

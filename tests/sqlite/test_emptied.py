@@ -139,6 +139,6 @@ class TestADump:
 
     def test_another_programs_tables_are_not_taken_for_one(self, target: pathlib.Path) -> None:
         with contextlib.closing(sqlite3.connect(target)) as connection:
-            connection.execute("CREATE TABLE runs (serial)")
+            connection.execute("CREATE TABLE flow_runs (serial)")
         with pytest.raises(IncompatibleStoreError, match="another program"):
             ContextStore(target).open()

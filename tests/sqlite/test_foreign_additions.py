@@ -15,41 +15,44 @@ from contextstore import AsyncContextStore, ContextStore, IncompatibleStoreError
 from ..conftest import FACES, Awaited
 
 HARMLESS = {
-    "an index": "CREATE INDEX by_time ON output_rows (written_at)",
-    "an index of several columns": "CREATE INDEX by_both ON output_rows (run, written_at DESC)",
-    "an index on a value": "CREATE INDEX by_value ON output_rows (value)",
-    "an index that folds case": "CREATE INDEX by_name ON global_rows (key COLLATE NOCASE)",
-    "a partial index": "CREATE INDEX large ON output_rows (size) WHERE size > 1000 AND codec IN (0, 1)",
-    "a partial index on what is there": "CREATE INDEX there ON global_rows (written_at) WHERE value IS NOT NULL",
-    "a partial index on a text": "CREATE INDEX of_a ON output_rows (run) WHERE node_id = 'it''s (a)'",
-    "an index of a name that needs quoting": 'CREATE INDEX "by ""time"" of day" ON output_rows (written_at)',
+    "an index": "CREATE INDEX by_time ON node_outputs (written_at)",
+    "an index of several columns": "CREATE INDEX by_both ON node_outputs (run, written_at DESC)",
+    "an index on a value": "CREATE INDEX by_value ON node_outputs (value)",
+    "an index that folds case": "CREATE INDEX by_name ON global_values (key COLLATE NOCASE)",
+    "a partial index": "CREATE INDEX large ON node_outputs (size) WHERE size > 1000 AND codec IN (0, 1)",
+    "a partial index on what is there": "CREATE INDEX there ON global_values (written_at) WHERE value IS NOT NULL",
+    "a partial index on a text": "CREATE INDEX of_a ON node_outputs (run) WHERE node_id = 'it''s (a)'",
+    "an index of a name that needs quoting": 'CREATE INDEX "by ""time"" of day" ON node_outputs (written_at)',
     "a view": "CREATE VIEW newest AS SELECT * FROM outputs ORDER BY written_at DESC",
     "a table": "CREATE TABLE notes (note PRIMARY KEY)",
     "a unique index on a table of theirs": "CREATE TABLE notes (note); CREATE UNIQUE INDEX once ON notes (note)",
     "a trigger on a table of theirs": (
         "CREATE TABLE notes (n); CREATE TRIGGER t AFTER INSERT ON notes BEGIN DELETE FROM notes; END"
     ),
-    "a table that refers to ours": "CREATE TABLE notes (run REFERENCES runs (serial) ON DELETE RESTRICT)",
+    "a table that refers to ours": "CREATE TABLE notes (run REFERENCES flow_runs (serial) ON DELETE RESTRICT)",
     "a full-text index": "CREATE VIRTUAL TABLE words USING fts5 (word)",
     "statistics": "ANALYZE",
 }
 
 HARMFUL = {
-    "a unique index": ("CREATE UNIQUE INDEX once ON output_rows (written_at)", "DROP INDEX once;"),
-    "a unique partial index": ("CREATE UNIQUE INDEX once ON output_rows (run) WHERE run > 5", "DROP INDEX once;"),
-    "an index on an expression": ("CREATE INDEX e ON output_rows (abs(size))", "DROP INDEX e;"),
-    "an index on JSON": ("CREATE INDEX j ON output_rows (json_extract(value, '$.a'))", "DROP INDEX j;"),
-    "a condition with a function": ("CREATE INDEX p ON output_rows (run) WHERE abs(size) > 1", "DROP INDEX p;"),
-    "a condition with LIKE": ("CREATE INDEX p ON output_rows (run) WHERE node_id LIKE 'a%'", "DROP INDEX p;"),
-    "a condition with arithmetic": ("CREATE INDEX p ON output_rows (run) WHERE size + 1 > 1", "DROP INDEX p;"),
-    "a trigger": ("CREATE TRIGGER t AFTER INSERT ON output_rows BEGIN SELECT 1; END", "DROP TRIGGER t;"),
-    "a trigger, written large": ("CREATE TRIGGER t AFTER INSERT ON OUTPUT_ROWS BEGIN SELECT 1; END", "DROP TRIGGER t;"),
+    "a unique index": ("CREATE UNIQUE INDEX once ON node_outputs (written_at)", "DROP INDEX once;"),
+    "a unique partial index": ("CREATE UNIQUE INDEX once ON node_outputs (run) WHERE run > 5", "DROP INDEX once;"),
+    "an index on an expression": ("CREATE INDEX e ON node_outputs (abs(size))", "DROP INDEX e;"),
+    "an index on JSON": ("CREATE INDEX j ON node_outputs (json_extract(value, '$.a'))", "DROP INDEX j;"),
+    "a condition with a function": ("CREATE INDEX p ON node_outputs (run) WHERE abs(size) > 1", "DROP INDEX p;"),
+    "a condition with LIKE": ("CREATE INDEX p ON node_outputs (run) WHERE node_id LIKE 'a%'", "DROP INDEX p;"),
+    "a condition with arithmetic": ("CREATE INDEX p ON node_outputs (run) WHERE size + 1 > 1", "DROP INDEX p;"),
+    "a trigger": ("CREATE TRIGGER t AFTER INSERT ON node_outputs BEGIN SELECT 1; END", "DROP TRIGGER t;"),
+    "a trigger, written large": (
+        "CREATE TRIGGER t AFTER INSERT ON NODE_OUTPUTS BEGIN SELECT 1; END",
+        "DROP TRIGGER t;",
+    ),
     "a trigger on a view": (
         "CREATE TRIGGER t INSTEAD OF INSERT ON outputs BEGIN SELECT 1; END",
         "DROP TRIGGER t;",
     ),
     "two of a name that needs quoting": (
-        'CREATE UNIQUE INDEX "a ""b""" ON runs (created_at); CREATE UNIQUE INDEX "c d" ON runs (deleted_at)',
+        'CREATE UNIQUE INDEX "a ""b""" ON flow_runs (created_at); CREATE UNIQUE INDEX "c d" ON flow_runs (deleted_at)',
         'DROP INDEX "a ""b"""; DROP INDEX "c d";',
     ),
 }
@@ -131,7 +134,9 @@ class TestWhatCanChangeOrRefuseWhatIsStored:
         assert [problem for problem in report.problems if problem.kind == "schema"]
 
 
-@pytest.mark.parametrize("script", ["DROP VIEW outputs", "DROP INDEX tombstones", "ALTER TABLE runs ADD COLUMN owner"])
+@pytest.mark.parametrize(
+    "script", ["DROP VIEW outputs", "DROP INDEX tombstones", "ALTER TABLE flow_runs ADD COLUMN owner"]
+)
 def test_what_is_missing_or_altered_takes_a_backup(path: pathlib.Path, script: str) -> None:
     execute(path, script)
     with pytest.raises(IncompatibleStoreError, match="restore a backup"):
@@ -140,7 +145,9 @@ def test_what_is_missing_or_altered_takes_a_backup(path: pathlib.Path, script: s
 
 def test_a_library_that_enforces_foreign_keys_is_not_kept_from_deleting(path: pathlib.Path) -> None:
     """SQLite may be built so that it enforces them unless told otherwise."""
-    execute(path, "CREATE TABLE notes (run REFERENCES runs (serial)); INSERT INTO notes SELECT serial FROM runs")
+    execute(
+        path, "CREATE TABLE notes (run REFERENCES flow_runs (serial)); INSERT INTO notes SELECT serial FROM flow_runs"
+    )
     with ContextStore(path) as store:
         assert store.delete_run("run") == 1
         assert store._core.session.engine._database._writing.connection.execute("PRAGMA foreign_keys").fetchone() == (

@@ -77,9 +77,9 @@ class TestKilledWhileCreating:
         """Whatever a power cut has left of the pages that were to be written."""
         whole = tmp_path / "whole.db"
         with plain(whole) as connection:
-            connection.executescript(
-                f"PRAGMA auto_vacuum = INCREMENTAL; PRAGMA cache_size = 1; BEGIN;{_schema._SCHEMA}"
-            )
+            connection.executescript("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA cache_size = 1; BEGIN")
+            for statement in _schema._SCHEMA:
+                connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {_schema.APPLICATION_ID}")
             journal = (tmp_path / "whole.db-journal").read_bytes()
             connection.execute("COMMIT")

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from contextstore import IncompatibleStoreError, StorageError
+from contextstore._sqlite import backup as _backup
 from contextstore._sqlite import file as _file
+from contextstore._sqlite import migrations as _migrations
 from contextstore._sqlite import schema as _schema
 from contextstore._sqlite import visit as _visit
 
@@ -22,32 +24,34 @@ from .files import Make, _open, contents, left_as_it_was, make_sample, plain, re
 
 pytestmark = pytest.mark.disk
 
+PRESENT = _schema.SCHEMA_VERSION
+
 Migration = Callable[[sqlite3.Connection], None]
 
 
 @pytest.fixture
 def newer_library(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes this a version of the library whose schema is that many steps on from schema 1."""
+    """Makes this a version of the library whose schema is that many steps on from the present one."""
 
     def upgrade(*migrations: Migration) -> None:
-        version = 1 + len(migrations)
-        for module in (_schema, _visit):
+        version = PRESENT + len(migrations)
+        for module in (_schema, _visit, _migrations, _backup):
             monkeypatch.setattr(module, "SCHEMA_VERSION", version)
         for module in (_file, _visit):
-            # The schema of a new file stays that of version 1, so that nothing can be compared with it.
+            # The schema of a new file stays the present one, so that nothing can be compared with it.
             monkeypatch.setattr(module, "check_schema_untouched", lambda *_: None)
-        monkeypatch.setattr(_schema, "MIGRATIONS", dict(enumerate(migrations, 1)))
+        monkeypatch.setattr(_migrations, "MIGRATIONS", dict(enumerate(migrations, PRESENT)))
 
     return upgrade
 
 
 def add_tags(connection: sqlite3.Connection) -> None:
-    connection.execute("ALTER TABLE runs ADD COLUMN tag TEXT")
-    connection.execute("UPDATE runs SET tag = 'tag of ' || flow_run_id")
+    connection.execute("ALTER TABLE flow_runs ADD COLUMN tag TEXT")
+    connection.execute("UPDATE flow_runs SET tag = 'tag of ' || flow_run_id")
 
 
 def add_owners(connection: sqlite3.Connection) -> None:
-    connection.execute("CREATE TABLE owners AS SELECT tag FROM runs")
+    connection.execute("CREATE TABLE owners AS SELECT tag FROM flow_runs")
 
 
 class TestMigration:
@@ -61,7 +65,7 @@ class TestMigration:
             assert store.get_global("key") == {"global": True}
             store.put("run", "after", 1)
         with plain(file_path) as connection:
-            assert connection.execute("PRAGMA user_version").fetchall() == [(3,)]
+            assert connection.execute("PRAGMA user_version").fetchall() == [(PRESENT + 2,)]
             assert connection.execute("SELECT tag FROM owners").fetchall() == [("tag of run",)]
 
     def test_it_is_migrated_once(self, make: Make, file_path: pathlib.Path, newer_library: Callable[..., None]) -> None:
@@ -78,7 +82,7 @@ class TestMigration:
     ) -> None:
         newer_library(pytest.fail)
         make(file_path).open()
-        assert contents(file_path)[0] == "version 2"
+        assert contents(file_path)[0] == f"version {PRESENT + 1}"
 
     def test_nobody_sees_a_half_migrated_file(
         self, make: Make, file_path: pathlib.Path, newer_library: Callable[..., None]
@@ -161,10 +165,12 @@ class TestMigration:
     ) -> None:
         make_sample(file_path, 1)
         with plain(file_path) as connection:
-            connection.execute("PRAGMA user_version = 2")
+            connection.execute(f"PRAGMA user_version = {PRESENT + 1}")
         (file_path.parent / "store.db-lock").unlink()
         with left_as_it_was(file_path.parent):
-            refused(make_either, file_path, IncompatibleStoreError, "schema 2.*upgrade contextstore", **options)
+            refused(
+                make_either, file_path, IncompatibleStoreError, f"schema {PRESENT + 1}.*upgrade contextstore", **options
+            )
 
     def test_a_file_that_is_only_read_is_not_migrated(
         self, make: Make, file_path: pathlib.Path, newer_library: Callable[..., None]

@@ -170,7 +170,7 @@ def test_a_foreign_transaction_that_is_rolled_back_or_killed_leaves_nothing(file
         for i, end in enumerate(("rollback", "kill")):
             with Child(FOREIGN, file_path) as foreign:
                 told(foreign, "BEGIN IMMEDIATE")
-                told(foreign, "DELETE FROM output_rows")
+                told(foreign, "DELETE FROM node_outputs")
                 waiting = pool.submit(store.put, "run", f"{i}", 1)
                 time.sleep(0.1)
                 assert not waiting.done()

@@ -43,7 +43,7 @@ TRACED = """
     from contextstore._sqlite import wal as _wal
     path, puts, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     durability = ["full", "normal", "full"][number]
-    _wal._CHECKPOINT_FRAMES = 30
+    _wal._CHECKPOINT_FRAMES = 20
     intervals, settings = [], set()
     now = time.monotonic_ns
 
@@ -69,6 +69,8 @@ TRACED = """
                     self.began = before
                 if was_in_transaction and not self.in_transaction:
                     intervals.append((self.began, now(), sql))
+                if sql.lstrip().startswith("INSERT") and not was_in_transaction:
+                    intervals.append((before, now(), "INSERT"))  # which commits by itself
                 if sql.startswith(("PRAGMA wal_checkpoint", "PRAGMA journal_mode")):
                     intervals.append((before, now(), sql))
 
@@ -106,7 +108,8 @@ def test_commits_and_checkpoints_of_all_store_objects_of_all_processes_never_ove
     intervals = sorted((*interval, number) for number, (of_one, _) in enumerate(said) for interval in of_one)
     for (_, ended, what, number), (began, _, next_what, next_number) in itertools.pairwise(intervals):
         assert ended <= began, f"{what} of process {number} and {next_what} of process {next_number}"
-    assert len([what for _, _, what, _ in intervals if what == "COMMIT"]) >= 600
+    assert len([what for _, _, what, _ in intervals if what in ("COMMIT", "INSERT")]) >= 600
+    assert {"COMMIT", "INSERT"} < {what for _, _, what, _ in intervals}
     assert len([what for _, _, what, _ in intervals if "checkpoint" in what]) > 60
     assert len([what for _, _, what, _ in intervals if what == "close"]) == 12
     # The connection that commits is durable as it was asked to be, and SQLite makes no checkpoint of its own accord.
@@ -165,7 +168,7 @@ STOPS = """
     class Stopping(_worker._JobConnection):
         armed = False
         def execute(self, sql, *args):
-            if Stopping.armed and sql == statement:
+            if Stopping.armed and sql.lstrip().startswith(statement):
                 Stopping.armed = False
                 say("stopping")
                 os.kill(os.getpid(), signal.SIGSTOP)
@@ -177,13 +180,16 @@ STOPS = """
     with ContextStore(path) as store:
         store.open()
         Stopping.armed = True
+        if statement != "INSERT OR IGNORE":
+            store.upsert_global("theirs", 1)
         store.put("run", "theirs", 1)
         say("stored")
         sys.stdin.readline()
 """
 
-HELD_WHILE = ["PRAGMA journal_mode = WAL", "BEGIN IMMEDIATE", "COMMIT"]
-"""What the holder of the lock is about to do: it opens; it holds the lock file only; it holds SQLite's lock, too."""
+HELD_WHILE = ["PRAGMA journal_mode = WAL", "BEGIN IMMEDIATE", "COMMIT", "INSERT OR IGNORE"]
+"""What the holder of the lock is about to do: it opens; it holds the lock file only; it holds SQLite's lock, too; it
+commits a put by itself."""
 
 
 @contextlib.contextmanager
@@ -259,7 +265,7 @@ def test_while_a_neighbour_is_stopped_writes_end_at_their_timeout_and_reads_go_o
 async def test_while_a_neighbour_is_stopped_the_event_loop_goes_on(file_path: pathlib.Path) -> None:
     async with AsyncContextStore(file_path, timeout=1) as store:
         await store.put("run", "before", 1)
-        with stopped_neighbour(file_path, "COMMIT") as neighbour:
+        with stopped_neighbour(file_path, "INSERT OR IGNORE") as neighbour:
             puts = asyncio.gather(*(store.put("run", f"{i}", i) for i in range(5)), return_exceptions=True)
             turns = 0
             while not puts.done():

@@ -47,7 +47,7 @@ def whose(path: pathlib.Path) -> Any:
 
 def damage(path: pathlib.Path) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE output_rows SET value = '\"other\"' WHERE node_id = '1'")
+        connection.execute("UPDATE node_outputs SET value = '\"other\"' WHERE node_id = '1'")
 
 
 def names_in(folder: pathlib.Path) -> list[str]:
@@ -238,7 +238,7 @@ class TestRefusals:
         program = """
             import sqlite3
             connection = sqlite3.connect(sys.argv[1])
-            connection.execute("SELECT count(*) FROM runs").fetchall()
+            connection.execute("SELECT count(*) FROM flow_runs").fetchall()
             say("open")
             sys.stdin.readline()
         """

@@ -189,7 +189,7 @@ class TestAStoreThatWasKilled:
                 store.put("run", f"old-{number:04}", "x" * 5000)
             pinned = sqlite3.connect(path, isolation_level=None)
             pinned.execute("BEGIN")
-            pinned.execute("SELECT count(*) FROM runs").fetchall()
+            pinned.execute("SELECT count(*) FROM flow_runs").fetchall()
             for number in range(20):
                 store.put("run", f"new-{number:04}", "x" * 5000)
             time.sleep(0.05)

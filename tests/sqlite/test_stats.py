@@ -85,7 +85,7 @@ class TestStats:
             await store.put("run", "a", 1)
             with contextlib.closing(sqlite3.connect(make_store.location, isolation_level=None)) as reader:
                 reader.execute("BEGIN")
-                reader.execute("SELECT count(*) FROM runs").fetchall()
+                reader.execute("SELECT count(*) FROM flow_runs").fetchall()
                 for i in range(6):
                     await store.put("large", str(i), b"x" * 1_000_000)
                 await until_pinned(store, True)

@@ -357,7 +357,7 @@ class TestOneProcess:
                 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0)
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
                 try:
-                    say(connection.execute("SELECT count(*) FROM runs").fetchall())
+                    say(connection.execute("SELECT count(*) FROM flow_runs").fetchall())
                 except sqlite3.OperationalError as error:
                     say(error)
             """

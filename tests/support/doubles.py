@@ -32,7 +32,10 @@ def engine_alone(store: Any) -> Any:
 
 
 class Gate:
-    """Holds every commit of a store until it is opened, and counts what goes through."""
+    """Holds every commit of a store until it is opened, and counts what goes through.
+
+    A single put goes that way, too.
+    """
 
     def __init__(self, store: Any) -> None:
         self._engine: Any = engine_alone(store)
@@ -41,12 +44,16 @@ class Gate:
         self.arrived = threading.Semaphore(0)
         self.groups: list[int] = []
         self._engine.commit = self._held_commit
+        self._engine.put_alone = self._leave_to_commit
 
     async def _held_commit(self, units: Any) -> Any:
         self.groups.append(len(units))
         self.arrived.release()
         assert self._open.wait(60), "the gate was never opened"
         return await self._commit(units)
+
+    async def _leave_to_commit(self, _: Any) -> bool:
+        return False
 
     async def wait_for_arrival(self) -> None:
         await until(lambda: self.arrived.acquire(blocking=False))

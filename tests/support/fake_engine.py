@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from contextstore import ContextStoreError, StorageError
 from contextstore._engine.contract import Feed, GroupLimits, Job
 from contextstore._engine.epochs import Epoch
-from contextstore._engine.operations import Unit, is_deletion
+from contextstore._engine.operations import PutOutput, Unit, is_deletion
 from contextstore._engine.portions import Portion
 from contextstore._engine.records import (
     Counts,
@@ -263,6 +263,12 @@ class FakeEngine:
         self.is_locked = True
         self.epochs.begin_write()
         return True
+
+    async def put_alone(self, _: PutOutput) -> bool:
+        return False
+
+    async def begin_commit(self, wanted: Callable[[], bool]) -> bool:
+        return wanted()
 
     async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         assert self.is_locked, "a commit without the right to commit"

@@ -200,8 +200,8 @@ def _replace_value(value: bytes, kind: str = "TEXT", codec: Any = 0) -> Callable
     def craft(connection: sqlite3.Connection) -> None:
         checksum = _checksum("run-1", "node-1", codec if isinstance(codec, int) else 0, value)
         connection.execute(
-            f"UPDATE output_rows SET codec = ?, value = CAST(? AS {kind}), size = ?, checksum = ? "
-            "WHERE node_id = 'node-1' AND run = (SELECT serial FROM runs WHERE flow_run_id = 'run-1')",
+            f"UPDATE node_outputs SET codec = ?, value = CAST(? AS {kind}), size = ?, checksum = ? "
+            "WHERE node_id = 'node-1' AND run = (SELECT serial FROM flow_runs WHERE flow_run_id = 'run-1')",
             (codec, value, len(value), checksum),
         )
 
@@ -226,25 +226,25 @@ def _sql(*statements: str) -> Callable[[sqlite3.Connection], None]:
 
 CRAFTED: dict[str, Callable[[sqlite3.Connection], None]] = {
     "a trigger that takes back what is put": _sql(
-        "CREATE TRIGGER t AFTER INSERT ON output_rows BEGIN DELETE FROM output_rows WHERE id = new.id; END"
+        "CREATE TRIGGER t AFTER INSERT ON node_outputs BEGIN DELETE FROM node_outputs WHERE id = new.id; END"
     ),
     "a trigger that never ends": _sql(
-        f"CREATE TRIGGER t AFTER INSERT ON output_rows BEGIN INSERT INTO runs (flow_run_id, created_at) "
+        f"CREATE TRIGGER t AFTER INSERT ON node_outputs BEGIN INSERT INTO flow_runs (flow_run_id, created_at) "
         f"SELECT x, 0 FROM ({ENDLESS} SELECT x FROM n); END"
     ),
     "a table replaced by an endless view": _sql(
-        "DROP TABLE output_rows",
-        f"CREATE VIEW output_rows AS {ENDLESS} SELECT x AS id, 1 AS run, 'a' || x AS node_id, 0 AS codec, "
+        "DROP TABLE node_outputs",
+        f"CREATE VIEW node_outputs AS {ENDLESS} SELECT x AS id, 1 AS run, 'a' || x AS node_id, 0 AS codec, "
         "0 AS checksum, 0 AS written_at, 1 AS size, '1' AS value FROM n",
     ),
     "the views replaced by endless ones": _sql(
         "DROP VIEW outputs", f"CREATE VIEW outputs AS {ENDLESS} SELECT x FROM n", "DROP VIEW globals"
     ),
-    "right marks and no tables": _sql("DROP VIEW outputs", "DROP TABLE output_rows", "DROP TABLE runs"),
+    "right marks and no tables": _sql("DROP VIEW outputs", "DROP TABLE node_outputs", "DROP TABLE flow_runs"),
     "invalid UTF-8 in a value": _replace_value(b'"\xff\xfe"'),
-    "invalid UTF-8 in a node id": _sql("UPDATE output_rows SET node_id = CAST(x'ff41' AS TEXT) WHERE id = 3"),
-    "invalid UTF-8 in a run id": _sql("UPDATE runs SET flow_run_id = CAST(x'ff41' AS TEXT) WHERE serial = 1"),
-    "invalid UTF-8 in a key": _sql("UPDATE global_rows SET key = CAST(x'ff41' AS TEXT) WHERE id = 1"),
+    "invalid UTF-8 in a node id": _sql("UPDATE node_outputs SET node_id = CAST(x'ff41' AS TEXT) WHERE id = 3"),
+    "invalid UTF-8 in a run id": _sql("UPDATE flow_runs SET flow_run_id = CAST(x'ff41' AS TEXT) WHERE serial = 1"),
+    "invalid UTF-8 in a key": _sql("UPDATE global_values SET key = CAST(x'ff41' AS TEXT) WHERE id = 1"),
     "deep JSON": _replace_value(b"[" * 100_000 + b"]" * 100_000),
     "JSON that is cut off": _replace_value(b'{"a": [1, 2'),
     "NaN": _replace_value(b"NaN"),
@@ -255,15 +255,15 @@ CRAFTED: dict[str, Callable[[sqlite3.Connection], None]] = {
     "a text as codec": _replace_value(b"1", codec="zero"),
     "a codec beyond 32 bits": _replace_value(b"1", codec=2**40),
     "wrong types in every column": _sql(
-        "UPDATE output_rows SET checksum = 'x', written_at = x'00', size = 'many', value = 1.5 WHERE id = 2",
-        "UPDATE output_rows SET node_id = x'0102' WHERE id = 4",
-        "UPDATE global_rows SET version = 'two', checksum = 'x' WHERE id = 2",
-        "UPDATE runs SET created_at = 'yesterday', deleted_at = 'never' WHERE serial = 2",
+        "UPDATE node_outputs SET checksum = 'x', written_at = x'00', size = 'many', value = 1.5 WHERE id = 2",
+        "UPDATE node_outputs SET node_id = x'0102' WHERE id = 4",
+        "UPDATE global_values SET version = 'two', checksum = 'x' WHERE id = 2",
+        "UPDATE flow_runs SET created_at = 'yesterday', deleted_at = 'never' WHERE serial = 2",
     ),
-    "times beyond all calendars": _sql("UPDATE output_rows SET written_at = 9223372036854775807"),
-    "negative times": _sql("UPDATE output_rows SET written_at = -9223372036854775807"),
+    "times beyond all calendars": _sql("UPDATE node_outputs SET written_at = 9223372036854775807"),
+    "negative times": _sql("UPDATE node_outputs SET written_at = -9223372036854775807"),
     "the last serial": _sql("UPDATE sqlite_sequence SET seq = 9223372036854775807"),
-    "the last version": _sql("UPDATE global_rows SET version = 9223372036854775807"),
+    "the last version": _sql("UPDATE global_values SET version = 9223372036854775807"),
     "a negative schema version": _sql("PRAGMA user_version = -1"),
 }
 

@@ -32,6 +32,7 @@ from contextstore._core import retention as _retention
 from contextstore._dispatch import writer as _writer
 from contextstore._sqlite import engine as _sqlite_engine
 from contextstore._sqlite import file as _sqlite
+from contextstore._sqlite import single_put as _single_put
 from contextstore._sqlite import visit as _sqlite_visit
 from contextstore._sqlite import wal as _wal
 from contextstore._sqlite import worker as _worker
@@ -317,8 +318,12 @@ def _early_acknowledgement() -> None:
 
     def commit(self: Any, units: Any) -> Any:
         transactions = self._transactions
-        transactions._forget_stale_serials()
-        return _sqlite_writes.Transaction(connection_here(), "", transactions._serials).apply(units)
+        if not connection_here().in_transaction:
+            transactions._begin_now()
+        transactions._look_at_commits_of_others()
+        return _sqlite_writes.Transaction(connection_here(), "", transactions._serials, transactions._begin_anew).apply(
+            units
+        )
 
     async def close_committed(self: Any) -> None:
         def commit_last(connection: sqlite3.Connection) -> None:
@@ -329,6 +334,7 @@ def _early_acknowledgement() -> None:
         await close(self)
 
     writes.acquire, writes.commit, writes.maintain = acquire, commit, lambda _: None
+    writes.put_alone = lambda self, put: False
     writes.release = lambda self: self._lock.release()
     database.close = close_committed
 
@@ -349,12 +355,21 @@ def _replacing() -> None:
         assert replacing.count("REPLACE") == 1
         assert "CONFLICT" not in replacing
         _sqlite_writes._INSERT_OUTPUTS[rows] = replacing
+    single: Any = _single_put
+    single._PUT = single._PUT.replace("INSERT OR IGNORE", "INSERT OR REPLACE")
+    assert "REPLACE" in single._PUT
 
 
 def _swallowed_errors() -> None:
     """Whatever a commit raises, its callers are told that all went well."""
     engine: Any = _sqlite_engine.SQLiteEngine
-    commit = engine.commit
+    commit, put_alone = engine.commit, engine.put_alone
+
+    async def put_well(self: Any, put: Any) -> bool:
+        try:
+            return bool(await put_alone(self, put))
+        except StorageError:
+            return True
 
     async def commit_well(self: Any, units: Any) -> Any:
         try:
@@ -362,7 +377,7 @@ def _swallowed_errors() -> None:
         except StorageError:
             return [Outcome([None] * len(unit)) for unit in units]
 
-    engine.commit = commit_well
+    engine.commit, engine.put_alone = commit_well, put_well
 
 
 def _lost_waiters() -> None:

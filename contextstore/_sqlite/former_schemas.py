@@ -1,0 +1,60 @@
+"""The schemas that stores had before the present one, as the statements that made them.
+
+Rules of this module: text alone. Nothing here changes any more: files that were made so are compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_SCHEMA_1 = (
+    """
+CREATE TABLE runs (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which runs were first seen; never given twice
+    flow_run_id TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL,               -- microseconds since 1970, UTC, as all times here
+    deleted_at INTEGER                         -- not null: a tombstone
+)
+    """,
+    "CREATE INDEX tombstones ON runs (deleted_at) WHERE deleted_at IS NOT NULL",
+    """
+CREATE TABLE output_rows (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,      -- rises with each commit; never given twice
+    run INTEGER NOT NULL,                      -- runs.serial
+    node_id TEXT NOT NULL,
+    codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: value is the bytes themselves
+    checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec and value
+    written_at INTEGER NOT NULL,
+    size INTEGER NOT NULL,                     -- bytes of value
+    value NOT NULL,
+    UNIQUE (run, node_id)
+)
+    """,
+    """
+CREATE TABLE global_rows (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    version INTEGER NOT NULL,                  -- stays when the global is deleted, and is counted on
+    codec INTEGER,
+    checksum INTEGER,                          -- CRC-32 over key, codec and value
+    written_at INTEGER NOT NULL,
+    size INTEGER,                              -- bytes of value
+    value                                      -- null: deleted
+)
+    """,
+    """
+CREATE VIEW outputs AS
+    SELECT runs.flow_run_id, output_rows.node_id, output_rows.value,
+           strftime('%Y-%m-%dT%H:%M:%fZ', output_rows.written_at / 1e6, 'unixepoch') AS written_at
+    FROM runs JOIN output_rows ON output_rows.run = runs.serial
+    WHERE runs.deleted_at IS NULL
+    """,
+    """
+CREATE VIEW globals AS
+    SELECT key, value, version, strftime('%Y-%m-%dT%H:%M:%fZ', written_at / 1e6, 'unixepoch') AS written_at
+    FROM global_rows WHERE value IS NOT NULL
+    """,
+)
+
+FORMER_SCHEMAS: Mapping[int, tuple[str, ...]] = {1: _SCHEMA_1}
+"""By their number."""

@@ -1,0 +1,126 @@
+"""From the schema of an older version to the present one, in steps from each number to the next.
+
+Rules of this module: all steps are one transaction: after a kill at any moment the file is of the old schema or of the
+new one. A step takes as long with a million outputs as with one. What it meets was compared before with what its
+version made; what others have added stays, and what could not be understood is refused before anything is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+from ..errors import IncompatibleStoreError
+from .additions import check_schema_untouched
+from .former_schemas import FORMER_SCHEMAS
+from .schema import HIGHEST_ID, SCHEMA_VERSION, create_schema, own_schema, schema_in, schema_version
+
+
+def migrate(
+    connection: sqlite3.Connection,
+    location: str,
+    committing: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Make a store of an empty database; bring one of an older schema up to the present one.
+
+    Args:
+        committing: around the commit that ends a migration: whoever has the store open is to look at it anew.
+    """
+    version = schema_version(connection, location)
+    if version == 0 and not schema_in(connection):
+        create_schema(connection)
+        return
+    steps = range(version, SCHEMA_VERSION)
+    if not all(step in MIGRATIONS for step in steps):
+        raise IncompatibleStoreError(f"{location} has schema {version}, from which there is no way to a newer one")
+    if not steps:
+        return
+    with _writable_schema(connection, location, version):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if version in FORMER_SCHEMAS:
+                _refuse_unforeseen(connection, location, version)
+            for step in steps:
+                MIGRATIONS[step](connection)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}").close()
+            with committing():
+                connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def _refuse_unforeseen(connection: sqlite3.Connection, location: str, version: int) -> None:
+    """Raise if what is there is not what that version made, or has others' things under names that are needed."""
+    check_schema_untouched(connection, location, version)
+    needed = {name.lower() for _, name, _, _ in own_schema() - own_schema(version)}
+    others = {(kind, name) for kind, name, _, _ in schema_in(connection) - own_schema(version)}
+    taken = sorted(f"the {kind} {name!r}" for kind, name in others if str(name).lower() in needed)
+    if taken:
+        raise IncompatibleStoreError(
+            f"{location} has schema {version}, and somebody has added {', '.join(taken)} to it: schema "
+            f"{SCHEMA_VERSION} needs the name; it was left as it is: rename or drop what was added, then open it again"
+        )
+
+
+@contextlib.contextmanager
+def _writable_schema(connection: sqlite3.Connection, location: str, version: int) -> Iterator[None]:
+    """Within it sqlite_schema can be written; after it SQLite reads the schema anew."""
+    defensive = getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE", None)  # from Python 3.12 on
+    if defensive is not None:  # the default of some builds, as macOS has one
+        connection.setconfig(defensive, False)  # type: ignore[attr-defined]
+    connection.execute("PRAGMA writable_schema = 1").close()
+    try:
+        if connection.execute("PRAGMA writable_schema").fetchall() != [(1,)]:
+            raise IncompatibleStoreError(
+                f"{location} has schema {version}, and this build of SQLite ({sqlite3.sqlite_version}) does not let it "
+                f"be brought up to {SCHEMA_VERSION}, since it refuses PRAGMA writable_schema (DEFENSIVE): open the "
+                "store once by Python 3.12 or newer, or by a Python with another SQLite; it was left as it is"
+            )
+        yield
+    finally:
+        connection.execute("PRAGMA writable_schema = RESET").close()
+
+
+# -- the steps ---------------------------------------------------------------------------------------------------------
+
+
+def _from_1_to_2(connection: sqlite3.Connection) -> None:
+    """Tables get other names, so that versions before have nothing to write to; ids are given without AUTOINCREMENT.
+
+    The rows stay where they are. SQLite renames, also in what others have added (views, foreign keys); then the text of
+    each of the store's own parts becomes that of a new store's, which says the same but for AUTOINCREMENT.
+    """
+    connection.execute("PRAGMA legacy_alter_table = 0").close()  # else others' views keep the old names
+    connection.execute("ALTER TABLE runs RENAME TO flow_runs")
+    connection.execute("ALTER TABLE output_rows RENAME TO node_outputs")
+    connection.execute("ALTER TABLE global_rows RENAME TO global_values")
+    for kind, name, _, sql in own_schema(2):
+        if sql is not None:
+            connection.execute("UPDATE sqlite_schema SET sql = ? WHERE type = ? AND name = ?", (sql, kind, name))
+    _mark_highest_id(connection)
+    connection.execute(HIGHEST_ID)
+
+
+def _mark_highest_id(connection: sqlite3.Connection) -> None:
+    """What AUTOINCREMENT knew, and the rows that are left do not tell."""
+    query = """
+        SELECT min(max(seq), 9223372036854775806) FROM sqlite_sequence
+        WHERE name = 'node_outputs' AND typeof(seq) = 'integer'
+    """
+    ((highest,),) = connection.execute(query).fetchall()
+    connection.execute(
+        """
+        INSERT INTO node_outputs (id, run, node_id, codec, checksum, written_at, size, value)
+        SELECT ?1, 0, '', 0, 0, 0, 0, '' WHERE ?1 > (SELECT coalesce(max(id), 0) FROM node_outputs)
+        """,
+        (highest,),
+    )
+    # Last, since this connection reads the new schema only after the commit.
+    connection.execute("DELETE FROM sqlite_sequence WHERE name = 'node_outputs'")
+
+
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _from_1_to_2}
+"""From a schema's number to the next: what is to be executed."""

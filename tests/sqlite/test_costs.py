@@ -1,0 +1,130 @@
+"""What a put costs in statements, in frames of the WAL, and in bytes of the file."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from contextstore import ContextStore
+
+from ..support.doubles import core_of
+from .files import plain
+
+pytestmark = pytest.mark.disk
+
+VALUE = "x" * 198  # 200 bytes of JSON
+
+
+def settle(store: ContextStore) -> None:
+    """Wait until the thread that writes has nothing to do, and has grown the -wal, which it does once."""
+    is_done = threading.Event()
+
+    async def tell() -> None:
+        is_done.set()
+
+    core_of(store)._session.engine.post_write(tell)
+    assert is_done.wait(60)
+
+
+@contextlib.contextmanager
+def frames_of(path: pathlib.Path) -> Iterator[Callable[[], int]]:
+    """How many frames were written to the -wal since the last call."""
+    with plain(path) as connection:
+
+        def written() -> int:
+            # All of it is copied into the file, so that the next commit begins at the first frame again.
+            ((busy, frames, copied),) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            assert (busy, frames) == (0, copied)
+            return int(frames)
+
+        yield written
+
+
+@contextlib.contextmanager
+def statements_of(store: ContextStore) -> Iterator[list[str]]:
+    """What is executed on the connection that writes."""
+    settle(store)
+    engine: Any = core_of(store)._session.engine
+    connection = engine._database._writing.connection
+    told: list[str] = []
+    connection.set_trace_callback(lambda text: told.append(" ".join(text.split()[:2])))
+    try:
+        yield told
+    finally:
+        settle(store)
+        connection.set_trace_callback(None)
+        told[:] = [text for text in told if not text.startswith("--")]  # within a statement
+
+
+class TestAPutInAKnownRun:
+    def test_writes_two_frames(self, file_path: pathlib.Path) -> None:
+        with ContextStore(file_path) as store, frames_of(file_path) as written:
+            for number in range(20):
+                store.put("run", f"node-{number:05}", VALUE)
+            settle(store)
+            written()
+            costs = []
+            for number in range(20, 120):
+                store.put("run", f"node-{number:05}", VALUE)
+                costs.append(written())
+            assert sorted(costs)[len(costs) // 2] == 2
+            # Each page of the table takes some 16 of them; then a page is new, and the way to it is written, too.
+            assert sum(cost > 2 for cost in costs) < 15
+            assert sum(costs) < 2.5 * len(costs)
+
+    def test_is_one_statement(self, file_path: pathlib.Path) -> None:
+        with ContextStore(file_path) as store:
+            store.put("run", "first", VALUE)
+            with statements_of(store) as told:
+                store.put("run", "second", VALUE)
+            assert told == ["INSERT OR"]
+
+
+class TestAGroupOfPuts:
+    def test_takes_four_statements(self, file_path: pathlib.Path) -> None:
+        with ContextStore(file_path) as store:
+            store.put("run", "first", VALUE)
+            store.put_many("run", {str(number): VALUE for number in range(64)})
+            with statements_of(store) as told:
+                store.put_many("run", {f"node-{number}": VALUE for number in range(64)})
+            assert told == ["BEGIN IMMEDIATE", "PRAGMA data_version", "INSERT INTO", "COMMIT"]
+
+    def test_of_several_callers_takes_the_same_four(self, file_path: pathlib.Path) -> None:
+        with ContextStore(file_path) as store:
+            store.put_many("run", {"first": 1, "second": 2})
+            engine: Any = core_of(store)._session.engine
+            is_busy = threading.Event()
+
+            async def wait() -> None:
+                is_busy.wait()
+
+            with statements_of(store) as told:
+                engine.post_write(wait)  # the thread that writes is kept busy until all of them have come
+                threads = [
+                    threading.Thread(target=store.put, args=("run", f"node-{number}", VALUE)) for number in range(8)
+                ]
+                for thread in threads:
+                    thread.start()
+                while core_of(store)._session.writer.queued < 8:
+                    pass
+                is_busy.set()
+                for thread in threads:
+                    thread.join()
+            assert told == ["BEGIN IMMEDIATE", "PRAGMA data_version", "INSERT INTO", "COMMIT"]
+
+
+def test_an_output_of_200_bytes_takes_up_at_most_280_in_the_file(file_path: pathlib.Path) -> None:
+    """All of the file, once it is closed: its rows and its indexes."""
+    outputs = 20_000
+    with ContextStore(file_path) as store:
+        for start in range(0, outputs, 500):
+            store.put_many("run", {f"{number:08}": VALUE for number in range(start, start + 500)})
+        entry = store.get_entry("run", "00000000")
+        assert entry is not None
+        assert entry.size == 200
+    assert file_path.stat().st_size / outputs <= 280

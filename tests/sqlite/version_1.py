@@ -1,0 +1,151 @@
+"""Stores of schema 1: their files by plain ``sqlite3``, and the last version that made such, from this repository."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pathlib
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from contextstore._sqlite.former_schemas import FORMER_SCHEMAS
+from contextstore._sqlite.schema import APPLICATION_ID
+from contextstore._values.codec import JSON, Encoded, checksum
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAST_COMMIT = "b115c8e0635fbe3d29b8c8509842f458a5b275c9"
+"""The last one of schema 1."""
+
+RUNS = {
+    "first": {"a": 1, "b": {"text": "ü"}, "c": [1, 2.5, None]},
+    "second": {f"node-{number:03}": "x" * number for number in range(50)},
+}
+
+
+def make_file(path: pathlib.Path, *additions: str, in_wal_mode: bool = True) -> None:
+    """A store of schema 1 with RUNS, two globals, a deleted run and a deleted output that had the highest id."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if in_wal_mode:
+            connection.execute("PRAGMA journal_mode = WAL")
+        for statement in FORMER_SCHEMAS[1]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("BEGIN")
+        for run, outputs in (*RUNS.items(), ("deleted", {"a": 1})):
+            insert = "INSERT INTO runs (flow_run_id, created_at) VALUES (?, 1)"
+            serial = connection.execute(insert, (run,)).lastrowid
+            for node, value in outputs.items():
+                connection.execute(
+                    "INSERT INTO output_rows (run, node_id, codec, checksum, written_at, size, value) "
+                    "VALUES (?, ?, ?, ?, 1700000000000000, ?, ?)",
+                    (serial, node, *_columns(run, node, value)),
+                )
+        for key in ("key", "other"):
+            codec, of_all, size, text = _columns("", key, {"of": key})
+            connection.execute(
+                "INSERT INTO global_rows (key, version, codec, checksum, written_at, size, value) "
+                "VALUES (?, 3, ?, ?, 1700000000000000, ?, ?)",
+                (key, codec, of_all, size, text),
+            )
+        connection.execute(
+            "DELETE FROM output_rows WHERE run = (SELECT serial FROM runs WHERE flow_run_id = 'deleted')"
+        )
+        connection.execute("UPDATE runs SET deleted_at = 1700000000000000 WHERE flow_run_id = 'deleted'")
+        connection.execute("COMMIT")
+        for addition in additions:
+            connection.execute(addition)
+    path.chmod(0o600)
+
+
+def _columns(owner: str, name: str, value: Any) -> tuple[int, int, int, str]:
+    data = orjson.dumps(value)
+    return JSON, checksum(owner, name, Encoded(JSON, data)), len(data), data.decode()
+
+
+def fill_with(path: pathlib.Path, outputs: int) -> None:
+    """So many more outputs, of a run of their own, with values that are none."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("INSERT INTO runs (flow_run_id, created_at) VALUES ('large', 1)")
+        connection.execute(
+            """
+            WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)
+            INSERT INTO output_rows (run, node_id, codec, checksum, written_at, size, value)
+            SELECT (SELECT max(serial) FROM runs), printf('%08d', n), 0, 0, 1700000000000000, 1, '1' FROM numbers
+            """,
+            (outputs,),
+        )
+
+
+def package(folder: pathlib.Path) -> pathlib.Path:
+    """The last version of schema 1, to be imported from there."""
+    asked = ["git", "archive", LAST_COMMIT, "contextstore"]
+    archive = subprocess.run(asked, cwd=ROOT, capture_output=True, check=False)
+    if archive.returncode:
+        pytest.skip("the history of this repository is not here")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder
+
+
+_PROGRAM = """
+import sys
+from contextstore import ContextStore
+
+store = ContextStore(sys.argv[1], cache_bytes=0)
+for line in sys.stdin:
+    call = line.strip()
+    try:
+        print(repr(eval(call, {"store": store})), flush=True)
+    except Exception as error:
+        unknown = getattr(error, "outcome_unknown", None)
+        print("raised", type(error).__name__, unknown, str(error).replace(chr(10), " "), flush=True)
+"""
+
+
+class Beside:
+    """A process of that version, with a store of its own on the file."""
+
+    def __init__(self, package: pathlib.Path, path: pathlib.Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(path)],
+            env={"PYTHONPATH": str(package)},
+            cwd=package,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def does(self, call: str) -> str:
+        """What came of a call of ``store``."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        timer = threading.Timer(60, self._process.kill)
+        timer.start()
+        try:
+            print(call, file=self._process.stdin, flush=True)
+            return self._process.stdout.readline().strip()
+        finally:
+            timer.cancel()
+
+    def end(self) -> None:
+        self._process.communicate(timeout=60)
+
+
+@contextlib.contextmanager
+def beside(package: pathlib.Path, path: pathlib.Path) -> Iterator[Beside]:
+    process = Beside(package, path)
+    try:
+        yield process
+    finally:
+        process.end()
