@@ -258,7 +258,10 @@ class StoreClosedError(ContextStoreError):
 
 
 class WrongLoopError(ContextStoreError):
-    """A call from a thread of the store's own, which would wait for itself: hand it to another thread."""
+    """A call from a thread of the store's own, which would wait for itself: hand it to another thread.
+
+    Or from one that is committing to the store just then: by a finalizer, say, that the collector runs there.
+    """
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)

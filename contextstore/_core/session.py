@@ -49,7 +49,7 @@ def _note_inline(cache: OutputCache, subscriptions: Subscriptions) -> Callable[[
     """What is done with a put that its own thread has committed."""
 
     def note(put: PutOutput, epoch: Epoch) -> None:
-        cache.fill([((put.flow_run_id, put.node_id), put.value)], epoch)
+        cache.committed_inline(put, epoch)
         subscriptions.committed_inline(put)
 
     return note
@@ -144,6 +144,8 @@ class Session:
         # Also if it is not the first close(): an interrupted one may have come to any point of this.
         self._refuse_calls()
         self.cache.close()
+        if self.engine.inline is not None:
+            self.engine.inline.leave()
         if host is not None:
             host.is_warned_of = True  # it is not forgotten
             host.stop()

@@ -2,7 +2,8 @@
 
 Rules of this module: no SQL, no values. An output never changes, so a cached one is right until its run is deleted, by
 this process or another. Each deletion begins a new epoch of the store (``_engine/epochs.py``): the entries are good for
-one epoch, and go with it. The cache is filled only after the engine has acknowledged, and never answers a write.
+one epoch, and go with it. The cache is filled only after the engine has acknowledged, and never answers a write. Who
+fills it is the thread that has read or written, which may be a caller's, and interrupted between any two steps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from inspect import currentframe
 from sys import getsizeof
 from threading import get_ident
@@ -29,6 +30,10 @@ ENTRY_BYTES = 310
 
 RUN_BYTES = 360
 """The same for a run that has entries, beside its id."""
+
+
+_PATIENCE = 0.02
+"""Seconds that a thread of the store's waits for a caller that fills the cache."""
 
 
 class _Run(NamedTuple):
@@ -100,23 +105,33 @@ class OutputCache:
         """Take in outputs that were read in this epoch or a later one."""
         if not is_known(epoch) or not self._max_bytes:
             return
-        with self._lock:
-            if not self._begin_change(currentframe()):
-                return
-            if epoch == self._epoch:
-                self._keep(found)
-            elif epoch == self._epochs.latest:
-                self._begin(epoch)
-                self._keep(found)
-            self._change = None
+        if get_ident() in OWNERS:
+            self._in_own_thread(lambda: self._fill(found, epoch))
+        else:
+            with self._lock:
+                self._fill(found, epoch)
 
-    def committed(self, operations: Iterable[Operation]) -> None:
+    def committed_inline(self, put: PutOutput, epoch: Epoch) -> None:
+        """Called by a thread of the caller's, which has committed the put in this epoch."""
+        if self._max_bytes:
+            with self._lock:
+                self._fill([((put.flow_run_id, put.node_id), put.value)], epoch)
+
+    def committed(self, operations: Collection[Operation]) -> None:
         """Called by the writer: this store object has committed these operations in its last turn."""
-        with self._lock:
-            if not self._begin_change(currentframe()):
-                return
-            self._take_committed(operations, *self._epochs.turn)
-            self._change = None
+        self._in_own_thread(lambda: self._take_committed(operations))
+
+    def _in_own_thread(self, change: Callable[[], None]) -> None:
+        """Change the entries, in a thread of the store's, which no interrupt meets.
+
+        A caller that holds the lock may be in a finalizer that waits for this very thread. What is left out then is not
+        remembered, and no more: entries stay right within their epoch, and a deletion has begun another one.
+        """
+        if self._lock.acquire(timeout=_PATIENCE):
+            try:
+                change()
+            finally:
+                self._lock.release()
 
     # -- under the lock -----------------------------------------------------------------------------------------------
 
@@ -134,7 +149,23 @@ class OutputCache:
         self._change = frame
         return True
 
-    def _take_committed(self, operations: Iterable[Operation], before: Epoch, after: Epoch) -> None:
+    def _fill(self, found: Iterable[tuple[OutputKey, Encoded]], epoch: Epoch) -> None:
+        if not self._begin_change(currentframe()):
+            return
+        if epoch == self._epoch:
+            self._keep(found)
+        elif epoch == self._epochs.latest:
+            self._begin(epoch)
+            self._keep(found)
+        self._change = None
+
+    def _take_committed(self, operations: Collection[Operation]) -> None:
+        if not self._begin_change(currentframe()):
+            return
+        self._take_turn(operations, *self._epochs.turn)
+        self._change = None
+
+    def _take_turn(self, operations: Iterable[Operation], before: Epoch, after: Epoch) -> None:
         written: list[tuple[OutputKey, Encoded]] = []
         # First, while the entries are good for no epoch but the one before, which is over. A deletion counts as the
         # last operation of its turn: the outputs that the turn has put into the run are deleted as well, in any order

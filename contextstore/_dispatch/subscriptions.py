@@ -112,8 +112,8 @@ class Subscriptions:
     def __init__(self, engine: Engine, callers: Callers) -> None:
         self._engine = engine
         self.callers = callers
-        # No thread that commits waits for it: a finalizer that runs while a caller holds it may wait for that commit.
-        # Reentrant, since a finalizer may also subscribe.
+        # No thread that commits to a file waits for it: a finalizer that runs while a caller holds it may wait for that
+        # thread. Reentrant, since a finalizer may also subscribe.
         self.lock = threading.RLock()
         self._host: EngineHost | None = None
         self._news: deque[tuple[list[OutputKey], list[str]]] = deque()

@@ -7,6 +7,9 @@ is the only timer.
 
     caller --commit()--> queue --drain--> engine.commit(units) --answer--> each caller
 
+A caller that may block commits a single put itself, by ``Inline``, if the engine can and nobody else is at it: then
+nothing is queued, and nobody waits.
+
 A unit is queued, then taken. Until it is taken it can be withdrawn, by its caller's cancellation or by its deadline,
 and then nothing of it is stored. Which of the two it is decides one atomic step: whoever pops the unit's claim has it.
 Once taken, it is brought to its end whether or not its caller still waits.
@@ -330,10 +333,12 @@ class Writer:
 
     def _take_only_put(self) -> list[_Entry]:
         """What is queued, if it is nothing but one single put."""
-        if len(self._queue) == 1:
-            operations = self._queue[0].operations
-            if len(operations) == 1 and type(operations[0]) is PutOutput:
-                return self._take()
+        queue = self._queue
+        if len(queue) == 1:
+            entry = queue[0]
+            if len(entry.operations) == 1 and type(entry.operations[0]) is PutOutput and entry.take():
+                queue.popleft()  # and no more: others may have come by now
+                return [entry]
         return []
 
     def _answer(self, group: list[_Entry], outcomes: list[Outcome[list[Any]]]) -> None:

@@ -7,7 +7,8 @@ refused, is decided in ``rules``.
 A job is posted to an engine, which runs it where the connection that it needs belongs. SQLite's jobs run in the
 connection's own thread, where nothing is ever awaited: a coroutine is a plain call there. A scan is a read that may
 take long for what is stored: it is marked so, and posted so. All calls are ``async def`` but ``post_write``,
-``post_read``, ``post_scan``, ``release_write`` and ``deletion_epoch``, which never wait.
+``post_read``, ``post_scan``, ``release_write`` and ``deletion_epoch``, which never wait, and those of ``Inline``: by
+these a thread of the caller's, which may wait for a disk, does a read or a single put without a job.
 """
 
 from __future__ import annotations
@@ -171,6 +172,11 @@ class Inline(Protocol):
         """Commit a put, durably, if no more than that is to be done, and say so with the epoch in which it was.
 
         False: nothing was done; post it. Raises ``StorageError`` as ``commit`` does.
+        """
+
+    def leave(self) -> None:
+        """The calling thread is about to wait for the engine's end, perhaps in the middle of a read of its own: as a
+        signal handler does. The engine does not wait for that read.
         """
 
 

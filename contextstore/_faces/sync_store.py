@@ -4,8 +4,9 @@ Rules of this module: it only forwards, to the same core as the awaited face. No
 second time; a test compares every signature and docstring with ``AsyncContextStore``.
 
 A call runs the core's coroutine in the calling thread (see ``run_now``): encoding, checks and cache hits happen here,
-and where the core waits, the thread sleeps until the thread that does the I/O wakes it. What is left for the store's
-own event-loop thread is to open, to close and to keep the drivers.
+on a store in a file also most reads, and the commit of a single put (see ``_sqlite/lending``). Where the core waits all
+the same, the thread sleeps until the thread that does the I/O wakes it. What is left for the store's own event-loop
+thread is to open, to close and to keep the drivers.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class ContextStore:
             assert store.get("run-1", "extract") == {"rows": 3}
 
     The store opens itself at its first use. ``KeyboardInterrupt`` during a call is a cancellation: a write that no
-    commit has taken yet is withdrawn, another one is finished in the background. After ``fork()`` an object that has
+    commit has taken yet is withdrawn, another one is finished all the same. After ``fork()`` an object that has
     not been used works in the child; every call of another raises ``ForkedProcessError`` there.
     """
 

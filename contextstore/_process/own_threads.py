@@ -2,7 +2,8 @@
 
 Rules of this module: nothing here waits, and nothing is looked up under a lock. A call that a store's own thread makes
 to the store would wait for that very thread. So ``_waiting`` asks here before it lets a call in, and
-``log_handover.py`` before it lets a record pass to the handlers of ``logging``.
+``log_handover.py`` before it lets a record pass to the handlers of ``logging``. A thread of the caller's that commits
+(``_sqlite/lending``) is one of them for as long as that takes.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Database(Protocol):
 
     def post_scan(self, job: Job) -> None: ...
 
-    # -- within a read job, or a scan: in its connection's thread ------------------------------------------------------
+    # -- within a read job, or a scan: in the thread that has a connection ---------------------------------------------
 
     def read(self, what: str, query: Callable[[sqlite3.Connection], T]) -> T:
         """What the query gives, over the connection of this thread.

@@ -29,7 +29,7 @@ from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import StoreBusyError
 from .epochs import MappedEpochs
-from .fork import deregister, register, without_fork
+from .fork import deregister, register
 from .location import StoreFile
 from .lock import FileLock
 from .single_put import put_alone
@@ -48,6 +48,9 @@ _MOST = 4
 _LONGEST_COMMIT = 1.0
 """Seconds after which a commit of a borrower's is waited for as if it were another process's."""
 
+_GLANCE = 0.005
+"""Seconds until a thread that waits for a borrower looks whether it still commits."""
+
 _FRAMES = 12
 """How deep the calls go that a commit makes, and what is done after it."""
 
@@ -58,6 +61,11 @@ def _be_shallow(frames: int) -> None:
         _be_shallow(frames - 1)
 
 
+def _seconds(deadline: Deadline) -> float:
+    """What is left, as a lock takes it."""
+    return min(deadline.left, threading.TIMEOUT_MAX)
+
+
 class Lent:
     """A connection that one thread at a time works on."""
 
@@ -66,7 +74,9 @@ class Lent:
         self.busy = threading.Lock()
         """Held while SQLite may be at work on it."""
         self.borrower = 0
-        """The id of the thread that holds it."""
+        """The id of the thread that holds it, or that was interrupted while it did."""
+        self.is_left = False
+        """Whether its borrower waits for the store's end, in the middle of it."""
 
     def close(self) -> None:
         self.connection.close()
@@ -86,7 +96,9 @@ class LentWriter(Lent):
     def __init__(self, connection: sqlite3.Connection, lock: FileLock, owner: OwnThreads) -> None:
         super().__init__(connection)
         self.lock = lock
-        self.leading = _Leading(owner, lock)
+        self.leading = _Leading(owner, self)
+        self.changes = 0
+        """How many rows the connection had changed when it was lent."""
 
     def release(self) -> None:
         """Give up the right to commit. Any number of times."""
@@ -103,12 +115,18 @@ class LentWriter(Lent):
 class _Leading(OwnThreads):
     """A thread of the caller's that commits: a call that it makes meanwhile would wait for itself."""
 
-    def __init__(self, owner: OwnThreads, lock: FileLock) -> None:
+    def __init__(self, owner: OwnThreads, lent: LentWriter) -> None:
         super().__init__(owner.place)
-        self.lock = lock
+        self.lock = lent.lock
+        self._lent = weakref.ref(lent)
         self._owner = owner
 
     def may_call(self, other: OwnThreads) -> bool:
+        lent = self._lent()
+        if lent is not None and lent.connection.total_changes != lent.changes:
+            # The put is committed. Most signals come during its sync, and their handlers run right behind it.
+            lent.lock.release()
+            return True
         return other is not self._owner and super().may_call(other)
 
 
@@ -130,7 +148,12 @@ class Lender:
         self._all: tuple[weakref.ref[Lent], ...] = ()
         self._readers: deque[Lent] = deque()
         self._writers: deque[LentWriter] = deque()
+        self._making = threading.RLock()  # reentrant: a finalizer that runs while it is held may read
+        """Held while a connection is made. Nobody waits for it but callers' threads, and a fork for a while."""
+        self._maker = 0
+        """The id of the thread that makes one."""
         self._held: list[Lent] = []
+        self._is_making_held = False
 
     def make_ready(self, database: str, connect: Connect, wal: Wal) -> None:
         """Lend from now on."""
@@ -144,13 +167,13 @@ class Lender:
         if lent is None:
             return None
         outcome: Outcome[T] | None = None
+        lent.borrower = get_ident()
         with lent.busy:
-            lent.borrower = get_ident()
             if self._connect is not None:
                 with contextlib.suppress(StoreBusyError):  # the store's own reader waits
                     outcome = Outcome(run_over(lent, read))
-            lent.borrower = 0
-        self._readers.append(lent)  # not in a finally: one that was interrupted may be in the middle of something
+        lent.borrower = 0
+        self._give_back(lent, self._readers)
         return outcome
 
     def put(self, put: PutOutput, committed: Callable[[PutOutput, Epoch], None]) -> bool:
@@ -162,23 +185,36 @@ class Lender:
         if lent is None:
             return False
         _be_shallow(_FRAMES)
+        lent.changes = lent.connection.total_changes
         # Released twice, since an interrupt may come in the middle of the first.
         try:
             try:
                 OWNERS[ident] = lent.leading
+                lent.borrower = ident
                 with lent.busy:
-                    lent.borrower = ident
                     epoch = self._commit(lent, put)
                     lent.lock.release()
-                    lent.borrower = 0
+                lent.borrower = 0
                 if epoch is not None:
                     committed(put, epoch)
             finally:
                 lent.release()
         finally:
             lent.release()
-        self._writers.append(lent)
+        self._give_back(lent, self._writers)
         return epoch is not None
+
+    def leave(self) -> None:
+        ident = get_ident()
+        for lent in self._lent():
+            if lent.borrower == ident:
+                lent.is_left = True
+
+    def _give_back(self, lent: L, idle: deque[L]) -> None:
+        """Not in a finally: one that was interrupted may be in the middle of something."""
+        idle.append(lent)
+        if self._connect is None:  # closed meanwhile, perhaps without having waited for this one
+            lent.close()
 
     def _commit(self, lent: LentWriter, put: PutOutput) -> Epoch:
         wal = self._wal
@@ -214,18 +250,29 @@ class Lender:
             return self._made(LentWriter, lambda connect: LentWriter(connect(True), lock, self._own_threads))
 
     def _made(self, kind: type[L], make: Callable[[Connect], L]) -> L | None:
-        if sum(type(lent) is kind for lent in self._lent()) >= _MOST:
-            return None
-        with without_fork():  # one at a time
-            if self._connect is None:
-                return None
-            self._file.check()
+        # Not within without_fork(): a finalizer may come that closes a store, whose host waits for that.
+        with self._making:
+            before = self._maker
             try:
-                lent = make(self._connect)
-            except sqlite3.Error:
-                return None  # the store's own threads go on
-            self._all = (*(weakref.ref(other) for other in self._lent()), weakref.ref(lent))
-            return lent
+                self._maker = get_ident()
+                return self._make(kind, make)
+            finally:
+                self._maker = before
+
+    def _make(self, kind: type[L], make: Callable[[Connect], L]) -> L | None:
+        connect = self._connect
+        if connect is None or sum(type(lent) is kind for lent in self._lent()) >= _MOST:
+            return None
+        self._file.check()
+        try:
+            lent = make(connect)
+        except sqlite3.Error:
+            return None  # the store's own threads go on
+        self._all = (*(weakref.ref(other) for other in self._lent()), weakref.ref(lent))
+        if self._connect is None:  # closed meanwhile, perhaps before this one was there to be closed
+            lent.close()
+            return None
+        return lent
 
     def _lent(self) -> list[Lent]:
         return [lent for known in self._all if (lent := known()) is not None]
@@ -234,20 +281,23 @@ class Lender:
 
     def wait_for_borrower(self) -> bool:
         """Whether a borrower held the lock just now, whose commit is over when this returns."""
+        deadline = Deadline(_LONGEST_COMMIT)
         for lent in self._lent():
-            if isinstance(lent, LentWriter) and lent.lock.is_held and lent.busy.acquire(timeout=_LONGEST_COMMIT):
-                lent.busy.release()
-                return True
+            # Looked at again and again: a fork may have it by now, which waits for the thread that waits here.
+            while isinstance(lent, LentWriter) and lent.lock.is_held and not deadline.is_over:
+                if lent.busy.acquire(timeout=_GLANCE):
+                    lent.busy.release()
+                    return True
         return False
 
     # -- on the host's loop -------------------------------------------------------------------------------------------
 
     def close(self, seconds: float) -> None:
-        """Lend no more, and close what is lent once it is given back, or after so many seconds leave it open."""
+        """Lend no more, and close what is lent once it is given back. After so many seconds borrowers do that."""
         self._connect = self._wal = None
         deadline = Deadline(seconds)
         for lent in self._lent():
-            if lent.busy.acquire(timeout=min(deadline.left, threading.TIMEOUT_MAX)):
+            if not lent.is_left and lent.busy.acquire(timeout=_seconds(deadline)):
                 lent.close()
                 lent.busy.release()
         self._readers.clear()
@@ -259,16 +309,21 @@ class Lender:
     def hold(self, seconds: float) -> None:
         deadline = Deadline(seconds)
         self._held = []
+        # A thread that forks while it makes one, or in a job, is in the middle of something.
+        is_maker = self._maker == get_ident()
+        self._is_making_held = not is_maker and self._making.acquire(timeout=_seconds(deadline))
         for lent in self._lent():
-            # A job that forks is in the middle of something.
-            if lent.borrower != get_ident() and lent.busy.acquire(timeout=min(deadline.left, threading.TIMEOUT_MAX)):
+            if lent.busy.acquire(timeout=0 if lent.borrower == get_ident() else _seconds(deadline)):
                 self._held.append(lent)
 
     def let_go_on(self) -> bool:
         held, self._held = self._held, []
         for lent in held:
             lent.busy.release()
-        return len(held) == len(self._lent())
+        is_making_held, self._is_making_held = self._is_making_held, False
+        if is_making_held:
+            self._making.release()
+        return is_making_held and len(held) == len(self._lent())
 
     def close_in_child(self) -> None:
         for lent in self._lent():

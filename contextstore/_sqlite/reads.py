@@ -1,8 +1,8 @@
 """What is read of a store in SQLite: rows, as the records of the engines' contract.
 
-Rules of this module: plain functions over a connection, in its thread; with its siblings, all SQL of SQLite. They raise
-SQLite's own errors, but for damage: where a page of the file cannot be read, they go round it, so that only the calls
-that ask for what was on it are told. ``location`` is how messages name the store.
+Rules of this module: plain functions over a connection, in the thread that has it; with its siblings, all SQL of
+SQLite. They raise SQLite's own errors, but for damage: where a page of the file cannot be read, they go round it, so
+that only the calls that ask for what was on it are told. ``location`` is how messages name the store.
 """
 
 from __future__ import annotations

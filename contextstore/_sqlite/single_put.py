@@ -11,6 +11,7 @@ import sqlite3
 
 from .._engine.operations import PutOutput
 from .._values.codec import JSON, Encoded, checksum
+from ..errors import StorageError
 from .errors import code_of, translated
 from .schema import SCHEMA_VERSION
 
@@ -70,6 +71,8 @@ def put_alone(connection: sqlite3.Connection, location: str, put: PutOutput, now
         if code in _BEFORE_THE_COMMIT or code & 0xFF in _BEFORE_THE_COMMIT:
             return False
         raise translated(error, location, "could not commit to", outcome_unknown=True) from error
+    except MemoryError as error:  # SQLite's, too: perhaps when the last frame was written
+        raise StorageError(f"could not commit to {location}: there is no memory left", outcome_unknown=True) from error
 
 
 def value_of(value: Encoded) -> str | bytes:

@@ -35,7 +35,8 @@ class Wal:
     """That of a store object's file, as far as this object writes to it and copies it.
 
     Args:
-        connection: the one that writes; all methods are called in its thread.
+        connection: the one that writes; all methods are called in its thread. ``note_put`` and ``is_due`` are also
+            called by a thread of the caller's that commits.
     """
 
     def __init__(self, file: StoreFile, lock: FileLock, connection: sqlite3.Connection) -> None:

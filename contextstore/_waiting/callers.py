@@ -2,11 +2,11 @@
 
 Rules of this module: this is the only difference between the two faces. All above asks its ``Callers`` for a waiter,
 hands the waiter to the thread that will do the work, and waits on it. That thread answers many waiters at once, and
-learns nothing of the callers behind them.
+learns nothing of the callers behind them. A caller that ``may_block`` may do the work itself, and needs no waiter then.
 
 A thread's waiter blocks inside the coroutine that awaits it, so a coroutine that awaits nothing but waiters never
 suspends, and ``run_now`` runs it to its end in the calling thread. That is how the blocking face runs the same code as
-the async one with two thread wake-ups a call instead of four: the thread that did the I/O wakes the caller directly.
+the async one with two thread wake-ups for each wait instead of four: the thread that did the I/O wakes the caller.
 Rejected: ``BlockingPortal.call`` and ``run_coroutine_threadsafe``, which go through the loop's thread both ways.
 """
 

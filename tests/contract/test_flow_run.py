@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import pathlib
+import types
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -45,6 +46,8 @@ FACES: list[tuple[type, type]] = [(AsyncFlowRun, AsyncContextStore), (FlowRun, C
 
 class Recorder:
     """Stands for a core, and takes down what its services are asked for."""
+
+    session = types.SimpleNamespace(cache=types.SimpleNamespace(find=lambda _: None))  # where nothing is in memory
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []

@@ -305,6 +305,33 @@ def test_a_finalizer_that_calls_a_store_whose_thread_commits_is_refused_and_neve
         assert works_on(begun)
 
 
+def test_a_finalizer_in_the_middle_of_filling_the_cache_may_wait_for_the_thread_that_commits(
+    begun: ContextStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core: Any = core_of(begun)
+    core._session.cache.clear()
+    done: list[str] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.self = self
+
+        def __del__(self) -> None:
+            begun.put_many("of a finalizer", {"one": 1, "two": 2})
+            done.append("put")
+
+    def own(key: tuple[str, str]) -> tuple[str, str]:
+        if not done:
+            Cycle()
+            gc.collect()
+        return key
+
+    monkeypatch.setattr("contextstore._dispatch.cache._own", own)
+    assert in_thread(lambda: begun.get("run", "first 0"), daemon=True) == 0
+    assert done == ["put"]
+    assert begun.get_run("of a finalizer") == {"one": 1, "two": 2}
+
+
 @dropped
 @pytest.mark.parametrize("call", ["put", "get"])
 def test_a_call_near_the_limit_of_recursion_is_made_whole_or_not_at_all(begun: ContextStore, call: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from contextstore import ContextStore
 
-from ..support.doubles import core_of
+from ..support.doubles import core_of, engine_alone
 from .files import plain
 
 pytestmark = pytest.mark.disk
@@ -47,9 +47,9 @@ def frames_of(path: pathlib.Path) -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def statements_of(store: ContextStore) -> Iterator[list[str]]:
-    """What is executed on the connection that writes."""
+    """What is executed on the store's own connection that writes."""
+    engine: Any = engine_alone(store)
     settle(store)
-    engine: Any = core_of(store)._session.engine
     connection = engine._database._writing.connection
     told: list[str] = []
     connection.set_trace_callback(lambda text: told.append(" ".join(text.split()[:2])))
