@@ -41,6 +41,8 @@ L = TypeVar("L", bound="Lent")
 Connect: TypeAlias = Callable[[bool], sqlite3.Connection]
 """Makes a connection; true: one that writes."""
 
+_SERIALIZED = 3
+
 _MOST = 4
 """Connections of a kind that are lent at once. Further threads share the trips of the store's own."""
 
@@ -156,9 +158,15 @@ class Lender:
         self._is_making_held = False
 
     def make_ready(self, database: str, connect: Connect, wal: Wal) -> None:
-        """Lend from now on."""
-        self.database, self._connect, self._wal = database, connect, wal
+        """Lend from now on, unless this SQLite was built to let no connection pass from thread to thread.
+
+        https://docs.python.org/3/library/sqlite3.html#sqlite3.threadsafety: 3 is "serialized". 1 would do by SQLite's
+        own words, since one thread at a time has it, and is not tried: most Pythons have 3.
+        """
+        self.database, self._wal = database, wal
         register(self)
+        if sqlite3.threadsafety == _SERIALIZED:
+            self._connect = connect
 
     # -- in a thread of the caller's -----------------------------------------------------------------------------------
 

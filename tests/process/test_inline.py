@@ -91,6 +91,17 @@ def test_a_put_that_was_committed_by_its_thread_is_answered_from_memory(begun: C
     assert begun.stats().cache_hits == before + 1
 
 
+def test_where_sqlite_lets_no_connection_pass_between_threads_all_is_done_by_the_stores_own(
+    file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "threadsafety", 1)
+    with ContextStore(file_path, cache_bytes=0) as store:
+        for n in range(20):
+            store.put("run", f"{n}", n)
+            assert store.get("run", f"{n}") == n
+        assert inline_commits(store) == 0
+
+
 def test_a_debugger_never_stops_a_thread_that_holds_the_lock(begun: ContextStore) -> None:
     def trace(*_: object) -> None:
         """As a debugger that goes on."""
