@@ -9,6 +9,7 @@ store's history before. The lock is never held while anything waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -231,7 +232,9 @@ class Subscriptions:
     def _tell_later(self, found: list[OutputKey], deleted: list[str]) -> None:
         self._news.append((found, deleted))
         if self._host is not None:
-            self._host.call(self._tell_news)
+            # At its end it tells all who wait of that. The put that brings these news is stored all the same.
+            with contextlib.suppress(StoreClosedError):
+                self._host.call(self._tell_news)
 
     def close(self) -> None:
         """End all waiting."""
