@@ -43,7 +43,6 @@ def collector_at_every_step() -> Iterator[None]:
     gc.set_threshold(3, 1000, 1000)
     yield
     gc.set_threshold(*before)
-    gc.unfreeze()
 
 
 @pytest.mark.usefixtures("collector_at_every_step")
