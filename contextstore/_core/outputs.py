@@ -23,8 +23,6 @@ from .answers import converted, output_of, there
 from .arguments import several
 from .session import Session, State
 
-kind_of = type  # a parameter here is called type
-
 PAGE_ROWS = 200  # rows of a page at most,
 PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory
 _GET_MANY = 500  # outputs that get_many fetches in one trip to the engine

@@ -60,7 +60,7 @@ class Reader:
         self._wanted.append((key, waiter, time.monotonic()))
         try:
             self._fetches.ask(self._fetch_next_group)
-        except Exception:
+        except Exception:  # the engine is at its end, and so this is closed, or it is a bug
             self._refuse_if_closed()
             raise
         if self._closed:  # see below
@@ -97,7 +97,7 @@ class Reader:
         self._refuse_if_closed()
         try:
             post(partial(self._answer_call, read, waiter))
-        except Exception:
+        except Exception:  # as in fetch()
             self._refuse_if_closed()
             raise
         self._refuse_if_closed()

@@ -23,8 +23,6 @@ from .._waiting.tasks import TaskCallers
 from .batch import AsyncBatch
 from .run import AsyncFlowRun
 
-kind_of = type  # a parameter here is called type
-
 T = TypeVar("T")
 D = TypeVar("D")
 

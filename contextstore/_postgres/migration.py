@@ -38,6 +38,7 @@ _PAUSE = 1.0
 """Seconds that the other clients get between two tries."""
 _SHORTEST_TRY = 0.2
 _NO_RIGHT = "42501"
+_NAME_TAKEN = "42P07"
 
 
 class Migration:
@@ -78,8 +79,14 @@ class Migration:
             raise
         except StorageError as error:
             if error.code == _NO_RIGHT:
-                reason = "this role may not migrate it: open it once as the owner of its tables"
+                reason = (
+                    "this role may not migrate it: open it once as the owner of its tables, with the right to create "
+                    "in their schema"
+                )
                 raise self.refusal(version, reason, _NO_RIGHT) from error
+            if error.code == _NAME_TAKEN:
+                reason = "something else has a name that it needs: rename or drop that, then open it again"
+                raise self.refusal(version, f"{reason} ({error.message})", _NAME_TAKEN) from error
             raise
 
     def refusal(self, version: int, reason: str, code: str | None = None) -> IncompatibleStoreError:

@@ -70,6 +70,7 @@ class Opening:
         deadline = deadline_of_call(self._terms.timeout)
         collisions = 0
         last: TransientError | None = None
+        version: int | None = None
         while True:
             try:
                 await self._look_at_settings(deadline)  # before anything is made
@@ -95,6 +96,9 @@ class Opening:
                 if error.code not in _MADE_MEANWHILE:
                     raise
                 collisions += 1
+                if collisions > _MAX_COLLISIONS and version is not None:
+                    reason = f"lacks a table, or another part: restore a backup ({error.message})"
+                    raise self._migration.refusal(version, reason) from error
                 if collisions > _MAX_COLLISIONS:  # there are such tables, and no store
                     raise IncompatibleStoreError(
                         f"{self._location} has tables of another program; it was left as it is: name another schema"

@@ -59,7 +59,8 @@ INSERT INTO {schema}.store_format VALUES (2);
 
 STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
 
-_IS_KNOWN = f"1 / coalesce((SELECT (version = {SCHEMA_VERSION})::int FROM {{schema}}.store_format), 0) = 1"  # noqa: S608
+_IS_SAME = f"(SELECT (version = {SCHEMA_VERSION})::int FROM {{schema}}.store_format)"  # noqa: S608 - no input in it
+_IS_KNOWN = f"1 / coalesce({_IS_SAME}, 0) = 1"
 """Refuses a statement, by ``OTHER_FORMAT``, where the store has been migrated since it was opened.
 
 It stands in every statement that reads or writes what users have stored. PostgreSQL looks at it once for each call, and

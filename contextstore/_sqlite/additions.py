@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..errors import IncompatibleStoreError
 from .errors import code_of
-from .schema import APPLICATION_ID, SCHEMA_VERSION, own_schema, schema_in
+from .schema import APPLICATION_ID, KNOWN_SCHEMAS, SCHEMA_VERSION, own_schema, schema_in
 
 _SAFE_COLLATIONS = ("BINARY", "NOCASE", "RTRIM")  # those that every SQLite has
 
@@ -106,8 +106,9 @@ def refuse_unreadable_schema(uri: str, location: str, error: sqlite3.Error) -> N
     with contextlib.suppress(sqlite3.Error):
         connection = sqlite3.connect(uri, uri=True, isolation_level=None)
         try:
-            if connection.execute("PRAGMA application_id").fetchall() == [(APPLICATION_ID,)]:
-                check_schema_untouched(connection, location)
+            (marks,) = connection.execute("SELECT * FROM pragma_application_id, pragma_user_version").fetchall()
+            if marks[0] == APPLICATION_ID and marks[1] in KNOWN_SCHEMAS:
+                check_schema_untouched(connection, location, marks[1])
         finally:
             connection.close()
 

@@ -17,7 +17,7 @@ from .connection import harden, uri_of
 from .migrations import migrate
 from .placing import new_file, put_in_place, refuse_existing
 from .reads import snapshot
-from .schema import SCHEMA_VERSION, schema_version
+from .schema import SCHEMA_VERSION, refuse_other_format, schema_version
 
 _ROWS_A_REPORT = 500
 
@@ -26,6 +26,7 @@ Report: TypeAlias = Callable[[int, int], None]
 
 def back_up(
     connection: sqlite3.Connection,
+    location: str,
     path: str,
     report: Report,
     *,
@@ -41,9 +42,21 @@ def back_up(
         refuse_existing(path, overwrite)
         copy_snapshot(connection, part, report, 2 if check else 1)
         confirm()
+        _refuse_copy_of_other_format(part, location)  # else a newer one would pass for damage
         if check:
             verify(part, report, f"the backup to {path} was not made: what it would hold")
         put_in_place(part, path, overwrite=overwrite, is_store=False)
+
+
+def _refuse_copy_of_other_format(part: str, location: str) -> None:
+    """Raise if the store that was copied had been migrated since it was opened. Of damage the check tells."""
+    with contextlib.closing(_read_only(part)) as copy, contextlib.suppress(sqlite3.Error):
+        refuse_other_format(copy, location)
+
+
+def _read_only(part: str) -> sqlite3.Connection:
+    """A connection to a file that nobody else knows."""
+    return sqlite3.connect(uri_of(part, "ro") + "&immutable=1", uri=True, isolation_level=None)
 
 
 def copy_snapshot(connection: sqlite3.Connection, part: str, report: Report, rounds: int) -> None:
@@ -73,9 +86,7 @@ def migrate_copy(part: str, location: str) -> None:
 
 def verify(part: str, report: Report, what: str) -> None:
     """Raise CorruptStoreError if a check of the file finds a problem. ``report`` is told of the second round."""
-    with contextlib.closing(
-        sqlite3.connect(uri_of(part, "ro") + "&immutable=1", uri=True, isolation_level=None)
-    ) as connection:
+    with contextlib.closing(_read_only(part)) as connection:
         harden(connection)
         try:
             ((pages,),) = connection.execute("PRAGMA page_count").fetchall()

@@ -105,7 +105,10 @@ def _check_file(connection: sqlite3.Connection) -> Iterator[Problem]:
     except DAMAGE as error:
         yield Problem("file", (), f"the integrity check was cut short: {error}")
         return
-    if (application_id, version) != (APPLICATION_ID, SCHEMA_VERSION):
+    if application_id == APPLICATION_ID and version > SCHEMA_VERSION:
+        known = f"this version of contextstore knows schemas up to {SCHEMA_VERSION}: upgrade contextstore"
+        yield Problem("file", (), f"it has schema {version}, and {known}")
+    elif (application_id, version) != (APPLICATION_ID, SCHEMA_VERSION):
         yield Problem("file", (), f"its marks are {application_id:#x} and {version}, not those of a store")
 
 

@@ -181,7 +181,8 @@ class SQLiteEngine:
 
     async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
         def copy(connection: sqlite3.Connection) -> None:
-            back_up(connection, path, report, check=check, overwrite=overwrite, confirm=self._database.confirm)
+            confirm = self._database.confirm
+            back_up(connection, self.location, path, report, check=check, overwrite=overwrite, confirm=confirm)
 
         try:
             await self._database.run_aside(copy)

@@ -6,15 +6,18 @@ thread wake-ups. So it has a connection of its own, on the host's loop.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 
 from .._engine.epochs import Epochs, is_known
 from .._engine.records import Cursor, OutputKey, Wanted
+from ..errors import StorageError
 from .connection import set_up_reader, uri_of
 from .deletion import deleted_among
 from .errors import code_of, translated
 from .location import StoreFile
+from .schema import refuse_other_format
 
 POLL_SECONDS = (0.001, 0.03)
 """How often to look, at first and in the end."""
@@ -45,13 +48,16 @@ class FileFeed:
         try:
             return news_since(cursor, self._poll_connection())
         except sqlite3.Error as error:
-            raise translated(error, self._file.location, "could not look for news in") from error
+            raise self._failure(error, "could not look for news in") from error
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         try:
             return deleted_among(self._poll_connection(), flow_run_ids)
         except sqlite3.Error as error:
-            raise translated(error, self._file.location, "could not look for deleted runs in") from error
+            raise self._failure(error, "could not look for deleted runs in") from error
+
+    def _failure(self, error: sqlite3.Error, doing: str) -> StorageError:
+        return failure_of_look(error, self._connection, self._file.location, doing)
 
     def _poll_connection(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -86,6 +92,16 @@ def news_since(cursor: Cursor | None, connection: sqlite3.Connection) -> tuple[C
         raise
     new_cursor = (rows[-1][0] if rows else last, fingerprint if len(rows) < _NEWS_ROWS else None)
     return new_cursor, [(flow_run_id, node_id) for _, flow_run_id, node_id in rows]
+
+
+def failure_of_look(
+    error: sqlite3.Error, connection: sqlite3.Connection | None, location: str, doing: str
+) -> StorageError:
+    """What it means. Raises IncompatibleStoreError if the store has another format, with other names of its tables."""
+    with contextlib.suppress(sqlite3.Error):
+        if connection is not None:
+            refuse_other_format(connection, location)
+    return translated(error, location, doing)
 
 
 def _fingerprint(connection: sqlite3.Connection) -> int:

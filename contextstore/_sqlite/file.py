@@ -205,12 +205,16 @@ class FileDatabase:
     def _connect(self, writes: bool) -> sqlite3.Connection:
         """A connection to be lent. It waits for no lock: a thread of the caller's could not be interrupted in it."""
         connection = connect_here(self._uri)
-        self._file.check()  # again: it is opened by its name, and read by what follows
-        if writes:
-            harden(connection)
-            self._set_durability(connection)
-        else:
-            set_up_reader(connection, 0)
+        try:
+            self._file.check()  # again: it is opened by its name, and read by what follows
+            if writes:
+                harden(connection)
+                self._set_durability(connection)
+            else:
+                set_up_reader(connection, 0)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     async def close(self) -> None:
@@ -247,13 +251,20 @@ class FileDatabase:
     def read(self, what: str, query: Callable[[sqlite3.Connection], T]) -> T:
         self._file.check()
         connection = connection_here()
-        found = run_query(connection, self.location, what, query)
+        try:
+            found = run_query(connection, self.location, what, query)
+        except StorageError:
+            self._refuse_other_format(connection, what)  # in which the tables may have other names
+            raise
         epoch = self.epochs.latest
         if epoch != self._format_seen_in or not is_known(epoch):
             # After the query: no migration can have come in between that changed nothing here.
-            run_query(connection, self.location, what, lambda here: refuse_other_format(here, self.location))
+            self._refuse_other_format(connection, what)
             self._format_seen_in = epoch
         return found
+
+    def _refuse_other_format(self, connection: sqlite3.Connection, what: str) -> None:
+        run_query(connection, self.location, what, lambda here: refuse_other_format(here, self.location))
 
     def epoch_before(self, _: sqlite3.Connection) -> Epoch:
         self.epochs.let_go_if_replaced()

@@ -102,6 +102,14 @@ class LentWriter(Lent):
         self.changes = 0
         """How many rows the connection had changed when it was lent."""
 
+    @property
+    def has_committed(self) -> bool:
+        """Whether its borrower has no commit before it any more."""
+        try:
+            return self.connection.total_changes != self.changes
+        except sqlite3.ProgrammingError:  # it was closed just now, with the store
+            return True
+
     def release(self) -> None:
         """Give up the right to commit. Any number of times."""
         if self.lock.is_held:
@@ -125,7 +133,7 @@ class _Leading(OwnThreads):
 
     def may_call(self, other: OwnThreads) -> bool:
         lent = self._lent()
-        if lent is not None and lent.connection.total_changes != lent.changes:
+        if lent is not None and lent.has_committed:
             # The put is committed. Most signals come during its sync, and their handlers run right behind it.
             lent.lock.release()
             return True
@@ -193,7 +201,10 @@ class Lender:
         if lent is None:
             return False
         _be_shallow(_FRAMES)
-        lent.changes = lent.connection.total_changes
+        try:
+            lent.changes = lent.connection.total_changes
+        except sqlite3.ProgrammingError:  # it was closed just now, with the store
+            return False
         # Released twice, since an interrupt may come in the middle of the first.
         try:
             try:

@@ -26,7 +26,7 @@ from .database import NoWrites, run_query
 from .deletion import deleted_among
 from .epochs import read_epoch
 from .errors import code_of, translated, translated_os
-from .feed import POLL_SECONDS, known_epoch, news_since
+from .feed import POLL_SECONDS, failure_of_look, known_epoch, news_since
 from .file import file_stats
 from .fork import refuse_if_spoilt
 from .location import StoreFile, check_place, refuse_emptied
@@ -104,7 +104,11 @@ class ReadOnlyDatabase:
 
     def read(self, what: str, query: Callable[[sqlite3.Connection], T]) -> T:
         def query_in_format(connection: sqlite3.Connection) -> T:
-            found = query(connection)
+            try:
+                found = query(connection)
+            except sqlite3.Error:
+                refuse_other_format(connection, self.location)  # in which the tables may have other names
+                raise
             refuse_other_format(connection, self.location)
             return found
 
@@ -227,7 +231,9 @@ class ReadOnlyFeed:
                 self.close()
                 raise _changed_meanwhile(self._file.location, error) from _cause_of(error)
             if isinstance(error, sqlite3.Error):
-                raise translated(error, self._file.location, f"could not look for {what} in") from error
+                connection = None if self._visit is None else self._visit.connection
+                doing = f"could not look for {what} in"
+                raise failure_of_look(error, connection, self._file.location, doing) from error
             raise
         visit.confirm()
         return found

@@ -82,7 +82,8 @@ CREATE VIEW globals AS
     FROM global_values WHERE value IS NOT NULL
     """,
 )
-_SCHEMAS = {**FORMER_SCHEMAS, SCHEMA_VERSION: _SCHEMA}
+KNOWN_SCHEMAS = {**FORMER_SCHEMAS, SCHEMA_VERSION: _SCHEMA}
+"""By their number, as the statements that make them."""
 
 
 def probe(path: str, location: str) -> None:
@@ -190,7 +191,7 @@ def own_schema(version: int = SCHEMA_VERSION) -> Schema:
     """What a store of that schema consists of."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        for statement in _SCHEMAS[version]:
+        for statement in KNOWN_SCHEMAS[version]:
             connection.execute(statement)
         return schema_in(connection)
     finally:

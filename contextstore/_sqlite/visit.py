@@ -112,7 +112,8 @@ def set_up(connection: sqlite3.Connection, location: str) -> None:
         raise IncompatibleStoreError(f"{location} is empty: open it once without read_only=True")
     if version != SCHEMA_VERSION:
         raise IncompatibleStoreError(
-            f"{location} is of an older schema: open it once without read_only=True, which migrates it"
+            f"{location} is of an older schema: open it once without read_only=True, which migrates it; where it "
+            "cannot be written, restore() makes a migrated copy of it"
         )
     check_schema_untouched(connection, location)
 

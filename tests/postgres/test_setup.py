@@ -16,17 +16,9 @@ from contextstore import (
     StoreNotFoundError,
 )
 
-from ..support.nodes import execute
+from ..support.nodes import execute, make_role_that_puts_and_gets
 from ..support.processes import children
 from ..support.servers import Server
-
-GRANTS = """
-    GRANT USAGE ON SCHEMA {schema} TO {role};
-    GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role};
-    GRANT INSERT (flow_run_id, created_at, writer) ON {schema}.flow_runs TO {role};
-    GRANT INSERT ON {schema}.node_outputs TO {role};
-    GRANT UPDATE (created_at) ON {schema}.flow_runs TO {role};
-"""
 
 
 def test_eight_processes_set_up_a_new_schema_at_the_same_moment(url: str) -> None:
@@ -89,9 +81,7 @@ def test_a_role_that_may_only_insert_and_select_can_put_and_get(postgres: Server
     role = f"role_{schema}"
     with ContextStore(url) as owner:
         owner.put_global("key", 1)
-        execute(postgres, f"CREATE ROLE {role} LOGIN")
-        for statement in GRANTS.format(schema=schema, role=role).strip().split(";")[:-1]:
-            execute(postgres, statement)
+        make_role_that_puts_and_gets(postgres, schema, role)
         with ContextStore(url.replace("postgres@", f"{role}@")) as store:
             store.put("run", "a", 1)
             with pytest.raises(AlreadyExistsError):

@@ -245,30 +245,27 @@ def test_workers_that_are_forked_after_the_import_serve_and_go_on_serving(file_p
         module = {{}}
         exec({MODULE!r}, module)
 
-        def worker(first):
+        workers = {{}}
+
+        def start(first):
+            pid = os.fork()
+            if pid:
+                workers[pid] = first
+                return
+            signal.alarm(50)
             for n in range(first, first + 5):
                 module["task"](n)
             module["async_task"](first)
+            sys.exit(0)
 
-        workers = {{}}
         for first in (0, 10, 20):
-            pid = os.fork()
-            if not pid:
-                signal.alarm(50)
-                worker(first)
-                sys.exit(0)
-            workers[pid] = first
+            start(first)
         while workers:
             pid, status = os.wait()
             assert status == 0
-            first = workers.pop(pid) + 100
-            if first < 200:  # one of the first three, and a second one may end before the last of these
-                pid = os.fork()
-                if not pid:
-                    signal.alarm(50)
-                    worker(first)
-                    sys.exit(0)
-                workers[pid] = first
+            first = workers.pop(pid)
+            if first < 100:  # one of the first three, and a second one may end before the last of these
+                start(first + 100)
     """
     run_with_fork(program, file_path)
     firsts = [0, 10, 20, 100, 110, 120]

@@ -22,7 +22,7 @@ import pytest
 from contextstore import ContextStore, WrongLoopError
 
 from ..support.doubles import core_of
-from ..support.processes import run
+from ..support.processes import Child, run
 from .test_interrupts import at_every_instruction, interruptions, works_on
 from .threads import in_thread, open_files, own_threads, run_threads
 
@@ -166,6 +166,17 @@ def test_a_fork_at_any_instruction_of_a_commit_leaves_both_processes_with_what_w
 
 # -- what comes from without -------------------------------------------------------------------------------------------
 
+AFTERWARDS = """
+        with ContextStore(sys.argv[1], timeout=2) as other:
+            other.put("other", "node", 1)  # it would wait for the lock
+            assert set(acknowledged) <= set(other.list_keys("run"))
+        store.put("run", "last", 1)
+        store.close()
+        with ContextStore(sys.argv[1]) as store:
+            assert store.get("run", "last") == 1
+            assert store.check().ok
+"""
+
 
 @at_every_instruction
 @pytest.mark.usefixtures("traced")
@@ -178,6 +189,27 @@ def test_an_interrupt_at_any_instruction_of_a_commit_leaves_the_store_usable_and
             assert works_on(begun), (at, where)
             assert begun.get("run", f"{at}", default="x" * 2000) == "x" * 2000
     assert inline_commits(begun) > 0
+
+
+def test_a_kill_while_a_thread_commits_loses_nothing_acknowledged_and_locks_nothing(file_path: pathlib.Path) -> None:
+    program = """
+        store = ContextStore(sys.argv[1])
+        n = 0
+        while True:
+            store.put(sys.argv[2], f"{n:06}", n)
+            say(n, store._core.session.writer.inline_commits)
+            n += 1
+    """
+    for run_id in ("first", "second", "third"):
+        with Child(program, file_path, run_id) as child:
+            said = [child.hear()]
+            while int(said[-1].split()[1]) < 20:
+                said.append(child.hear())
+            child.kill()
+            said += child.hear_all()
+        with ContextStore(file_path, timeout=5) as store:
+            assert len(said) <= len(store.list_keys(run_id)) <= len(said) + 1
+            assert store.check().ok
 
 
 def test_exceptions_that_another_thread_sets_lose_nothing_and_lock_nothing(file_path: pathlib.Path) -> None:
@@ -206,7 +238,7 @@ def test_exceptions_that_another_thread_sets_lose_nothing_and_lock_nothing(file_
 
         thread = threading.Thread()
         deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or store._core.session.writer.inline_commits < 20:
             if not thread.is_alive():  # the first one, or the one before was hit between two calls
                 thread = threading.Thread(target=puts)
                 thread.start()
@@ -214,17 +246,8 @@ def test_exceptions_that_another_thread_sets_lose_nothing_and_lock_nothing(file_
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Blow))
         done.set()
         thread.join()
-        assert store._core.session.writer.inline_commits > 20
-        with ContextStore(sys.argv[1], timeout=2) as other:
-            other.put("other", "node", 1)
-            assert set(acknowledged) <= set(other.list_keys("run"))
-        store.put("run", "last", 1)
-        store.close()
     """
-    run(program, file_path)
-    with ContextStore(file_path) as store:
-        assert store.get("run", "last") == 1
-        assert store.check().ok
+    run(program + AFTERWARDS, file_path)
 
 
 def test_ctrl_c_at_any_moment_of_a_main_thread_that_puts_loses_nothing_and_locks_nothing(
@@ -238,11 +261,11 @@ def test_ctrl_c_at_any_moment_of_a_main_thread_that_puts_loses_nothing_and_locks
         store = ContextStore(sys.argv[1])
         store.put("run", "first", 0)
         acknowledged, interrupts, n = ["first"], 0, 0
-        deadline = time.monotonic() + 4
+        deadline, done = time.monotonic() + 4, threading.Event()
         is_in_call = False
 
         def interrupt():
-            while time.monotonic() < deadline:
+            while not done.is_set():
                 time.sleep(chance.random() * 0.003)
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -255,7 +278,7 @@ def test_ctrl_c_at_any_moment_of_a_main_thread_that_puts_loses_nothing_and_locks
         signal.signal(signal.SIGINT, raise_in_call)
         thread = threading.Thread(target=interrupt)
         thread.start()
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline or min(interrupts, store._core.session.writer.inline_commits) < 20:
             try:
                 n += 1
                 is_in_call = True
@@ -265,19 +288,10 @@ def test_ctrl_c_at_any_moment_of_a_main_thread_that_puts_loses_nothing_and_locks
                 is_in_call = False
             except KeyboardInterrupt:
                 interrupts += 1
+        done.set()
         thread.join()
-        assert store._core.session.writer.inline_commits > 20
-        with ContextStore(sys.argv[1], timeout=2) as other:
-            other.put("other", "node", 1)
-            assert set(acknowledged) <= set(other.list_keys("run"))
-        assert interrupts > 20, interrupts
-        store.put("run", "last", 1)
-        store.close()
     """
-    run(program, file_path)
-    with ContextStore(file_path) as store:
-        assert store.get("run", "last") == 1
-        assert store.check().ok
+    run(program + AFTERWARDS, file_path)
 
 
 def test_a_finalizer_that_calls_a_store_whose_thread_commits_is_refused_and_never_waits(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import pathlib
+import sqlite3
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from contextstore import ContextStore, IncompatibleStoreError
-from contextstore._sqlite import migrations, schema
+from contextstore._sqlite import file, migrations, schema
 
+from ..support.doubles import core_of
 from .files import Make, plain, run_in_child
 
 pytestmark = pytest.mark.disk
@@ -47,10 +51,20 @@ def rows(path: pathlib.Path) -> list[list[tuple[Any, ...]]]:
         return [connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in tables]
 
 
-def migrate_by_a_newer_version(path: pathlib.Path) -> None:
-    """In a process of its own: opened by a version whose format is the next, and which renames no table."""
+def keep_names(connection: sqlite3.Connection) -> None:
+    """As a version does whose format differs in nothing that has a name."""
+
+
+def rename_tables(connection: sqlite3.Connection) -> None:
+    for name in ("flow_runs", "node_outputs", "global_values"):
+        connection.execute(f"ALTER TABLE {name} RENAME TO newer_{name}")
+
+
+def migrate_by_a_newer_version(path: pathlib.Path, step: Callable[[sqlite3.Connection], None]) -> None:
+    """In a process of its own: opened by a version whose format is the next."""
     schema.SCHEMA_VERSION = migrations.SCHEMA_VERSION = 3
-    migrations.MIGRATIONS = {2: lambda _: None}
+    migrations.MIGRATIONS = {2: step}
+    file.check_schema_untouched = lambda *_: None
     ContextStore(path).open()
 
 
@@ -69,18 +83,54 @@ def test_a_number_that_anyone_sets_ends_the_writes(make_either: Make, file_path:
         assert rows(file_path) == before
 
 
+@pytest.mark.parametrize("step", [keep_names, rename_tables])
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_migration_ends_the_reads(make_either: Make, file_path: pathlib.Path, read: Any, read_only: bool) -> None:
+def test_a_migration_ends_the_reads(
+    make_either: Make, file_path: pathlib.Path, read: Any, read_only: bool, step: Any
+) -> None:
     fill(file_path)
     with ContextStore(file_path), make_either(file_path, read_only=read_only) as store:  # one that writes keeps it open
         assert store.get("run", "b") == 2
-        run_in_child(lambda: migrate_by_a_newer_version(file_path))
+        run_in_child(lambda: migrate_by_a_newer_version(file_path, step))
         if read_only and read is READS["get of what is cached"]:
             return  # for at most a second it may go on answering from its cache
         for _ in range(2):
             with pytest.raises(IncompatibleStoreError, match="upgrade contextstore"):
                 read(store)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_migration_that_renames_tables_ends_the_waiting_too(file_path: pathlib.Path, read_only: bool) -> None:
+    fill(file_path)
+    with (
+        ContextStore(file_path),
+        ContextStore(file_path, read_only=read_only) as store,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        waiting = pool.submit(store.wait_for, "run", "new", timeout=60)
+        core: Any = core_of(store)
+        while core._session.subscriptions._polling is None:
+            time.sleep(0.001)
+        run_in_child(lambda: migrate_by_a_newer_version(file_path, rename_tables))
+        assert isinstance(error := waiting.exception(60), IncompatibleStoreError)
+        assert "upgrade contextstore" in str(error)
+
+
+@pytest.mark.parametrize("step", [keep_names, rename_tables])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_backup_of_what_a_newer_version_has_migrated_is_refused_and_leaves_no_file(
+    make_either: Make, file_path: pathlib.Path, tmp_path: pathlib.Path, check: bool, step: Any
+) -> None:
+    fill(file_path)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    with make_either(file_path) as store:
+        run_in_child(lambda: migrate_by_a_newer_version(file_path, step))
+        with pytest.raises(IncompatibleStoreError, match=r"brought to schema 3.*upgrade contextstore"):
+            store.backup(folder / "backup.db", check=check)
+        assert list(folder.iterdir()) == []
+        assert "upgrade contextstore" in store.check().problems[0].message
 
 
 def test_what_was_written_beside_by_others_ends_nothing(file_path: pathlib.Path) -> None:

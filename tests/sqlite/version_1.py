@@ -1,28 +1,21 @@
-"""Stores of schema 1: their files by plain ``sqlite3``, and the last version that made such, from this repository."""
+"""Stores of schema 1: their files by plain ``sqlite3``, and a process of the last version that made such."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import pathlib
 import sqlite3
-import subprocess
-import sys
-import tarfile
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
-import pytest
 
 from contextstore._sqlite.former_schemas import FORMER_SCHEMAS
 from contextstore._sqlite.schema import APPLICATION_ID
 from contextstore._values.codec import JSON, Encoded, checksum
 
-ROOT = pathlib.Path(__file__).parents[2]
-LAST_COMMIT = "b115c8e0635fbe3d29b8c8509842f458a5b275c9"
-"""The last one of schema 1."""
+from ..support.earlier import earlier_child
+from ..support.processes import Child
 
 RUNS = {
     "first": {"a": 1, "b": {"text": "ü"}, "c": [1, 2.5, None]},
@@ -87,65 +80,32 @@ def fill_with(path: pathlib.Path, outputs: int) -> None:
         )
 
 
-def package(folder: pathlib.Path) -> pathlib.Path:
-    """The last version of schema 1, to be imported from there."""
-    asked = ["git", "archive", LAST_COMMIT, "contextstore"]
-    archive = subprocess.run(asked, cwd=ROOT, capture_output=True, check=False)
-    if archive.returncode:
-        pytest.skip("the history of this repository is not here")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
-    return folder
-
-
 _PROGRAM = """
-import sys
-from contextstore import ContextStore
-
 store = ContextStore(sys.argv[1], cache_bytes=0)
 for line in sys.stdin:
     call = line.strip()
     try:
-        print(repr(eval(call, {"store": store})), flush=True)
+        say(repr(eval(call, {"store": store})))
     except Exception as error:
         unknown = getattr(error, "outcome_unknown", None)
-        print("raised", type(error).__name__, unknown, str(error).replace(chr(10), " "), flush=True)
+        say("raised", type(error).__name__, unknown, str(error).replace(chr(10), " "))
 """
 
 
 class Beside:
     """A process of that version, with a store of its own on the file."""
 
-    def __init__(self, package: pathlib.Path, path: pathlib.Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(path)],
-            env={"PYTHONPATH": str(package)},
-            cwd=package,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, child: Child) -> None:
+        self._child = child
 
     def does(self, call: str) -> str:
         """What came of a call of ``store``."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        timer = threading.Timer(60, self._process.kill)
-        timer.start()
-        try:
-            print(call, file=self._process.stdin, flush=True)
-            return self._process.stdout.readline().strip()
-        finally:
-            timer.cancel()
-
-    def end(self) -> None:
-        self._process.communicate(timeout=60)
+        self._child.tell(call)
+        return self._child.hear()
 
 
 @contextlib.contextmanager
 def beside(package: pathlib.Path, path: pathlib.Path) -> Iterator[Beside]:
-    process = Beside(package, path)
-    try:
-        yield process
-    finally:
-        process.end()
+    with earlier_child(package, _PROGRAM, path) as child:
+        yield Beside(child)
+        child.end()

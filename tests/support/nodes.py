@@ -27,6 +27,21 @@ def execute(server: Server, statement: str, user: str = "postgres") -> Any:
     return asyncio.run(run())
 
 
+def make_role_that_puts_and_gets(
+    server: Server, schema: str, role: str, runs: str = "flow_runs", outputs: str = "node_outputs"
+) -> None:
+    """And has no other right to that store, whose tables have these names: see docs/scaling.md, "Rights"."""
+    for statement in (
+        f"CREATE ROLE {role} LOGIN",
+        f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}",
+        f"GRANT INSERT (flow_run_id, created_at, writer) ON {schema}.{runs} TO {role}",
+        f"GRANT INSERT ON {schema}.{outputs} TO {role}",
+        f"GRANT UPDATE (created_at) ON {schema}.{runs} TO {role}",
+    ):
+        execute(server, statement)
+
+
 @contextlib.contextmanager
 def two_nodes() -> Iterator[tuple[Server, Server]]:
     """A primary, and a standby that each commit waits for."""
