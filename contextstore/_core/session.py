@@ -20,9 +20,8 @@ from .._dispatch.reader import Reader
 from .._dispatch.subscriptions import Subscriptions
 from .._dispatch.writer import Writer
 from .._engine.contract import Engine
-from .._engine.epochs import Epoch
 from .._engine.failures import error_for_caller
-from .._engine.operations import Operation, PutOutput
+from .._engine.operations import Operation
 from .._process.log_handover import prepare as prepare_logging
 from .._values.arguments import check_count, check_plain_function
 from .._values.codec import Encoded, encode
@@ -43,16 +42,6 @@ class State(enum.Enum):
     NOT_OPENED = "not opened yet"
     OPEN = "open"
     CLOSED = "closed"
-
-
-def _note_inline(cache: OutputCache, subscriptions: Subscriptions) -> Callable[[PutOutput, Epoch], None]:
-    """What is done with a put that its own thread has committed."""
-
-    def note(put: PutOutput, epoch: Epoch) -> None:
-        cache.committed_inline(put, epoch)
-        subscriptions.committed_inline(put)
-
-    return note
 
 
 class Session:
@@ -76,11 +65,12 @@ class Session:
         self.callers = callers
         self.cache = OutputCache(options.cache_bytes, engine.epochs)
         self.subscriptions = Subscriptions(engine, callers)
-        notes = [self.cache.committed, self.subscriptions.committed]
-        note_inline = _note_inline(self.cache, self.subscriptions)
-        self.writer = Writer(engine, callers, notes, float(options.timeout), note_inline)
+        cache, subscriptions = self.cache, self.subscriptions
+        self.writer = Writer(
+            engine, callers, [cache.committed], float(options.timeout), cache.committed_inline, subscriptions
+        )
         self.reader = Reader(engine, callers, self.cache, self.writer.patience)
-        writer, reader, subscriptions = self.writer, self.reader, self.subscriptions
+        writer, reader = self.writer, self.reader
 
         def refuse_calls() -> None:  # holds no reference to the session, which may be collected while its engine runs
             writer.close()

@@ -3,7 +3,13 @@
 Rules of this module: no SQL, no values. One poller per store object asks the engine for news, only while a caller
 waits, and only where another process could write at all. No wake-up is lost: a caller subscribes first, and looks then
 whether the output is there. What is committed after that look is news to the poller, which took its place in the
-store's history before. The lock is never held while anything waits.
+store's history before.
+
+No thread waits for a lock here: between any two steps of a caller there may run a finalizer that calls the store.
+Callers put down that they have come or gone, in single steps, which are atomic in CPython, under the GIL. What is found
+by run or by output is of the store's own threads alone, of which one at a time brings it up to date and tells. One that
+finds another at it goes its way: that one looks again before it ends. Of a caller that waits, and whoever has news for
+it, each writes first and looks then.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from .._engine.contract import Engine, Feed
 from .._engine.failures import error_for_caller
@@ -26,6 +32,7 @@ from .._waiting.future import SharedFuture
 from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
 from ..errors import ContextStoreError, StoreClosedError
+from .commits import Commit, CommitQueue
 from .host import EngineHost
 
 # To look takes at most a tenth of the time: a fifteenth for outputs, a thirtieth for deleted runs.
@@ -41,8 +48,15 @@ know this store's ways.
 _LOST_SECONDS = 5.0
 """Seconds between two looks for those whose loops have ended, at least: it asks each loop."""
 
-_Polling: TypeAlias = SharedFuture[bool]
-"""A poller: true once it has taken its place, false if the call that was to start it was interrupted."""
+
+class _Poller:
+    """What asks for news, from when a caller made it to when no one waits any more."""
+
+    def __init__(self) -> None:
+        self.is_posted = False
+        """Whether it will run. Not yet so: whoever finds it may have to post it, since its maker was interrupted."""
+        self.is_begun = False
+        self.has_its_place: SharedFuture[None] = SharedFuture()
 
 
 class Subscription:
@@ -55,11 +69,11 @@ class Subscription:
         self._subscriptions = subscriptions
         self.flow_run_id = flow_run_id
         self.node_id = node_id
-        # Under the lock of the subscriptions:
-        self.nodes: list[str] = []
+        self.nodes: deque[str] = deque()
         self.maybe_deleted = False
         self.error: ContextStoreError | None = None
-        self.waiter: Waiter[Outcome[None]] | None = None
+        self.waiting: list[Waiter[Outcome[None]]] = []
+        """Where the caller waits. To pop it is atomic: whoever has popped it answers it."""
 
     async def begin(self, host: EngineHost) -> None:
         """Be told of what is committed from when this returns."""
@@ -71,20 +85,28 @@ class Subscription:
         None at all: look whether the run is deleted.
         """
         deadline, callers = Deadline(timeout), self._subscriptions.callers
+        waiter: Waiter[Outcome[None]] | None = None
         while True:
-            with self._subscriptions.lock:
-                if self.error is not None:
-                    raise self.error
-                if self.nodes:
-                    nodes, self.nodes = self.nodes, []
-                    return nodes
-                if self.maybe_deleted:
-                    self.maybe_deleted = False
-                    return []
-                waiter: Waiter[Outcome[None]] = callers.waiter()
-                self.waiter = waiter
-            left = None if timeout is None else deadline.left
-            (await callers.wait_until(waiter, left, _time_is_up)).unwrap()
+            if self.error is not None:
+                raise self.error
+            if self.nodes:
+                return self._take_nodes()
+            if self.maybe_deleted:
+                self.maybe_deleted = False
+                return []
+            if waiter is None:
+                waiter = callers.waiter()
+                self.waiting = [waiter]  # and look again: who had news before this has not seen it
+            else:
+                left = None if timeout is None else deadline.left
+                (await callers.wait_until(waiter, left, _time_is_up)).unwrap()
+                waiter = None
+
+    def _take_nodes(self) -> list[str]:
+        nodes = []
+        while self.nodes:  # others append
+            nodes.append(self.nodes.popleft())
+        return nodes
 
     def close(self) -> None:
         self._subscriptions.unsubscribe(self)
@@ -113,20 +135,28 @@ class Subscriptions:
     def __init__(self, engine: Engine, callers: Callers) -> None:
         self._engine = engine
         self.callers = callers
-        # No thread that commits to a file waits for it: a finalizer that runs while a caller holds it may wait for that
-        # thread. Reentrant, since a finalizer may also subscribe.
-        self.lock = threading.RLock()
         self._host: EngineHost | None = None
-        self._news: deque[tuple[list[OutputKey], list[str]]] = deque()
-        """What was committed and is told by the host, in this order."""
-        # Dicts where sets would do but for the order: the first to come is told first.
+        self._closed = False
+        self._commits = CommitQueue()
+        # What callers write, in single steps. Dicts where sets would do but for the order: the first to come is told
+        # first.
+        self._everyone: dict[Subscription, None] = {}
+        """All who have come and not gone."""
+        self._arrived: dict[Subscription, bool] = {}
+        """Those of them who are not in the indexes yet. Who has popped one sees to it: its caller, who goes, or the
+        thread that brings the indexes up to date."""
+        self._departed: deque[Subscription] = deque()
+        """Those who have gone, and may be in the indexes still."""
+        self._polling: dict[None, _Poller] = {}
+        """The place of the poller."""
+        # Of the store's own threads:
+        self._telling = threading.Lock()  # nobody waits for it
+        self._polled: deque[tuple[Collection[OutputKey], Collection[str]]] = deque()
+        """What the poller has found."""
         self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
         self._by_run: dict[str, dict[Subscription, None]] = {}
         self._of_run: dict[str, dict[Subscription, None]] = {}  # both, by their run
-        self._departed: deque[Subscription] = deque()
         self._look_for_lost_at = 0.0
-        self._closed = False
-        self._polling: _Polling | None = None
 
     def subscription(self, flow_run_id: str, node_id: str | None) -> Subscription:
         """To be told of an output, or of all outputs of a run."""
@@ -134,204 +164,217 @@ class Subscriptions:
 
     async def subscribe(self, subscription: Subscription, host: EngineHost) -> None:
         self._host = host
-        with self.lock:
-            if self._closed:
-                raise StoreClosedError(self._engine.location)
-            self._of_run.setdefault(subscription.flow_run_id, {})[subscription] = None
-            if subscription.node_id is None:
-                self._by_run.setdefault(subscription.flow_run_id, {})[subscription] = None
-            else:
-                key = (subscription.flow_run_id, subscription.node_id)
-                self._by_output.setdefault(key, {})[subscription] = None
+        self._everyone[subscription] = None
+        self._arrived[subscription] = True
+        if self._closed:  # if it is closed from now on, this one is told with all others
+            raise StoreClosedError(self._engine.location)
         feed = self._engine.feed
         if feed is not None:
-            while not await self._is_polled(host, feed):
-                pass
+            await self._be_polled(host, feed)
 
-    async def _is_polled(self, host: EngineHost, feed: Feed) -> bool:
+    async def _be_polled(self, host: EngineHost, feed: Feed) -> None:
         """Start the poller unless one is there, and wait until it has taken its place."""
-        started: _Polling | None = None
-        try:
-            with self.lock:
-                if self._polling is None:
-                    self._polling = started = SharedFuture()
-                polling = self._polling
-            if started is not None:
-                host.call(lambda: self._poll(polling, feed))
-        except BaseException:
-            if started is not None:  # if it runs all the same, it and another one do each other no harm
-                self._end_polling(started, False)
-            raise
-        return polling.result() if polling.done() else await self.callers.join(polling)
-
-    def _end_polling(self, polling: _Polling, has_begun: bool) -> None:
-        with self.lock:
-            if self._polling is polling:
-                self._polling = None
-        polling.set_result(has_begun)
+        poller = self._polling.get(None) or self._polling.setdefault(None, _Poller())
+        if not poller.is_posted:
+            host.call(lambda: self._poll(poller, feed))
+            poller.is_posted = True
+        if not poller.has_its_place.done():
+            await self.callers.join(poller.has_its_place)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        # Without waiting for the lock: an iterator may be collected, and so closed, by a thread that holds it.
-        self._departed.append(subscription)
-        lost: list[Waiter[Outcome[None]]] = []
-        if self.lock.acquire(blocking=False):
-            try:
-                self._remove_those_who_left(lost)
-            finally:
-                self.lock.release()
+        """Any number of times. An interrupted one that is called again leaves nothing."""
+        if subscription in self._everyone:
+            subscription.waiting.clear()  # it may be kept for a while, and its loop is not to be
+            if not self._arrived.pop(subscription, False):
+                self._departed.append(subscription)
+            self._everyone.pop(subscription, None)
+        self._let_go_of_the_lost()
 
-    def _remove_those_who_left(self, lost: list[Waiter[Outcome[None]]]) -> None:
-        """Called with the lock held; also removes those that could not get the lock when they closed.
+    def _let_go_of_the_lost(self) -> None:
+        """Now and then those whose loops were closed under them.
 
-        Now and then also those whose loops were closed under them. Their waiters keep them from being collected, and
-        so from closing. These go to ``lost``, to be let go of without the lock: at the end of a task asyncio logs.
+        Their waiters keep them from being collected, and so from closing.
         """
         now = time.monotonic()
         if now >= self._look_for_lost_at:
             self._look_for_lost_at = now + _LOST_SECONDS
             for subscription in self._lost():
-                _take_waiter(subscription, lost)
-                self._departed.append(subscription)
-        while self._departed:
-            subscription = self._departed.popleft()
-            _remove(self._of_run, subscription.flow_run_id, subscription)
-            if subscription.node_id is None:
-                _remove(self._by_run, subscription.flow_run_id, subscription)
-            else:
-                _remove(self._by_output, (subscription.flow_run_id, subscription.node_id), subscription)
+                self.unsubscribe(subscription)
 
     def _lost(self) -> list[Subscription]:
-        waiting = [(one, one.waiter.get_loop()) for one in self._all() if one.waiter is not None]
+        waiting = [(one, waiter.get_loop()) for one in self._all() for waiter in one.waiting.copy()]
         closed = {loop for loop in {loop for _, loop in waiting} if loop is not None and loop.is_closed()}
         return [one for one, loop in waiting if loop in closed]
 
-    def committed(self, operations: Collection[Operation]) -> None:
-        """Where the engine writes: this object has committed these."""
-        if not self._of_run:
-            return
-        found = [
-            (operation.flow_run_id, operation.node_id)
-            for operation in operations
-            if isinstance(operation, PutOutput | LoadOutput)
-        ]
-        # Perhaps deleted: prune leaves a run alone that has been written to since.
-        deleted = [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)]
-        if self._news or not self.lock.acquire(blocking=False):
-            self._tell_later(found, deleted)
-            return
-        try:
-            self._tell(found, deleted)
-        finally:
-            self.lock.release()
+    def _all(self) -> list[Subscription]:
+        return list(self._everyone)
 
-    def committed_inline(self, put: PutOutput) -> None:
-        """In a thread of the caller's, where an interrupt may come between two steps: this object has committed it."""
-        if self._of_run:
-            self._tell_later([(put.flow_run_id, put.node_id)], [])
+    def announce(self, commit: Commit) -> None:
+        """Called with the right to commit, by a thread that is about to use it or has done so."""
+        if not self._everyone:
+            self._commits.clear()
+        self._commits.append(commit)
 
-    def _tell_later(self, found: list[OutputKey], deleted: list[str]) -> None:
-        self._news.append((found, deleted))
+    def announce_operations(self, operations: Collection[Operation]) -> Commit:
+        """The same for operations that were committed."""
+        commit = Commit()
+        if self._everyone:
+            commit.found = [
+                (operation.flow_run_id, operation.node_id)
+                for operation in operations
+                if isinstance(operation, PutOutput | LoadOutput)
+            ]
+            # Perhaps deleted: prune leaves a run alone that has been written to since.
+            commit.deleted = [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)]
+        self.announce(commit)
+        return commit
+
+    def committed(self, commit: Commit) -> None:
+        """Where the engine writes: what was announced is committed, and the right to commit given back."""
+        commit.is_over = True
+        if self._everyone or self._departed:
+            self._tell_all()
+            self._let_go_of_the_lost()
+
+    def committed_inline(self, commit: Commit) -> None:
+        """The same in a thread of the caller's, where an interrupt may come between two steps."""
+        commit.is_over = True
+        if self._everyone:
+            self._have_told()
+
+    def _have_told(self) -> None:
         if self._host is not None:
             # At its end it tells all who wait of that. The put that brings these news is stored all the same.
             with contextlib.suppress(StoreClosedError):
-                self._host.call(self._tell_news)
+                self._host.call(self._tell_on_host)
 
     def close(self) -> None:
         """End all waiting."""
-        with self.lock:
-            self._closed = True
+        self._closed = True
         self._fail(StoreClosedError(self._engine.location))
 
     # -- in the engine host -------------------------------------------------------------------------------------------
 
-    async def _poll(self, polling: _Polling, feed: Feed) -> None:
+    async def _poll(self, poller: _Poller, feed: Feed) -> None:
+        if poller.is_begun:  # two have posted it
+            return
+        poller.is_begun = True
         try:
-            await self._poll_while_callers_wait(polling, feed)
+            await self._poll_while_callers_wait(poller, feed)
         except BaseException as error:  # the waiting callers are told of any error
+            self._end_polling(poller)  # before: who comes from now on starts another
             told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
-            self._fail(error_for_caller(told, self._engine.location), polling)
+            self._fail(error_for_caller(told, self._engine.location))
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._end_polling(polling, True)
+            self._end_polling(poller)
 
-    async def _poll_while_callers_wait(self, polling: _Polling, feed: Feed) -> None:
+    def _end_polling(self, poller: _Poller) -> None:
+        if self._polling.get(None) is poller:  # it is taken away here alone
+            self._polling.pop(None, None)
+        poller.has_its_place.set_result(None)
+
+    async def _poll_while_callers_wait(self, poller: _Poller, feed: Feed) -> None:
         shortest, longest = feed.poll_seconds
         cursor, _ = await feed.poll(None, self._waited_for)
-        polling.set_result(True)
+        poller.has_its_place.set_result(None)
         pause = shortest
         rest, deletions = _Rest(_REST_AFTER_POLL), _Deletions(feed)
         while True:
             await asyncio.sleep(pause)
-            if not self._is_wanted(polling):
-                return
+            if not self._is_wanted():
+                self._end_polling(poller)
+                if not self._is_wanted():
+                    return
+                # Who has come in between may have found this one, and relies on it. Of two pollers none does harm.
+                self._polling.setdefault(None, poller)
             began = time.monotonic()
             new_cursor, found = await feed.poll(cursor, self._waited_for)
             # News that no caller here waits for are no reason to look more often.
-            pause = shortest if self._tell(found) else min(pause * 1.05, longest)
+            pause = shortest if self._tell_polled(found) else min(pause * 1.05, longest)
             pause = max(pause, rest.after(time.monotonic() - began))
             something_changed, cursor = new_cursor != cursor, new_cursor
             if deletions.may_be_news(something_changed):
-                self._tell((), await deletions.among(self._runs_waited_for()))
+                self._tell_polled((), await deletions.among(self._runs_waited_for()))
 
-    async def _tell_news(self) -> None:
-        while self._news:
-            self._tell(*self._news[0])
-            self._news.popleft()
-
-    def _is_wanted(self, polling: _Polling) -> bool:
-        lost: list[Waiter[Outcome[None]]] = []
-        with self.lock:
-            self._remove_those_who_left(lost)
-            if not self._closed and self._of_run:
-                return True
-            if self._polling is polling:  # in the same breath, so that the next call starts another
-                self._polling = None
-            return False
+    def _is_wanted(self) -> bool:
+        self._let_go_of_the_lost()
+        self._tell_all()
+        return bool(self._everyone) and not self._closed
 
     def _waited_for(self) -> tuple[list[OutputKey], list[str]]:
-        with self.lock:
-            return list(self._by_output), list(self._by_run)
+        self._tell_all()  # or those who have just come would not be among them
+        return list(self._by_output), list(self._by_run)
 
     def _runs_waited_for(self) -> list[str]:
-        with self.lock:
-            return list(self._of_run)
+        return list(self._of_run)
+
+    def _tell_polled(self, found: Collection[OutputKey], deleted: Collection[str] = ()) -> bool:
+        """Returns whether a caller waits for one of the outputs."""
+        self._polled.append((found, deleted))
+        is_waited_for = any(key in self._by_output or key[0] in self._by_run for key in found)
+        self._tell_all()
+        return is_waited_for
+
+    async def _tell_on_host(self) -> None:
+        self._tell_all()
+
+    # -- in any of the store's own threads ----------------------------------------------------------------------------
+
+    def _tell_all(self) -> None:
+        """Tell what there is to tell, the commits in their order."""
+        while self._telling.acquire(blocking=False):  # else another is at it
+            try:
+                self._keep_up()
+                while self._polled:
+                    self._tell(*self._polled.popleft())
+                while (commit := self._commits.take()) is not None:
+                    self._tell(commit.found, commit.deleted)
+            finally:
+                self._telling.release()
+            if not (self._commits.is_one_over or self._polled or self._departed):
+                return
+
+    def _tell(self, found: Iterable[OutputKey], deleted: Iterable[str]) -> None:
+        """Report outputs, and runs that may be deleted."""
+        self._keep_up()  # after these were committed: who came before and did not find them is to be told
+        waiters: list[Waiter[Outcome[None]]] = []
+        for key in found:
+            for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
+                subscription.nodes.append(key[1])
+                _take_waiter(subscription, waiters)
+        for flow_run_id in deleted:
+            for subscription in self._of_run.get(flow_run_id, ()):
+                subscription.maybe_deleted = True
+                _take_waiter(subscription, waiters)
+        _wake(waiters)
+
+    def _keep_up(self) -> None:
+        """Bring the indexes up to date with who has come and gone."""
+        for subscription in list(self._arrived):
+            if self._arrived.pop(subscription, False):
+                for index, key in self._places_of(subscription):
+                    index.setdefault(key, {})[subscription] = None
+        while self._departed:
+            subscription = self._departed.popleft()
+            for index, key in self._places_of(subscription):
+                _remove(index, key, subscription)
+
+    def _places_of(self, subscription: Subscription) -> list[tuple[dict[Any, dict[Subscription, None]], object]]:
+        flow_run_id, node_id = subscription.flow_run_id, subscription.node_id
+        if node_id is None:
+            return [(self._of_run, flow_run_id), (self._by_run, flow_run_id)]
+        return [(self._of_run, flow_run_id), (self._by_output, (flow_run_id, node_id))]
 
     # -- in any thread ------------------------------------------------------------------------------------------------
 
-    def _tell(self, found: Iterable[OutputKey], deleted: Iterable[str] = ()) -> bool:
-        """Report outputs, and runs that may be deleted. Returns whether a caller waits for one of them."""
+    def _fail(self, error: ContextStoreError) -> None:
         waiters: list[Waiter[Outcome[None]]] = []
-        is_waited_for = False
-        with self.lock:
-            self._remove_those_who_left(waiters)
-            for key in found:
-                for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
-                    is_waited_for = True
-                    subscription.nodes.append(key[1])
-                    _take_waiter(subscription, waiters)
-            for flow_run_id in deleted:
-                for subscription in self._of_run.get(flow_run_id, ()):
-                    is_waited_for = subscription.maybe_deleted = True
-                    _take_waiter(subscription, waiters)
-        self._wake(waiters)
-        return is_waited_for
-
-    def _fail(self, error: ContextStoreError, ended: _Polling | None = None) -> None:
-        waiters: list[Waiter[Outcome[None]]] = []
-        with self.lock:
-            if ended is not None and self._polling is ended:
-                self._polling = None
-            for subscription in self._all():
-                subscription.error = error_for_caller(error, self._engine.location)
-                _take_waiter(subscription, waiters)
-        self._wake(waiters)
-
-    def _all(self) -> list[Subscription]:
-        return [one for some in self._of_run.values() for one in some]
-
-    def _wake(self, waiters: list[Waiter[Outcome[None]]]) -> None:
-        resolve([(waiter, Outcome(None)) for waiter in waiters])
+        for subscription in self._all():
+            subscription.error = error_for_caller(error, self._engine.location)
+            _take_waiter(subscription, waiters)
+        _wake(waiters)
 
 
 class _Rest:
@@ -377,9 +420,12 @@ class _Deletions:
 
 
 def _take_waiter(subscription: Subscription, waiters: list[Waiter[Outcome[None]]]) -> None:
-    if subscription.waiter is not None:
-        waiters.append(subscription.waiter)
-        subscription.waiter = None
+    with contextlib.suppress(IndexError):
+        waiters.append(subscription.waiting.pop())
+
+
+def _wake(waiters: list[Waiter[Outcome[None]]]) -> None:
+    resolve([(waiter, Outcome(None)) for waiter in waiters])
 
 
 def _remove(subscriptions: dict[Any, dict[Subscription, None]], key: object, subscription: Subscription) -> None:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from .._engine.contract import Engine, Inline
@@ -31,7 +32,9 @@ from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
 from ..errors import StorageError, StoreBusyError, StoreClosedError
+from .commits import Commit
 from .shared_job import SharedJob
+from .subscriptions import Subscriptions
 
 QUEUE_BYTES = 64 * 2**20
 """How much encoded data is in the queue at most: what has come beyond that waits for room behind it."""
@@ -89,12 +92,14 @@ class Writer:
         committed: Sequence[Callable[[list[Operation]], None]],
         timeout: float,
         committed_inline: Callable[[PutOutput, Epoch], None] | None = None,
+        subscriptions: Subscriptions | None = None,
     ) -> None:
         self._engine = engine
         self._inline = engine.inline if callers.may_block and committed_inline is not None else None
         self._note_inline = committed_inline
         self._callers = callers
         self._note_committed = committed
+        self._subscriptions = Subscriptions(engine, callers) if subscriptions is None else subscriptions
         self._timeout = timeout
         self.patience = max(timeout, LEAST_PATIENCE)
         self._queue: deque[_Entry] = deque()
@@ -133,7 +138,14 @@ class Writer:
         """In the calling thread, which may block, unless others are before it, or are likely to come with it."""
         if type(operation) is not PutOutput or self._drains.is_asked_for or self._is_shared or self._closed:
             return False
-        return inline.put(operation, self._committed_inline)
+        commit = Commit([(operation.flow_run_id, operation.node_id)])
+        try:
+            is_stored = inline.put(operation, partial(self._subscriptions.announce, commit), self._committed_inline)
+            if not is_stored:
+                commit.found = ()
+            return is_stored
+        finally:
+            self._subscriptions.committed_inline(commit)
 
     def _committed_inline(self, put: PutOutput, epoch: Epoch) -> None:
         with self._counting:
@@ -243,12 +255,14 @@ class Writer:
             granted = await self._engine.acquire_write(self._is_wanted)
         except StorageError as error:
             group = self._take()
-            self._answer(group, self._failures(error, group))
+            self._answer(group, self._failures(error, group), [])
             return
         if not granted:
             return
         group = []
         outcomes: list[Outcome[list[Any]]] | None = None
+        committed: list[Operation] = []
+        commit = None
         try:
             try:
                 group = self._take_only_put()
@@ -260,6 +274,8 @@ class Writer:
                         told = await self._commit_group(group) if group else []
                 if len(told) != len(group):
                     raise RuntimeError(f"{len(told)} outcomes of {len(group)} units")  # of which units is not known
+                committed = _committed(group, told)
+                commit = self._subscriptions.announce_operations(committed)
                 outcomes = told
             finally:
                 self._engine.release_write()
@@ -268,7 +284,7 @@ class Writer:
             if outcomes is None:  # what the bug left of the commit is not known
                 unforeseen = f"the commit failed in an unforeseen way ({error!r})"
                 outcomes = [Outcome.failure(StorageError(unforeseen, True)) for _ in group]
-        self._answer(group, outcomes)
+        self._answer(group, outcomes, committed, commit)
 
     async def _put_alone(self, group: list[_Entry]) -> list[Outcome[list[Any]]] | None:
         """What became of a single put. None: nothing was done, and it is queued again, in its place."""
@@ -341,16 +357,15 @@ class Writer:
                 return [entry]
         return []
 
-    def _answer(self, group: list[_Entry], outcomes: list[Outcome[list[Any]]]) -> None:
+    def _answer(
+        self,
+        group: list[_Entry],
+        outcomes: list[Outcome[list[Any]]],
+        committed: list[Operation],
+        commit: Commit | None = None,
+    ) -> None:
         self._is_shared = len(group) > 1
-        answers: list[tuple[Waiter[Any], Outcome[list[Any]]]] = []
-        committed: list[Operation] = []
-        writes = 0
-        for entry, outcome in zip(group, outcomes, strict=True):
-            answers.append((entry.waiter, outcome))
-            if outcome.error is None:
-                writes += 1
-                committed += entry.operations
+        writes = sum(outcome.error is None for outcome in outcomes)
         if writes:
             self.commits += 1
             self.writes += writes
@@ -358,8 +373,10 @@ class Writer:
         try:
             for note in self._note_committed:
                 note(committed)
+            if commit is not None:
+                self._subscriptions.committed(commit)
         finally:
-            resolve(answers)
+            resolve([(entry.waiter, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
 
     def _refuse_all(self, error: StorageError) -> None:
         refused = []
@@ -371,3 +388,11 @@ class Writer:
                 self._pass_over(entry)
         failures = self._failures(error, refused)
         resolve([(entry.waiter, failure) for entry, failure in zip(refused, failures, strict=True)])
+
+
+def _committed(group: list[_Entry], outcomes: list[Outcome[list[Any]]]) -> list[Operation]:
+    operations: list[Operation] = []
+    for entry, outcome in zip(group, outcomes, strict=True):
+        if outcome.error is None:
+            operations += entry.operations
+    return operations

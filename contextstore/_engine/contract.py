@@ -168,9 +168,10 @@ class Inline(Protocol):
     def read(self, read: Callable[[], Coroutine[Any, Any, T]]) -> Outcome[T] | None:
         """What a read job gives, run here and now; its errors are raised. None: it cannot be just now; post it."""
 
-    def put(self, put: PutOutput, committed: Callable[[PutOutput, Epoch], None]) -> bool:
+    def put(self, put: PutOutput, begin: Callable[[], None], committed: Callable[[PutOutput, Epoch], None]) -> bool:
         """Commit a put, durably, if no more than that is to be done, and say so with the epoch in which it was.
 
+        ``begin()`` is called with the right to commit, before the commit; after it nothing may be done all the same.
         False: nothing was done; post it. Raises ``StorageError`` as ``commit`` does.
         """
 

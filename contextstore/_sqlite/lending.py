@@ -192,7 +192,7 @@ class Lender:
         self._give_back(lent, self._readers)
         return outcome
 
-    def put(self, put: PutOutput, committed: Callable[[PutOutput, Epoch], None]) -> bool:
+    def put(self, put: PutOutput, begin: Callable[[], None], committed: Callable[[PutOutput, Epoch], None]) -> bool:
         ident = get_ident()
         # A debugger would stop here with the lock held. A thread that has an owner is on some store's behalf already.
         if gettrace() is not None or ident in OWNERS:
@@ -211,7 +211,7 @@ class Lender:
                 OWNERS[ident] = lent.leading
                 lent.borrower = ident
                 with lent.busy:
-                    epoch = self._commit(lent, put)
+                    epoch = self._commit(lent, put, begin)
                     lent.lock.release()
                 lent.borrower = 0
                 if epoch is not None:
@@ -235,13 +235,15 @@ class Lender:
         if self._connect is None:  # closed meanwhile, perhaps without having waited for this one
             lent.close()
 
-    def _commit(self, lent: LentWriter, put: PutOutput) -> Epoch:
+    def _commit(self, lent: LentWriter, put: PutOutput, begin: Callable[[], None]) -> Epoch:
         wal = self._wal
         if wal is None or wal.is_due or not self._acquire(lent):  # what is due, the store's own writer does after a put
             return None
         epoch = self._epochs.known_under(lent.lock)
-        now = time.time_ns() // 1000
-        if not is_known(epoch) or not put_alone(lent.connection, self._file.location, put, now):
+        if not is_known(epoch):
+            return None
+        begin()
+        if not put_alone(lent.connection, self._file.location, put, time.time_ns() // 1000):
             return None
         wal.note_put(put)
         return epoch

@@ -74,16 +74,24 @@ def waiting_for(computation: Computation, key: object) -> Iterator[None]:
     if own is None or own.is_done:
         yield
         return
-    with _lock:
-        _rank_above(own, computation, key)
-        computation.waiters[own] = computation.waiters.get(own, 0) + 1
+    waiters = computation.waiters
+    with _lock:  # nothing is called in here: see single_flight
+        fits = own.rank > computation.rank
+        if fits:
+            waiters[own] = waiters[own] + 1 if own in waiters else 1
+    if not fits:
+        with _lock:  # here something is
+            _rank_above(own, computation, key)
+            waiters[own] = waiters[own] + 1 if own in waiters else 1
     try:
         yield
     finally:
         with _lock:
-            callers = computation.waiters.pop(own, 0) - 1
-            if callers > 0:
-                computation.waiters[own] = callers
+            if own in waiters:
+                if waiters[own] > 1:
+                    waiters[own] -= 1
+                else:
+                    del waiters[own]
 
 
 def _rank_above(waiter: Computation, computation: Computation, key: object) -> None:

@@ -1,7 +1,7 @@
 """A mutex for each key: callers queue, on whichever loops and threads, and each is let in by the one before.
 
 Rules of this module: nothing is held while anything waits but the turn itself, and no turn is left behind by a
-caller that is interrupted.
+caller that is interrupted. Under the lock nothing is called, see ``single_flight``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class KeyedLock:
 
     def __init__(self, callers: Callers) -> None:
         self._callers = callers
-        self._lock = threading.RLock()  # reentrant: a coroutine that is collected while it is held leaves its queue
+        self._lock = threading.RLock()
         self._queues: dict[str, list[_Turn]] = {}
         self._look_for_lost_at = 0.0
 
@@ -67,13 +67,15 @@ class KeyedLock:
 
     def _enter(self, key: str, own: _Turn) -> list[_Turn]:
         self._drop_all_lost()
+        self._drop_lost(key)
+        queues, new, last = self._queues, list[_Turn](), [own]
         with self._lock:
-            self._drop_lost(key)
-            queue = self._queues.setdefault(key, [])
-            queue.append(own)
-            self._queues[key] = queue  # it is gone, if the last one in it was collected and left between these steps
-            ahead = queue.copy()[:-1]  # a caller that leaves from now on lets this one in
-        return ahead  # noqa: RET504 - see Flights.enter
+            if key not in queues:
+                queues[key] = new
+            queue = queues[key]
+            queue += last
+        there = queue.copy()  # a caller that leaves from now on lets this one in
+        return there[: there.index(own)] if own in there else []
 
     async def _wait(self, key: str, own: _Turn, ahead: list[_Turn]) -> None:
         loops = {turn.waiter.get_loop() for turn in ahead}
@@ -84,8 +86,7 @@ class KeyedLock:
 
     def _leave(self, key: str, own: _Turn) -> None:
         own.is_done = True
-        with self._lock:
-            _remove(self._queues.get(key, []), own)
+        _remove(self._queues.get(key, []), own)
         self._let_in(key)
 
     def _let_in(self, key: str) -> None:
@@ -93,11 +94,13 @@ class KeyedLock:
 
         It may have been told already: by a call that was interrupted after that, or that left from further back.
         """
-        with self._lock:
-            self._drop_lost(key)
-            first = self._queues.get(key, [])[:1]
-            if not first:
-                self._queues.pop(key, None)
+        self._drop_lost(key)
+        first = self._queues.get(key, [])[:1]
+        if not first:
+            queues = self._queues
+            with self._lock:
+                if key in queues and not queues[key]:
+                    del queues[key]
         resolve([(turn.waiter, None) for turn in first])
 
     def _drop_all_lost(self) -> None:
@@ -110,9 +113,11 @@ class KeyedLock:
 
     def _drop_lost(self, key: str) -> None:
         queue = self._queues.get(key, [])
-        while queue and (first := queue[0]).is_lost:
+        for first in queue.copy():  # it may be collected, and leave, while it is looked at
+            if not first.is_lost:
+                return
             first.is_done = True
-            _remove(queue, first)  # not the one at its place: it may be collected, and leave, while it is looked at
+            _remove(queue, first)
 
 
 def _remove(queue: list[_Turn], turn: _Turn) -> None:

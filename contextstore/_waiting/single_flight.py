@@ -4,6 +4,10 @@ Rules of this module: it knows who waits for which flight, and starts nothing. A
 threads. It ends in one of three ways: with an outcome, which all who wait get; interrupted, which is the business of
 the caller that started it alone, so that the others compute anew, one of them; or with its loop, and then those who
 wait elsewhere compute anew as well.
+
+One lock is waited for here, for two steps of the table at a time in which nothing is called. CPython lets in a
+finalizer or a signal handler at calls alone (and in loops, and up to 3.11 as an object is made): so none comes while
+the lock is held, that would wait for a thread which waits for the lock. All else is done in single steps.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ class Flight(Computation):
         self.outcome: Outcome[Any] | None = None
         self.interruption: BaseException | None = None
         """What ended it instead of an outcome: an error that is no ``Exception``."""
+        self.may_be_cancelled = [True]
+        """Empty once the last caller has gone. To pop it is atomic: of several who find that none is left, one does."""
 
     @property
     def is_lost(self) -> bool:
@@ -61,7 +67,7 @@ class Flights:
     """The computations under way, by key."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # reentrant: a coroutine that is collected while it is held ends its flight
+        self._lock = threading.RLock()
         self.by_key: dict[object, Flight] = {}
         self._sweep_at = _SWEEP_AT
 
@@ -71,26 +77,25 @@ class Flights:
         if len(self.by_key) >= self._sweep_at:  # no call need ever come again for the key of a lost one
             self._end_all_lost()
             self._sweep_at = max(_SWEEP_AT, 2 * len(self.by_key))
-        with self._lock:
-            flight = self.by_key.setdefault(key, own)
-        return flight  # noqa: RET504 - not within the 'with', where an interrupt of the return would find it locked
+        return self.by_key.setdefault(key, own)
 
     def leave(self, key: object, flight: Flight, caller: object) -> bool:
         """A caller waits no more. Returns whether it was the last one, and the flight is cancelled on that account."""
-        with self._lock:
-            flight.callers.discard(caller)
-            is_unwanted = not flight.callers and not flight.is_done and flight.task is not None
-            if is_unwanted:
-                self._forget(key, flight)  # a call that comes from now on computes anew
-        if is_unwanted:
-            flight.cancel()
-        return is_unwanted
+        flight.callers.discard(caller)
+        if flight.callers or flight.is_done or flight.task is None:
+            return False
+        try:
+            flight.may_be_cancelled.pop()
+        except IndexError:
+            return False
+        self._forget(key, flight)  # a call that comes from now on computes anew
+        flight.cancel()
+        return True
 
     def finish(self, key: object, flight: Flight) -> None:
         """It has come to its end, and all that it came to is written in it. Any number of times."""
         flight.is_done = True
-        with self._lock:
-            self._forget(key, flight)
+        self._forget(key, flight)
         flight.landed.set_result(None)
 
     def end_if_lost(self, key: object, flight: Flight | None = None) -> None:
@@ -104,5 +109,7 @@ class Flights:
             self.end_if_lost(key, flight)
 
     def _forget(self, key: object, flight: Flight) -> None:
-        if self.by_key.get(key) is flight:
-            del self.by_key[key]
+        by_key = self.by_key
+        with self._lock:  # nothing may be called in here
+            if key in by_key and by_key[key] is flight:
+                del by_key[key]

@@ -45,7 +45,7 @@ def nobody_is_left_waiting(request: pytest.FixtureRequest) -> Iterator[None]:
     for store in made:
         assert subscriptions(store) == []
         deadline = time.monotonic() + TOLD
-        while news(store)._polling is not None:
+        while news(store)._polling:
             assert time.monotonic() < deadline, "the poller goes on"
             time.sleep(0.001)
 

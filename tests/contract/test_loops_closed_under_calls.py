@@ -33,7 +33,7 @@ def test_what_waits_for_outputs_goes_with_its_loop(
 
     async def begin() -> list[asyncio.Task[Any]]:
         tasks = [asyncio.ensure_future(call) for call in (store.wait_for("run", "never"), watch(store))]
-        while [one.waiter is not None for one in subscriptions._all()] != [True, True]:
+        while [bool(one.waiting) for one in subscriptions._all()] != [True, True]:
             await asyncio.sleep(0.001)
         return tasks
 

@@ -190,7 +190,7 @@ class TestNoWakeUpIsLost:
         async with AsyncContextStore(file_path) as store, AsyncContextStore(file_path) as other:
             began = time.perf_counter()
             waiters = spawn(*(store.wait_for("run", node) for node in outputs))
-            while sum(one.waiter is not None for one in subscriptions(store)) < 10_000:
+            while sum(bool(one.waiting) for one in subscriptions(store)) < 10_000:
                 await asyncio.sleep(0.05)  # to look takes a while, too
             subscribed = time.perf_counter()
             await (store if writer == "same" else other).put_many("run", outputs)

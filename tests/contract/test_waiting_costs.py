@@ -20,6 +20,7 @@ from contextstore._waiting.threads import ThreadCallers
 from ..conftest import Target
 from ..support.doubles import core_of, until
 from ..support.processes import Child
+from ..support.waiting import tell
 from .waiting import outcomes_of, spawn, waiting
 
 WRITER = """
@@ -61,11 +62,12 @@ class TestTheCostOfADeletion:
             await one.begin(room)
         names = [f"run-{number}" for number in range(0, 3000, 2)]
         Counted.comparisons = 0
-        news.committed([DeleteIdleRuns(tuple(names), 0, 1, None)] if in_one else [DeleteRun(name) for name in names])
+        tell(news, *([DeleteIdleRuns(tuple(names), 0, 1, None)] if in_one else [DeleteRun(name) for name in names]))
         assert Counted.comparisons < 5000
         assert sum(one.maybe_deleted for one in subscriptions) == 750
         for one in subscriptions:
             one.close()
+        tell(news, DeleteRun("another"))
         assert not news._of_run
 
     @pytest.mark.usefixtures("embedded")

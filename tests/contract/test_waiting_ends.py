@@ -77,7 +77,7 @@ class TestClosing:
                     say("told")
 
             threading.Thread(target=wait, daemon=True).start()
-            while not any(one.waiter for one in store._core.session.subscriptions._all()):
+            while not any(one.waiting for one in store._core.session.subscriptions._all()):
                 time.sleep(0.001)
             say("the end")
         """
@@ -146,7 +146,7 @@ class TestCancellation:
             while len(polls) < 2:  # a machine that is busy may come to a single one in that time
                 with pytest.raises(TimeoutError):
                     await store.wait_for("run", "node", timeout=0.05)
-                await until(lambda: news(store)._polling is None)
+                await until(lambda: not news(store)._polling)
             asked = len(polls)
             await asyncio.sleep(0.05)
             assert len(polls) == asked
@@ -268,13 +268,13 @@ class TestTheEndOfABlockingWatch:
 
 
 @pytest.mark.one_python
-def test_an_iterator_that_is_collected_by_whoever_holds_the_lock_does_no_harm(file_path: pathlib.Path) -> None:
+def test_an_iterator_that_is_collected_by_whoever_tells_of_news_does_no_harm(file_path: pathlib.Path) -> None:
     with ContextStore(file_path) as store:
         store.put("run", "node", 1)
         watch: Any = store.watch("run")
         next(watch)
         news = core_of(store)._session.subscriptions
-        with news.lock:  # as in the middle of anything, when the collector runs
+        with news._telling:  # as in the middle of anything, when the collector runs
             watch.close()
         with pytest.raises(TimeoutError):
             store.wait_for("other", "node", timeout=0.05)

@@ -25,7 +25,7 @@ def subscriptions(store: Any) -> list[Any]:
 
 async def waiting(store: Any, count: int = 1) -> None:
     """Wait until so many wait for news."""
-    await until(lambda: sum(one.waiter is not None for one in subscriptions(store)) == count)
+    await until(lambda: sum(bool(one.waiting) for one in subscriptions(store)) == count)
 
 
 def spawn(*calls: Awaitable[Any]) -> list[asyncio.Future[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +25,11 @@ from ..support.fake_engine import (
     turns,
     until,
 )
-from ..support.waiting import KEY, ONE, PUT, Waiting
+from ..support.instructions import AtInstruction
+from ..support.portions import steps
+from ..support.waiting import KEY, ONE, PUT, Waiting, tell
+
+KEPT = ("_everyone", "_arrived", "_by_output", "_by_run", "_of_run", "_departed")
 
 
 async def next_of(subscription: Subscription) -> asyncio.Future[list[str]]:
@@ -81,7 +86,7 @@ class TestASubscription:
         self, waiting: Waiting, deletion: Any, node_id: str | None
     ) -> None:
         task = await next_of(await waiting.subscribe(node_id=node_id))
-        waiting.subscriptions.committed([deletion])
+        tell(waiting.subscriptions, deletion)
         assert await outcomes_of([task]) == [[]]
 
     async def test_is_told_of_outputs_before_a_deletion(self, waiting: Waiting) -> None:
@@ -117,23 +122,33 @@ class TestASubscription:
         subscription.close()
         waiting.commit(PUT)
 
-    async def test_that_is_closed_while_the_lock_is_held_is_gone_as_soon_as_the_next_one_takes_it(
-        self, waiting: Waiting
-    ) -> None:
+    async def test_that_is_closed_while_news_is_told_is_gone_when_the_next_is_told(self, waiting: Waiting) -> None:
         gone, stays = await waiting.subscribe(), await waiting.subscribe()
-        with waiting.subscriptions.lock:
-            gone.close()  # by a collector, in the very thread that holds it
+        waiting.commit(PutOutput("run", "another", ONE, False))
+        with waiting.subscriptions._telling:
+            gone.close()  # by a collector, in the very thread that tells
         waiting.commit(PUT)
         with pytest.raises(TimeoutError):
             await gone.next(0.0)
         assert await stays.next(0.0) == ["node"]
         assert len(waiting.subscriptions._of_run["run"]) == 1
 
-    async def test_leaves_nothing_behind(self, waiting: Waiting) -> None:
+    async def test_leaves_nothing_behind_once_news_was_told_or_asked_for(self, waiting: Waiting) -> None:
         subscriptions = [await waiting.subscribe(), await waiting.subscribe(), await waiting.subscribe(node_id=None)]
         for subscription in subscriptions:
             subscription.close()
-        for kept in ("_by_output", "_by_run", "_of_run", "_departed"):
+        assert not waiting.subscriptions._all()
+        await waiting.poll()
+        for kept in KEPT:
+            assert not getattr(waiting.subscriptions, kept)
+
+    async def test_leaves_nothing_behind_where_no_news_ever_comes(self, clock: Clock) -> None:
+        waiting = Waiting(clock, polls=False)
+        for node_id in ("node", None):
+            subscription = await waiting.subscribe(node_id=node_id)
+            subscription.close()
+            subscription.close()
+        for kept in KEPT:
             assert not getattr(waiting.subscriptions, kept)
 
 
@@ -233,18 +248,17 @@ class TestThePoller:
         assert await second.next(0.0) == ["node"]
 
     @pytest.mark.parametrize("fails", [False, True], ids=["since no one waits", "since it fails"])
-    async def test_that_ends_leaves_no_one_unpolled_who_comes_at_whatever_moment(
+    def test_that_ends_leaves_no_one_unpolled_who_comes_at_whatever_instruction(
         self, clock: Clock, fails: bool
     ) -> None:
-        moments = 0
-        while await self._comes_at(moments, clock, fails):
-            moments += 1
-        assert moments >= 2
+        for at in itertools.count(*steps(7)):
+            if not self._comes_at(at, clock, fails):
+                break
+        assert at > 50
 
-    async def _comes_at(self, moment: int, clock: Clock, fails: bool) -> bool:
-        """Subscribe at that moment of a poller's end; False: it was at its end before."""
+    def _comes_at(self, at: int, clock: Clock, fails: bool) -> bool:
+        """Subscribe at that instruction of a poller's end; False: it was at its end before."""
         waiting = Waiting(clock)
-        (await waiting.subscribe()).close()
         late = waiting.subscriptions.subscription(*KEY)
 
         def come() -> None:
@@ -255,40 +269,40 @@ class TestThePoller:
                 return
             beginning.close()  # it waits for the poller to take its place
 
-        lock = _LockWithAMoment(moment, come)
-        waiting.subscriptions.lock = lock  # type: ignore[assignment]
-        if fails:
-            waiting.engine.fail("poll", StorageError("the server is gone"))
-        for _ in range(3):
-            if waiting.engine.is_polled:
-                await waiting.poll()
-        has_come, lock.wake = lock.left < 0, None
-        waiting.engine.place.put(*KEY, ONE)
-        for _ in range(2):
-            if waiting.engine.is_polled:
-                await waiting.poll()
-        if has_come:
+        instruction = AtInstruction(at, come, "_dispatch/subscriptions")
+
+        async def begin() -> None:
+            (await waiting.subscribe()).close()
+            if fails:
+                waiting.engine.fail("poll", StorageError("the server is gone"))
+
+        async def polls() -> None:
+            for _ in range(6):
+                if waiting.engine.is_polled:
+                    await waiting.poll()
+
+        async def is_told() -> None:
             try:
-                assert await late.next(0.0) == ["node"], moment
+                assert set(await late.next(0.0)) == {"node"}, instruction.where  # by one poller, or by two
             except StorageError:
                 assert fails
-        await waiting.end()
-        return has_come
+
+        with asyncio.Runner() as runner:
+            runner.run(begin())
+            instruction.run(lambda: runner.run(polls()))
+            waiting.engine.place.put(*KEY, ONE)
+            runner.run(polls())
+            if instruction.where is not None:
+                runner.run(is_told())
+            runner.run(waiting.end())
+        return instruction.where is not None
 
     def test_whose_start_was_interrupted_is_started_by_another_one_who_waits_for_it(self, clock: Clock) -> None:
         engine = FakeEngine()
         engine.polls_at_once = True
-        callers = thread_callers(engine)
-        subscriptions = Subscriptions(engine, callers)
+        subscriptions = Subscriptions(engine, thread_callers(engine))
         host = _HostThatIsInterrupted()
         outcomes: list[Any] = []
-        join = callers.join
-
-        async def noted(future: Any) -> Any:
-            host.is_waited_for.set()
-            return await join(future)
-
-        callers.join = noted  # type: ignore[method-assign]
 
         def subscribe() -> None:
             try:
@@ -301,12 +315,27 @@ class TestThePoller:
         assert host.is_starting.wait(10)
         second = threading.Thread(target=subscribe)
         second.start()
-        first.join(10)
         second.join(10)
-        assert {type(told) for told in outcomes} == {KeyboardInterrupt, type(None)}
+        assert outcomes == [None]
+        host.is_interrupted.set()
+        first.join(10)
+        assert [type(told) for told in outcomes] == [type(None), KeyboardInterrupt]
         assert len(host.pollers) == 1
         with pytest.raises(GeneratorExit):
             host.pollers[0].throw(GeneratorExit)
+
+    async def test_that_was_started_twice_runs_once(self, waiting: Waiting) -> None:
+        class Twice(LoopHost):
+            """A call is interrupted behind what it does: so the next subscriber does it again."""
+
+            def call(self, function: Any) -> Any:
+                super().call(function)
+                return super().call(function)
+
+        waiting.host = Twice()
+        await waiting.subscribe()
+        await turns()
+        assert (len(waiting.host.calls), waiting.host.running) == (2, 1)
 
     async def test_rests_longer_the_longer_there_is_nothing_for_those_who_wait(
         self, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
@@ -334,41 +363,17 @@ class TestThePoller:
         assert pauses == pytest.approx([0.01, 0.0105, 0.0108, 0.0108, 0.01])
 
 
-class _LockWithAMoment:
-    """A lock that has something done, once, after so many times that it was let go: another thread comes then."""
-
-    def __init__(self, moment: int, wake: Any) -> None:
-        self._lock = threading.Lock()
-        self.left = moment
-        self.wake = wake
-
-    def acquire(self, blocking: bool = True) -> bool:
-        return self._lock.acquire(blocking)
-
-    def release(self) -> None:
-        self._lock.release()
-        self.left -= 1
-        if self.left == -1 and self.wake is not None:
-            self.wake()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
 class _HostThatIsInterrupted:
-    """Its first call is interrupted once another thread waits for what it was to start."""
+    """Its first call is interrupted before it has done anything."""
 
     def __init__(self) -> None:
-        self.is_starting, self.is_waited_for = threading.Event(), threading.Event()
+        self.is_starting, self.is_interrupted = threading.Event(), threading.Event()
         self.pollers: list[Any] = []
 
     def call(self, function: Any) -> None:
         if not self.is_starting.is_set():
             self.is_starting.set()
-            assert self.is_waited_for.wait(10)
+            assert self.is_interrupted.wait(10)
             raise KeyboardInterrupt
         poller = function()
         poller.send(None)
@@ -474,6 +479,6 @@ def test_a_blocked_thread_is_woken_by_the_thread_that_commits(clock: Clock) -> N
     thread.start()
     assert begun.wait(10)
     engine.place.put(*KEY, ONE)
-    subscriptions.committed([PUT])
+    tell(subscriptions, PUT)
     thread.join(10)
     assert told == [["node"]]

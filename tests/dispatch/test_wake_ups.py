@@ -14,7 +14,7 @@ from contextstore._engine.operations import DeleteRun
 from ..support.clock import Clock
 from ..support.fake_engine import turns
 from ..support.interleaving import interleavings
-from ..support.waiting import KEY, PUT, Waiting
+from ..support.waiting import KEY, PUT, Waiting, tell
 
 # -- every interleaving -----------------------------------------------------------------------------------------------
 
@@ -65,13 +65,13 @@ async def played(waiting: Waiting, order: Sequence[str]) -> Waiter:
             case "store":
                 is_stored = place.commit_units([[PUT]])[0].error is None
             case "tell":
-                waiting.subscriptions.committed([PUT] if is_stored else [])
+                tell(waiting.subscriptions, *([PUT] if is_stored else []))
             case "stored elsewhere":
                 place.commit_units([[PUT]])
             case "delete" | "deleted elsewhere":
                 place.delete("run")
             case "tell deletion":
-                waiting.subscriptions.committed([DeleteRun("run")])
+                tell(waiting.subscriptions, DeleteRun("run"))
             case "close":
                 waiting.subscriptions.close()
             case "poll":

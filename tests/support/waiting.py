@@ -14,6 +14,11 @@ KEY = ("run", "node")
 PUT = PutOutput(*KEY, ONE, False)
 
 
+def tell(subscriptions: Subscriptions, *operations: Operation) -> None:
+    """What the writer does with what it has committed."""
+    subscriptions.committed(subscriptions.announce_operations(operations))
+
+
 class Waiting:
     """Subscriptions on the fake engine, with the host in which their poller runs."""
 
@@ -36,7 +41,7 @@ class Waiting:
     def commit(self, *operations: Operation) -> None:
         """By this object: what it commits, it tells."""
         self.engine.place.commit(*operations)
-        self.subscriptions.committed(operations)
+        tell(self.subscriptions, *operations)
 
     async def poll(self) -> None:
         """One look, by when it is time to look for deleted runs, too."""

@@ -62,7 +62,7 @@ async def test_steps_that_ask_for_each_others_outputs_are_looked_at_a_few_times_
     counts = looks(monkeypatch)
     await layered(12, 12)
     waits = 11 * 12 * 12
-    assert len(counts) >= waits - 12
+    assert len(counts) <= waits  # those that fit the ranks are not looked at
     assert sum(counts) < 20 * waits  # to walk all that is waited for, at each wait, looked at 300 times as many
 
 

@@ -34,9 +34,10 @@ class Collecting(dict[str, Any]):
         super().__init__(queues)
         self._collect = collect
 
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        queue = super().setdefault(key, default)
-        self._collect()
+    def get(self, key: str, default: Any = None) -> Any:
+        queue = super().get(key, default)
+        collect, self._collect = self._collect, lambda: None
+        collect()
         return queue
 
 
