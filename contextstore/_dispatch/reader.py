@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from .._engine.contract import Engine, Inline, Job
+from .._engine.contract import Engine, Job
 from .._engine.failures import error_for_caller
 from .._engine.records import Fetched, OutputKey, OutputRecord
 from .._waiting.callers import Callers
@@ -51,9 +51,13 @@ class Reader:
     async def fetch(self, key: OutputKey) -> OutputRecord | None:
         """One output. Calls that ask while a fetch is under way are served together by the next one."""
         if self._inline is not None:
-            fetched = self._read_inline(self._inline, partial(self._fetch_and_keep, (key,)))
-            if fetched is not None:
-                return fetched.result[0].unwrap()
+            self._refuse_if_closed()
+            found = self._inline.fetch(key)
+            if found is not None:
+                epoch, fetched = found
+                if fetched.result is not None:
+                    self._cache.fill([(key, fetched.result.value)], epoch)
+                return fetched.unwrap()
         waiter: Waiter[Fetched] = self._callers.waiter()
         if self._closed:
             raise StoreClosedError(self._engine.location)
@@ -83,7 +87,8 @@ class Reader:
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Any other read of the engine, as a job of its own."""
         if self._inline is not None:
-            outcome = self._read_inline(self._inline, read)
+            self._refuse_if_closed()
+            outcome = self._inline.read(read)
             if outcome is not None:
                 return outcome.result
         return await self._ask(self._engine.post_read, read)
@@ -103,12 +108,6 @@ class Reader:
         self._refuse_if_closed()
         outcome = await self._callers.wait(waiter)
         return outcome.unwrap()
-
-    def _read_inline(self, inline: Inline, read: Callable[[], Coroutine[Any, Any, T]]) -> Outcome[T] | None:
-        """In the calling thread, which may block. None: not just now."""
-        if self._closed:
-            raise StoreClosedError(self._engine.location)
-        return inline.read(read)
 
     # -- where the engine reads ---------------------------------------------------------------------------------------
 

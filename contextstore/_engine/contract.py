@@ -165,8 +165,11 @@ class Reads(Protocol):
 class Inline(Protocol):
     """What a thread that may block does itself, in place of a job that it posts and waits for. Waits for no other."""
 
+    def fetch(self, key: OutputKey) -> tuple[Epoch, Fetched] | None:
+        """What ``fetch`` gives for one key, here and now; errors are raised. None: it cannot be just now; post it."""
+
     def read(self, read: Callable[[], Coroutine[Any, Any, T]]) -> Outcome[T] | None:
-        """What a read job gives, run here and now; its errors are raised. None: it cannot be just now; post it."""
+        """The same for what any other read job gives."""
 
     def put(self, put: PutOutput, begin: Callable[[], None], committed: Callable[[PutOutput, Epoch], None]) -> bool:
         """Commit a put, durably, if no more than that is to be done, and say so with the epoch in which it was.

@@ -103,16 +103,18 @@ class MappedEpochs:
         there = self._map
         return there.content[0] if there is not None and there.identity == lock.identity else None
 
-    def let_go_if_replaced(self) -> None:
-        """Where it is read: let go of the map if its file is not the lock file any more: no process writes to it then.
+    def before_a_read(self) -> Epoch:
+        """The present epoch, for what is read next from the file.
 
-        Nothing is answered from memory then, until this object's next turn, which looks for itself.
+        The map is let go of if its file is not the lock file any more: no process writes to it then. Nothing is
+        answered from memory then, until this object's next turn, which looks for itself.
         """
         there = self._map
         if there is not None and there.identity != _identity_of(there.path):
             with self._changing:
                 if self._map is there:
                     self._let_go()
+        return self.now[0]  # type: ignore[no-any-return]
 
     def _map_file(self, lock: FileLock) -> _Map:
         found = _read(lock.descriptor)
@@ -130,7 +132,7 @@ class MappedEpochs:
         finally:
             os.close(descriptor)
         epoch = memoryview(content)[_OFFSET : _OFFSET + _WIDTH].cast("Q")
-        there = _Map(lock.path, lock.openings, identity, epoch)
+        there = _Map(os.fsencode(lock.path), lock.openings, identity, epoch)
         with self._changing:
             self._lock, self._map, self.now = lock, there, epoch
         return there
@@ -165,7 +167,8 @@ at_fork(in_child=_let_go_in_child)
 
 
 class _Map(NamedTuple):
-    path: str
+    path: bytes
+    """As the system takes it: each read from the file looks there."""
     opening: int
     """Which of the lock's openings it belongs to."""
     identity: tuple[int, int] | None
@@ -173,7 +176,7 @@ class _Map(NamedTuple):
     """The epoch is its first item."""
 
 
-def _identity_of(file: str | int) -> tuple[int, int] | None:
+def _identity_of(file: bytes | int) -> tuple[int, int] | None:
     try:
         there = os.stat(file)
     except OSError:

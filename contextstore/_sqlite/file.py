@@ -64,7 +64,7 @@ class FileDatabase:
         self._writing = ConnectionWorker(self.own_threads)
         self._reading = ConnectionWorker(self.own_threads)
         self._scanning = LazyWorker(self.own_threads, lambda: self._reading)
-        self.inline = Lender(self._file, self.epochs, self.own_threads)
+        self.inline = Lender(self._file, self.epochs, self.own_threads, self.read_over)
         self._lock: FileLock | None = None
         self._wal: Wal | None = None
         self._format_seen_in: Epoch = None
@@ -249,8 +249,11 @@ class FileDatabase:
     # -- reads ---------------------------------------------------------------------------------------------------------
 
     def read(self, what: str, query: Callable[[sqlite3.Connection], T]) -> T:
+        return self.read_over(connection_here(), what, query)
+
+    def read_over(self, connection: sqlite3.Connection, what: str, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The same over a connection that this thread has."""
         self._file.check()
-        connection = connection_here()
         try:
             found = run_query(connection, self.location, what, query)
         except StorageError:
@@ -267,9 +270,7 @@ class FileDatabase:
         run_query(connection, self.location, what, lambda here: refuse_other_format(here, self.location))
 
     def epoch_before(self, _: sqlite3.Connection) -> Epoch:
-        self.epochs.let_go_if_replaced()
-        epoch: Epoch = self.epochs.now[0]
-        return epoch
+        return self.epochs.before_a_read()
 
     def epoch_after(self, _: sqlite3.Connection, before: Epoch) -> Epoch:
         return before

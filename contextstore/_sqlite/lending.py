@@ -20,10 +20,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from sys import gettrace
 from threading import get_ident
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from .._engine.epochs import Epoch, is_known
 from .._engine.operations import PutOutput
+from .._engine.records import Fetched, OutputKey
 from .._process.own_threads import OWNERS, OwnThreads
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
@@ -32,6 +33,7 @@ from .epochs import MappedEpochs
 from .fork import deregister, register
 from .location import StoreFile
 from .lock import FileLock
+from .reads import fetch_output
 from .single_put import put_alone
 from .wal import Wal
 from .worker import run_over
@@ -40,6 +42,13 @@ T = TypeVar("T")
 L = TypeVar("L", bound="Lent")
 Connect: TypeAlias = Callable[[bool], sqlite3.Connection]
 """Makes a connection; true: one that writes."""
+
+
+class ReadOver(Protocol):
+    """What a query gives over a connection; SQLite's errors are translated, and name what was read."""
+
+    def __call__(self, connection: sqlite3.Connection, what: str, query: Callable[[sqlite3.Connection], T], /) -> T: ...
+
 
 _SERIALIZED = 3
 
@@ -145,12 +154,14 @@ class Lender:
 
     Args:
         own_threads: those of the store.
+        read_over: what a query gives over a connection, whose errors it translates.
     """
 
-    def __init__(self, file: StoreFile, epochs: MappedEpochs, own_threads: OwnThreads) -> None:
+    def __init__(self, file: StoreFile, epochs: MappedEpochs, own_threads: OwnThreads, read_over: ReadOver) -> None:
         self._file = file
         self._epochs = epochs
         self._own_threads = own_threads
+        self._read_over = read_over
         self.database = ""
         self._connect: Connect | None = None
         self._wal: Wal | None = None
@@ -178,19 +189,31 @@ class Lender:
 
     # -- in a thread of the caller's -----------------------------------------------------------------------------------
 
+    def fetch(self, key: OutputKey) -> tuple[Epoch, Fetched] | None:
+        def query(connection: sqlite3.Connection) -> tuple[Epoch, Fetched]:
+            epoch = self._epochs.before_a_read()
+            return epoch, fetch_output(connection, self._file.location, key)
+
+        return self._over_reader(lambda lent: self._read_over(lent.connection, "the outputs", query))
+
     def read(self, read: Callable[[], Coroutine[Any, Any, T]]) -> Outcome[T] | None:
+        return self._over_reader(lambda lent: Outcome(run_over(lent, read)))
+
+    def _over_reader(self, read: Callable[[Lent], T]) -> T | None:
         lent = self._borrow_reader()
         if lent is None:
             return None
-        outcome: Outcome[T] | None = None
+        found: T | None = None
         lent.borrower = get_ident()
         with lent.busy:
             if self._connect is not None:
-                with contextlib.suppress(StoreBusyError):  # the store's own reader waits
-                    outcome = Outcome(run_over(lent, read))
+                try:
+                    found = read(lent)
+                except StoreBusyError:
+                    found = None  # the store's own reader waits
         lent.borrower = 0
         self._give_back(lent, self._readers)
-        return outcome
+        return found
 
     def put(self, put: PutOutput, begin: Callable[[], None], committed: Callable[[PutOutput, Epoch], None]) -> bool:
         ident = get_ident()

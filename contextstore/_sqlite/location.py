@@ -22,11 +22,14 @@ class StoreFile:
         """As messages name it."""
         self.path = ""
         """The real path, from the opening on: a link that is changed later leads nowhere else."""
+        self._encoded_path = b""
+        """As the system takes it: each write and each read from the file looks there."""
         self._identity = (0, 0)
 
     def locate(self) -> str:
         """Look where the file is now."""
         self.path = os.path.realpath(self.location)
+        self._encoded_path = os.fsencode(self.path)
         return self.path
 
     def identify(self) -> int:
@@ -38,7 +41,7 @@ class StoreFile:
     def check(self) -> None:
         """Raise unless the file that was opened is still the one under its name."""
         try:
-            there = os.stat(self.path)
+            there = os.stat(self._encoded_path)
         except FileNotFoundError:
             raise StoreNotFoundError(
                 f"{self.location} was deleted while it was open, and takes and gives nothing more: make a new store "

@@ -51,6 +51,7 @@ class FileLock:
     def __init__(self, database: str) -> None:
         self._database = database
         self.path = database + "-lock"
+        self._encoded_path = os.fsencode(self.path)  # as the system takes it: it is looked at whenever the lock is taken
         self._descriptor = -1
         self.openings = 0
         """How often it was opened: another file may be under its path since."""
@@ -133,7 +134,7 @@ class FileLock:
     def _close_if_replaced(self) -> bool:
         """Whether the file under the path is another one than ours, at which no other process looks any more."""
         try:
-            if _identity(os.stat(self.path)) == self.identity:
+            if _identity(os.stat(self._encoded_path)) == self.identity:
                 return False
         except FileNotFoundError:
             pass

@@ -15,6 +15,7 @@ import pytest
 
 from contextstore import ContextStore, StoreClosedError
 from contextstore._sqlite import lending
+from contextstore._sqlite.reads import fetch_output
 
 from ..support.doubles import core_of
 from ..support.processes import run
@@ -201,19 +202,13 @@ def test_what_a_thread_reads_with_as_the_store_closes_is_closed_with_it_or_by_th
         store.put("run", "node", 1)
     store = ContextStore(file_path, timeout=timeout, cache_bytes=0)
     store.open()
-    core = core_of(store)
 
-    def read() -> None:
+    def fetch_late(*args: Any) -> Any:
         is_reading.set()
         go_on.wait(30)
+        return fetch_output(*args)
 
-    fetch = core._session.engine.fetch
-
-    async def fetch_late(keys: object) -> object:
-        read()
-        return await fetch(keys)
-
-    monkeypatch.setattr(core._session.engine, "fetch", fetch_late)
+    monkeypatch.setattr("contextstore._sqlite.lending.fetch_output", fetch_late)
 
     def get() -> None:
         try:
