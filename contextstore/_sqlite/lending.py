@@ -211,6 +211,9 @@ class Lender:
                     found = read(lent)
                 except StoreBusyError:
                     found = None  # the store's own reader waits
+                except BaseException:
+                    lent.close()  # or the collector would, which may come to the connection first, and that warns
+                    raise
         lent.borrower = 0
         self._give_back(lent, self._readers)
         return found
@@ -234,7 +237,11 @@ class Lender:
                 OWNERS[ident] = lent.leading
                 lent.borrower = ident
                 with lent.busy:
-                    epoch = self._commit(lent, put, begin)
+                    try:
+                        epoch = self._commit(lent, put, begin)
+                    except BaseException:
+                        lent.close()  # as where it reads
+                        raise
                     lent.lock.release()
                 lent.borrower = 0
                 if epoch is not None:

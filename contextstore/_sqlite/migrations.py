@@ -114,9 +114,9 @@ def _mark_highest_id(connection: sqlite3.Connection) -> None:
     connection.execute(
         """
         INSERT INTO node_outputs (id, run, node_id, codec, checksum, written_at, size, value)
-        SELECT ?1, 0, '', 0, 0, 0, 0, '' WHERE ?1 > (SELECT coalesce(max(id), 0) FROM node_outputs)
+        SELECT ?, 0, '', 0, 0, 0, 0, '' WHERE ? > (SELECT coalesce(max(id), 0) FROM node_outputs)
         """,
-        (highest,),
+        (highest, highest),
     )
     # Last, since this connection reads the new schema only after the commit.
     connection.execute("DELETE FROM sqlite_sequence WHERE name = 'node_outputs'")

@@ -7,13 +7,14 @@ What a thread has borrowed comes to an end with the store, also where memory or 
 from __future__ import annotations
 
 import pathlib
+import sqlite3
 import threading
 import time
 from typing import Any
 
 import pytest
 
-from contextstore import ContextStore, StoreClosedError
+from contextstore import ContextStore, StorageError, StoreClosedError
 from contextstore._sqlite import lending
 from contextstore._sqlite.reads import fetch_output
 
@@ -268,3 +269,32 @@ def test_a_put_under_which_its_connection_is_closed_is_told_that_the_store_is_cl
         store.put("run", "late", 1)
     with ContextStore(file_path) as again:
         assert again.list_keys("run") == ["first", "second", "third"]
+
+
+def test_a_connection_over_which_a_call_has_failed_is_closed_at_once(
+    file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ContextStore(file_path) as store:
+        for node in ("first", "second", "third"):
+            store.put("run", node, 1)
+        assert store.get("run", "none") is None
+        lender: Any = core_of(store)._session.engine.inline
+        (reader,), (writer,) = lender._readers, lender._writers
+
+        def fail(*_: object) -> None:
+            raise StorageError("a disk that fails", outcome_unknown=True)
+
+        monkeypatch.setattr("contextstore._sqlite.reads.fetch_output", fail)
+        monkeypatch.setattr(lending, "put_alone", fail)
+        with pytest.raises(StorageError) as kept_read:  # with its frames, and so with the connection
+            store.get("run", "none")
+        with pytest.raises(StorageError) as kept_put:
+            store.put("run", "fourth", 1)
+        for lent in (reader, writer):
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                lent.connection.execute("SELECT 1")
+        assert not writer.lock.is_held
+        monkeypatch.undo()
+        store.put("run", "fourth", 1)
+        assert store.get("run", "fourth") == 1
+        assert kept_read.tb is not kept_put.tb
