@@ -51,8 +51,9 @@ class Reader:
     async def fetch(self, key: OutputKey) -> OutputRecord | None:
         """One output. Calls that ask while a fetch is under way are served together by the next one."""
         if self._inline is not None:
-            self._refuse_if_closed()
-            found = self._inline.fetch(key)
+            if self._closed:
+                raise StoreClosedError(self._engine.location)
+            found = self._inline.fetch_one(key)
             if found is not None:
                 epoch, fetched = found
                 if fetched.result is not None:

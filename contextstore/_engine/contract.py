@@ -165,7 +165,7 @@ class Reads(Protocol):
 class Inline(Protocol):
     """What a thread that may block does itself, in place of a job that it posts and waits for. Waits for no other."""
 
-    def fetch(self, key: OutputKey) -> tuple[Epoch, Fetched] | None:
+    def fetch_one(self, key: OutputKey) -> tuple[Epoch, Fetched] | None:
         """What ``fetch`` gives for one key, here and now; errors are raised. None: it cannot be just now; post it."""
 
     def read(self, read: Callable[[], Coroutine[Any, Any, T]]) -> Outcome[T] | None:

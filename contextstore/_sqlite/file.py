@@ -67,8 +67,8 @@ class FileDatabase:
         self.inline = Lender(self._file, self.epochs, self.own_threads, self.read_over)
         self._lock: FileLock | None = None
         self._wal: Wal | None = None
-        self._format_seen_in: Epoch = None
-        """The epoch in which a read last looked at the store's format: a migration changes both."""
+        self._format_seen_in: object = object()
+        """The epoch, a known one, in which a read last looked at the store's format: a migration changes both."""
         self.writes: Writes = self._no_writes()
 
     def _no_writes(self) -> NoWrites:
@@ -259,11 +259,12 @@ class FileDatabase:
         except StorageError:
             self._refuse_other_format(connection, what)  # in which the tables may have other names
             raise
-        epoch = self.epochs.latest
-        if epoch != self._format_seen_in or not is_known(epoch):
+        epoch = self.epochs.now[0]
+        if epoch != self._format_seen_in:
             # After the query: no migration can have come in between that changed nothing here.
             self._refuse_other_format(connection, what)
-            self._format_seen_in = epoch
+            if is_known(epoch):
+                self._format_seen_in = epoch
         return found
 
     def _refuse_other_format(self, connection: sqlite3.Connection, what: str) -> None:

@@ -12,6 +12,12 @@ So a fork waits until each connection is between two jobs, where it holds no loc
 closes them: SQLite then forgets them there, and nothing of the parent's is touched. (SQLite advises to let inherited
 connections leak, for the sake of those that are in the middle of something: https://sqlite.org/howtocorrupt.html, 2.6.
 But then no new connection of the child's to that file is safe.)
+
+While they stand still, Python runs in the forking thread: hooks of the program and of others, and in the middle of them
+finalizers and signal handlers. A store that one of these called would wait for a connection that waits for the fork. So
+that thread counts as one of every store's own until the fork is over, and the call is refused. Rejected: to switch the
+collector off meanwhile, which keeps out no handler and no hook, and to switch it on again may undo what another thread
+has set.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from .._process.fork import at_fork
+from .._process.own_threads import OF_ALL, OWNERS, OwnThreads
 from .._waiting.deadline import Deadline
 from ..errors import StorageError
 
@@ -49,6 +56,8 @@ class Holdable(Protocol):
 _holdables: set[Holdable] = set()
 _lock = threading.RLock()
 _spoilt: set[str] = set()
+_owners_before: dict[int, OwnThreads | None] = {}
+"""Of threads that fork just now."""
 
 
 @contextlib.contextmanager
@@ -83,6 +92,9 @@ def file_of(database: str) -> str:
 
 
 def _hold_all() -> None:
+    ident = threading.get_ident()
+    _owners_before.setdefault(ident, OWNERS.get(ident))
+    OWNERS[ident] = OF_ALL
     _lock.acquire()
     deadline = Deadline(_FORK_SECONDS)
     for holdable in _holdables:
@@ -96,6 +108,18 @@ def _go_on_in_parent() -> None:
         _lock.release()
 
 
+def _count_as_before() -> None:
+    """Any number of times."""
+    ident = threading.get_ident()
+    if ident in _owners_before:
+        owner = _owners_before[ident]
+        if owner is not None:
+            OWNERS[ident] = owner
+        else:
+            OWNERS.pop(ident, None)
+        _owners_before.pop(ident, None)
+
+
 def _give_up_in_child() -> None:
     global _lock
     for holdable in _holdables:
@@ -105,6 +129,9 @@ def _give_up_in_child() -> None:
             _spoilt.add(file_of(holdable.database))
     _holdables.clear()
     _lock = threading.RLock()
+    _owners_before.clear()
 
 
 at_fork(before=_hold_all, in_parent=_go_on_in_parent, in_child=_give_up_in_child)
+at_fork(in_parent=_count_as_before)
+at_fork(in_parent=_count_as_before)  # again: the first may be interrupted, and its thread could call no store any more

@@ -189,7 +189,7 @@ class Lender:
 
     # -- in a thread of the caller's -----------------------------------------------------------------------------------
 
-    def fetch(self, key: OutputKey) -> tuple[Epoch, Fetched] | None:
+    def fetch_one(self, key: OutputKey) -> tuple[Epoch, Fetched] | None:
         def query(connection: sqlite3.Connection) -> tuple[Epoch, Fetched]:
             epoch = self._epochs.before_a_read()
             return epoch, fetch_output(connection, self._file.location, key)

@@ -51,7 +51,8 @@ class FileLock:
     def __init__(self, database: str) -> None:
         self._database = database
         self.path = database + "-lock"
-        self._encoded_path = os.fsencode(self.path)  # as the system takes it: it is looked at whenever the lock is taken
+        self._encoded_path = os.fsencode(self.path)
+        """As the system takes it: it is looked at whenever the lock is taken."""
         self._descriptor = -1
         self.openings = 0
         """How often it was opened: another file may be under its path since."""

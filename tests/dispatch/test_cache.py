@@ -11,7 +11,7 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, copy
 
 from ..conftest import Target
-from ..support.doubles import core_of, until
+from ..support.doubles import after_each_fetch, until
 
 pytestmark = pytest.mark.each_pair
 
@@ -36,24 +36,20 @@ async def test_a_read_that_began_before_a_deletion_is_not_kept_after_it(make_sto
     async with make_store() as writer:
         await writer.put("run", "node", "old")
     async with make_store() as store:
-        engine: Any = core_of(store)._session.engine
-        fetch, fetched = engine.fetch, threading.Event()
-        blocked = threading.Event()
+        fetched, blocked = threading.Event(), threading.Event()
 
-        async def held(keys: Any) -> Any:
-            found = await fetch(keys)
+        async def hold(_: int) -> None:
             fetched.set()
             if make_store.location.__class__ is str:  # a server's engine has a loop that must not be blocked
                 while not blocked.is_set():
                     await asyncio.sleep(0.001)
             else:
                 assert blocked.wait(30)
-            return found
 
-        engine.fetch = held
+        end = after_each_fetch(store, hold)
         reading = asyncio.ensure_future(store.get("run", "node"))
         await until(fetched.is_set)
-        engine.fetch = fetch
+        end()
         await store.delete_run("run")
         blocked.set()
         await reading
@@ -78,14 +74,12 @@ async def test_the_cache_is_bounded_and_keeps_what_was_used_last(make_store: Tar
 async def test_gets_that_wait_share_a_trip(make_store: Target) -> None:
     async with make_store(cache_bytes=0) as store:
         await store.put_many("run", {f"{i}": i for i in range(64)})
-        engine: Any = core_of(store)._session.engine
-        fetch, trips = engine.fetch, []
+        trips: list[int] = []
 
-        async def counted(keys: Any) -> Any:
-            trips.append(len(keys))
-            return await fetch(keys)
+        async def count(keys: int) -> None:
+            trips.append(keys)
 
-        engine.fetch = counted
+        after_each_fetch(store, count)
         assert await asyncio.gather(*(store.get("run", f"{i}") for i in range(64))) == list(range(64))
         assert sum(trips) == 64
         if make_store.face == "async":

@@ -26,7 +26,7 @@ from contextstore._values.codec import JSON, Encoded
 
 from ..conftest import Target
 from ..contract.test_ids_used_anew import begin_anew
-from ..support.doubles import core_of, engine_alone, until
+from ..support.doubles import after_each_fetch, core_of, engine_alone, until
 from ..support.processes import Child, run
 
 OLD, NEW = Encoded(JSON, b'"old"'), Encoded(JSON, b'"new"')
@@ -230,23 +230,20 @@ class TestWhatIsAskedFor:
             make_store.location,
         ) as other:
             other.hear()
-            engine: Any = core_of(store)._session.engine
-            fetch, fetched, blocked = engine.fetch, threading.Event(), threading.Event()
+            fetched, blocked = threading.Event(), threading.Event()
 
-            async def held(keys: Any) -> Any:
-                found = await fetch(keys)
+            async def hold(_: int) -> None:
                 fetched.set()
                 if make_store.engine == "postgres":  # whose loop must not be blocked
                     while not blocked.is_set():
                         await asyncio.sleep(0.001)
                 else:
                     assert blocked.wait(30)
-                return found
 
-            engine.fetch = held
+            end = after_each_fetch(store, hold)
             reading = asyncio.ensure_future(store.get("run", "a"))
             await until(fetched.is_set)
-            engine.fetch = fetch
+            end()
             other.tell()
             assert await asyncio.to_thread(other.hear) == "2"
             await store.delete_run("run")

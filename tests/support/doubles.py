@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from contextstore import AsyncContextStore
+from contextstore._waiting.threads import run_now
 
 
 def core_of(store: Any) -> Any:
@@ -80,6 +81,36 @@ def fail(store: Any, call: str, *errors: BaseException | None) -> None:
         return await original(*args)
 
     setattr(engine, call, failing)
+
+
+def after_each_fetch(store: Any, then: Callable[[int], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Have this awaited between a fetch of so many outputs and its answer, whoever fetches: the engine's thread, or a
+    caller's, where nothing suspends. Returns what ends it.
+    """
+    engine: Any = core_of(store)._session.engine
+    inline: Any = engine.inline
+    fetch = engine.fetch
+
+    async def fetch_then(keys: Any) -> Any:
+        found = await fetch(keys)
+        await then(len(keys))
+        return found
+
+    def fetch_inline_then(key: Any) -> Any:
+        found = type(inline).fetch_one(inline, key)
+        if found is not None:  # else the engine's thread fetches it
+            run_now(then(1))
+        return found
+
+    def end() -> None:
+        engine.fetch = fetch
+        if inline is not None:
+            del inline.fetch_one
+
+    engine.fetch = fetch_then
+    if inline is not None:
+        inline.fetch_one = fetch_inline_then
+    return end
 
 
 async def until(condition: Callable[[], Any], seconds: float = 30) -> None:
