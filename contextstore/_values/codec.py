@@ -21,6 +21,8 @@ from .proof import prove
 JSON = 0  # JSON text, UTF-8
 BYTES = 1  # the value is bytes, stored as they are
 
+_ROOMY = 16 * 1024
+
 
 class Encoded(NamedTuple):
     """A value as it is stored."""
@@ -38,20 +40,15 @@ def encode(value: Any, max_bytes: int, default: Default | None = None) -> Encode
         encoded = Encoded(BYTES, value)
     else:
         claims: list[Claim] = []
-        encoded = Encoded(JSON, _trimmed(encode_json(value, default, claims)))
-        prove(claims)
+        text = encode_json(value, default, claims)
+        # A copy that takes up no more than its text: orjson (3.13.0) keeps some 4 KB for each, however short it is.
+        encoded = Encoded(JSON, b"%b" % text if len(text) < _ROOMY else text)
+        if claims:
+            prove(claims)
     if len(encoded.data) > max_bytes:
         size = len(encoded.data)
         raise SerializationError("$", f"it has {size} bytes when encoded, and max_value_bytes is {max_bytes}")
     return encoded
-
-
-_ROOMY = 16 * 1024
-
-
-def _trimmed(text: bytes) -> bytes:
-    """A copy that takes up no more than its text. orjson (3.13.0) keeps some 4 KB for each, however short it is."""
-    return b"%b" % text if len(text) < _ROOMY else text
 
 
 def decode(encoded: Encoded, type: Any = None) -> Any:

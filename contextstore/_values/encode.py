@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from .plain import MAX_DEPTH, PLAIN, plain_json
+from .plain import MAX_DEPTH, plain_json
 from .problems import RefusedError, is_numpy_scalar, python_scalar, refused_at, shown, why_not
 from .pydantic_ import dumped
 from .shapes import MODEL, NAMED_TUPLE, Shape, shape_of
@@ -46,8 +46,7 @@ class Claim(NamedTuple):
 def encode_json(value: Any, default: Default | None = None, claims: list[Claim] | None = None) -> bytes:
     """The text. Each object that has to be proved to come back (see ``proof.py``) is added to ``claims``."""
     try:
-        if type(value) in PLAIN:
-            return plain_json(value)
+        return plain_json(value)
     except Exception:  # noqa: BLE001, S110 - the slow way finds the place of any fault, or finds nothing wrong
         pass
     return _Walk(default, claims).encoded(value)

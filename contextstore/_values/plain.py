@@ -16,8 +16,8 @@ import orjson
 
 MAX_DEPTH = 254  # what orjson writes; it reads 1,024
 
-_CONTAINERS = frozenset({list, dict, tuple})
-PLAIN = _CONTAINERS | {type(None), bool, int, float, str}
+SCALARS = frozenset({type(None), bool, int, str})
+_PLAIN = SCALARS | {float, list, dict, tuple}
 
 
 class NotPlainError(Exception):
@@ -42,27 +42,28 @@ def _has_floats(value: Any) -> bool:
     # containers alone. Rejected as a first look: msgspec's encoder, which takes as long, follows for ever the Enum
     # member that is its own value, and does not tell how deep it was; marshal, which also takes builtins alone, but
     # needs exponential time for sets of sets.
-    has_floats = False
-    members: Any = (value,)
-    for _ in range(MAX_DEPTH + 1):
+    if type(value) not in _PLAIN:
+        raise NotPlainError
+    has_floats = type(value) is float
+    members: Any = get_referents(value)
+    for _ in range(MAX_DEPTH):
         kinds = set(map(type, members))
-        if not kinds <= PLAIN:
+        if kinds <= SCALARS:  # nearly always the last level, and often the only one
+            return has_floats
+        if not kinds <= _PLAIN:
             members = _without_others(members, kinds)
         has_floats = has_floats or float in kinds
-        if kinds.isdisjoint(_CONTAINERS):
-            return has_floats
         members = get_referents(*members)
     raise NotPlainError
 
 
 well_known: weakref.WeakSet[type[enum.Enum]] = weakref.WeakSet()
 """The Enums whose every member has one of ``SCALARS`` as its value and comes back from it. ``proof.py`` adds them."""
-SCALARS = frozenset({type(None), bool, int, str})
 
 
 def _without_others(members: Any, kinds: set[type]) -> list[Any]:
     """The members of plain types. Raises ``NotPlainError`` unless orjson can be trusted with the others."""
-    others = kinds - PLAIN
+    others = kinds - _PLAIN
     if not all(kind is uuid.UUID or _is_well_known(kind) for kind in others):
         raise NotPlainError
     for member in members:

@@ -45,7 +45,7 @@ def prove(claims: list[Claim]) -> None:
     """Raise ``SerializationError`` unless each of these objects comes back by its class, equal to what it is now."""
     # The proof makes another object of the class. If that object, while it is made, puts itself or another value, no
     # proof is begun for the value: there would be no end to it.
-    if claims and not _proving.is_on:
+    if not _proving.is_on:
         _proving.is_on = True
         try:
             for claim in claims:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore
+from contextstore._sqlite.wal import frames_in
 
 from ..support.doubles import core_of, engine_alone
 from .files import plain
@@ -116,6 +117,42 @@ class TestAGroupOfPuts:
                 for thread in threads:
                     thread.join()
             assert told == ["BEGIN IMMEDIATE", "PRAGMA data_version", "INSERT INTO", "COMMIT"]
+
+
+class TestManyGroupsOfPuts:
+    def test_copy_the_wal_by_the_frames_that_are_in_it(self, file_path: pathlib.Path) -> None:
+        """A group of 64 writes some eleven frames, and the first WAL was grown by a transaction that was undone."""
+        with ContextStore(file_path) as store, statements_of(store) as told:
+            for group in range(60):
+                store.put_many("run", {f"{group:03}-{number:02}": VALUE for number in range(64)})
+            settle(store)
+            assert told.count("COMMIT") == 60
+            assert told.count("PRAGMA wal_checkpoint(FULL)") <= 1
+
+    def test_keep_the_wal_at_its_length(self, file_path: pathlib.Path) -> None:
+        with ContextStore(file_path) as store:
+            for group in range(250):
+                store.put_many("run", {f"{group:03}-{number:02}": VALUE for number in range(64)})
+            settle(store)
+            assert store.stats().wal_bytes < 6_000_000
+
+
+class TestTheFramesOfAWal:
+    def test_are_those_since_it_was_begun_anew(self, tmp_path: pathlib.Path) -> None:
+        with plain(tmp_path / "some.db") as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute("CREATE TABLE t (v)")
+            for rows in (40, 3, 100, 1):
+                for _ in range(rows):
+                    connection.execute("INSERT INTO t VALUES (zeroblob(5000))")
+                found = frames_in(str(tmp_path / "some.db-wal"), 10_000)
+                ((_, frames, _),) = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+                assert found == frames
+                assert frames_in(str(tmp_path / "some.db-wal"), 2) == 2
+
+    def test_are_as_many_as_were_counted_where_it_cannot_be_read(self, tmp_path: pathlib.Path) -> None:
+        assert frames_in(str(tmp_path / "none-wal"), 7) == 7
 
 
 def test_an_output_of_200_bytes_takes_up_at_most_280_in_the_file(file_path: pathlib.Path) -> None:
