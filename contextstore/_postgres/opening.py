@@ -44,6 +44,9 @@ def session_settings(terms: Terms) -> dict[str, str]:
     # must not be waited for by connections that the store has given up.
     patience = min(max(1, int(terms.timeout * 900)), _MAX_MILLISECONDS)
     settings = {"jit": "off", "statement_timeout": "0", "lock_timeout": f"{patience}ms"}
+    # Nearly all statements look some rows up by their keys. A plan that goes through a whole table is kept until the
+    # server next analyses that, and a table that was small when it was made grows a good deal by then.
+    settings |= {"enable_seqscan": "off", "random_page_cost": "1.1"}
     if terms.durability == "normal":
         settings["synchronous_commit"] = "off"
     if terms.read_only:

@@ -18,6 +18,7 @@ from .._engine.rules import damaged_output, refusal_of_put
 from .._values.codec import Encoded, checksum
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, RunDeletedError
+from .arrays import integers, texts
 from .retry import halved
 from .write import Write, WriteContext
 
@@ -74,12 +75,12 @@ class OutputRows:
         """The indexes of those rows that were not there and are now."""
         columns = _columns(rows, write.now)
         if len(rows) == 1:
-            one = [column[0] for column in columns]
-            statement = self._statements.insert_output
-            new = await self._connection.fetch(write.deadline, statement, *one, write.write_id)
+            statement, row = self._statements.insert_output, [column[0] for column in columns]
+            new = await self._connection.fetch(write.deadline, statement, *row, write.write_id)
         else:
-            statement = self._statements.insert_outputs
-            new = await self._connection.fetch(write.deadline, statement, *columns, write.write_id)
+            statement, arrays = self._statements.insert_outputs, arrays_of(*columns)
+            runs = list({row.serial for row in rows})
+            new = await self._connection.fetch(write.deadline, statement, *arrays, write.write_id, runs)
         if len(new) == len(rows):
             return {row.index for row in rows}
         keys = {tuple(row) for row in new}
@@ -156,3 +157,17 @@ def _columns(rows: Sequence[PutRow], now: int) -> tuple[list[Any], ...]:
         [put.written_at if isinstance(put, LoadOutput) else now for put in puts],
         [put.flow_run_id for put in puts],
     )
+
+
+def arrays_of(
+    runs: list[int],
+    node_ids: list[str],
+    codecs: list[int],
+    checksums: list[int],
+    values: list[bytes],
+    times: list[int],
+    flow_run_ids: list[str],
+) -> tuple[Any, ...]:
+    """The columns as the statement for many rows takes them."""
+    numbers = integers(codecs), integers(checksums)
+    return integers(runs), texts(node_ids), *numbers, values, integers(times), texts(flow_run_ids)

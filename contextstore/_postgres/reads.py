@@ -34,6 +34,7 @@ from .._engine.rules import (
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError
+from .arrays import texts
 from .connection import Connection
 from .epoch import StoreEpoch
 from .pool import ReadPool
@@ -82,7 +83,7 @@ class Reads:
         asked_at = time.monotonic()
         # The epoch comes with what was read, by the same snapshot: else a run that another client has begun anew under
         # its id would stand in the cache beside its former life. None comes where nothing is there to be kept.
-        flow_run_ids, node_ids = [key[0] for key in keys], [key[1] for key in keys]
+        flow_run_ids, node_ids = texts([key[0] for key in keys]), texts([key[1] for key in keys])
         rows = await self._pool.fetch(self._statements.fetch_outputs, flow_run_ids, node_ids)
         epoch: Epoch = None
         for row in rows:

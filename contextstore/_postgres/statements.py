@@ -70,6 +70,13 @@ nothing is committed to tables of another version, in a transaction neither.
 OTHER_FORMAT = "22012"
 """The SQLSTATE of a division by zero, which nothing else here divides by."""
 
+_OUTPUT_OF_KEY = "SELECT * FROM {schema}.node_outputs WHERE run = r.serial AND node_id = t.node_id OFFSET 0"
+"""An output by its whole key, for each of many keys ``t`` with their runs ``r``.
+
+Joined as usual, it was looked for among all outputs of its run where the planner had seen that most runs had a few: 64
+gets from a run of 3,000 took it 30 ms instead of 0.3. OFFSET 0 keeps it from taking the two conditions apart.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class WriteStatements:
@@ -95,15 +102,18 @@ class WriteStatements:
     # -- writes ------------------------------------------------------------------------------------------------------
     # Sorted, so that two that overlap wait for each other in one order and not in a circle. The lock on the run, which
     # all puts share, keeps prune from deleting it as idle while an output of it is being committed. The run goes by its
-    # name as well: after a fail-over that lost something, its serial may be another's.
+    # name as well: after a fail-over that lost something, its serial may be another's. The serials come by themselves,
+    # each once: the server would read an array's text anew for each run that it compares.
     insert_outputs: str = """
         INSERT INTO {schema}.node_outputs (run, node_id, codec, checksum, written_at, size, writer, value)
         SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $8, t.value
-        FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::bigint[], $5::bytea[], $6::bigint[], $7::text[])
-            AS t (run, node_id, codec, checksum, value, written_at, flow_run_id)
+        FROM unnest(
+            $1::text::bigint[], $2::text::text[], $3::text::smallint[], $4::text::bigint[], $5::bytea[],
+            $6::text::bigint[], $7::text::text[]
+        ) AS t (run, node_id, codec, checksum, value, written_at, flow_run_id)
         JOIN (
             SELECT serial, flow_run_id FROM {schema}.flow_runs
-            WHERE serial = ANY($1::bigint[]) AND deleted_at IS NULL ORDER BY serial FOR KEY SHARE
+            WHERE serial = ANY($9::bigint[]) AND deleted_at IS NULL ORDER BY serial FOR KEY SHARE
         ) AS alive ON alive.serial = t.run AND alive.flow_run_id = t.flow_run_id
         WHERE {is_known} ORDER BY t.run, t.node_id
         ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
@@ -119,13 +129,14 @@ class WriteStatements:
         SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.size
         FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS t (run, node_id, flow_run_id, nth)
         LEFT JOIN {schema}.flow_runs r ON r.serial = t.run AND r.flow_run_id = t.flow_run_id
-        LEFT JOIN {schema}.node_outputs o ON o.run = r.serial AND o.node_id = t.node_id
+        LEFT JOIN LATERAL ({output_of_key}) AS o ON true
         WHERE {is_known} ORDER BY t.nth
     """
     stored_values: str = """
         SELECT o.codec, o.value, o.checksum, o.size
-        FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (run, node_id, nth)
-        LEFT JOIN {schema}.node_outputs o ON o.run = t.run AND o.node_id = t.node_id
+        FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (serial, node_id, nth)
+        CROSS JOIN LATERAL (SELECT t.serial) AS r
+        LEFT JOIN LATERAL ({output_of_key}) AS o ON true
         WHERE {is_known} ORDER BY t.nth
     """
     find_runs: str = """
@@ -221,9 +232,12 @@ class Statements(WriteStatements):
     fetch_outputs: str = """
         SELECT t.nth, (SELECT deletions FROM {schema}.store_format), o.codec, o.value, o.checksum, o.written_at, o.size,
             o.run
-        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, nth)
-        JOIN {schema}.flow_runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
-        JOIN {schema}.node_outputs o ON o.run = r.serial AND o.node_id = t.node_id
+        FROM unnest($1::text::text[], $2::text::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, nth)
+        CROSS JOIN LATERAL (
+            SELECT serial FROM {schema}.flow_runs
+            WHERE flow_run_id = t.flow_run_id AND deleted_at IS NULL OFFSET 0
+        ) AS r
+        CROSS JOIN LATERAL ({output_of_key}) AS o
         WHERE {is_known}
     """
     exists: str = """
@@ -381,7 +395,7 @@ class Statements(WriteStatements):
     waited_for: str = """
         SELECT r.flow_run_id, o.node_id FROM unnest($1::text[], $2::text[]) AS t (flow_run_id, node_id)
         JOIN {schema}.flow_runs r ON r.flow_run_id = t.flow_run_id AND r.deleted_at IS NULL
-        JOIN {schema}.node_outputs o ON o.run = r.serial AND o.node_id = t.node_id
+        CROSS JOIN LATERAL ({output_of_key}) AS o
         WHERE {is_known}
     """
     count_of_runs: str = """
@@ -417,5 +431,10 @@ def statements_for(schema: str) -> Statements:
     quoted = f'"{schema}"'
     texts = {field.name: str(field.default) for field in dataclasses.fields(Statements)}
     return Statements(
-        **{name: text.replace("{is_known}", _IS_KNOWN).replace("{schema}", quoted) for name, text in texts.items()}
+        **{
+            name: text.replace("{is_known}", _IS_KNOWN)
+            .replace("{output_of_key}", _OUTPUT_OF_KEY)
+            .replace("{schema}", quoted)
+            for name, text in texts.items()
+        }
     )

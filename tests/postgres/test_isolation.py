@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, RunDeletedError
+from contextstore._postgres.outputs import arrays_of
 from contextstore._postgres.statements import statements_for
 
 from ..support.nodes import execute
@@ -82,9 +83,11 @@ def test_prune_waits_for_a_put_under_way_and_leaves_its_run(
         now = time.time_ns() // 1000
         async with connection.transaction():
             serial = await connection.fetchval(f"SELECT serial FROM {schema}.flow_runs")
-            row = (serial, "new", 0, 0, b"1", now, "run")
-            columns = row if statement == "insert_output" else tuple([one] for one in row)
-            await connection.execute(insert, *columns, uuid.uuid4())
+            if statement == "insert_output":
+                await connection.execute(insert, serial, "new", 0, 0, b"1", now, "run", uuid.uuid4())
+            else:
+                arrays = arrays_of([serial], ["new"], [0], [0], [b"1"], [now], ["run"])
+                await connection.execute(insert, *arrays, uuid.uuid4(), [serial])
             pruning = asyncio.ensure_future(store.prune(older_than=datetime.timedelta(seconds=0.2)))
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             while not await connection.fetchval(waiting):
