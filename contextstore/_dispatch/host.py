@@ -13,7 +13,6 @@ import asyncio
 import contextvars
 import logging
 import os
-import socket
 import threading
 import warnings
 from collections.abc import Callable, Coroutine
@@ -52,27 +51,6 @@ class _Loop(asyncio.SelectorEventLoop):
         return super().run_in_executor(executor, run)
 
 
-def _quick_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where that is installed. It looks names up in threads in which no Python runs."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-
-    def new_loop() -> asyncio.AbstractEventLoop:
-        loop = uvloop.new_event_loop()
-        loop.set_exception_handler(_complain)
-        return loop
-
-    return new_loop
-
-
-def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # uvloop keeps the look-up of a name that was given up at a deadline. That it fails in the end is nobody's concern.
-    if not isinstance(context.get("exception"), socket.gaierror):
-        loop.default_exception_handler(context)
-
-
 class EngineHost:
     """An engine that is open, or about to be, on a thread of its own.
 
@@ -84,10 +62,6 @@ class EngineHost:
     def __init__(self, engine: Engine, refuse_calls: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
         self._refuse_calls = refuse_calls
-        # Not by the program's policy: some make loops that run in the main thread only. In the thread that opens the
-        # store, since an import may have to wait for a lock that is held by who waits for the store's own thread.
-        quick = _quick_loops() if engine.works_on_its_loop else None
-        self._new_loop = quick or partial(_Loop, engine.own_threads)
         self._pid = os.getpid()
         self._started = threading.Lock()  # taken by the thread that lives here, for good
         # No lock guards the next four: this thread would wait for it, while the caller that holds it is in a finalizer,
@@ -191,7 +165,9 @@ class EngineHost:
         outcome: Outcome[None] = Outcome(None)
         try:
             # Not in debug mode: opening and closing block this loop, which has no other task.
-            with asyncio.Runner(loop_factory=self._new_loop, debug=False) as runner:
+            # Not by the program's policy: some make loops that run in the main thread only. Not uvloop (0.23): under
+            # connections that a server refuses, its C code crashed the process with one store in a few hundred.
+            with asyncio.Runner(loop_factory=partial(_Loop, self._engine.own_threads), debug=False) as runner:
                 runner.run(self._live())
         except BaseException as raised:  # noqa: BLE001 - handed over to the calls that wait: none may wait for ever
             outcome = Outcome.failure(raised)

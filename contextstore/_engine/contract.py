@@ -205,9 +205,6 @@ class Engine(Writes, Reads, Maintenance, Protocol):
     group_limits: GroupLimits
     deletes_at_once: bool
     """Whether a run may be marked as deleted and its outputs removed by one commit: no put can come in between."""
-    works_on_its_loop: bool
-    """Whether jobs run on the loop that has opened it, and not in threads of their own: then a quick one is worth an
-    import."""
     own_threads: OwnThreads
     """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
 

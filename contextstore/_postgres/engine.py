@@ -97,7 +97,6 @@ class PostgresEngine:
 
     max_value_bytes = 16 * 2**20
     group_limits = GROUP_LIMITS
-    works_on_its_loop = True
     deletes_at_once = False  # a put that began before may leave a row: runs are marked, and only then removed
 
     def __init__(

@@ -51,7 +51,6 @@ class SQLiteEngine:
     max_value_bytes = 256 * 2**20
     group_limits = GroupLimits(operations=512, bytes=MAX_BYTES)
     deletes_at_once = True  # one commit at a time
-    works_on_its_loop = False
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -57,7 +57,6 @@ ONLY_IN = {
     "trio": {"_waiting.trio_"},
     "sniffio": {"_waiting.foreign"},
     "asyncpg": {"_postgres.connection", "_postgres.engine"},
-    "uvloop": {"_dispatch.host"},
     "aiosqlite": {"_sqlite.worker"},
     "pydantic": {"_values.pydantic_"},
 }

@@ -129,7 +129,6 @@ class FakeEpochs:
 class FakeEngine:
     max_value_bytes = 2**20
     deletes_at_once = True
-    works_on_its_loop = False
     location = LOCATION
     inline = None
 
