@@ -284,7 +284,7 @@ def test_a_connection_over_which_a_call_has_failed_is_closed_at_once(
         def fail(*_: object) -> None:
             raise StorageError("a disk that fails", outcome_unknown=True)
 
-        monkeypatch.setattr("contextstore._sqlite.reads.fetch_output", fail)
+        monkeypatch.setattr(lending, "fetch_output", fail)
         monkeypatch.setattr(lending, "put_alone", fail)
         with pytest.raises(StorageError) as kept_read:  # with its frames, and so with the connection
             store.get("run", "none")
