@@ -100,14 +100,13 @@ class TestWhatBecomesOfIt:
         refused(make, file_path, IncompatibleStoreError, "open it once without read_only=True", read_only=True)
         assert contents(file_path) == before
 
-    def test_where_it_cannot_be_written_a_copy_is_migrated(self, file_path: pathlib.Path) -> None:
-        folder = file_path.parent / "archive"
+    def test_where_it_cannot_be_written_a_copy_is_migrated(self, public_folder: pathlib.Path) -> None:
+        folder, file_path = public_folder / "archive", public_folder / "store.db"
         folder.mkdir()
         archived = folder / "store.db"
         make_file(archived)
         archived.chmod(0o444)
         folder.chmod(0o555)
-        file_path.parent.chmod(0o777)
         before = contents(archived)
 
         def open_and_copy() -> str:
