@@ -103,7 +103,7 @@ class Reader:
         self._refuse_if_closed()
         try:
             post(partial(self._answer_call, read, waiter))
-        except Exception:  # as in fetch()
+        except Exception:  # the engine is at its end, and so this is closed, or it is a bug
             self._refuse_if_closed()
             raise
         self._refuse_if_closed()

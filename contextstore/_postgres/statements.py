@@ -59,7 +59,7 @@ INSERT INTO {schema}.store_format VALUES (2);
 
 STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
 
-_IS_SAME = f"(SELECT (version = {SCHEMA_VERSION})::int FROM {{schema}}.store_format)"  # noqa: S608 - no input in it
+_IS_SAME = f"(SELECT (version = {SCHEMA_VERSION})::int FROM {{schema}}.store_format)"  # noqa: S608 - a constant of ours, no input
 _IS_KNOWN = f"1 / coalesce({_IS_SAME}, 0) = 1"
 """Refuses a statement, by ``OTHER_FORMAT``, where the store has been migrated since it was opened.
 

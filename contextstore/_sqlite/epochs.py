@@ -51,7 +51,7 @@ class MappedEpochs:
 
     @property
     def latest(self) -> Epoch:
-        return self.now[0]  # type: ignore[no-any-return]
+        return self.now[0]  # type: ignore[no-any-return]  # a memoryview's item has no type
 
     def begin_write(self, lock: FileLock) -> bool:
         """While holding the lock: before a commit, or several of one turn. False: its file was replaced just now."""
@@ -114,7 +114,7 @@ class MappedEpochs:
             with self._changing:
                 if self._map is there:
                     self._let_go()
-        return self.now[0]  # type: ignore[no-any-return]
+        return self.now[0]  # type: ignore[no-any-return]  # a memoryview's item has no type
 
     def _map_file(self, lock: FileLock) -> _Map:
         found = _read(lock.descriptor)

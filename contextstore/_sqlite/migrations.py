@@ -70,7 +70,7 @@ def _writable_schema(connection: sqlite3.Connection, location: str, version: int
     """Within it sqlite_schema can be written; after it SQLite reads the schema anew."""
     defensive = getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE", None)  # from Python 3.12 on
     if defensive is not None:  # the default of some builds, as macOS has one
-        connection.setconfig(defensive, False)  # type: ignore[attr-defined]  # not in the types of 3.11
+        connection.setconfig(defensive, False)  # type: ignore[attr-defined]  # 3.12 has it, the types of 3.11 have not
     connection.execute("PRAGMA writable_schema = 1").close()
     try:
         if connection.execute("PRAGMA writable_schema").fetchall() != [(1,)]:

@@ -161,14 +161,19 @@ def test_a_child_that_is_forked_where_a_reads_error_is_handled_may_open_the_file
     run(program, file_path)
 
 
+def lender_with_a_writer(store: ContextStore) -> Any:
+    """After puts of which this thread has committed the last ones itself."""
+    for node in ("first", "second", "third"):
+        store.put("run", node, 1)
+    return core_of(store)._session.engine.inline
+
+
 def test_a_fork_does_not_wait_for_a_writer_that_waits_for_a_thread_which_commits(
     file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer and the fork wait for the same commit; the fork comes first, and waits for the writer then."""
     with ContextStore(file_path) as store:
-        for node in ("first", "second", "third"):
-            store.put("run", node, 1)
-        lender: Any = core_of(store)._session.engine.inline
+        lender = lender_with_a_writer(store)
         (lent,) = lender._writers
         monkeypatch.setattr(lending, "_LONGEST_COMMIT", 60)
         lent.lock.is_held = True  # as of a thread in the middle of a commit
@@ -275,10 +280,8 @@ def test_a_connection_over_which_a_call_has_failed_is_closed_at_once(
     file_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ContextStore(file_path) as store:
-        for node in ("first", "second", "third"):
-            store.put("run", node, 1)
+        lender = lender_with_a_writer(store)
         assert store.get("run", "none") is None
-        lender: Any = core_of(store)._session.engine.inline
         (reader,), (writer,) = lender._readers, lender._writers
 
         def fail(*_: object) -> None:

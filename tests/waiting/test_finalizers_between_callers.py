@@ -44,7 +44,7 @@ def fly(flights: Flights, key: str) -> None:
 def land_last(flights: Flights, key: str) -> None:
     """The last caller of a task's computation leaves."""
     flight = Flight(None)
-    flight.task = object()  # type: ignore[assignment]
+    flight.task = object()  # type: ignore[assignment]  # stands for a task
     assert flights.enter(key, flight) is flight
     assert flights.leave(key, flight, flight)
 
@@ -109,7 +109,7 @@ def test_a_computation_that_its_last_two_callers_leave_at_once_is_cancelled_once
             callback()
 
     own, left = Flights(), []
-    flight = Flight(Loop())  # type: ignore[arg-type]
+    flight = Flight(Loop())  # type: ignore[arg-type]  # stands for a loop
     task: Any = Task()
     flight.task, flight.callers = task, Callers(["one", "other"])
     own.enter("key", flight)
