@@ -28,6 +28,7 @@ from contextstore._faces import batch as _batch
 PACKAGE = pathlib.Path(contextstore.__file__).parent
 
 LAW: list[tuple[str, ...]] = [
+    ("_display",),  # ids, values, sizes and times for people
     ("errors", "_results"),  # what may go wrong; what the calls return
     ("_process",),  # what the process does to a store
     ("_values", "_waiting"),  # ids and values; how a call waits
@@ -36,6 +37,9 @@ LAW: list[tuple[str, ...]] = [
     ("_core",),  # what a face holds
     ("_faces",),  # what users call
     ("__init__",),  # the front door
+    ("_inspect",),  # what a store holds, for whoever looks at it
+    ("cli",),  # the command line
+    ("__main__",),  # python -m contextstore
 ]
 """The import law: a folder imports from the lines above its own, never from its own line or from further down.
 
@@ -61,6 +65,9 @@ ONLY_IN = {
     "pydantic": {"_values.pydantic_"},
 }
 """Modules of others, and where alone they are imported."""
+
+OF_EXTRAS = {"cli": "cli"}
+"""Folders that need an extra, which their own file does without: it asks whether it is there, and nobody else does."""
 
 LOADED_WHEN_NEEDED = {"_waiting.trio_"}
 """Modules that no other one imports as it is loaded; so what they import need not be there."""
@@ -355,15 +362,32 @@ class TestHabits:
 
     def test_importing_needs_nothing_but_the_declared_dependencies(self) -> None:
         with open(PACKAGE.parent / "pyproject.toml", "rb") as file:
-            declared = tomllib.load(file)["project"]["dependencies"]
-        allowed = {re.split(r"[^\w-]", dependency)[0].replace("-", "_") for dependency in declared}
+            project = tomllib.load(file)["project"]
+
+        def allowed(module: str) -> set[str]:
+            extra = OF_EXTRAS.get(folder_of(module)) if "." in module else None
+            declared = project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
+            names = {re.split(r"[^\w-]", dependency)[0].replace("-", "_") for dependency in declared}
+            return names | sys.stdlib_module_names
+
         wrong = [
             in_place(module, node)
             for module in MODULES
             if module not in LOADED_WHEN_NEEDED
             for node in imports_of(module, when_loaded=True)
             for name in [*outside_modules_in(node), *LOADED_WHEN_NEEDED.intersection(own_modules_in(module, node))]
-            if name not in sys.stdlib_module_names | allowed
+            if name not in allowed(module)
+        ]
+        assert wrong == []
+
+    def test_what_needs_an_extra_is_loaded_by_nothing_else(self) -> None:
+        wrong = [
+            in_place(module, node)
+            for module in MODULES
+            for node in imports_of(module, when_loaded=True)
+            for imported in own_modules_in(module, node)
+            if "." in imported and folder_of(imported) in OF_EXTRAS
+            if module == folder_of(imported) or folder_of(module) != folder_of(imported)
         ]
         assert wrong == []
 

@@ -1,0 +1,1 @@
+"""Ids, values, sizes and times for people: in words, short, and safe to show."""

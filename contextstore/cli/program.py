@@ -1,0 +1,41 @@
+"""The run of a command line, from its words to its exit code.
+
+Rules of this module: nothing gets past it but the exit code and one sentence; a traceback never does.
+"""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from .app import make_app
+from .errors import INTERRUPTED, OK, UNUSABLE, exit_code_of, sentence_of
+from .output import ReaderGone, complain, let_go_of_stdout, make_streams_safe
+from .words import VARIABLE, with_command
+
+
+def run(words: list[str]) -> int:
+    """Run a line, and say what went wrong. Returns the exit code."""
+    make_streams_safe()
+    try:
+        return _run(words)
+    except ReaderGone:
+        let_go_of_stdout()
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except typer.Abort as error:  # typer's own for Ctrl-C, and for a question that was answered with no
+        return INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else UNUSABLE
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told in a sentence
+        complain(sentence_of(error, [*words, os.environ.get(VARIABLE, "")]))
+        return exit_code_of(error)
+
+
+def _run(words: list[str]) -> int:
+    app = make_app()
+    line = with_command(words, app.names, app.groups)
+    if not words and VARIABLE not in os.environ:
+        line = ["--help"]
+    code = app.typer(line, prog_name="contextstore", standalone_mode=False)
+    return code if isinstance(code, int) else OK
