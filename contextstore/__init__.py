@@ -9,9 +9,23 @@ they are the same. Errors are in ``contextstore.errors``, and here as well.
 from ._faces.async_store import AsyncContextStore
 from ._faces.atomic import AtomicWriter
 from ._faces.copying import copy
+from ._faces.exchange import export_records, import_records
 from ._faces.run import AsyncFlowRun, FlowRun
 from ._faces.sync_store import ContextStore
-from ._results import CheckReport, CopyReport, GlobalEntry, Output, Problem, PruneReport, RunInfo, StoreStats
+from ._results import (
+    CheckReport,
+    CopyReport,
+    ExportedGlobal,
+    ExportedOutput,
+    ExportedRun,
+    GlobalEntry,
+    ImportReport,
+    Output,
+    Problem,
+    PruneReport,
+    RunInfo,
+    StoreStats,
+)
 from ._sqlite.restore import restore
 from ._values.keys import new_flow_run_id
 from .errors import (
@@ -26,6 +40,7 @@ from .errors import (
     IncompatibleStoreError,
     InvalidKeyError,
     ReadOnlyStoreError,
+    RunAlreadyExistsError,
     RunDeletedError,
     SerializationError,
     StorageError,
@@ -54,16 +69,21 @@ __all__ = [
     "CopyReport",
     "CorruptStoreError",
     "DeserializationError",
+    "ExportedGlobal",
+    "ExportedOutput",
+    "ExportedRun",
     "FlowRun",
     "ForkedProcessError",
     "GlobalAlreadyExistsError",
     "GlobalEntry",
+    "ImportReport",
     "IncompatibleStoreError",
     "InvalidKeyError",
     "Output",
     "Problem",
     "PruneReport",
     "ReadOnlyStoreError",
+    "RunAlreadyExistsError",
     "RunDeletedError",
     "RunInfo",
     "SerializationError",
@@ -78,6 +98,8 @@ __all__ = [
     "WriteFailedError",
     "WrongLoopError",
     "copy",
+    "export_records",
+    "import_records",
     "new_flow_run_id",
     "restore",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,78 @@ class CopyReport:
     bytes: int
     digest: str
     skipped: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedRun:
+    """A flow run, as ``export_records`` gives it before the first of its outputs, or as what is left of a deleted one.
+
+    Attributes:
+        flow_run_id: its id.
+        created_at: when the store first saw it; aware, in UTC.
+        deleted_at: when it was deleted. None: it was not, and its outputs follow.
+    """
+
+    flow_run_id: str
+    created_at: datetime.datetime
+    deleted_at: datetime.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedOutput:
+    """An output as it is stored.
+
+    Attributes:
+        flow_run_id, node_id: under which it is stored.
+        encoding: ``"json"`` or ``"bytes"``.
+        data: the JSON text as UTF-8, or the bytes themselves.
+        written_at: when it was written; aware, in UTC.
+    """
+
+    flow_run_id: str
+    node_id: str
+    encoding: Literal["json", "bytes"]
+    data: bytes
+    written_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedGlobal:
+    """A global as it is stored, or what is left of a deleted one: its last version.
+
+    Attributes:
+        key: its key.
+        encoding: ``"json"`` or ``"bytes"``. None: it is deleted.
+        data: the JSON text as UTF-8, or the bytes themselves. None: it is deleted.
+        version: its version; of a deleted one, the last that it had.
+        written_at: when this version was written, or deleted; aware, in UTC.
+    """
+
+    key: str
+    encoding: Literal["json", "bytes"] | None
+    data: bytes | None
+    version: int
+    written_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What ``import_records`` has brought, or found there already.
+
+    Attributes:
+        runs, outputs, globals: how many of each.
+        tombstones: how many deleted runs.
+        bytes: bytes of all stored values.
+        conflicts: how many records were left out, since something else is there in their place. A run that is deleted
+            here counts as one, with all of its outputs.
+    """
+
+    runs: int
+    outputs: int
+    globals: int
+    tombstones: int
+    bytes: int
+    conflicts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

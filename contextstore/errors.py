@@ -5,6 +5,7 @@
     ├── GlobalAlreadyExistsError
     ├── VersionConflictError
     ├── RunDeletedError
+    ├── RunAlreadyExistsError
     ├── InvalidKeyError              (also a ValueError)
     ├── SerializationError
     ├── DeserializationError
@@ -45,6 +46,7 @@ __all__ = [
     "IncompatibleStoreError",
     "InvalidKeyError",
     "ReadOnlyStoreError",
+    "RunAlreadyExistsError",
     "RunDeletedError",
     "SerializationError",
     "StorageError",
@@ -127,6 +129,20 @@ class RunDeletedError(ContextStoreError):
 
     def __str__(self) -> str:
         return f"flow run {self.flow_run_id!r} was deleted and takes no more outputs: use a new flow_run_id"
+
+
+class RunAlreadyExistsError(ContextStoreError):
+    """An import has the flow run as deleted, and it is here: an import deletes nothing."""
+
+    def __init__(self, flow_run_id: str) -> None:
+        super().__init__(flow_run_id)
+        self.flow_run_id = flow_run_id
+
+    def __str__(self) -> str:
+        return (
+            f"flow run {self.flow_run_id!r} is here, and was deleted where this comes from: it stays; "
+            "delete it here as well, or leave it out"
+        )
 
 
 class InvalidKeyError(ContextStoreError, ValueError):

@@ -30,11 +30,11 @@ def converted(value: Encoded, type: Any, *key: object) -> Any:
 
 def output_of(flow_run_id: str, record: OutputRecord) -> Output:
     value = decode(record.value)
-    return Output(flow_run_id, record.node_id, value, _time(record.written_at), len(record.value.data))
+    return Output(flow_run_id, record.node_id, value, time_of(record.written_at), len(record.value.data))
 
 
 def global_entry_of(record: GlobalRecord) -> GlobalEntry:
-    return GlobalEntry(record.key, decode(record.value), record.version, _time(record.written_at))
+    return GlobalEntry(record.key, decode(record.value), record.version, time_of(record.written_at))
 
 
 def run_info_of(record: RunRecord) -> RunInfo:
@@ -42,12 +42,13 @@ def run_info_of(record: RunRecord) -> RunInfo:
     return RunInfo(
         record.flow_run_id,
         record.outputs,
-        None if first is None else _time(first),
-        None if last is None else _time(last),
+        None if first is None else time_of(first),
+        None if last is None else time_of(last),
     )
 
 
-def _time(microseconds: int) -> datetime.datetime:
+def time_of(microseconds: int) -> datetime.datetime:
+    """When something was written, as users see it."""
     return _EPOCH + datetime.timedelta(microseconds=microseconds)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .._engine.operations import LoadGlobal, LoadOutput, LoadRun, Operation, value_bytes
 from .._engine.records import Fetched, RunRow, is_time
@@ -35,6 +35,25 @@ class Place(Protocol):
 async def here(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """In the calling task, or the calling thread."""
     return await call()
+
+
+class Selection(NamedTuple):
+    """What of a store is asked for: by the ids of runs, and with globals or without."""
+
+    runs: frozenset[str] | None = None  # None: all
+    prefix: str = ""
+    globals: bool = True
+
+    def takes(self, flow_run_id: Any) -> bool:
+        """Whether a run is of it. One whose id is damaged is of the whole alone."""
+        if self.runs is None and not self.prefix:
+            return True
+        if type(flow_run_id) is not str:
+            return False
+        return flow_run_id.startswith(self.prefix) and (self.runs is None or flow_run_id in self.runs)
+
+
+EVERYTHING = Selection()
 
 
 class Archive:
@@ -84,14 +103,22 @@ class Archive:
 
     # -- everything ---------------------------------------------------------------------------------------------------
 
-    async def contents(self) -> AsyncIterator[Operation]:
+    async def contents(self, selection: Selection = EVERYTHING) -> AsyncIterator[Operation]:
         """Everything, as what would load it: each run before its outputs; not runs without any, unless deleted."""
-        serial = 0
-        while runs := await self.read(self.session.engine.page_run_rows, serial, _PAGE_ROWS):
+        serial, left = 0, None if selection.runs is None else len(selection.runs)
+        while left != 0 and (runs := await self.read(self.session.engine.page_run_rows, serial, _PAGE_ROWS)):
             for run in runs:
                 serial = run.serial
+                if not selection.takes(run.flow_run_id):
+                    continue
+                left = None if left is None else left - 1
                 async for operation in self._run(run):
                     yield operation
+        if selection.globals:
+            async for one in self._globals():
+                yield one
+
+    async def _globals(self) -> AsyncIterator[LoadGlobal]:
         key: str | None = None
         while some := await self.read(self.session.engine.page_global_rows, key, _PAGE_ROWS):
             for one in some:

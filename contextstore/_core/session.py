@@ -33,7 +33,7 @@ from .options import Options
 
 T = TypeVar("T")
 
-_LARGEST = 999_000_000  # bytes of a value: SQLite's rows end at 10**9, with the keys in them; PostgreSQL's beyond that
+LARGEST_VALUE = 999_000_000  # bytes: SQLite's rows end at 10**9, with the keys in them; PostgreSQL's beyond that
 
 
 class State(enum.Enum):
@@ -54,8 +54,8 @@ class Session:
     def __init__(self, engine: Engine, callers: Callers, options: Options) -> None:
         max_value_bytes = engine.max_value_bytes if options.max_value_bytes is None else options.max_value_bytes
         self._max_value_bytes = check_count("max_value_bytes", max_value_bytes, 1)
-        if max_value_bytes > _LARGEST:
-            raise ValueError(f"max_value_bytes must be at most {_LARGEST:,}, not {max_value_bytes:,}")
+        if max_value_bytes > LARGEST_VALUE:
+            raise ValueError(f"max_value_bytes must be at most {LARGEST_VALUE:,}, not {max_value_bytes:,}")
         if options.encode_default is not None:
             check_plain_function("encode_default", options.encode_default)
         self._encode_default = options.encode_default

@@ -112,7 +112,8 @@ class GiveBackSpace(NamedTuple):
 
 
 class LoadRun(NamedTuple):
-    """Take over a run of another store, after those before. Refused: RunDeletedError, if it is deleted only here.
+    """Take over a run of another store, after those before. Refused: RunDeletedError, if it is deleted only here;
+    RunAlreadyExistsError, if it is deleted only there, and what is here is not to be replaced.
 
     Result: None.
     """
@@ -120,6 +121,7 @@ class LoadRun(NamedTuple):
     flow_run_id: str
     created_at: int
     deleted_at: int | None
+    replaces: bool = True
 
 
 class LoadOutput(NamedTuple):
@@ -138,13 +140,14 @@ class LoadOutput(NamedTuple):
 class LoadGlobal(NamedTuple):
     """Take over a global of another store with its version and time; None: it is deleted. Result: None.
 
-    Refused: VersionConflictError, if it has come further here.
+    Refused: VersionConflictError, if it has come further here, or another one is here that is not to be replaced.
     """
 
     key: str
     value: Encoded | None
     version: int
     written_at: int
+    replaces: bool = True
 
 
 Operation: TypeAlias = (

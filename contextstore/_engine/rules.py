@@ -16,6 +16,7 @@ from ..errors import (
     AlreadyExistsError,
     CorruptStoreError,
     GlobalAlreadyExistsError,
+    RunAlreadyExistsError,
     RunDeletedError,
     VersionConflictError,
 )
@@ -60,11 +61,14 @@ def damaged_output(location: str, flow_run_id: str, node_id: Any, error: Excepti
 def marks_deleted(load: LoadRun, is_deleted: bool) -> bool:
     """Whether a run that is there, deleted or not, is to be marked as deleted when this one is taken over.
 
-    Raises RunDeletedError if it is deleted only here.
+    Raises RunDeletedError if it is deleted only here, RunAlreadyExistsError if it is not to be deleted here.
     """
     if is_deleted and load.deleted_at is None:
         raise RunDeletedError(load.flow_run_id)
-    return load.deleted_at is not None and not is_deleted
+    is_deleted_there_alone = load.deleted_at is not None and not is_deleted
+    if is_deleted_there_alone and not load.replaces:
+        raise RunAlreadyExistsError(load.flow_run_id)
+    return is_deleted_there_alone
 
 
 def run_record(serial: int, flow_run_id: str, outputs: int, size: int, times: tuple[Any, Any]) -> RunRecord:
@@ -168,7 +172,8 @@ def _delete(location: str, stored: StoredGlobal | None) -> GlobalChange:
 def _take_over(location: str, stored: StoredGlobal | None, load: LoadGlobal) -> GlobalChange:
     version = _version(location, stored)
     is_deleted_since = version == load.version and load.value is None
-    if version < load.version or is_deleted_since:
+    may_replace = load.replaces or stored is None or stored.is_deleted
+    if may_replace and (version < load.version or is_deleted_since):
         return GlobalChange(None, load.version, load.value, load.written_at)
     value = None if stored is None or stored.is_deleted else read_global(location, stored).value
     if (version, value) != (load.version, load.value):

@@ -51,7 +51,8 @@ class Deletions:
         return True
 
     async def load_run(self, load: LoadRun, write: Write) -> None:
-        await self._connection.execute(write.deadline, self._statements.load_run, *load, write.write_id)
+        row = load.flow_run_id, load.created_at, load.deleted_at, write.write_id
+        await self._connection.execute(write.deadline, self._statements.load_run, *row)
         serial, is_deleted, _ = await self._lock(load.flow_run_id, write.deadline)
         if marks_deleted(load, is_deleted):
             await self._mark([serial], load.deleted_at, write)

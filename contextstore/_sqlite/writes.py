@@ -372,9 +372,8 @@ class Transaction:
         query = "SELECT deleted_at FROM flow_runs WHERE flow_run_id = ?"
         row = self._connection.execute(query, (load.flow_run_id,)).fetchone()
         if row is None:
-            self._connection.execute(
-                "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)", load
-            )
+            insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)"
+            self._connection.execute(insert, (load.flow_run_id, load.created_at, load.deleted_at))
         elif marks_deleted(load, row[0] is not None):
             mark = "UPDATE flow_runs SET deleted_at = ? WHERE flow_run_id = ?"
             self._connection.execute(mark, (load.deleted_at, load.flow_run_id))

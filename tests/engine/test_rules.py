@@ -11,6 +11,7 @@ from contextstore import (
     AlreadyExistsError,
     CorruptStoreError,
     GlobalAlreadyExistsError,
+    RunAlreadyExistsError,
     RunDeletedError,
     VersionConflictError,
 )
@@ -163,6 +164,13 @@ class TestARunIsTakenOver:
         with pytest.raises(RunDeletedError) as refusal:
             marks_deleted(LoadRun("run", 5, None), True)
         assert refusal.value.flow_run_id == "run"
+
+    def test_one_that_is_deleted_there_alone_is_refused_if_nothing_is_to_be_replaced(self) -> None:
+        with pytest.raises(RunAlreadyExistsError) as refusal:
+            marks_deleted(LoadRun("run", 5, 9, replaces=False), False)
+        assert refusal.value.flow_run_id == "run"
+        assert not marks_deleted(LoadRun("run", 5, 9, replaces=False), True)
+        assert not marks_deleted(LoadRun("run", 5, None, replaces=False), False)
 
 
 class TestTheTimesOfARun:
@@ -403,6 +411,22 @@ class TestLoadGlobal:
         refusal = refusal_of(stored, operation)
         assert type(refusal) is VersionConflictError
         assert (refusal.key, refusal.expected, refusal.actual) == ("key", operation.version, 3)
+
+    @pytest.mark.parametrize("value", [ONE, TWO, None], ids=["the same value", "another", "a deletion"])
+    @pytest.mark.parametrize("version", [2, 3, 4])
+    def test_replaces_nothing_that_is_there_if_it_is_not_to(self, value: Encoded | None, version: int) -> None:
+        operation = load(value, version)._replace(replaces=False)
+        if (value, version) == (ONE, 3):
+            assert change_global(HERE, STORED, operation) == NOTHING
+        else:
+            refusal = refusal_of(STORED, operation)
+            assert type(refusal) is VersionConflictError
+            assert (refusal.expected, refusal.actual) == (version, 3)
+
+    @pytest.mark.parametrize("stored", [ABSENT, DELETED], ids=["absent", "deleted"])
+    def test_is_written_where_nothing_is_though_it_is_to_replace_nothing(self, stored: StoredGlobal | None) -> None:
+        operation = load(TWO, 4)._replace(replaces=False)
+        assert change_global(HERE, stored, operation) == written(4, TWO, written_at=8)
 
     @pytest.mark.parametrize("row", DAMAGED.values(), ids=DAMAGED)
     def test_overwrites_what_is_damaged_if_it_has_come_further_and_else_compares_with_nothing(

@@ -404,6 +404,7 @@ FACES: list[tuple[type, type]] = [
     (AsyncFlowRun, FlowRun),
     (_batch.AsyncBatch, _batch.Batch),
 ]
+FUNCTIONS = [getattr(contextstore, name) for name in contextstore.__all__ if name[0].islower()]
 
 
 def public_members(kind: type) -> set[str]:
@@ -483,7 +484,7 @@ class TestTwoFaces:
             if callable(getattr(kind, name)):
                 assert "return" in typing.get_type_hints(getattr(kind, name)), name
 
-    @pytest.mark.parametrize("function", [contextstore.copy, contextstore.restore, contextstore.new_flow_run_id])
+    @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
     def test_those_of_functions_too(self, function: Callable[..., Any]) -> None:
         assert "return" in typing.get_type_hints(function)
 

@@ -27,16 +27,21 @@ from contextstore import (
     CopyReport,
     CorruptStoreError,
     DeserializationError,
+    ExportedGlobal,
+    ExportedOutput,
+    ExportedRun,
     FlowRun,
     ForkedProcessError,
     GlobalAlreadyExistsError,
     GlobalEntry,
+    ImportReport,
     IncompatibleStoreError,
     InvalidKeyError,
     Output,
     Problem,
     PruneReport,
     ReadOnlyStoreError,
+    RunAlreadyExistsError,
     RunDeletedError,
     RunInfo,
     SerializationError,
@@ -52,6 +57,8 @@ from contextstore import (
     WrongLoopError,
     copy,
     errors,
+    export_records,
+    import_records,
     new_flow_run_id,
     restore,
 )
@@ -391,6 +398,20 @@ def copies(one: ContextStore, other: ContextStore) -> None:
     assert_type((report.runs, report.outputs, report.digest), tuple[int, int, str])
 
 
+def exchanged(one: ContextStore, other: ContextStore) -> None:
+    for record in export_records(one, runs=["run-1"], prefix="run-", globals=True, on_damaged=print):
+        match record:
+            case ExportedRun():
+                assert_type((record.created_at, record.deleted_at), tuple[datetime.datetime, datetime.datetime | None])
+            case ExportedOutput():
+                assert_type((record.flow_run_id, record.node_id, record.data), tuple[str, str, bytes])
+            case ExportedGlobal():
+                assert_type((record.key, record.version, record.data), tuple[str, int, bytes | None])
+    report = import_records(other, export_records(one), on_conflict=lambda problem: print(problem.key))
+    assert_type(report, ImportReport)
+    assert_type((report.outputs, report.conflicts), tuple[int, int])
+
+
 async def awaited_copies(one: ContextStore, other: AsyncContextStore) -> None:
     assert_type(await copy(one, other), CopyReport)
     assert_type(await copy(other, one), CopyReport)
@@ -404,7 +425,7 @@ def facts(error: Exception) -> None:
             assert_type((error.key, error.same_value), tuple[str, bool])
         case VersionConflictError():
             assert_type((error.key, error.expected, error.actual), tuple[str, int, int])
-        case RunDeletedError():
+        case RunAlreadyExistsError() | RunDeletedError():
             assert_type(error.flow_run_id, str)
         case SerializationError() | DeserializationError():
             assert_type(error.path, str)

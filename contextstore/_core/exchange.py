@@ -1,0 +1,254 @@
+"""A store as records that a program can keep elsewhere, and loaded from them again.
+
+Rules of this module: nothing is lost on the way: a record has the stored bytes, times and versions. What comes in is
+checked as what a caller puts. What is here already is never replaced, and never deleted.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, Literal, TypeAlias
+
+import orjson
+
+from .._engine.operations import LoadGlobal, LoadOutput, LoadRun, Operation, value_bytes
+from .._results import ExportedGlobal, ExportedOutput, ExportedRun, ImportReport, Problem
+from .._values.arguments import check_count
+from .._values.codec import JSON, Encoded, encode
+from .._values.keys import flow_run_key, global_key, named, node_key
+from ..errors import (
+    AlreadyExistsError,
+    RunAlreadyExistsError,
+    RunDeletedError,
+    SerializationError,
+    VersionConflictError,
+)
+from .answers import time_of
+from .archive import Archive, Selection
+from .session import LARGEST_VALUE
+
+ExportedRecord: TypeAlias = ExportedRun | ExportedOutput | ExportedGlobal
+
+Tell: TypeAlias = Callable[[Problem], Coroutine[Any, Any, Any]]
+
+_CONFLICTS = (AlreadyExistsError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
+_UNIT_ROWS = 200
+_UNIT_BYTES = 2**20
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_LAST_VERSION = 2**63 - 1
+
+Encoding: TypeAlias = Literal["json", "bytes"]
+
+
+# -- out --------------------------------------------------------------------------------------------------------------
+
+
+async def export(source: Archive, selection: Selection, tell: Tell | None) -> AsyncIterator[ExportedRecord]:
+    """The records of what is selected, in the order in which they can be loaded.
+
+    Args:
+        tell: told of what is damaged, and so left out; goes with an archive that skips.
+    """
+    await source.open_to_read()
+    async for operation in source.contents(selection):
+        await _tell_skipped(source, tell)
+        yield _record_of(operation)
+    await _tell_skipped(source, tell)
+
+
+async def _tell_skipped(source: Archive, tell: Tell | None) -> None:
+    while tell is not None and source.skipped:
+        await tell(source.skipped.pop(0))
+
+
+def _record_of(operation: Operation) -> ExportedRecord:
+    match operation:
+        case LoadRun(name, created_at, deleted_at):
+            return ExportedRun(name, time_of(created_at), None if deleted_at is None else time_of(deleted_at))
+        case LoadOutput(run, node, value, written_at):
+            return ExportedOutput(run, node, _encoding_of(value), value.data, time_of(written_at))
+        case LoadGlobal(key, None, version, written_at):
+            return ExportedGlobal(key, None, None, version, time_of(written_at))
+        case LoadGlobal(key, Encoded() as value, version, written_at):
+            return ExportedGlobal(key, _encoding_of(value), value.data, version, time_of(written_at))
+        case _:
+            raise AssertionError(f"an archive gave {type(operation).__name__}")
+
+
+def _encoding_of(value: Encoded) -> Encoding:
+    return "json" if value.codec == JSON else "bytes"
+
+
+# -- in ---------------------------------------------------------------------------------------------------------------
+
+
+async def load(target: Archive, records: Iterable[ExportedRecord], tell: Tell | None) -> ImportReport:
+    """Load what another store had, in commits of bounded size.
+
+    Args:
+        tell: told of each record that is left out, since something else is there; None: the first one is raised.
+    """
+    await target.open_to_load()
+    loader = _Loader(target, tell)
+    for record in records:
+        await loader.add(_operation_of(record))
+    await loader.flush()
+    return loader.report()
+
+
+class _Loader:
+    """Gathers what goes into one commit, and finds out which of it is refused."""
+
+    def __init__(self, target: Archive, tell: Tell | None) -> None:
+        self._target = target
+        self._tell = tell
+        self._units: list[list[Operation]] = []
+        self._bytes = 0
+        self._run: LoadRun | None = None  # without an output there is no run: it waits for its first
+        self._refused_run: str | None = None
+        self._loaded = {"runs": 0, "outputs": 0, "globals": 0, "tombstones": 0, "bytes": 0}
+        self._conflicts = 0
+
+    def report(self) -> ImportReport:
+        return ImportReport(**self._loaded, conflicts=self._conflicts)
+
+    async def add(self, operation: Operation) -> None:
+        if isinstance(operation, LoadRun) and operation.deleted_at is None:
+            self._run = operation
+            return
+        unit = [operation]
+        if self._run is not None and isinstance(operation, LoadOutput) and operation.flow_run_id == self._run[0]:
+            unit.insert(0, self._run)
+        self._run = None
+        size = value_bytes(operation)
+        if self._units and (len(self._units) >= _UNIT_ROWS or self._bytes + size > _UNIT_BYTES):
+            await self.flush()
+        self._units.append(unit)
+        self._bytes += size
+
+    async def flush(self) -> None:
+        units, self._units, self._bytes = self._units, [], 0
+        await self._load(units)
+
+    async def _load(self, units: list[list[Operation]]) -> None:
+        units = [unit for unit in units if not self._is_of_refused_run(unit[-1])]
+        if not units:
+            return
+        try:
+            await self._target.load([operation for unit in units for operation in unit])
+        except _CONFLICTS as error:
+            if self._tell is None:
+                raise
+            if len(units) == 1:
+                await self._leave_out(units[0][-1], error)
+                return
+            # As few commits as there can be for few conflicts among many records.
+            middle = len(units) // 2
+            await self._load(units[:middle])
+            await self._load(units[middle:])
+        else:
+            for unit in units:
+                for operation in unit:
+                    self._count(operation)
+
+    def _is_of_refused_run(self, operation: Operation) -> bool:
+        return isinstance(operation, LoadOutput) and operation.flow_run_id == self._refused_run
+
+    async def _leave_out(self, operation: Operation, error: Exception) -> None:
+        assert self._tell is not None
+        self._conflicts += 1
+        match operation:
+            case LoadOutput(run) if isinstance(error, RunDeletedError):
+                self._refused_run = run  # one conflict, however many outputs
+                problem = Problem("run", (run,), str(error))
+            case LoadOutput(run, node):
+                problem = Problem("output", (run, node), str(error))
+            case LoadRun(run):
+                problem = Problem("run", (run,), str(error))
+            case LoadGlobal(key):
+                problem = Problem("global", (key,), str(error))
+            case _:
+                raise AssertionError(f"a record became {type(operation).__name__}")
+        await self._tell(problem)
+
+    def _count(self, operation: Operation) -> None:
+        match operation:
+            case LoadRun(deleted_at=None):
+                self._loaded["runs"] += 1
+            case LoadRun():
+                self._loaded["tombstones"] += 1
+            case LoadOutput():
+                self._loaded["outputs"] += 1
+            case LoadGlobal():
+                self._loaded["globals"] += operation.value is not None
+        self._loaded["bytes"] += value_bytes(operation)
+
+
+def _operation_of(record: ExportedRecord) -> Operation:
+    """What loads a record, which anybody may have made."""
+    match record:
+        case ExportedRun(name, created_at, deleted_at):
+            deleted = None if deleted_at is None else _microseconds("deleted_at", deleted_at)
+            return LoadRun(flow_run_key(name), _microseconds("created_at", created_at), deleted, replaces=False)
+        case ExportedOutput(run, node, encoding, data, written_at):
+            key = flow_run_key(run), node_key(node)
+            return LoadOutput(*key, _encoded(encoding, data, *key), _microseconds("written_at", written_at))
+        case ExportedGlobal(key, encoding, data, version, written_at):
+            name = global_key(key)
+            if check_count("version", version, 1) > _LAST_VERSION:
+                raise ValueError(f"version must be at most {_LAST_VERSION}, not {version}")
+            value = None if encoding is None and data is None else _encoded(encoding, data, name)
+            return LoadGlobal(name, value, version, _microseconds("written_at", written_at), replaces=False)
+        case _:
+            raise TypeError(f"a record is what export_records gives, not {type(record).__name__}")
+
+
+def _microseconds(name: str, when: datetime.datetime) -> int:
+    if getattr(when, "tzinfo", None) is None:
+        raise ValueError(f"{name} must be a datetime that is aware of its zone, not {when!r}")
+    microseconds = (when - _EPOCH) // datetime.timedelta(microseconds=1)
+    if microseconds < 0:
+        raise ValueError(f"{name} must not be before 1970, and is {when.isoformat()}")
+    return microseconds
+
+
+def _encoded(encoding: str | None, data: bytes | None, *key: str) -> Encoded:
+    """A value as a put would have stored it."""
+    if type(data) is not bytes:
+        raise TypeError(f"data must be bytes, not {type(data).__name__} ({named(*key)})")
+    if encoding == "bytes":
+        return _as_put(data, *key)
+    if encoding != "json":
+        raise ValueError(f"encoding must be 'json' or 'bytes', not {encoding!r} ({named(*key)})")
+    encoded = _as_put(_parsed(data, *key), *key)
+    if encoded.data == data:
+        return encoded
+    # Written otherwise, by another program perhaps. orjson would take an integer beyond 64 bits for a float.
+    return _as_put(_parsed_exactly(data, *key), *key)
+
+
+def _as_put(value: Any, *key: str) -> Encoded:
+    """As ``copy`` does, it takes what another store had, however small the values are that this one takes."""
+    try:
+        return encode(value, LARGEST_VALUE)
+    except SerializationError as error:
+        raise SerializationError(error.path, f"{error.problem} ({named(*key)})") from error
+
+
+def _parsed(text: bytes, *key: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise SerializationError("$", f"it is no JSON text ({error}; {named(*key)})") from error
+
+
+def _parsed_exactly(text: bytes, *key: str) -> Any:
+    def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            raise SerializationError("$", f"an object has the same key twice ({named(*key)})")
+        return members
+
+    return json.loads(text, object_pairs_hook=no_twins)
