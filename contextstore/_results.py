@@ -1,18 +1,42 @@
 """The objects that the calls return: plain, frozen, picklable.
 
-Rules of this module: data alone, and no imports from the package. Times are aware, in UTC; sizes are bytes of the
-stored, encoded values.
+Rules of this module: data alone. Times are aware, in UTC; sizes are bytes of the stored, encoded values. Each shows
+itself in a notebook as a table, and none as more than a page, however large the value in it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ._display.brief import brief_repr
+from ._display.html import record_table
 
-@dataclass(frozen=True, slots=True)
-class Output:
+
+class Record:
+    """A result, as a notebook shows it."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return record_table(self)
+
+
+class RecordWithValue(Record):
+    """A result that has a value of a user's, of any size."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        fields = ((one.name, getattr(self, one.name)) for one in dataclasses.fields(self))  # type: ignore[arg-type]  # each that follows is one
+        shown = (f"{name}={brief_repr(value) if name in ('value', 'data') else repr(value)}" for name, value in fields)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Output(RecordWithValue):
     """What a node has produced, with when it was written and how large it is.
 
     Attributes:
@@ -30,7 +54,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class RunInfo:
+class RunInfo(Record):
     """A flow run that has outputs.
 
     Attributes:
@@ -46,8 +70,8 @@ class RunInfo:
     last_written_at: datetime.datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalEntry:
+@dataclass(frozen=True, slots=True, repr=False)
+class GlobalEntry(RecordWithValue):
     """A global key with its value and its version.
 
     Attributes:
@@ -64,7 +88,7 @@ class GlobalEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class PruneReport:
+class PruneReport(Record):
     """What ``prune`` has deleted, or with ``dry_run`` would delete.
 
     Attributes:
@@ -81,7 +105,7 @@ class PruneReport:
 
 
 @dataclass(frozen=True, slots=True)
-class CopyReport:
+class CopyReport(Record):
     """What ``copy`` has copied, and proved equal.
 
     Attributes:
@@ -102,7 +126,7 @@ class CopyReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportedRun:
+class ExportedRun(Record):
     """A flow run, as ``export_records`` gives it before the first of its outputs, or as what is left of a deleted one.
 
     Attributes:
@@ -116,8 +140,8 @@ class ExportedRun:
     deleted_at: datetime.datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedOutput:
+@dataclass(frozen=True, slots=True, repr=False)
+class ExportedOutput(RecordWithValue):
     """An output as it is stored.
 
     Attributes:
@@ -134,8 +158,8 @@ class ExportedOutput:
     written_at: datetime.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedGlobal:
+@dataclass(frozen=True, slots=True, repr=False)
+class ExportedGlobal(RecordWithValue):
     """A global as it is stored, or what is left of a deleted one: its last version.
 
     Attributes:
@@ -154,7 +178,7 @@ class ExportedGlobal:
 
 
 @dataclass(frozen=True, slots=True)
-class ImportReport:
+class ImportReport(Record):
     """What ``import_records`` has brought, or found there already.
 
     Attributes:
@@ -174,7 +198,7 @@ class ImportReport:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreStats:
+class StoreStats(Record):
     """How much there is, and what this store object has done since it was opened.
 
     Attributes:
@@ -216,7 +240,7 @@ class StoreStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Record):
     """Something that ``check`` found.
 
     Attributes:
@@ -231,7 +255,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckReport:
+class CheckReport(Record):
     """What ``check`` looked at, and every problem that it found.
 
     Attributes:

@@ -40,5 +40,9 @@ class Core:
         self.retention = RetentionService(self.session)
         self.maintenance = MaintenanceService(self.session)
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What can be said of the store without asking it."""
+        return [("location", self.session.location), ("state", self.session.state.value)]
+
     def __str__(self) -> str:
         return f"{self.session.location} ({self.session.state.value})"

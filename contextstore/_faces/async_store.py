@@ -16,6 +16,7 @@ from .._core.answers import converted
 from .._core.core import Core
 from .._core.options import Durability, Options
 from .._core.target import Target
+from .._display.html import table
 from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.codec import decode
 from .._values.keys import Id, Outputs, flow_run_key
@@ -99,6 +100,9 @@ class AsyncContextStore:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._core}>"
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, self._core.facts())
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 

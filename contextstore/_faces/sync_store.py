@@ -21,6 +21,7 @@ from .._core.answers import converted
 from .._core.core import Core
 from .._core.options import Durability, Options
 from .._core.target import Target
+from .._display.html import table
 from .._process.own_threads import OwnThreads
 from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.codec import decode
@@ -78,6 +79,9 @@ class ContextStore:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._core}>"
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, self._core.facts())
 
     @documented_as(AsyncContextStore.open)
     def open(self) -> None:

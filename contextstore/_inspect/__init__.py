@@ -1,1 +1,1 @@
-"""What a store holds, for whoever looks at it: plain functions over the public calls."""
+"""What a store holds, for whoever looks at it: the command line, a page, a notebook."""

@@ -6,14 +6,22 @@ read-only and never made; one that is written to is made only if the user says s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import datetime
+from collections.abc import Iterator, Sequence
 
-from .. import ContextStore
-from .errors import WrongUse
+from .. import ContextStore, StoreNotFoundError
+from .._display.amounts import age_words, iso
+from .errors import UNUSABLE, CommandError, WrongUse
 from .output import Form, Screen
-from .words import Place, filled
+from .words import FIRST_WORD, Place, filled, looks_like_a_store
 
 TIMEOUT = 30.0
+
+
+def now() -> datetime.datetime:
+    """The time that ages are reckoned from."""
+    return datetime.datetime.now(datetime.UTC)
 
 
 class Call:
@@ -21,7 +29,8 @@ class Call:
 
     Attributes:
         place: the store that it names.
-        words: its words beside the store, as many as the command names; None for those that were left out.
+        words: its words beside the store, as many as the command needs.
+        optional: those that it may be given, as many as it names; None for each that was left out.
         screen: where its results go.
         time: how times are shown: ``relative`` or ``iso``.
         timeout: seconds to wait for another process's lock or a server.
@@ -29,22 +38,42 @@ class Call:
 
     def __init__(self, place: Place, names: Sequence[str], form: Form, time: str, timeout: float) -> None:
         self.place = place
-        self.words = filled(place.words, names, place)
+        self.words, self.optional = filled(place.words, names, place)
         self.screen = Screen(form)
         self.time = time
         self.timeout = timeout
+        self._now = now()
 
-    def looked_at(self) -> ContextStore:
-        """The store, to look at: nothing is made or changed, and no writer is held up."""
-        return self.store(self.place.target, read_only=True)
+    def when(self, then: datetime.datetime | None) -> str:
+        """A time as it was asked for: as an age, or in full."""
+        return iso(then) if self.time == "iso" else age_words(then, self._now)
 
-    def written_to(self, *, create: bool = False) -> ContextStore:
-        """The store, to write to.
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[ContextStore]:
+        """The store, open to look at: nothing is made or changed, and no writer is held up."""
+        with self._told_what_is_missing(), self.store(self.place.target, read_only=True) as store:
+            yield store
+
+    @contextlib.contextmanager
+    def written_to(self, *, create: bool = False) -> Iterator[ContextStore]:
+        """The store, open to write to.
 
         Args:
             create: make it if there is none.
         """
-        return self.store(self.place.target, create=create)
+        with self._told_what_is_missing(), self.store(self.place.target, create=create) as store:
+            yield store
+
+    @contextlib.contextmanager
+    def _told_what_is_missing(self) -> Iterator[None]:
+        """What the library says of a store that is not there is about its options; here it is about the line."""
+        try:
+            yield
+        except StoreNotFoundError as error:
+            sentence = error.message.partition(";")[0]
+            if self.place.named_by == FIRST_WORD and not looks_like_a_store(self.place.target):
+                sentence += f" ({self.place.target!r} was taken for one; contextstore --help lists the commands)"
+            raise CommandError(sentence, UNUSABLE) from error
 
     def store(self, target: str, *, read_only: bool = False, create: bool = False) -> ContextStore:
         """A store by its path or URL, not yet opened."""

@@ -1,35 +1,74 @@
-"""Commands about the store as a whole: how much there is, and whether it is well.
+"""Commands about a store as a whole: how much there is in it, and whether it is well.
 
-Rules of this module: each command is a call of the store and the lines that show its result.
+Rules of this module: each command is a call of the store, and the lines that show what it gave.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
-from .. import StoreStats
-from .._display.text import shown_id
+from .. import CheckReport
+from .._display.amounts import size_words
+from .._display.text import escaped
 from .call import Call
+from .errors import NOT_FOUND, CommandError
 from .options import App
 
 
 def add_to(app: App) -> None:
-    app.command("stats", examples="contextstore stats flows.db\ncontextstore stats flows.db --json")(stats)
+    """Add the commands of this room."""
+    app.command("stats", examples=_STATS)(stats)
+    app.command("check", examples=_CHECK)(check)
+
+
+_STATS = """
+    contextstore stats flows.db
+    contextstore stats flows.db --json
+"""
 
 
 def stats(call: Call) -> None:
     """Show how much there is in a store.
 
-    It counts all rows: about a second for a million outputs.
+    It counts all rows: about a second for a million outputs. What is said of commits and of the cache is about this
+    command's own process.
     """
     with call.looked_at() as store:
-        call.screen.result(store.stats(), _fields)
+        call.screen.result(store.stats(), _field_lines)
 
 
-def _fields(result: StoreStats) -> Iterator[str]:
-    names = [field.name for field in dataclasses.fields(result)]
+def _field_lines(record: Any) -> Iterator[str]:
+    names = [field.name for field in dataclasses.fields(record)]
     width = max(map(len, names))
     for name in names:
-        value = getattr(result, name)
-        yield f"{name:{width}}  {shown_id(value) if isinstance(value, str) else value}"
+        value = getattr(record, name)
+        words = f"  ({size_words(value)})" if name.endswith("bytes") and value >= 1024 else ""
+        yield f"{name:{width}}  {escaped(str(value))}{words}"
+
+
+_CHECK = """
+    contextstore check flows.db
+    contextstore check flows.db --output jsonl
+"""
+
+
+def check(call: Call) -> None:
+    """Look through a whole store for damage; each problem is a line, and with any the exit code is 1.
+
+    It reads every page and every value, while others go on reading and writing, and changes nothing.
+    """
+    with call.looked_at() as store:
+        report = store.check()
+    call.screen.result(report, _report_lines)
+    if not report.ok:
+        raise CommandError(f"{len(report.problems)} problems were found", NOT_FOUND)
+
+
+def _report_lines(report: CheckReport) -> Iterator[str]:
+    for problem in report.problems:
+        yield f"{problem.kind}: {escaped(problem.message)}"
+    for note in report.notes:
+        yield f"note: {escaped(note)}"
+    yield f"{report.runs} runs, {report.outputs} outputs, {report.globals} globals: {'ok' if report.ok else 'NOT OK'}"

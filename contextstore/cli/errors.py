@@ -60,6 +60,7 @@ _CODES: list[tuple[type[BaseException], int]] = [
     (errors.GlobalAlreadyExistsError, CONFLICT),
     (errors.VersionConflictError, CONFLICT),
     (errors.RunDeletedError, CONFLICT),
+    (errors.RunAlreadyExistsError, CONFLICT),
     (errors.InvalidKeyError, USAGE),
     (errors.SerializationError, USAGE),
     (errors.DeserializationError, UNUSABLE),
@@ -88,6 +89,8 @@ def sentence_of(error: BaseException, typed: Iterable[str]) -> str:
     """
     if isinstance(error, TyperUsageError):
         text = error.format_message()  # type: ignore[attr-defined]  # all of these have it
+        if hasattr(error, "option_name"):  # there is none of that name
+            text += " (words that begin with a dash go behind a --)"
     elif exit_code_of(error) == BUG:
         text = f"{type(error).__name__}: {error} (this is a bug in contextstore)"
     else:

@@ -12,6 +12,8 @@ import datetime
 import json
 from typing import Any
 
+from .._display.text import escape_of
+
 
 def form_of(result: Any) -> Any:
     """A result, or what is in one, as JSON."""
@@ -37,8 +39,4 @@ def json_text(form: Any, *, ascii_only: bool, indent: int | None = None) -> str:
     text = json.dumps(form, ensure_ascii=ascii_only, indent=indent, separators=separators, allow_nan=False)
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() or one == "\n" else _escape(one) for one in text)
-
-
-def _escape(character: str) -> str:
-    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"
+    return "".join(one if one.isprintable() or one == "\n" else escape_of(one) for one in text)

@@ -57,7 +57,7 @@ class App:
         self.groups[name] = (group.names, usual)
 
     def command(
-        self, name: str, words: str = "", *, store: str = "[STORE]", examples: str
+        self, name: str, words: str = "", *, store: str = "[STORE]", files: bool = False, examples: str
     ) -> Callable[[Function], Function]:
         """Make a function a command.
 
@@ -66,6 +66,7 @@ class App:
             words: the words that it takes beside the store: ``RUN [NODE]``.
             store: how the word for the store stands in the usage. Empty: no word is the store (the command names its
                 stores itself), and ``--store`` is not taken.
+            files: whether the words beside the store are files, which may look like stores.
             examples: lines as they are typed, in an order in which they can be run.
         """
 
@@ -74,7 +75,9 @@ class App:
             epilog = "\b\nExamples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  ")
             usage = f"[OPTIONS] {wanted}".strip()
             declared = self.typer.command(name, cls=_Command, options_metavar=usage, epilog=epilog)
-            declared(_with_common_options(function, wanted, words.split(), has_store=bool(store)))
+            names = words.split()
+            store_of = functools.partial(place_of, files=len(names) if files else 0) if store else None
+            declared(_with_common_options(function, wanted, names, store_of))
             self.names.add(name)
             return function
 
@@ -88,7 +91,9 @@ class _Command(TyperCommand):
         return [self.options_metavar or ""]
 
 
-def _with_common_options(function: Function, wanted: str, names: list[str], *, has_store: bool) -> Function:
+def _with_common_options(
+    function: Function, wanted: str, names: list[str], store_of: Callable[..., Place] | None
+) -> Function:
     """The function as typer is to see it: with its words, its own options, and the common ones."""
 
     @functools.wraps(function)
@@ -96,12 +101,13 @@ def _with_common_options(function: Function, wanted: str, names: list[str], *, h
         words: list[str] = given.pop("words", None) or []
         option: str | None = given.pop("store", None)
         form, is_json = given.pop("output"), given.pop("json")
-        place = place_of(words, option, os.environ) if has_store else Place("", "", list(words))
+        place = Place("", "", list(words)) if store_of is None else store_of(words, option, os.environ)
         time, timeout = given.pop("time"), given.pop("timeout")
         function(Call(place, names, "json" if is_json else form.value, time.value, timeout), **given)
 
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    parameters = [*_words(wanted), *own, *_common(has_store=has_store)]
+    signature = inspect.signature(function, eval_str=True)
+    own = [_keyword(one.name, one.annotation, one.default) for one in list(signature.parameters.values())[1:]]
+    parameters = [*_words(wanted), *own, *_common(has_store=store_of is not None)]
     command.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]  # typer looks
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command

@@ -6,12 +6,14 @@ escaped, or is escaped here. When whoever reads has gone away, that is told by `
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from .columns import Column, laid_out
 from .forms import form_of, json_text
 
 T = TypeVar("T")
@@ -33,66 +35,105 @@ class Screen:
     def __init__(self, form: Form) -> None:
         self.form = form
         self.ascii_only = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+        self.is_terminal = sys.stdout.isatty()
+        self.has_colour = _has_colour(os.environ, self.is_terminal)
 
     @property
     def is_text(self) -> bool:
         return self.form == "text"
 
+    @property
+    def width(self) -> int | None:
+        """How many columns a line may have; None where it is no terminal, and nothing is to be cut."""
+        return shutil.get_terminal_size().columns if self.is_terminal else None
+
     def result(self, result: Any, lines: Callable[[Any], Iterable[str]]) -> None:
         """Print one result: its JSON, or the lines of text that are made of it."""
-        if self.is_text:
-            self._print_all(lines(result))
-        else:
-            self.line(self.json(form_of(result)))
+        self._print(lines(result) if self.is_text else [self.json(form_of(result))])
 
     def results(self, results: Iterable[T], lines: Callable[[Iterable[T]], Iterable[str]]) -> None:
-        """Print several results: one after the other as they come, in JSON as one list."""
+        """Print several results, one after the other as they come; in JSON they are one list."""
         if self.is_text:
-            self._print_all(lines(results))
+            self._print(lines(results))
         elif self.form == "jsonl":
-            self._print_all(self.json(form_of(result)) for result in results)
+            self._print(self.json(form_of(result)) for result in results)
         else:
-            self._print_all(self._list(results))
+            self._print(self._list(results))
 
-    def line(self, text: str) -> None:
-        """Print a line, which has no line breaks and no control characters."""
-        self._print_all([text])
+    def live(self, results: Iterable[T], lines: Callable[[Iterable[T]], Iterable[str]]) -> None:
+        """Print results that come over time, each at once. JSON is a line for each: a list would have no end."""
+        as_json = (self.json(form_of(result)) for result in results)
+        self._print(lines(results) if self.is_text else as_json, at_once=True)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print lines of text, of which none has line breaks or control characters."""
+        self._print(lines)
+
+    def note(self, sentence: str) -> None:
+        """Say something that is no result, to people alone: on the standard error."""
+        if self.is_text:
+            complain(sentence)
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+        """Rows under the titles of their columns."""
+        titles, *lines = laid_out(columns, rows, self.width)
+        return [self.styled(titles, "2"), *lines]
+
+    def styled(self, text: str, style: str) -> str:
+        """The text in a colour or style (the number of ECMA-48's SGR), if there is to be any."""
+        return f"\x1b[{style}m{text}\x1b[0m" if self.has_colour else text
 
     def json(self, form: Any, indent: int | None = None) -> str:
+        """The text of what is JSON."""
         return json_text(form, ascii_only=self.ascii_only, indent=indent)
 
     def raw(self, data: bytes) -> None:
         """Write bytes as they are."""
-        with _reader_gone_is_told():
+        with _told_if_the_reader_is_gone():
+            sys.stdout.flush()
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
 
     def _list(self, results: Iterable[Any]) -> Iterator[str]:
         """A JSON list, an element a line, so that it is never all in memory."""
-        before = "["
+        line = None
         for result in results:
-            yield before + self.json(form_of(result))
-            before = ","
-        yield "[]" if before == "[" else "]"
+            yield "[" if line is None else line + ","
+            line = "  " + self.json(form_of(result))
+        yield from ["[]"] if line is None else [line, "]"]
 
-    def _print_all(self, lines: Iterable[str]) -> None:
-        with _reader_gone_is_told():
+    def _print(self, lines: Iterable[str], *, at_once: bool = False) -> None:
+        with _told_if_the_reader_is_gone():
             for line in lines:
-                sys.stdout.write(line + "\n")
+                sys.stdout.write((line.translate(_IN_ASCII) if self.ascii_only else line) + "\n")
+                if at_once:
+                    sys.stdout.flush()
             sys.stdout.flush()
 
 
-class _reader_gone_is_told:  # noqa: N801 - used as a function is
-    def __enter__(self) -> None: ...
+_IN_ASCII = str.maketrans({"…": "~", "●": "*", "·": ".", "─": "-"})
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, BrokenPipeError):
-            raise ReaderGone from error
+
+def _has_colour(environment: Mapping[str, str], is_terminal: bool) -> bool:
+    """As no-color.org and force-color.org have it."""
+    if environment.get("NO_COLOR"):
+        return False
+    return bool(environment.get("FORCE_COLOR")) or (is_terminal and environment.get("TERM") != "dumb")
+
+
+@contextlib.contextmanager
+def _told_if_the_reader_is_gone() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
 
 
 def let_go_of_stdout() -> None:
     """Let the interpreter's last flush go nowhere: the reader has gone, and that is not to be complained of."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def complain(sentence: str) -> None:
@@ -110,8 +151,3 @@ def make_streams_safe() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-
-
-def now() -> datetime.datetime:
-    """The time that ages are reckoned from."""
-    return datetime.datetime.now(datetime.UTC)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from .errors import WrongUse
 
 VARIABLE = "CONTEXTSTORE_URL"
+FIRST_WORD = "the first word"
 
 _LOOKS_LIKE_A_STORE = re.compile(r"\.{0,2}/|~/|.*\.(db3?|sqlite3?)$|.*://", re.IGNORECASE | re.DOTALL)
 _WITH_VALUE = {"--store", "--output", "--time", "--timeout"}
@@ -34,43 +35,51 @@ def looks_like_a_store(word: str) -> bool:
     return _LOOKS_LIKE_A_STORE.match(word) is not None
 
 
-def place_of(words: Sequence[str], option: str | None, environment: Mapping[str, str]) -> Place:
+def place_of(words: Sequence[str], option: str | None, environment: Mapping[str, str], files: int = 0) -> Place:
     """Which store is meant.
 
     1. ``--store`` names it; then no word does.
     2. Else the first word does, if it looks like a store, or if the environment names none.
     3. Else the environment does.
+
+    Args:
+        files: how many words the command needs that are files, and so look like stores: where there are no more than
+            these, the environment does all the same.
     """
     if option is not None:
         return Place(option, "--store", list(words))
     named = environment.get(VARIABLE, "")
-    if words and (not named or looks_like_a_store(words[0])):
-        return Place(words[0], "the first word", list(words[1:]))
+    if words and (not named or (len(words) > files and looks_like_a_store(words[0]))):
+        return Place(words[0], FIRST_WORD, list(words[1:]))
     if named:
         return Place(named, VARIABLE, list(words))
     raise WrongUse(f"no store is named: give it as the first word, with --store, or in {VARIABLE}")
 
 
-def filled(words: Sequence[str], names: Sequence[str], place: Place) -> list[str | None]:
-    """The words that a command asks for beside the store: as many as it names, None for those that may be left out.
+def filled(words: Sequence[str], names: Sequence[str], place: Place) -> tuple[list[str], list[str | None]]:
+    """The words beside the store: those that a command needs, and those that it may be given, with None for the others.
 
     Args:
-        names: ``RUN``, or ``[RUN]`` where it may be left out.
+        names: ``RUN``, or ``[RUN]`` for one that may be left out; these come last. ``RUN...`` alone: one or more.
     """
+    if names and names[-1].endswith("..."):
+        names = [*names, *[names[-1]] * (len(words) - len(names))]
     required = [name for name in names if not name.startswith("[")]
     if len(words) < len(required):
         missing = " and ".join(required[len(words) :])
         raise WrongUse(f"{missing} is missing; {_understood(words, names, place)}")
     if len(words) > len(names):
-        raise WrongUse(f"{len(words) - len(names)} word(s) too many; {_understood(words, names, place)}")
-    return [*words, *[None] * (len(names) - len(words))]
+        raise WrongUse(f"too many words; {_understood(words, names, place)}")
+    count = len(required)
+    return list(words[:count]), [*words[count:], *[None] * (len(names) - len(words))]
 
 
 def _understood(words: Sequence[str], names: Sequence[str], place: Place) -> str:
     """What was made of the line: the first thing to look at where it was meant otherwise."""
-    labels = [*(name.strip("[]") for name in names), *["?"] * len(words)]
-    said = "".join(f", {label} {word!r}" for label, word in zip(labels, words, strict=False))
-    return f"understood was: the store by {place.named_by}{said}"
+    labels = [*(name.strip("[].") for name in names), *["?"] * len(words)]
+    said = [f"{label} {word!r}" for label, word in zip(labels, words, strict=False)]
+    store = [f"the store by {place.named_by}"] if place.named_by else []
+    return f"understood was: {', '.join([*store, *said]) or 'nothing'}"
 
 
 def with_command(

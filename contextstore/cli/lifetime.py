@@ -1,0 +1,223 @@
+"""Commands about runs as wholes: fork, delete, prune.
+
+Rules of this module: what deletes asks first, and where nobody can answer it wants to be told ``--yes``. What stands
+behind a command are calls of the store alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import typer
+
+from .. import ContextStore, InvalidKeyError, PruneReport
+from .._display.text import shown_id
+from .call import Call
+from .errors import NotFound, WrongUse
+from .options import App
+from .output import complain
+from .progress import QUIET, bar, interruption_is_told
+from .transfer import counted
+
+YES = typer.Option("--yes", "-y", help="Do not ask.")
+
+
+def add_to(app: App) -> None:
+    app.command(
+        "fork",
+        "RUN",
+        examples="""
+            contextstore fork flows.db run-1
+            contextstore fork flows.db run-1 --new-id run-1-again --node extract
+        """,
+    )(fork)
+    app.command(
+        "prune",
+        examples="""
+            contextstore prune flows.db --older-than 30d --dry-run
+            contextstore prune flows.db --older-than 30d --yes
+        """,
+    )(prune)
+    app.command(
+        "delete",
+        "RUN...",
+        examples="""
+            contextstore delete flows.db run-1 run-2 --yes
+            contextstore delete flows.db no-such-run --yes    # exit 1
+        """,
+    )(delete)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forked:
+    """A run that was made of another.
+
+    Attributes:
+        flow_run_id: the new run.
+        forked_from: the run whose outputs it begins with.
+    """
+
+    flow_run_id: str
+    forked_from: str
+
+
+def fork(
+    call: Call,
+    new_id: Annotated[str | None, typer.Option("--new-id", metavar="ID", help="Of the new run; else one is made.")] = (
+        None
+    ),
+    node: Annotated[
+        list[str] | None, typer.Option("--node", metavar="NODE", help="Take this output along; may be repeated.")
+    ] = None,
+) -> None:
+    """Make a new run that begins with the outputs of another.
+
+    It prints the id of the new run. To re-run a flow from a node, take along what comes before it.
+    """
+    (run,) = call.words
+    with call.written_to() as store:
+        _refuse_unknown(store, [run])
+        for name in node or ():
+            if not store.exists(run, name):
+                raise NotFound(f"run {shown_id(run)} has no output of node {shown_id(name)}; nothing was forked")
+        new = store.fork_run(run, new_flow_run_id=new_id, node_ids=node or None)
+    call.screen.result(Forked(new, run), lambda forked: [shown_id(forked.flow_run_id)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Deleted:
+    """A run that was deleted.
+
+    Attributes:
+        flow_run_id: its id.
+        outputs: how many outputs were removed.
+    """
+
+    flow_run_id: str
+    outputs: int
+
+
+def delete(call: Call, yes: Annotated[bool, YES] = False, quiet: Annotated[bool, QUIET] = False) -> None:
+    """Delete runs, for good: with all of their outputs, and no writer can bring them back.
+
+    It asks first; where nobody can answer, it wants --yes. Interrupted, the same command goes on.
+    """
+    runs = call.words
+    with call.written_to() as store:
+        _refuse_unknown(store, runs)
+        what = f"run {shown_id(runs[0])}" if len(runs) == 1 else f"these {counted(len(runs), 'run')}"
+        _ask(f"Delete {what}, for good?", yes=yes)
+        with bar("delete", "runs", quiet=quiet) as report:
+            call.screen.results(_deleted(store, runs, report), _deleted_lines)
+
+
+def _deleted(store: ContextStore, runs: list[str], report: object) -> Iterator[Deleted]:
+    for number, run in enumerate(runs, 1):
+        with interruption_is_told(lambda: f"interrupted: {number - 1} of {len(runs)} runs are deleted"):  # noqa: B023 - called within
+            yield Deleted(run, store.delete_run(run))
+        if callable(report):
+            report(number, len(runs))
+
+
+def _deleted_lines(deleted: Iterable[Deleted]) -> Iterator[str]:
+    for one in deleted:
+        yield f"{shown_id(one.flow_run_id)}: deleted, with {counted(one.outputs, 'output')}"
+
+
+def prune(
+    call: Call,
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="Such as 30d, 12h, 90m, 1w, 1d12h.", show_default=False)
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    yes: Annotated[bool, YES] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Delete the runs that were last written to longer ago, and give the space back.
+
+    What was deleted that long ago is forgotten, too. Globals stay. It looks first, and asks; where
+    nobody can answer, it wants --yes. Interrupted, the same command goes on.
+    """
+    age = age_of(older_than)
+    if dry_run:
+        with call.looked_at() as store:
+            call.screen.result(_prune(store, age, "look", dry_run=True, quiet=quiet), _would_delete)
+        return
+    if not yes:
+        _refuse_if_nobody_answers()
+    with call.written_to() as store:
+        if not yes:
+            plan = _prune(store, age, "look", dry_run=True, quiet=quiet)
+            for line in _would_delete(plan):
+                complain(line)
+            _ask("Do it?", yes=False)
+        with interruption_is_told(lambda: "interrupted: what was deleted so far stays so; the same command goes on"):
+            report = _prune(store, age, "prune", dry_run=False, quiet=quiet)
+    call.screen.result(report, _has_deleted)
+
+
+def _prune(store: ContextStore, age: datetime.timedelta, title: str, *, dry_run: bool, quiet: bool) -> PruneReport:
+    with bar(title, "runs", quiet=quiet) as report:
+        return store.prune(older_than=age, dry_run=dry_run, progress=report)
+
+
+def _would_delete(report: PruneReport) -> Iterator[str]:
+    yield f"would delete {_counted(report)}"
+
+
+def _has_deleted(report: PruneReport) -> Iterator[str]:
+    yield f"deleted {_counted(report)}"
+
+
+def _counted(report: PruneReport) -> str:
+    forgotten = f"; {counted(report.tombstones, 'deleted run')} forgotten" if report.tombstones else ""
+    size = f"{counted(report.outputs, 'output')}, {counted(report.bytes, 'byte')}"
+    return f"{counted(report.runs, 'run')} with {size}{forgotten}"
+
+
+# -- ages -------------------------------------------------------------------------------------------------------------
+
+_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_PART = re.compile(r"(\d+(?:\.\d+)?)([wdhms])")
+
+
+def age_of(text: str) -> datetime.timedelta:
+    """The age that ``30d``, ``1.5h`` or ``1d12h`` means."""
+    compact = text.strip().lower()
+    parts = _PART.findall(compact)
+    if not parts or "".join(map("".join, parts)) != compact:
+        understood = "a number with w, d, h, m or s, such as 30d, 12h, 90m, 1w or 1d12h"
+        raise WrongUse(f"--older-than {text!r} is no age: {understood}")
+    try:
+        spans = [datetime.timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts]
+        return sum(spans, datetime.timedelta())
+    except OverflowError as error:
+        raise WrongUse(f"--older-than {text!r} is longer than there is time") from error
+
+
+# -- before anything is deleted ---------------------------------------------------------------------------------------
+
+
+def _refuse_unknown(store: ContextStore, runs: Iterable[str]) -> None:
+    """A deleted one is known: deleting it again removes what an interrupted deletion has left."""
+    for run in filter(None, runs):  # of an empty one the call itself will complain
+        try:
+            store.list_runs(after=run, limit=1)
+        except InvalidKeyError as error:
+            raise NotFound(f"there is no run {shown_id(run)}; nothing was done") from error
+
+
+def _refuse_if_nobody_answers() -> None:
+    if not sys.stdin.isatty():
+        raise WrongUse("this deletes for good, and nobody is there to be asked: say --yes (prune has --dry-run, too)")
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    if not yes:
+        _refuse_if_nobody_answers()
+        typer.confirm(question, abort=True, err=True)

@@ -1,0 +1,275 @@
+"""Commands that look at runs: ``show``, ``get``, ``watch``.
+
+Rules of this module: every store is opened to be looked at. A list of runs loads no values; of a run each
+value is loaded once, and kept in short.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+import typer
+
+from .. import ContextStore, Output, RunInfo
+from .._display.amounts import duration_words, iso, size_words
+from .._display.brief import brief
+from .._display.text import escaped, shown_id
+from .._inspect.folding import tree
+from .._inspect.runs import run_page, was_deleted
+from .._inspect.timeline import Damaged, Mark, TimeLine, outputs, time_line
+from .call import Call
+from .columns import Column
+from .errors import UNUSABLE, CommandError, NotFound, WrongUse
+from .options import App
+from .values import json_of, print_raw, value_lines
+
+RUNS, OUTPUTS = 100, 1000
+"""How many are shown if nothing else is asked for."""
+
+_TRACK = 16
+_BRIEF = 60
+_BRIEF_ON_A_TERMINAL = 300
+
+Prefix = Annotated[str, typer.Option("--prefix", help="Only ids that begin with it.")]
+After = Annotated[str | None, typer.Option("--after", metavar="ID", help="Only what comes behind this id in the list.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help=f"How many at most; else {RUNS} runs, or {OUTPUTS} outputs.")
+]
+
+
+def add_to(app: App) -> None:
+    """Add the commands of this room."""
+    app.command("show", "[RUN] [NODE]", examples=_SHOW)(show)
+    app.command("get", "RUN NODE", examples=_GET)(get)
+    app.command("watch", "RUN", examples=_WATCH)(watch)
+
+
+_SHOW = """
+    contextstore flows.db
+    contextstore flows.db --prefix nightly- --limit 20 --time iso
+    contextstore flows.db nightly-1
+    contextstore flows.db nightly-1 extract
+    contextstore show flows.db --output jsonl
+    contextstore show --store flows.db nightly-1 --json
+"""
+
+
+def show(call: Call, prefix: Prefix = "", after: After = None, limit: Limit = None) -> None:
+    """Show the runs of a store, the outputs of a run, or one output.
+
+    It is what is meant where the first word is no command. Runs come newest first; the outputs of a run in the order in
+    which they were written (as JSON: by node id, with their whole values). Nothing in the store is changed.
+    """
+    run, node = call.optional
+    if node is not None and (prefix or after is not None or limit is not None):
+        raise WrongUse("--prefix, --after and --limit are for lists, and one output is none")
+    with call.looked_at() as store:
+        if run is None:
+            _show_runs(call, store, prefix, after, limit or RUNS)
+        elif node is None:
+            _show_run(call, store, run, prefix, after, limit or OUTPUTS)
+        else:
+            call.screen.result(_output(store, run, node), lambda output: _output_lines(call, output))
+
+
+def _show_runs(call: Call, store: ContextStore, prefix: str, after: str | None, limit: int) -> None:
+    page = run_page(store, prefix=prefix, after=after, limit=limit)
+    call.screen.results(page.runs, lambda runs: _run_lines(call, runs))
+    if not page.runs:
+        call.screen.note("no runs" + (" behind that one" if after else "") + (" with that prefix" if prefix else ""))
+    _tell_of_more(call, page.next_after)
+
+
+def _run_lines(call: Call, runs: Iterable[RunInfo]) -> list[str]:
+    columns = [Column("RUN"), Column("OUTPUTS", to_the_right=True), Column("FIRST", least=0), Column("LAST", least=0)]
+    rows = [
+        (shown_id(run.flow_run_id), str(run.outputs), call.when(run.first_written_at), call.when(run.last_written_at))
+        for run in runs
+    ]
+    return call.screen.table(columns, rows) if rows else []
+
+
+def _show_run(call: Call, store: ContextStore, run: str, prefix: str, after: str | None, limit: int) -> None:
+    if call.screen.is_text:
+        line = time_line(store, run, prefix=prefix, after=after, limit=limit, most=_brief_length(call))
+        is_empty, next_after = not line.marks, line.next_after
+        damaged = sum(mark.written_at is None for mark in line.marks)
+        if not is_empty:
+            call.screen.lines(_time_line_lines(call, line))
+    else:
+        page = _Page(outputs(store, run, prefix=prefix, after=after), limit)
+        is_empty = page.is_empty
+        if not is_empty:
+            call.screen.results(page, lambda _: [])
+        next_after, damaged = page.next_after, page.damaged
+    if is_empty:
+        raise _no_outputs(store, run, is_part=bool(prefix or after))
+    _tell_of_more(call, next_after)
+    if damaged:
+        raise CommandError(f"{damaged} of these outputs are damaged: check tells more", UNUSABLE)
+
+
+class _Page:
+    """At most so many outputs, one after the other, and whether there are more."""
+
+    def __init__(self, all_outputs: Iterator[Output | Damaged], limit: int) -> None:
+        first = next(all_outputs, None)
+        self.is_empty = first is None
+        self.next_after: str | None = None
+        self.damaged = 0
+        self._left = all_outputs if first is None else itertools.chain([first], all_outputs)
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[Output | Damaged]:
+        last = None
+        for number, output in enumerate(self._left):
+            if number == self._limit:
+                self.next_after = last
+                return
+            self.damaged += isinstance(output, Damaged)
+            last = output.node_id
+            yield output
+
+
+def _brief_length(call: Call) -> int:
+    return _BRIEF_ON_A_TERMINAL if call.screen.is_terminal else _BRIEF
+
+
+def _time_line_lines(call: Call, line: TimeLine) -> Iterator[str]:
+    columns = [
+        Column("NODE"),
+        Column("WRITTEN"),
+        Column("GAP", least=0, to_the_right=True),
+        Column("TIME LINE", least=0),
+        Column("SIZE", to_the_right=True),
+        Column("VALUE", least=8),
+    ]
+    titles, *lines = call.screen.table(columns, [_row(call, mark) for mark in line.marks])
+    yield titles
+    for mark, text in zip(line.marks, lines, strict=True):
+        yield call.screen.styled(text, "31") if mark.written_at is None else text
+
+
+def _row(call: Call, mark: Mark) -> tuple[str, ...]:
+    if mark.written_at is None or mark.size is None:
+        return shown_id(mark.node_id), "?", "", "", "?", escaped(mark.value)
+    at = round(mark.position * (_TRACK - 1))
+    track = "·" * at + "●" + "·" * (_TRACK - 1 - at)
+    return (
+        shown_id(mark.node_id),
+        call.when(mark.written_at),
+        "+" + duration_words(mark.gap),
+        track,
+        size_words(mark.size),
+        mark.value,
+    )
+
+
+def _tell_of_more(call: Call, next_after: str | None) -> None:
+    if next_after is not None:
+        call.screen.note(f"there are more: go on with --after {shown_id(next_after)}")
+
+
+def _no_outputs(store: ContextStore, run: str, *, is_part: bool) -> NotFound:
+    if is_part:
+        return NotFound(f"run {run!r} has no outputs there")
+    if was_deleted(store, run):
+        return NotFound(f"run {run!r} was deleted")
+    return NotFound(f"there is no run {run!r}")
+
+
+def _output(store: ContextStore, run: str, node: str) -> Output:
+    output = store.get_entry(run, node)
+    if output is not None:
+        return output
+    if store.list_runs(prefix=run, limit=1) and next(iter(store.iter_outputs(run)), None) is not None:
+        raise NotFound(f"node {node!r} of run {run!r} has no output")
+    raise _no_outputs(store, run, is_part=False)
+
+
+def _output_lines(call: Call, output: Output) -> Iterator[str]:
+    facts = f"{call.when(output.written_at)}, {size_words(output.size)}"
+    title = f"{shown_id(output.flow_run_id)}  {shown_id(output.node_id)}"
+    yield f"{title}  {call.screen.styled(facts, '2')}"
+    yield from value_lines(call.screen, output.value, _folded)
+
+
+def _folded(value: Any) -> Iterator[str]:
+    """A value of too many lines: what is left out is told, and ``get`` prints it whole."""
+    yield "(folded: get prints it whole)"
+    for branch in tree(value):
+        name = "" if branch.name is None else f"{escaped(str(branch.name))}: "
+        count = f"  ({branch.children})" if branch.is_folded else ""
+        yield f"{'  ' * branch.depth}{name}{branch.text}{count}"
+
+
+_GET = """
+    contextstore get flows.db nightly-1 extract
+    contextstore get flows.db nightly-1 report > report.bin
+    contextstore get flows.db nightly-1 missing --default null
+    contextstore get --store flows.db nightly-1 extract --json
+"""
+
+
+def get(
+    call: Call,
+    default: Annotated[
+        str | None, typer.Option("--default", metavar="JSON", help="What to print where nothing is written.")
+    ] = None,
+) -> None:
+    """Print the value of an output, and nothing else.
+
+    JSON is printed on a line, bytes are written as they are (not to a terminal: see show). With --output json or jsonl:
+    the output with its time and size, as show prints it.
+    """
+    run, node = call.words
+    fallback = None if default is None else json_of(default, "--default")
+    with call.looked_at() as store:
+        if default is not None and not store.exists(run, node):
+            call.screen.lines([call.screen.json(fallback)])
+            return
+        output = _output(store, run, node)
+        if call.screen.is_text:
+            print_raw(call.screen, output.value)
+        else:
+            call.screen.result(output, lambda _: [])
+
+
+_WATCH = """
+    contextstore watch flows.db nightly-1 --until report
+    contextstore watch flows.db nightly-1 --until report --output jsonl
+"""
+
+
+def watch(
+    call: Call,
+    until: Annotated[str | None, typer.Option("--until", metavar="NODE", help="End once this one is written.")] = None,
+) -> None:
+    """Follow a run: its outputs so far, then each as it is written, by any process.
+
+    It goes on until Ctrl-C, or until the node of --until has its output. JSON is a line for each output, also with
+    --output json.
+    """
+    (run,) = call.words
+    with call.looked_at() as store:
+        call.screen.live(_watched(store, run, until), lambda found: (_watch_line(call, output) for output in found))
+
+
+def _watched(store: ContextStore, run: str, until: str | None) -> Iterator[Output]:
+    for output in store.watch(run):
+        yield output
+        if output.node_id == until:
+            return
+
+
+def _watch_line(call: Call, output: Output) -> str:
+    return "  ".join(
+        [
+            iso(output.written_at),  # an age would be "now" in each line
+            shown_id(output.node_id),
+            size_words(output.size),
+            brief(output.value, _BRIEF),
+        ]
+    )

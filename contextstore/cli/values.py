@@ -1,0 +1,111 @@
+"""A user's values, on their way from a command line into a store and back.
+
+Rules of this module: what is not understood is refused with the place where it is wrong, before a store is opened. No
+value is changed on its way: what a lenient reader of JSON would take for something else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .errors import WrongUse
+from .output import Screen
+
+STDIN = "-"
+
+
+def value_of(word: str, *, as_text: bool = False, as_bytes: bool = False) -> Any:
+    """The value that a word means: JSON, or a text, or bytes; with ``-`` what comes on the standard input."""
+    if as_text and as_bytes:
+        raise WrongUse("--text and --bytes exclude each other")
+    data = sys.stdin.buffer.read() if word == STDIN else os.fsencode(word)
+    if as_bytes:
+        return data
+    where = "the standard input" if word == STDIN else "the value"
+    text = _decoded(data, where)
+    return text if as_text else json_of(text, where)
+
+
+def json_of(text: str, where: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        where: what to call it in an error.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_repeats)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        hint = " (--text stores it as it is, as a string)" if where != "the standard input" else ""
+        raise WrongUse(f"{where} is not JSON: {error.msg} at {place}{hint}") from error
+    except _Refused as error:
+        raise WrongUse(f"{where} is not taken: {error}") from error
+    except ValueError as error:  # a number of too many digits
+        raise WrongUse(f"{where} is not taken: {error}") from error
+    except RecursionError as error:
+        raise WrongUse(f"{where} is nested too deeply") from error
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    pass
+
+
+def _no_number(name: str) -> Any:
+    raise _Refused(f"{name} is no JSON number")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Refused(f"an object has the key {twice!r} twice, and one of the two would be lost")
+    return found
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start} is {data[error.start]:#04x}"
+        raise WrongUse(f"{where} is not UTF-8: {found} (--bytes takes it as it is)") from error
+
+
+def print_raw(screen: Screen, value: Any) -> None:
+    """Print a value alone: JSON on a line, bytes as they are, but not to a terminal."""
+    if not isinstance(value, bytes):
+        screen.lines([screen.json(value)])
+    elif screen.is_terminal:
+        raise WrongUse(
+            f"the value is {len(value)} bytes, which a terminal might take for commands: send them to a file with >, "
+            "or see them with show"
+        )
+    else:
+        screen.raw(value)
+
+
+def value_lines(screen: Screen, value: Any, folded: Callable[[Any], Iterator[str]]) -> Iterator[str]:
+    """A value for people: JSON over several lines, folded if that is too much; bytes in hexadecimal."""
+    if isinstance(value, bytes):
+        yield from _hex_lines(value)
+        return
+    lines = screen.json(value, indent=2).split("\n")
+    yield from lines if len(lines) <= _MOST_LINES else folded(value)
+
+
+_MOST_LINES = 400
+_MOST_HEX = 64
+_HEX_WIDTH = 16
+
+
+def _hex_lines(data: bytes) -> Iterator[str]:
+    for at in range(0, min(len(data), _MOST_HEX * _HEX_WIDTH), _HEX_WIDTH):
+        row = data[at : at + _HEX_WIDTH]
+        text = "".join(chr(one) if 32 <= one < 127 else "·" for one in row)
+        yield f"{at:08x}  {row.hex(' '):<{_HEX_WIDTH * 3 - 1}}  {text}"
+    if len(data) > _MOST_HEX * _HEX_WIDTH:
+        yield f"… {len(data) - _MOST_HEX * _HEX_WIDTH} more bytes"

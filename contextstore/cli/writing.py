@@ -1,0 +1,53 @@
+"""Commands that write: ``put``.
+
+Rules of this module: a value is understood before the store is opened, and a store is made only if that was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .call import Call
+from .options import App
+from .values import value_of
+
+Create = Annotated[bool, typer.Option("--create", help="Make the store if there is none.")]
+Text = Annotated[bool, typer.Option("--text", help="The value is a text, not JSON: it is stored as a string.")]
+Bytes = Annotated[bool, typer.Option("--bytes", help="The value is bytes, not JSON: they are stored as they are.")]
+
+
+def add_to(app: App) -> None:
+    """Add the commands of this room."""
+    app.command("put", "RUN NODE JSON|-", examples=_PUT)(put)
+
+
+_PUT = """
+    contextstore put flows.db nightly-1 approval '{"approved": true}'
+    contextstore put flows.db nightly-1 approval '{"approved": true}' --exist-ok
+    echo '[1, 2, 3]' | contextstore put flows.db nightly-1 numbers -
+    contextstore put flows.db nightly-1 comment 'looks good' --text
+    contextstore put flows.db nightly-1 page --bytes - < page.html
+    contextstore put new.db run-1 first 1 --create
+"""
+
+
+def put(
+    call: Call,
+    text: Text = False,
+    bytes: Bytes = False,
+    exist_ok: Annotated[bool, typer.Option("--exist-ok", help="An equal value that is there already is fine.")] = False,
+    create: Create = False,
+) -> None:
+    """Write the output of a node, once; with - the value comes on the standard input.
+
+    When it returns, the output is durable, and whoever waits for it has it: so it also answers a run that waits for a
+    person. Where there is an output already, that one stands, and the exit code is 3. A value that begins with a dash,
+    such as -1, goes behind a --.
+    """
+    run, node, word = call.words
+    value: Any = value_of(word, as_text=text, as_bytes=bytes)
+    with call.written_to(create=create) as store:
+        store.put(run, node, value, exist_ok=exist_ok)
+    call.screen.result({"flow_run_id": run, "node_id": node}, lambda _: [])
