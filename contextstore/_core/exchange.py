@@ -139,12 +139,12 @@ class _Loader:
         try:
             await self._target.load([operation for unit in units for operation in unit])
         except _CONFLICTS as error:
-            if self._tell is None:
-                raise
             if len(units) == 1:
-                await self._leave_out(units[0][-1], error)
+                if self._tell is None:
+                    raise
+                await self._leave_out(units[0][-1], error, self._tell)
                 return
-            # As few commits as there can be for few conflicts among many records.
+            # In order, so that the first that conflicts is found, and in few commits where few do.
             middle = len(units) // 2
             await self._load(units[:middle])
             await self._load(units[middle:])
@@ -156,8 +156,7 @@ class _Loader:
     def _is_of_refused_run(self, operation: Operation) -> bool:
         return isinstance(operation, LoadOutput) and operation.flow_run_id == self._refused_run
 
-    async def _leave_out(self, operation: Operation, error: Exception) -> None:
-        assert self._tell is not None
+    async def _leave_out(self, operation: Operation, error: Exception, tell: Tell) -> None:
         self._conflicts += 1
         match operation:
             case LoadOutput(run) if isinstance(error, RunDeletedError):
@@ -171,7 +170,7 @@ class _Loader:
                 problem = Problem("global", (key,), str(error))
             case _:
                 raise AssertionError(f"a record became {type(operation).__name__}")
-        await self._tell(problem)
+        await tell(problem)
 
     def _count(self, operation: Operation) -> None:
         match operation:

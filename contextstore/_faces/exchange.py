@@ -71,7 +71,7 @@ def import_records(
         store: it is opened if need be, and not closed.
         records: in the order in which ``export_records`` gives them.
         on_conflict: called with each record that is left out, since something else is there in its place. None: the
-            first one is raised, and what came before it may have been loaded.
+            first one is raised, and what came before it is loaded.
 
     Raises:
         AlreadyExistsError, VersionConflictError: there is another output, or another global, in the same place.

@@ -43,8 +43,8 @@ def add_to(app: App) -> None:
         examples="""
             contextstore export flows.db -o flows.ndjson
             contextstore export flows.db -o flows.ndjson.gz
-            contextstore export flows.db --run run-1 --run run-2 --globals
-            contextstore export flows.db --prefix nightly- --damaged skip
+            contextstore export flows.db --run nightly-1 --run nightly-2 --globals
+            contextstore export flows.db --prefix nightly- | contextstore import new.db -
         """,
     )(export)
     app.command(
@@ -52,9 +52,9 @@ def add_to(app: App) -> None:
         "FILE|-",
         files=True,
         examples="""
-            contextstore export flows.db -o flows.ndjson.gz
-            contextstore import other.db flows.ndjson.gz
-            contextstore import other.db flows.ndjson.gz --keep --json
+            contextstore import new.db flows.ndjson.gz
+            contextstore import new.db flows.ndjson.gz --keep --json
+            contextstore export flows.db | contextstore import new.db -
         """,
     )(import_)
 
@@ -86,7 +86,7 @@ class Exported:
 
 def export(
     call: Call,
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="Where to; with .gz compressed.")] = "-",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where to; with .gz compressed.")] = "-",
     run: Annotated[list[str] | None, typer.Option("--run", metavar="RUN", help="Only this run; may be repeated.")] = (
         None
     ),

@@ -134,7 +134,7 @@ def set_key(
 
 
 _DELETE = """
-    contextstore globals delete flows.db started
+    contextstore globals delete flows.db obsolete
 """
 
 

@@ -32,8 +32,8 @@ def add_to(app: App) -> None:
         "fork",
         "RUN",
         examples="""
-            contextstore fork flows.db run-1
-            contextstore fork flows.db run-1 --new-id run-1-again --node extract
+            contextstore fork flows.db nightly-1
+            contextstore fork flows.db nightly-1 --new-id nightly-1-again --node extract
         """,
     )(fork)
     app.command(
@@ -47,8 +47,8 @@ def add_to(app: App) -> None:
         "delete",
         "RUN...",
         examples="""
-            contextstore delete flows.db run-1 run-2 --yes
-            contextstore delete flows.db no-such-run --yes    # exit 1
+            contextstore delete flows.db nightly-1 nightly-2 --yes
+            contextstore delete flows.db no-such-run --yes  # exit 1
         """,
     )(delete)
 
@@ -183,7 +183,7 @@ def _counted(report: PruneReport) -> str:
 # -- ages -------------------------------------------------------------------------------------------------------------
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-_PART = re.compile(r"(\d+(?:\.\d+)?)([wdhms])")
+_PART = re.compile(r"(\d+(?:\.\d+)?)([wdhms])", re.ASCII)
 
 
 def age_of(text: str) -> datetime.timedelta:

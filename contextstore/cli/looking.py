@@ -184,7 +184,7 @@ def _output(store: ContextStore, run: str, node: str) -> Output:
     output = store.get_entry(run, node)
     if output is not None:
         return output
-    if store.list_runs(prefix=run, limit=1) and next(iter(store.iter_outputs(run)), None) is not None:
+    if next(outputs(store, run), None) is not None:
         raise NotFound(f"node {node!r} of run {run!r} has no output")
     raise _no_outputs(store, run, is_part=False)
 

@@ -105,7 +105,7 @@ class Totals(msgspec.Struct, frozen=True):
 
     Attributes:
         runs, outputs, globals, tombstones: how many of each.
-        bytes: bytes of all values, as they are stored.
+        bytes: bytes of all values, base64 undone.
         sha256: over the lines of all records without their sums: the same for equal stores.
     """
 

@@ -10,7 +10,7 @@ import os
 import typer
 
 from .app import make_app
-from .errors import INTERRUPTED, OK, UNUSABLE, exit_code_of, sentence_of
+from .errors import INTERRUPTED, NOT_FOUND, OK, exit_code_of, sentence_of
 from .output import ReaderGone, complain, let_go_of_stdout, make_streams_safe
 from .words import VARIABLE, with_command
 
@@ -26,7 +26,7 @@ def run(words: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except typer.Abort as error:  # typer's own for Ctrl-C, and for a question that was answered with no
-        return INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else UNUSABLE
+        return INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else NOT_FOUND
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told in a sentence
         complain(sentence_of(error, [*words, os.environ.get(VARIABLE, "")]))
         return exit_code_of(error)

@@ -50,7 +50,7 @@ def add_to(app: App) -> None:
         files=True,
         examples="""
             contextstore backup flows.db flows-2026-03-01.db
-            contextstore backup flows.db flows-2026-03-01.db    # exit 3
+            contextstore backup flows.db flows-2026-03-01.db  # exit 3
             contextstore backup flows.db flows-latest.db --overwrite
         """,
     )(backup)
@@ -68,8 +68,7 @@ def add_to(app: App) -> None:
         "SRC DST",
         store="",
         examples="""
-            contextstore copy flows.db other.db
-            contextstore copy flows.db postgresql://runner@db.example/flows    # exit 4
+            contextstore copy flows.db new.db
             contextstore copy flows.db rescued.db --damaged skip
         """,
     )(copy_)
@@ -153,8 +152,9 @@ def copy_(
 ) -> None:
     """Copy everything from one store to another, and prove the two equal.
 
-    Between files and servers, with all times, versions and deleted runs. The other store is made if
-    need be, and should be empty or hold an earlier copy. Interrupted, the same command goes on.
+    Between files and servers (postgresql://...), with all times, versions and deleted runs. The other
+    store is made if need be, and should be empty or hold an earlier copy. Interrupted, the same
+    command goes on.
     """
     source, target = call.words
     if source == target:

@@ -66,7 +66,7 @@ def filled(words: Sequence[str], names: Sequence[str], place: Place) -> tuple[li
         names = [*names, *[names[-1]] * (len(words) - len(names))]
     required = [name for name in names if not name.startswith("[")]
     if len(words) < len(required):
-        missing = " and ".join(required[len(words) :])
+        missing = " and ".join(required[len(words) :]).removesuffix("...")
         raise WrongUse(f"{missing} is missing; {_understood(words, names, place)}")
     if len(words) > len(names):
         raise WrongUse(f"too many words; {_understood(words, names, place)}")

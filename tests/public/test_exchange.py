@@ -234,6 +234,21 @@ class TestConflicts:
             assert [one for one in kept if getattr(one, "key", "") != "last"] == before
 
     @pytest.mark.parametrize("engine", ENGINES)
+    def test_what_came_before_the_first_one_is_loaded_and_nothing_behind_it(
+        self, location: Location, engine: str
+    ) -> None:
+        with ContextStore(location(engine)) as store:
+            store.put("run-2", "017", "other")
+            store.delete_run("run-3")
+            runs = ("run-1", "run-2", "run-3", "run-4")
+            records = [output(f"{number:03}", b"1", run=run) for run in runs for number in range(30)]
+            with pytest.raises(AlreadyExistsError, match="'017'"):
+                import_records(store, records)
+            assert len(store.list_keys("run-1")) == 30
+            assert len(store.list_keys("run-2")) == 18
+            assert store.list_keys("run-4") == []
+
+    @pytest.mark.parametrize("engine", ENGINES)
     def test_each_of_many_is_named_and_all_others_are_loaded(self, location: Location, engine: str) -> None:
         conflicting = {f"{number:03}" for number in range(0, 300, 29)}
         with ContextStore(location(engine)) as store:

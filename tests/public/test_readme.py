@@ -141,13 +141,30 @@ def check_command(fence: Fence, command: str, expected: list[str], folder: pathl
             for variable in variables:
                 name = variable.partition("=")[0]
                 assert f"$({name})" in makefile(), f"{fence}: the Makefile does not know {name}"
-        case ["pip", "install", what] if found := re.fullmatch(r"\.(?:\[([\w,]+)\])?", what):
+        case ["contextstore", *words]:
+            printed = run_contextstore(words, folder)
+            assert not expected or printed == expected, f"{fence}: {command}"
+        case ["pip", "install", what] if found := re.fullmatch(r"(?:\.|contextstore)(?:\[([\w,]+)\])?", what):
             wanted = found[1].split(",") if found[1] else []
             assert set(wanted) <= extras(), f"{fence}: there is no extra {what}"
         case [".ci/run"]:
             assert os.access(ROOT / ".ci/run", os.X_OK)
         case _:
             raise AssertionError(f"{fence}: no test knows how to check the command {command!r}")
+
+
+def run_contextstore(words: list[str], folder: pathlib.Path) -> list[str]:
+    """What a command of our own prints. It must end well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "contextstore", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, f"contextstore {shlex.join(words)}: {done.stderr}"
+    return done.stdout.splitlines()
 
 
 def query(database: pathlib.Path, sql: str) -> list[str]:
