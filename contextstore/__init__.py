@@ -15,6 +15,7 @@ from ._faces.sync_store import ContextStore
 from ._results import (
     CheckReport,
     CopyReport,
+    Counters,
     ExportedGlobal,
     ExportedOutput,
     ExportedRun,
@@ -53,6 +54,7 @@ from .errors import (
     WriteFailedError,
     WrongLoopError,
 )
+from .observers import Observer
 
 __version__ = "0.1.0"
 
@@ -67,6 +69,7 @@ __all__ = [
     "ContextStore",
     "ContextStoreError",
     "CopyReport",
+    "Counters",
     "CorruptStoreError",
     "DeserializationError",
     "ExportedGlobal",
@@ -79,6 +82,7 @@ __all__ = [
     "ImportReport",
     "IncompatibleStoreError",
     "InvalidKeyError",
+    "Observer",
     "Output",
     "Problem",
     "PruneReport",

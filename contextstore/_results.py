@@ -240,6 +240,44 @@ class StoreStats(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Counters(Record):
+    """What a store object has done since it was made, in this process: nothing of it is stored, nothing is set back.
+
+    Opening and closing change none of it. A forked child of a process whose store was not used yet goes on from what
+    was counted until then.
+
+    Attributes:
+        calls: how many calls there were, by the call's name: those of a run object by that of the store's call that
+            they make, an iteration once it is begun. ``open``, ``close``, ``counters`` and ``copy`` are not counted.
+        errors: how many of them ended by an exception, by the name of its class; cancellations, too.
+        waits: how often something was waited for, by its kind: ``"lock"``, ``"connection"``, ``"commit"``,
+            ``"output"``, as ``contextstore.observers.WaitEvent`` has them.
+        busy_timeouts: how many of these were given up.
+        troubles: how often there was trouble that no call has raised, by its kind: ``"checkpoint"``, ``"connection"``,
+            ``"poll"``, ``"observer"`` (one has raised).
+        commits: how many commits this object has made.
+        writes: how many units went into them: a put is one, a batch is one.
+        cache_hits, cache_misses: how many reads the cache has answered, and how many it could not.
+        cache_entries: how many outputs it holds.
+        cache_bytes: bytes that these are reckoned to take up.
+        last_commit_at: when the last commit was made, by this machine's clock; aware, in UTC. None: there was none.
+    """
+
+    calls: dict[str, int]
+    errors: dict[str, int]
+    waits: dict[str, int]
+    busy_timeouts: dict[str, int]
+    troubles: dict[str, int]
+    commits: int
+    writes: int
+    cache_hits: int
+    cache_misses: int
+    cache_entries: int
+    cache_bytes: int
+    last_commit_at: datetime.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Problem(Record):
     """Something that ``check`` found.
 

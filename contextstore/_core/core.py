@@ -12,6 +12,9 @@ from typing import TypeAlias
 from .._dispatch.writer import LEAST_PATIENCE
 from .._process.own_threads import OwnThreads
 from .._waiting.callers import Callers
+from . import calls
+from .answers import converted
+from .calls import Calls
 from .globals import GlobalService
 from .maintenance import MaintenanceService
 from .options import Options
@@ -31,14 +34,22 @@ class Core:
 
     def __init__(self, target: Target, options: Options, make_callers: MakeCallers) -> None:
         engine = engine_for(target, options)
+        engine.reports.tell_to(options.observers)
         callers = make_callers(engine.location, max(float(options.timeout), LEAST_PATIENCE), engine.own_threads)
         self.session = Session(engine, callers, options)
-        self.outputs = OutputService(self.session)
-        self.globals = GlobalService(self.session)
-        self.runs = RunService(self.session, self.outputs)
-        self.waits = WaitService(self.session, self.outputs, self.runs)
-        self.retention = RetentionService(self.session)
-        self.maintenance = MaintenanceService(self.session)
+        outputs = OutputService(self.session)
+        runs = RunService(self.session, outputs)
+        maintenance = MaintenanceService(self.session)
+        noted = Calls(engine.reports)
+        self.outputs = noted.of(outputs, calls.OUTPUTS)
+        self.globals = noted.of(GlobalService(self.session), calls.GLOBALS)
+        self.runs = noted.of(runs, calls.RUNS)
+        self.waits = noted.of(WaitService(self.session, outputs, runs), calls.WAITS)
+        self.retention = noted.of(RetentionService(self.session), calls.RETENTION)
+        self.maintenance = noted.of(maintenance, calls.MAINTENANCE)
+        self.commit_batch = noted.noted(calls.BATCH, self.session.commit_when_writable)
+        self.counters = maintenance.counters
+        self.converted = noted.plain(converted)
 
     def facts(self) -> list[tuple[str, str]]:
         """What can be said of the store without asking it."""

@@ -6,11 +6,13 @@ it learns of the progress.
 
 from __future__ import annotations
 
+import datetime
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
-from .._results import CheckReport, StoreStats
+from .._results import CheckReport, Counters, StoreStats
 from .._values.arguments import check_function
 from .._waiting.progress import ProgressChannel
 from ..errors import StorageError
@@ -49,6 +51,34 @@ class MaintenanceService:
             checkpoint_pinned=engine.checkpoint_pinned,
             engine=engine.name,
         )
+
+    def counters(self) -> Counters:
+        writer, cache, reports = self._session.writer, self._session.cache, self._session.engine.reports
+        calls = reports.calls.figures
+        if quick := cache.quick_hits:  # gets that a face has answered from memory by itself
+            calls["get"] = calls.get("get", 0) + quick
+        at = writer.committed_at
+        return Counters(
+            calls=calls,
+            errors=reports.errors.figures,
+            waits=reports.waits.figures,
+            busy_timeouts=reports.busy_timeouts.figures,
+            troubles=reports.troubles.figures,
+            commits=writer.commits + writer.inline_commits,
+            writes=writer.writes + writer.inline_commits,
+            cache_hits=cache.hits,
+            cache_misses=cache.misses,
+            cache_entries=len(cache),
+            cache_bytes=cache.bytes,
+            last_commit_at=None if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC),
+        )
+
+    async def ping(self) -> float:
+        session = self._session
+        await session.ready()
+        began = time.perf_counter()
+        await session.read(session.engine.ping)
+        return time.perf_counter() - began
 
     async def check(self) -> CheckReport:
         await self._session.ready()

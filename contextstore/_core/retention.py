@@ -7,7 +7,9 @@ stays is looked at in pages, where no other call has to wait for that.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -23,6 +25,7 @@ from .._engine.operations import (
     RemoveOutputs,
 )
 from .._engine.records import Extent, IdleRuns
+from .._process.log import log
 from .._results import PruneReport
 from .._values.arguments import check_function
 from .._values.keys import Id, flow_run_key
@@ -47,13 +50,16 @@ class RetentionService:
         await session.ready()
         flow_run = flow_run_key(flow_run_id)
         mark, remove = DeleteRun(flow_run), RemoveOutputs((flow_run,), _REMOVE_ROWS)
-        if not self._engine.deletes_at_once:
-            await session.commit([mark])
-            return (await self._remove_outputs((flow_run,))).outputs
         removal: Removal
-        _, removal = await session.commit([mark, remove])
-        rest = await self._remove_outputs(removal.left)
-        return removal.outputs + rest.outputs
+        if self._engine.deletes_at_once:
+            _, removal = await session.commit([mark, remove])
+        else:
+            await session.commit([mark])
+            removal = Removal(0, 0, (flow_run,))
+        outputs = removal.outputs + (await self._remove_outputs(removal.left)).outputs
+        arguments = (logging.INFO, "run_deleted", session.location, "deleted run %r with %d outputs", flow_run, outputs)
+        log(*arguments, flow_run_id=flow_run, outputs=outputs)
+        return outputs
 
     async def prune(
         self, older_than: datetime.timedelta, dry_run: bool, progress: Callable[[int, int], Any] | None
@@ -71,7 +77,21 @@ class RetentionService:
         # Not below 0: a timedelta reaches further back than the integers of an engine.
         before = max(0, time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1))
         told = None if progress is None else partial(session.result_of, progress)
-        return await (self._plan(before, told) if dry_run else self._prune(before, told))
+        if dry_run:
+            return await self._plan(before, told)
+        began = time.monotonic()
+        report = await self._prune(before, told)
+        seconds = time.monotonic() - began
+        arguments = (
+            logging.INFO,
+            "pruned",
+            session.location,
+            "pruned %d runs, %d outputs",
+            report.runs,
+            report.outputs,
+        )
+        log(*arguments, seconds=seconds, **dataclasses.asdict(report))
+        return report
 
     async def _prune(self, before: int, progress: _Progress | None) -> PruneReport:
         """Delete the runs last written to before, forget those deleted before, and give the space back."""

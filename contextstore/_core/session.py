@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import enum
 import inspect
+import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from .._dispatch.cache import OutputCache
 from .._dispatch.host import EngineHost
+from .._dispatch.observed import ObservedCache, ObservedReader, ObservedWriter
 from .._dispatch.reader import Reader
 from .._dispatch.subscriptions import Subscriptions
 from .._dispatch.writer import Writer
 from .._engine.contract import Engine
 from .._engine.failures import error_for_caller
 from .._engine.operations import Operation
+from .._process.log import log
 from .._process.log_handover import prepare as prepare_logging
 from .._values.arguments import check_count, check_plain_function
 from .._values.codec import Encoded, encode
@@ -44,6 +48,18 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+class _Parts(NamedTuple):
+    """What goes to the engine."""
+
+    cache: type[OutputCache]
+    reader: type[Reader]
+    writer: type[Writer]
+
+
+_PLAIN = _Parts(OutputCache, Reader, Writer)
+_OBSERVED = _Parts(ObservedCache, ObservedReader, ObservedWriter)
+
+
 class Session:
     """One store object's use of its engine, whichever face opens it.
 
@@ -63,13 +79,14 @@ class Session:
         self.engine = engine
         self.location = engine.location
         self.callers = callers
-        self.cache = OutputCache(options.cache_bytes, engine.epochs)
+        parts = _OBSERVED if options.observers else _PLAIN
+        self.cache = parts.cache(options.cache_bytes, engine.epochs)
         self.subscriptions = Subscriptions(engine, callers)
         cache, subscriptions = self.cache, self.subscriptions
-        self.writer = Writer(
+        self.writer = parts.writer(
             engine, callers, [cache.committed], float(options.timeout), cache.committed_inline, subscriptions
         )
-        self.reader = Reader(engine, callers, self.cache, self.writer.patience)
+        self.reader = parts.reader(engine, callers, self.cache, self.writer.patience)
         writer, reader = self.writer, self.reader
 
         def refuse_calls() -> None:  # holds no reference to the session, which may be collected while its engine runs
@@ -96,6 +113,7 @@ class Session:
             return
         self.callers.settle()
         prepare_logging()
+        began = time.monotonic()
         host = self._starting_host()
         if host is None:
             return
@@ -104,11 +122,14 @@ class Session:
             self._refuse_if_closed()
             if error is None:
                 self.callers.bind()
-                self.state = State.OPEN
-                return
-            if self._host is host:
+                is_news = self._become(State.OPEN)
+            elif self._host is host:
                 self._host = None
-        raise self._of_this_caller(error)
+        if error is not None:
+            raise self._of_this_caller(error)
+        if is_news:
+            seconds = time.monotonic() - began
+            log(logging.INFO, "opened", self.location, "opened in %.3f seconds", seconds, seconds=seconds)
 
     def _starting_host(self) -> EngineHost | None:
         """The host that opens the engine, for this call and for others; None: it is open by now."""
@@ -128,7 +149,7 @@ class Session:
         if not self.callers.admit_close():
             return
         with self._lifecycle:
-            self.state = State.CLOSED
+            is_news = self._become(State.CLOSED)
             self.callers.end()
             host = self._host
         # Also if it is not the first close(): an interrupted one may have come to any point of this.
@@ -143,6 +164,8 @@ class Session:
             await self.callers.join_thread(host.thread)
             if error is not None:
                 raise self._of_this_caller(error)
+            if is_news:
+                log(logging.INFO, "closed", self.location, "closed")
 
     def __del__(self) -> None:
         host: EngineHost | None = getattr(self, "_host", None)
@@ -150,6 +173,11 @@ class Session:
             host.stop()  # first: the warning may be an error
             if self.state is not State.CLOSED:
                 host.warn_unclosed(self)
+
+    def _become(self, state: State) -> bool:
+        """Under the lock. Returns whether it is that only now."""
+        is_news, self.state = self.state is not state, state
+        return is_news
 
     def _refuse_if_closed(self) -> None:
         if self.state is State.CLOSED:
@@ -192,6 +220,11 @@ class Session:
         if self._read_only:
             self.refuse_if_read_only()
         return self.writer.commit(operations)
+
+    async def commit_when_writable(self, operations: list[Operation]) -> list[Any]:
+        """The same for a call that has been admitted long ago."""
+        await self.writable()
+        return await self.writer.commit(operations)
 
     async def _open_and_commit(self, operations: list[Operation]) -> list[Any]:
         await self.open()

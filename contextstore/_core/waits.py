@@ -6,6 +6,7 @@ Rules of this module: operations and records; no SQL, no threads. What the user 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -114,14 +115,19 @@ class WaitService:
         if record is not None:  # and no poller need be started: that is half of the cost
             return record.value
         subscription = session.subscriptions.subscription(*key)
+        began, timed_out = time.monotonic(), False
         try:
             await subscription.begin(session.host)
             while (record := await session.reader.fetch(key)) is None:
                 await self._runs.refuse_if_deleted(key[0])
                 await subscription.next(None if deadline is None else deadline.left)
             return record.value
+        except TimeoutError:
+            timed_out = True
+            raise
         finally:
             subscription.close()
+            session.engine.reports.waited("output", time.monotonic() - began, timed_out=timed_out)
 
     async def watch(self, flow_run_id: Id) -> AsyncIterator[Output]:
         session = self._session

@@ -264,6 +264,7 @@ class Subscriptions:
         except BaseException as error:  # the waiting callers are told of any error
             self._end_polling(poller)  # before: who comes from now on starts another
             told = error if isinstance(error, Exception) else StoreClosedError(self._engine.location)
+            self._engine.reports.trouble("poll", error)
             self._fail(error_for_caller(told, self._engine.location))
             if not isinstance(error, Exception):
                 raise

@@ -17,6 +17,7 @@ Once taken, it is brought to its end whether or not its caller still waits.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from .._engine.contract import Engine, Inline
 from .._engine.epochs import Epoch
 from .._engine.failures import error_for_caller, report_bug
 from .._engine.operations import Operation, PutOutput, value_bytes
+from .._process.log import SLOW_COMMIT, log
 from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
@@ -49,7 +51,7 @@ LEAST_PATIENCE = 1.0
 """Seconds that a caller leaves the writer at least to try once, which knows the deadline, too, and keeps to it."""
 
 
-class _Entry:
+class QueuedUnit:
     """A unit on its way: its operations, and the caller that waits for its outcome."""
 
     __slots__ = ("_writer", "claim", "deadline", "operations", "waiter")
@@ -102,12 +104,16 @@ class Writer:
         self._subscriptions = Subscriptions(engine, callers) if subscriptions is None else subscriptions
         self._timeout = timeout
         self.patience = max(timeout, LEAST_PATIENCE)
-        self._queue: deque[_Entry] = deque()
+        self._queue: deque[QueuedUnit] = deque()
         """Callers append, the drain alone takes out. A unit that was withdrawn stays, to be passed over."""
         self._drains = SharedJob(engine.post_write, self._queue)
         self._closed = False
+        self._taken_at = 0.0
+        """When the running commit has taken its units. Where the engine writes."""
         self._counting = threading.Lock()
         self.inline_commits = 0
+        self.committed_at: float | None = None
+        """When this object has made its last commit: seconds since 1970."""
         self._is_shared = False
         """Whether the last group had several units: while one thread commits alone, its fellows would gather."""
         # Counted where the engine writes, for stats().
@@ -123,7 +129,7 @@ class Writer:
         """
         if self._inline is not None and len(operations) == 1 and self._commit_inline(self._inline, operations[0]):
             return [None]
-        entry = _Entry(self, operations, self._callers.waiter(), time.monotonic() + self._timeout)
+        entry = QueuedUnit(self, operations, self._callers.waiter(), time.monotonic() + self._timeout)
         try:
             self._submit(entry)
             outcome: Outcome[list[Any]] = await self._callers.wait_until(entry.waiter, self.patience, entry.expire)
@@ -139,21 +145,25 @@ class Writer:
         if type(operation) is not PutOutput or self._drains.is_asked_for or self._is_shared or self._closed:
             return False
         commit = Commit([(operation.flow_run_id, operation.node_id)])
+        began = time.monotonic()
         try:
             is_stored = inline.put(operation, partial(self._subscriptions.announce, commit), self._committed_inline)
             if not is_stored:
                 commit.found = ()
-            return is_stored
         finally:
             self._subscriptions.committed_inline(commit)
+        if time.monotonic() - began >= SLOW_COMMIT and is_stored:
+            self._log_slow(1, time.monotonic() - began)
+        return is_stored
 
     def _committed_inline(self, put: PutOutput, epoch: Epoch) -> None:
         with self._counting:
             self.inline_commits += 1
+        self.committed_at = time.time()
         assert self._note_inline is not None
         self._note_inline(put, epoch)
 
-    def _submit(self, entry: _Entry) -> None:
+    def _submit(self, entry: QueuedUnit) -> None:
         # A KeyboardInterrupt may come between any two steps here, or a finalizer that calls the store. What an
         # interrupt leaves in the queue is withdrawn by commit().
         if self._closed:
@@ -177,7 +187,7 @@ class Writer:
         refused = [entry.waiter for entry in self._waiting_for_room() if entry.take()]
         resolve([(waiter, self._refusal()) for waiter in refused])
 
-    def _waiting_for_room(self) -> list[_Entry]:
+    def _waiting_for_room(self) -> list[QueuedUnit]:
         """The first unit that is beyond the room, and all behind it: small ones do not overtake it.
 
         One that is larger than all the room has it for itself.
@@ -194,6 +204,7 @@ class Writer:
 
     def too_late(self) -> Outcome[Any]:
         """What a unit comes to that was withdrawn at its deadline."""
+        self._engine.reports.waited("commit", self._timeout, timed_out=True)
         busy = StoreBusyError(
             f"the write to {self._engine.location} waited longer than timeout={self._timeout:g} seconds for another "
             "process, the server or room in the queue; nothing was stored: try again, or raise timeout"
@@ -210,7 +221,7 @@ class Writer:
         """How much the process holds for them."""
         return sum(entry.bytes for entry in self._queued())
 
-    def _queued(self) -> list[_Entry]:
+    def _queued(self) -> list[QueuedUnit]:
         # By way of a copy, which is made in one step: others append meanwhile.
         return [entry for entry in list(self._queue) if entry.claim]
 
@@ -245,7 +256,7 @@ class Writer:
             self._pass_over(queue.popleft())
         return False
 
-    def _pass_over(self, entry: _Entry) -> None:
+    def _pass_over(self, entry: QueuedUnit) -> None:
         """It was withdrawn, and its caller told, unless whoever did that was interrupted: so it is told here, too."""
         if not entry.waiter.done():
             resolve([(entry.waiter, self._refusal() if self._closed else self.too_late())])
@@ -286,7 +297,7 @@ class Writer:
                 outcomes = [Outcome.failure(StorageError(unforeseen, True)) for _ in group]
         self._answer(group, outcomes, committed, commit)
 
-    async def _put_alone(self, group: list[_Entry]) -> list[Outcome[list[Any]]] | None:
+    async def _put_alone(self, group: list[QueuedUnit]) -> list[Outcome[list[Any]]] | None:
         """What became of a single put. None: nothing was done, and it is queued again, in its place."""
         (entry,) = group
         try:
@@ -299,7 +310,7 @@ class Writer:
         self._queue.appendleft(entry)
         return None
 
-    async def _begin_and_take(self) -> tuple[list[_Entry], list[Outcome[list[Any]]] | None]:
+    async def _begin_and_take(self) -> tuple[list[QueuedUnit], list[Outcome[list[Any]]] | None]:
         """The next group, once it can be committed, or with what became of it if it cannot."""
         try:
             if not await self._engine.begin_commit(self._is_wanted):
@@ -309,7 +320,7 @@ class Writer:
             return group, self._failures(error, group)
         return self._take(), None
 
-    async def _commit_group(self, group: list[_Entry]) -> list[Outcome[list[Any]]]:
+    async def _commit_group(self, group: list[QueuedUnit]) -> list[Outcome[list[Any]]]:
         try:
             return await self._engine.commit([entry.operations for entry in group])
         except StorageError as error:
@@ -325,13 +336,14 @@ class Writer:
                 outcomes.append(Outcome.failure(error))
         return outcomes
 
-    def _failures(self, error: StorageError, group: list[_Entry]) -> list[Outcome[list[Any]]]:
+    def _failures(self, error: StorageError, group: list[QueuedUnit]) -> list[Outcome[list[Any]]]:
         return [Outcome.failure(error_for_caller(error, self._engine.location)) for _ in group]
 
-    def _take(self) -> list[_Entry]:
+    def _take(self) -> list[QueuedUnit]:
+        self._taken_at = time.monotonic()
         limits = self._engine.group_limits
         queue = self._queue
-        group: list[_Entry] = []
+        group: list[QueuedUnit] = []
         operations = size = 0
         while queue:
             entry = queue[0]
@@ -347,8 +359,9 @@ class Writer:
             queue.popleft()
         return group
 
-    def _take_only_put(self) -> list[_Entry]:
+    def _take_only_put(self) -> list[QueuedUnit]:
         """What is queued, if it is nothing but one single put."""
+        self._taken_at = time.monotonic()
         queue = self._queue
         if len(queue) == 1:
             entry = queue[0]
@@ -359,16 +372,18 @@ class Writer:
 
     def _answer(
         self,
-        group: list[_Entry],
+        group: list[QueuedUnit],
         outcomes: list[Outcome[list[Any]]],
         committed: list[Operation],
         commit: Commit | None = None,
     ) -> None:
+        seconds = time.monotonic() - self._taken_at
         self._is_shared = len(group) > 1
         writes = sum(outcome.error is None for outcome in outcomes)
         if writes:
             self.commits += 1
             self.writes += writes
+            self.committed_at = time.time()
             self.largest_group = max(self.largest_group, writes)
         try:
             for note in self._note_committed:
@@ -377,6 +392,16 @@ class Writer:
                 self._subscriptions.committed(commit)
         finally:
             resolve([(entry.waiter, outcome) for entry, outcome in zip(group, outcomes, strict=True)])
+        self._answered(group, outcomes, seconds)
+
+    def _answered(self, group: list[QueuedUnit], outcomes: list[Outcome[list[Any]]], seconds: float) -> None:
+        """The callers of a commit are told what it came to, which took so long."""
+        if group and seconds >= SLOW_COMMIT:
+            self._log_slow(len(group), seconds)
+
+    def _log_slow(self, units: int, seconds: float) -> None:
+        message, location = "a commit of %d units took %.1f seconds", self._engine.location
+        log(logging.INFO, "slow_commit", location, message, units, seconds, units=units, seconds=seconds)
 
     def _refuse_all(self, error: StorageError) -> None:
         refused = []
@@ -390,7 +415,7 @@ class Writer:
         resolve([(entry.waiter, failure) for entry, failure in zip(refused, failures, strict=True)])
 
 
-def _committed(group: list[_Entry], outcomes: list[Outcome[list[Any]]]) -> list[Operation]:
+def _committed(group: list[QueuedUnit], outcomes: list[Outcome[list[Any]]]) -> list[Operation]:
     operations: list[Operation] = []
     for entry, outcome in zip(group, outcomes, strict=True):
         if outcome.error is None:

@@ -35,6 +35,7 @@ from .records import (
     RunRow,
     Wanted,
 )
+from .reports import Reports
 
 T = TypeVar("T")
 
@@ -107,6 +108,9 @@ class Reads(Protocol):
         """
 
     async def exists(self, key: OutputKey) -> bool: ...
+
+    async def ping(self) -> None:
+        """Go to where the store is and back, as the least read does."""
 
     async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
         """Node ids that have an output, by code point: the first so many."""
@@ -207,6 +211,8 @@ class Engine(Writes, Reads, Maintenance, Protocol):
     """Whether a run may be marked as deleted and its outputs removed by one commit: no put can come in between."""
     own_threads: OwnThreads
     """The ids of the store's own threads. To wait there for a job would be to wait for oneself."""
+    reports: Reports
+    """What is counted of the store object, and told to its observers."""
 
     @property
     def epochs(self) -> Epochs:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
-from .._core.answers import converted
 from .._core.core import Core
 from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
-from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
+from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.codec import decode
 from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.tasks import TaskCallers
+from ..observers import Observer
 from .batch import AsyncBatch
 from .run import AsyncFlowRun
 
@@ -59,6 +59,8 @@ class AsyncContextStore:
         encode_default: a function that is asked, as ``json.dumps``'s ``default`` is, for an object that has no JSON
             form, and returns something that has. It is called in the thread that puts, at the time of the call, and may
             call the store. An ``Exception`` of it becomes a ``SerializationError`` that names the place.
+        observers: objects that are told of each call, commit, wait and trouble of this store, in this order: see
+            ``contextstore.Observer``.
         max_connections: how many connections to a PostgreSQL server at most: one writes, the others read. 2 at least.
             Stores in files and in memory ignore it.
 
@@ -87,10 +89,19 @@ class AsyncContextStore:
         read_only: bool = False,
         create: bool = True,
         encode_default: Callable[[Any], Any] | None = None,
+        observers: Sequence[Observer] = (),
         max_connections: int = 4,
     ) -> None:
         options = Options(
-            durability, timeout, cache_bytes, max_value_bytes, read_only, create, encode_default, max_connections
+            durability,
+            timeout,
+            cache_bytes,
+            max_value_bytes,
+            read_only,
+            create,
+            encode_default,
+            observers,
+            max_connections,
         )
         self._core = Core(target, options, TaskCallers)
         self._session = self._core.session
@@ -182,7 +193,7 @@ class AsyncContextStore:
         value = self._session.cache.find((flow_run_id, node_id))
         if value is None:
             return await self._core.outputs.get(flow_run_id, node_id, default, type)
-        return decode(value) if type is None else converted(value, type, flow_run_id, node_id)
+        return decode(value) if type is None else self._core.converted(value, type, flow_run_id, node_id)
 
     async def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:
         """The ids of the nodes that have an output, sorted by code point; loads no values.
@@ -371,7 +382,7 @@ class AsyncContextStore:
             AlreadyExistsError, GlobalAlreadyExistsError, VersionConflictError and the others of ``put``: at the end of
             the block. RuntimeError: a call outside the block.
         """
-        return AsyncBatch(self._session)
+        return AsyncBatch(self._core)
 
     # -- for the flow runner ------------------------------------------------------------------------------------------
 
@@ -547,6 +558,26 @@ class AsyncContextStore:
             StorageError: the engine could not count.
         """
         return await self._core.maintenance.stats()
+
+    def counters(self) -> Counters:
+        """What this store object has done since it was made: calls, errors, waits, commits, and what its cache did.
+
+        A plain call on both faces, without any I/O; also before the store is opened and after it is closed. Another
+        object for the same place counts for itself. Raises no error of the store's, such as ``StoreClosedError``.
+        """
+        return self._core.counters()
+
+    async def ping(self) -> float:
+        """Go to the engine and back, and return the seconds that this took: is the store there, and how quickly?
+
+        On SQLite a read of the file's first page under SQLite's lock, on PostgreSQL a round trip to the server, with
+        the wait for a connection of the pool. It opens the store if need be, which is not counted in, and holds up no
+        other call.
+
+        Raises:
+            StorageError, or another of its kind: the store cannot be opened, or read.
+        """
+        return await self._core.maintenance.ping()
 
     async def check(self) -> CheckReport:
         """Look for damage: every page, every value by its checksum, the schema. It changes and stops at nothing.

@@ -9,7 +9,7 @@ import itertools
 from types import TracebackType
 from typing import Any, Self
 
-from .._core.session import Session
+from .._core.core import Core
 from .._engine.operations import Operation, PutGlobal, PutOutput, UpsertGlobal
 from .._values.arguments import check_count
 from .._values.keys import Id, flow_run_key, global_key, node_key
@@ -19,8 +19,9 @@ from .._waiting.threads import run_now
 class BatchBuilder:
     """What is gathered for one commit."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, core: Core) -> None:
+        self._session = core.session
+        self._commit = core.commit_batch
         # In the order of the calls, since the first refusal is the one that is raised. A global stands under its key,
         # so that its last write takes the place of the ones before; an output under its number, since each counts.
         self._operations: dict[int | str, Operation] = {}
@@ -62,8 +63,7 @@ class BatchBuilder:
         self._is_open = False
         operations, self._operations = list(self._operations.values()), {}
         if exc_type is None and operations:
-            await self._session.writable()
-            await self._session.commit(operations)
+            await self._commit(operations)
 
 
 class AsyncBatch(BatchBuilder):

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
-from .._core.answers import converted
 from .._core.core import Core
 from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
 from .._process.own_threads import OwnThreads
-from .._results import CheckReport, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
+from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.codec import decode
 from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.threads import ThreadCallers, run_now
+from ..observers import Observer
 from .async_store import AsyncContextStore
 from .batch import Batch
 from .blocking import documented_as, iterate, wait_for
@@ -67,10 +67,19 @@ class ContextStore:
         read_only: bool = False,
         create: bool = True,
         encode_default: Callable[[Any], Any] | None = None,
+        observers: Sequence[Observer] = (),
         max_connections: int = 4,
     ) -> None:
         options = Options(
-            durability, timeout, cache_bytes, max_value_bytes, read_only, create, encode_default, max_connections
+            durability,
+            timeout,
+            cache_bytes,
+            max_value_bytes,
+            read_only,
+            create,
+            encode_default,
+            observers,
+            max_connections,
         )
         self._core = Core(target, options, _callers)
 
@@ -115,7 +124,7 @@ class ContextStore:
         value = self._core.session.cache.find((flow_run_id, node_id))  # the quick way, as the async face has it
         if value is None:
             return run_now(self._core.outputs.get(flow_run_id, node_id, default, type))
-        return decode(value) if type is None else converted(value, type, flow_run_id, node_id)
+        return decode(value) if type is None else self._core.converted(value, type, flow_run_id, node_id)
 
     @documented_as(AsyncContextStore.list_keys)
     def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:
@@ -181,7 +190,7 @@ class ContextStore:
 
     @documented_as(AsyncContextStore.batch)
     def batch(self) -> Batch:
-        return Batch(self._core.session)
+        return Batch(self._core)
 
     @overload
     def get_or_put(self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], *, type: type[T]) -> T: ...
@@ -234,6 +243,14 @@ class ContextStore:
     @documented_as(AsyncContextStore.stats)
     def stats(self) -> StoreStats:
         return run_now(self._core.maintenance.stats())
+
+    @documented_as(AsyncContextStore.counters)
+    def counters(self) -> Counters:
+        return self._core.counters()
+
+    @documented_as(AsyncContextStore.ping)
+    def ping(self) -> float:
+        return run_now(self._core.maintenance.ping())
 
     @documented_as(AsyncContextStore.check)
     def check(self) -> CheckReport:

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
+from .._engine.reports import Reports
+from .._process.log import log
 from .._waiting.deadline import Deadline
 from ..errors import StorageError
 from .errors import ConnectionLostError, TransientError, classify, code_of, permanent, shown_cause
@@ -43,9 +46,11 @@ def import_driver() -> None:
 class Connection:
     """One connection, made when it is needed, made anew when it was lost."""
 
-    def __init__(self, address: Address, settings: dict[str, str]) -> None:
+    def __init__(self, address: Address, settings: dict[str, str], reports: Reports) -> None:
         self._address = address
         self._settings = settings
+        self._reports = reports
+        self._was_lost = False
         self._driver: Any = None
         self._host = 0  # where it was connected last
         self._abandoned: list[int] = []  # process ids at the server
@@ -72,6 +77,7 @@ class Connection:
             return
         if self._is_in_transaction:
             raise ConnectionLostError("the connection was lost within a transaction", is_refusal=True)
+        self._was_lost |= self._driver is not None  # it was closed from the other side
         hosts = len(self._address.urls)
         failure: Exception | None = None
         for attempt in range(hosts):
@@ -85,8 +91,12 @@ class Connection:
                 await self._connect_to(self._address.urls[host], min(left, share))
             except TransientError as error:
                 failure = error
+                self._reports.trouble("connection", error)
             else:
                 self._host = host
+                if self._was_lost:
+                    self._was_lost = False
+                    log(logging.INFO, "reconnected", self._address.location, "connected anew")
                 return
         raise failure or ConnectionLostError("there was no time left to connect", is_refusal=True)
 
@@ -161,9 +171,17 @@ class Connection:
             meaning = classify(error, "could not use", self._address)
             if isinstance(meaning, ConnectionLostError):
                 self.terminate()
+                self._note_loss(meaning)
             raise meaning from shown_cause(error, self._address)
         finally:
             timer.cancel()
+
+    def _note_loss(self, error: ConnectionLostError) -> None:
+        self._was_lost = True
+        self._reports.trouble("connection", error)
+        log(
+            logging.INFO, "connection_lost", self._address.location, "a connection was lost: %s", error, code=error.code
+        )
 
     @contextlib.asynccontextmanager
     async def transaction(self, deadline: Deadline, *, snapshot: bool = False) -> AsyncIterator[None]:

@@ -32,7 +32,9 @@ from .._engine.records import (
     RunRecord,
     RunRow,
 )
+from .._engine.reports import Reports
 from .._engine.serials import Serials
+from .._process.log import log
 from .._process.own_threads import OwnThreads
 from .._results import CheckReport
 from .._waiting.deadline import Deadline
@@ -53,8 +55,6 @@ from .statements import statements_for
 from .units import Units
 from .url import Address
 from .write import Write, WriteContext
-
-logger = logging.getLogger("contextstore")
 
 _MAX_CONNECT_SECONDS = 5.0
 """Seconds that one attempt to reach the server gets at most, while a write waits for it."""
@@ -112,6 +112,7 @@ class PostgresEngine:
         import_driver()
         self.location = address.location
         self.own_threads = OwnThreads(self.location)
+        self.reports = Reports(self.location, "postgresql", self.own_threads)
         self._timeout = timeout
         self._jobs: _Jobs | None = None
         self._write_lock = asyncio.Lock()
@@ -120,14 +121,14 @@ class PostgresEngine:
         terms = Terms(timeout, durability, read_only, create)
         settings = session_settings(terms)
         self._statements = statements = statements_for(address.schema)
-        self._writing = Connection(address, settings)
+        self._writing = Connection(address, settings, self.reports)
         self._serials = Serials()
         context = WriteContext(self.location, self._writing, statements, self._serials)
         self._epoch = StoreEpoch(self.location, self._writing, statements)
         self._opening = Opening(address, terms, settings, context, self._epoch)
         self._puts = Puts(context)
         self._units = Units(context, self._epoch)
-        self._pool = ReadPool(address, settings, timeout, max_connections - 1)  # the other one writes
+        self._pool = ReadPool(address, settings, self.reports, timeout, max_connections - 1)  # the other one writes
         self._reads = Reads(self.location, self._pool, statements, self._epoch, timeout)
         self.inline = None
         self.feed = Feed(self._pool, statements, self._reads)
@@ -198,7 +199,7 @@ class PostgresEngine:
             try:
                 await self._writing.connect(deadline_of_call(min(self._timeout, _MAX_CONNECT_SECONDS)))
             except TransientError as error:
-                logger.info("%s does not answer: %s", self.location, error)
+                log(logging.INFO, "not_reached", self.location, "the server does not answer: %s", error)
                 await asyncio.sleep(backoff.pause())
                 if not wanted():
                     return False
@@ -234,6 +235,9 @@ class PostgresEngine:
 
     async def exists(self, key: OutputKey) -> bool:
         return await self._reads.exists(key)
+
+    async def ping(self) -> None:
+        await self._reads.ping()
 
     async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
         return await self._reads.first_node_ids(flow_run_id, prefix, limit)

@@ -11,6 +11,7 @@ import logging
 import random
 from typing import NamedTuple
 
+from .._process.log import log
 from .._waiting.deadline import Deadline
 from ..errors import IncompatibleStoreError, StorageError, StoreBusyError, StoreNotFoundError
 from .epoch import StoreEpoch
@@ -20,8 +21,6 @@ from .retry import LONGEST_PAUSE, SHORTEST_PAUSE, deadline_of_call
 from .statements import SCHEMA_VERSION
 from .url import Address
 from .write import WriteContext
-
-logger = logging.getLogger("contextstore")
 
 _MAX_MILLISECONDS = 2**31 - 1
 _MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710", NO_TABLE)
@@ -138,8 +137,9 @@ class Opening:
         if self._terms.read_only:
             reason = "with read_only=True it is not migrated: open it once without"
             raise self._migration.refusal(version, reason)
-        logger.info("%s is of version %d, and is migrated", self._location, version)
         await self._migration.step(version, deadline)
+        problem = "it was of version %d, and was migrated"
+        log(logging.INFO, "migrated", self._location, problem, version, from_version=version)
 
     async def _set_up(self, deadline: Deadline) -> None:
         if self._terms.read_only or not self._terms.create:
@@ -172,16 +172,15 @@ class Opening:
             return
         for name in ("fsync", "full_page_writes", "synchronous_commit"):
             if settings.get(name) == "off":
-                logger.warning("%s has %s=off: a power cut there may lose what was acknowledged", self._location, name)
+                problem = "the server has %s=off: a power cut there may lose what was acknowledged"
+                log(logging.WARNING, "not_durable", self._location, problem, name, setting=name)
         if not settings.get("synchronous_standby_names"):
             await self._warn_of_standbys(deadline)
 
     async def _warn_of_standbys(self, deadline: Deadline) -> None:
         if await self._connection.fetch(deadline, self._statements.has_standby):
-            logger.warning(
-                "%s has standbys, none in synchronous_standby_names: a fail-over may lose what was acknowledged",
-                self._location,
-            )
+            problem = "it has standbys, none in synchronous_standby_names: a fail-over may lose what was acknowledged"
+            log(logging.WARNING, "not_durable", self._location, problem, setting="synchronous_standby_names")
 
 
 def _told(lost: ConnectionLostError, last: TransientError | None) -> TransientError:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
+from .._engine.reports import Reports
 from .._waiting.deadline import Deadline
 from .connection import Connection
 from .errors import TransientError
@@ -23,9 +25,10 @@ T = TypeVar("T")
 class ReadPool:
     """The connections of a store object that read."""
 
-    def __init__(self, address: Address, settings: dict[str, str], timeout: float, most: int) -> None:
+    def __init__(self, address: Address, settings: dict[str, str], reports: Reports, timeout: float, most: int) -> None:
         self._address = address
         self._settings = settings
+        self._reports = reports
         self._timeout = timeout
         self._idle: list[Connection] = []
         self._free = asyncio.Semaphore(most)
@@ -49,12 +52,21 @@ class ReadPool:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        async with self._free:
-            connection = self._idle.pop() if self._idle else Connection(self._address, self._settings)
-            try:
-                yield connection
-            finally:
-                self._idle.append(connection)
+        await self._wait_until_free()
+        connection = self._idle.pop() if self._idle else Connection(self._address, self._settings, self._reports)
+        try:
+            yield connection
+        finally:
+            self._idle.append(connection)
+            self._free.release()
+
+    async def _wait_until_free(self) -> None:
+        if not self._free.locked():
+            await self._free.acquire()  # at once
+            return
+        began = time.monotonic()
+        await self._free.acquire()
+        self._reports.waited("connection", time.monotonic() - began)
 
     async def close(self) -> None:
         for connection in self._idle:

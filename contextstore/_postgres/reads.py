@@ -100,6 +100,9 @@ class Reads:
     async def exists(self, key: OutputKey) -> bool:
         return bool(await self._pool.fetch(self._statements.exists, *key))
 
+    async def ping(self) -> None:
+        await self._pool.fetch(self._statements.ping)
+
     async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
         statement = self._statements.first_node_ids
         ((names,),) = await self._pool.fetch(statement, flow_run_id, prefix, _end_of(prefix), limit)

@@ -6,15 +6,13 @@ Rules of this module: nothing here knows what is stopped, only that it can be (`
 from __future__ import annotations
 
 import atexit
-import logging
 import sys
 import threading
+import warnings
 from typing import Protocol
 
 from .fork import at_fork
 from .own_threads import OF_ALL
-
-logger = logging.getLogger("contextstore")
 
 
 class Stoppable(Protocol):
@@ -101,7 +99,9 @@ def _warn_of_left_open() -> None:
         try:
             one.warn_unclosed()
         except ResourceWarning as warning:  # a filter made it an error, and no caller is there to raise it to
-            logger.warning("%s", warning)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", ResourceWarning)
+                warnings.warn(warning, stacklevel=1)
     _left_open.clear()
 
 

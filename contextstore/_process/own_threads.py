@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from .fork import at_fork
+
+T = TypeVar("T")
 
 
 class Lock(Protocol):
@@ -76,6 +79,23 @@ class OnBehalf(OwnThreads):
         return other is not self._owner
 
 
+class Within(OwnThreads):
+    """A thread that is in the middle of a function which may not call the store: an observer.
+
+    Args:
+        owner: the threads of that store.
+        before: what the thread was until then. What was refused to it before stays refused.
+    """
+
+    def __init__(self, owner: OwnThreads, before: OwnThreads | None) -> None:
+        super().__init__(owner.place)
+        self._owner = owner
+        self._before = before
+
+    def may_call(self, other: OwnThreads) -> bool:
+        return other is not self._owner and (self._before is None or self._before.may_call(other))
+
+
 class _OfAll(OwnThreads):
     """The threads that serve all stores: they may call none."""
 
@@ -99,6 +119,29 @@ def owner_here() -> OwnThreads | None:
     if owner is not None and thread is not None and thread is not threading.current_thread():
         return None  # the store's thread of that id has ended
     return owner
+
+
+def call_within(owner: OwnThreads, function: Callable[[T], object], argument: T) -> None:
+    """Call a function in whose course this thread may not call the store of these threads."""
+    ident = threading.get_ident()
+    before = owner_here()
+    within = Within(owner, before)
+    # Given back twice, since an interrupt may come in the middle of the first: the thread is the caller's.
+    try:
+        try:
+            OWNERS[ident] = within
+            function(argument)
+        finally:
+            _give_back(ident, before)
+    finally:
+        _give_back(ident, before)
+
+
+def _give_back(ident: int, before: OwnThreads | None) -> None:
+    if before is None:
+        OWNERS.pop(ident, None)
+    else:
+        OWNERS[ident] = before
 
 
 at_fork(in_child=OWNERS.clear)

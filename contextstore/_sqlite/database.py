@@ -14,6 +14,7 @@ from .._engine.contract import Feed, Inline, Job
 from .._engine.epochs import Epoch, Epochs
 from .._engine.operations import PutOutput, Unit
 from .._engine.records import EngineStats
+from .._engine.reports import Reports
 from .._process.own_threads import OwnThreads
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, StorageError
@@ -76,6 +77,9 @@ class Database(Protocol):
 
     @property
     def own_threads(self) -> OwnThreads: ...
+
+    @property
+    def reports(self) -> Reports: ...
 
     @property
     def epochs(self) -> Epochs: ...

@@ -59,6 +59,7 @@ class SQLiteEngine:
         self.epochs = database.epochs
         self.feed = database.feed
         self.inline = database.inline
+        self.reports = database.reports
         self.post_write = database.post_write
         self.post_read = database.post_read
         self.post_scan = database.post_scan
@@ -101,6 +102,9 @@ class SQLiteEngine:
 
     async def exists(self, key: OutputKey) -> bool:
         return self._database.read(f"the output of {named(*key)}", lambda here: reads.exists(here, key))
+
+    async def ping(self) -> None:
+        self._database.read("the schema", reads.look)
 
     async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
         what = f"the nodes of flow run {flow_run_id!r}"

@@ -8,8 +8,10 @@ checkpoint from meeting a commit. No statement of the store's.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +19,8 @@ from .._engine.contract import Job
 from .._engine.epochs import Epoch, is_known
 from .._engine.operations import PutOutput, Unit
 from .._engine.records import EngineStats
+from .._engine.reports import Reports
+from .._process.log import log
 from .._process.own_threads import OwnThreads
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, StorageError, StoreBusyError
@@ -59,6 +63,7 @@ class FileDatabase:
         self._why_not_create = "" if create else "create=True would make one"
         self._file = StoreFile(path)
         self.own_threads = OwnThreads(path)
+        self.reports = Reports(path, "sqlite", self.own_threads)
         self.epochs = MappedEpochs()
         self.feed = FileFeed(self._file, self.epochs)
         self._writing = ConnectionWorker(self.own_threads)
@@ -67,6 +72,7 @@ class FileDatabase:
         self.inline = Lender(self._file, self.epochs, self.own_threads, self.read_over)
         self._lock: FileLock | None = None
         self._wal: Wal | None = None
+        self._migrated_from: int | None = None
         self._format_seen_in: object = object()
         """The epoch, a known one, in which a read last looked at the store's format: a migration changes both."""
         self.writes: Writes = self._no_writes()
@@ -126,10 +132,14 @@ class FileDatabase:
             self._file.check()
         finally:
             lock.release()
+        if self._migrated_from is not None:  # only now: a logging handler that takes its time keeps no process waiting
+            version, self._migrated_from = self._migrated_from, None
+            problem = "it was of schema %d, and was migrated"
+            log(logging.INFO, "migrated", self.location, problem, version, from_version=version)
         connection = self._writing.connection
         transactions = Transactions(connection, self.location, self.epochs, self._timeout)
-        self._wal = Wal(self._file, lock, connection)
-        self.writes = FileWrites(self._file, lock, self.inline, self.epochs, transactions, self._wal)
+        self._wal = Wal(self._file, lock, connection, self.reports)
+        self.writes = FileWrites(self._file, lock, self.inline, self.epochs, transactions, self._wal, self.reports)
         self.inline.make_ready(self._uri, self._connect, self._wal)
 
     def _seems_foreign(self, path: str) -> bool:
@@ -153,7 +163,7 @@ class FileDatabase:
     def _take_lock(self, path: str) -> FileLock:
         lock = self.own_threads.lock = FileLock(path)
         try:
-            if not lock.acquire_within(self._timeout):
+            if not self._wait_for_lock(lock):
                 raise StoreBusyError(
                     f"could not open {self.location}: another process held {lock.path} for longer than "
                     f"timeout={self._timeout:g} seconds: is it stopped?"
@@ -163,6 +173,14 @@ class FileDatabase:
             raise
         self._lock = lock  # only now: close() waits for it once more, to close what was opened
         return lock
+
+    def _wait_for_lock(self, lock: FileLock) -> bool:
+        if lock.try_now():
+            return True
+        began = time.monotonic()
+        is_taken = lock.acquire_within(self._timeout)
+        self.reports.waited("lock", time.monotonic() - began, timed_out=not is_taken)
+        return is_taken
 
     def _prepare(self, path: str, lock: FileLock, seems_foreign: bool) -> None:
         """See to it that there is a file that may be opened. While holding the lock."""
@@ -181,7 +199,7 @@ class FileDatabase:
         set_busy_timeout(connection, self._timeout)
         connection.execute("PRAGMA wal_autocheckpoint = 0").close()  # before a migration commits anything
         # As a deletion it changes the epoch, by which those who have the store open see that it is another one.
-        migrate(connection, self.location, self.epochs.deleting)
+        self._migrated_from = migrate(connection, self.location, self.epochs.deleting)
         # Reads its answer to the end: an I/O error here does not raise, it leaves the mode as it was.
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
         if mode != "wal":
@@ -307,6 +325,7 @@ class FileWrites:
         epochs: MappedEpochs,
         transactions: Transactions,
         wal: Wal,
+        reports: Reports,
     ) -> None:
         self._file = file
         self._lock = lock
@@ -314,6 +333,7 @@ class FileWrites:
         self._epochs = epochs
         self._transactions = transactions
         self._wal = wal
+        self._reports = reports
 
     def acquire(self, wanted: Callable[[], bool]) -> bool:
         try:
@@ -349,7 +369,10 @@ class FileWrites:
                 return True
             if not self._lender.wait_for_borrower():
                 break
-        return self._lock.acquire(wanted)
+        began = time.monotonic()
+        is_taken = self._lock.acquire(wanted)
+        self._reports.waited("lock", time.monotonic() - began, timed_out=not is_taken)
+        return is_taken
 
     def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         outcomes, transaction = self._transactions.commit(units)

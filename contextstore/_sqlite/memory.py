@@ -13,6 +13,7 @@ from .._engine.contract import Job
 from .._engine.epochs import Epoch, LocalEpochs
 from .._engine.operations import PutOutput, Unit
 from .._engine.records import EngineStats
+from .._engine.reports import Reports
 from .._process.own_threads import OwnThreads
 from .._waiting.outcome import Outcome
 from ..errors import StorageError
@@ -36,6 +37,7 @@ class MemoryDatabase:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self.own_threads = OwnThreads(self.location)
+        self.reports = Reports(self.location, "sqlite", self.own_threads)
         self.epochs = LocalEpochs()
         self._worker = ConnectionWorker(self.own_threads)
         self.writes: Writes = NoWrites(lambda: StorageError(f"{self.location} is not open"))

@@ -22,8 +22,10 @@ def migrate(
     connection: sqlite3.Connection,
     location: str,
     committing: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> None:
+) -> int | None:
     """Make a store of an empty database; bring one of an older schema up to the present one.
+
+    Returns the schema that it was brought up from; None: it was new, or of the present one.
 
     Args:
         committing: around the commit that ends a migration: whoever has the store open is to look at it anew.
@@ -31,12 +33,12 @@ def migrate(
     version = schema_version(connection, location)
     if version == 0 and not schema_in(connection):
         create_schema(connection)
-        return
+        return None
     steps = range(version, SCHEMA_VERSION)
     if not all(step in MIGRATIONS for step in steps):
         raise IncompatibleStoreError(f"{location} has schema {version}, from which there is no way to a newer one")
     if not steps:
-        return
+        return None
     with _writable_schema(connection, location, version):
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -50,6 +52,7 @@ def migrate(
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+    return version
 
 
 def _refuse_unforeseen(connection: sqlite3.Connection, location: str, version: int) -> None:

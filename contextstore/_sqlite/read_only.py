@@ -17,6 +17,7 @@ from typing import TypeVar
 from .._engine.contract import Job
 from .._engine.epochs import AskedEpochs, Epoch
 from .._engine.records import Cursor, EngineStats, OutputKey, Wanted
+from .._engine.reports import Reports
 from .._process.own_threads import OwnThreads
 from .._waiting.deadline import Deadline
 from ..errors import ContextStoreError, ReadOnlyStoreError, StorageError
@@ -45,6 +46,7 @@ class ReadOnlyDatabase:
         self._timeout = timeout
         self._file = StoreFile(path)
         self.own_threads = OwnThreads(path)
+        self.reports = Reports(path, "sqlite", self.own_threads)
         self.epochs = AskedEpochs(path)
         self._visitor = Visitor(self._file, timeout)
         self.inline = None

@@ -166,6 +166,11 @@ def exists(connection: sqlite3.Connection, key: OutputKey) -> bool:
     return connection.execute(query, key).fetchone() is not None
 
 
+def look(connection: sqlite3.Connection) -> None:
+    """The least that reads the store: a transaction that looks at its first page."""
+    connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+
+
 def first_node_ids(connection: sqlite3.Connection, flow_run_id: str, prefix: str, limit: int) -> list[str]:
     return _node_ids(connection, _FIRST_NODE_IDS, flow_run_id, prefix, prefix, limit)
 

@@ -13,6 +13,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from .._engine.operations import PutOutput, Unit
+from .._engine.reports import Reports
+from .._process.log import log
 from ..errors import StorageError
 from .connection import roll_back
 from .errors import code_of
@@ -20,8 +22,6 @@ from .location import StoreFile, size_of
 from .lock import FileLock
 from .wal_owner import being_written
 from .writes import Transaction
-
-logger = logging.getLogger("contextstore")
 
 _CHECKPOINT_FRAMES = 1000
 """Copy the WAL into the database after about so many frames (4 MB), as SQLite itself would."""
@@ -42,10 +42,11 @@ class Wal:
             called by a thread of the caller's that commits.
     """
 
-    def __init__(self, file: StoreFile, lock: FileLock, connection: sqlite3.Connection) -> None:
+    def __init__(self, file: StoreFile, lock: FileLock, connection: sqlite3.Connection, reports: Reports) -> None:
         self._file = file
         self._lock = lock
         self._connection = connection
+        self._reports = reports
         self.is_pinned = False
         """Whether a reader of an old snapshot kept the last checkpoint from being complete."""
         self._is_grown = False
@@ -116,8 +117,8 @@ class Wal:
             self._connection.execute("PRAGMA cache_size = -2000").close()  # KiB: SQLite's own default
             self._lock.release()
         if trouble is not None:  # only now: a logging handler that takes its time keeps no process from the file
-            location = self._file.location
-            logger.info("%s: no room to grow the WAL ahead, so puts take longer: %s", location, trouble)
+            problem = "no room to grow the WAL ahead, so puts take longer: %s"
+            log(logging.INFO, "wal_not_grown", self._file.location, problem, trouble)
         return True
 
     def _spill(self) -> None:
@@ -133,6 +134,7 @@ class Wal:
         if not self._lock.acquire_within(0.1 if self._frames > 4 * self._checkpoint_at else 0):
             return
         trouble: Exception | None = None
+        was_pinned = self.is_pinned
         try:
             # While a program that knows no lock file is writing, SQLite would go on as PASSIVE, beside its commit.
             self._connection.execute("BEGIN IMMEDIATE")
@@ -147,7 +149,12 @@ class Wal:
         finally:
             self._lock.release()
         if trouble is not None:  # only now: a logging handler that takes its time keeps no process from the file
-            logger.warning("%s: a checkpoint failed, its WAL stays longer: %s", self._file.location, trouble)
+            self._reports.trouble("checkpoint", trouble)
+            problem = "a checkpoint failed, its WAL stays longer: %s"
+            log(logging.WARNING, "checkpoint_failed", self._file.location, problem, trouble)
+        elif self.is_pinned and not was_pinned:
+            problem = "a reader of an old snapshot keeps the WAL from being copied, it grows: %d frames"
+            log(logging.INFO, "checkpoint_pinned", self._file.location, problem, self._frames, frames=self._frames)
 
     def _copy_to_file(self) -> None:
         size = os.stat(self._file.path + "-wal").st_size

@@ -6,11 +6,12 @@ Rules of this module: each command is a call of the store, and the lines that sh
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Iterator
 from typing import Any
 
 from .. import CheckReport
-from .._display.amounts import size_words
+from .._display.amounts import iso, size_words
 from .._display.text import escaped
 from .call import Call
 from .errors import NOT_FOUND, CommandError
@@ -20,6 +21,8 @@ from .options import App
 def add_to(app: App) -> None:
     """Add the commands of this room."""
     app.command("stats", examples=_STATS)(stats)
+    app.command("counters", examples=_COUNTERS)(counters)
+    app.command("ping", examples=_PING)(ping)
     app.command("check", examples=_CHECK)(check)
 
 
@@ -45,7 +48,42 @@ def _field_lines(record: Any) -> Iterator[str]:
     for name in names:
         value = getattr(record, name)
         words = f"  ({size_words(value)})" if name.endswith("bytes") and value >= 1024 else ""
-        yield f"{name:{width}}  {escaped(str(value))}{words}"
+        yield f"{name:{width}}  {escaped(_in_words(value))}{words}"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
+    return iso(value) if isinstance(value, datetime.datetime) else str(value)
+
+
+_COUNTERS = """
+    contextstore counters flows.db
+    contextstore counters flows.db --json
+"""
+
+
+def counters(call: Call) -> None:
+    """Make one trip to a store and show what it took: calls, errors, waits and troubles.
+
+    Counters are those of this command's own process: a running program asks its store for its own.
+    """
+    with call.looked_at() as store:
+        store.ping()
+        call.screen.result(store.counters(), _field_lines)
+
+
+_PING = """
+    contextstore ping flows.db
+    contextstore ping flows.db --timeout 2 --json
+"""
+
+
+def ping(call: Call) -> None:
+    """Make one trip to a store and show how long it took; where it cannot be reached, the exit code is 4."""
+    with call.looked_at() as store:
+        seconds = store.ping()
+    call.screen.result({"seconds": seconds}, lambda _: [f"{seconds * 1000:.3f} ms"])
 
 
 _CHECK = """

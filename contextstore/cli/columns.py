@@ -13,6 +13,7 @@ from typing import NamedTuple
 GAP = "  "
 ELLIPSIS = "…"
 _LEAST_WIDTH = 20
+_LEAST_ID = 8
 
 
 class Column(NamedTuple):
@@ -53,6 +54,9 @@ def _fitted(columns: Sequence[Column], widths: list[int], width: int) -> list[in
             fitted[at] = max(min(least, fitted[at]), fitted[at] - _excess(fitted, width))
     for at in reversed(range(len(columns))):  # rather no such column than no id
         if columns[at].least is not None and _excess(fitted, width):
+            fitted[at] = 0
+    for at in range(len(columns) - 1, 0, -1):
+        if _excess(fitted, width) and fitted[0] - _excess(fitted, width) < _LEAST_ID:
             fitted[at] = 0
     while _excess(fitted, width) and max(fitted) > 1:
         fitted[fitted.index(max(fitted))] -= 1

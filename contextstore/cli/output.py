@@ -70,9 +70,8 @@ class Screen:
         self._print(lines)
 
     def note(self, sentence: str) -> None:
-        """Say something that is no result, to people alone: on the standard error."""
-        if self.is_text:
-            complain(sentence)
+        """Say something that is no result: on the standard error."""
+        complain(sentence)
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
         """Rows under the titles of their columns."""

@@ -6,11 +6,12 @@ value is changed on its way: what a lenient reader of JSON would take for someth
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from .errors import WrongUse
 from .output import Screen
@@ -22,12 +23,18 @@ def value_of(word: str, *, as_text: bool = False, as_bytes: bool = False) -> Any
     """The value that a word means: JSON, or a text, or bytes; with ``-`` what comes on the standard input."""
     if as_text and as_bytes:
         raise WrongUse("--text and --bytes exclude each other")
-    data = sys.stdin.buffer.read() if word == STDIN else os.fsencode(word)
+    data = _stdin() if word == STDIN else os.fsencode(word)
     if as_bytes:
         return data
     where = "the standard input" if word == STDIN else "the value"
     text = _decoded(data, where)
     return text if as_text else json_of(text, where)
+
+
+def _stdin() -> bytes:
+    """What comes on the standard input, piece by piece: a Ctrl-C within one long read may pass unseen."""
+    stream = cast("io.BufferedReader", sys.stdin.buffer)
+    return b"".join(iter(lambda: stream.read1(2**16), b""))
 
 
 def json_of(text: str, where: str) -> Any:

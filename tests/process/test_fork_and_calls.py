@@ -64,6 +64,7 @@ CALLS = {
     "put_many": 'store.put_many("called", {str(len(outcomes)): 1, "second " + str(len(outcomes)): 1})',
     "get": 'store.get("run", "missing")',
     "stats": "store.stats()",
+    "ping": "store.ping()",
 }
 
 

@@ -138,6 +138,7 @@ INTERRUPTED: dict[str, Callable[[ContextStore, int], Any]] = {
     "batch": _put_two,
     "wait_for": lambda store, at: store.wait_for("run", "there"),
     "stats": lambda store, at: store.stats(),
+    "ping": lambda store, at: store.ping(),
 }
 
 

@@ -29,7 +29,7 @@ PACKAGE = pathlib.Path(contextstore.__file__).parent
 
 LAW: list[tuple[str, ...]] = [
     ("_display",),  # ids, values, sizes and times for people
-    ("errors", "_results"),  # what may go wrong; what the calls return
+    ("errors", "_results", "observers"),  # what may go wrong; what the calls return; what observers are told
     ("_process",),  # what the process does to a store
     ("_values", "_waiting"),  # ids and values; how a call waits
     ("_engine",),  # what an engine is
@@ -37,7 +37,7 @@ LAW: list[tuple[str, ...]] = [
     ("_core",),  # what a face holds
     ("_faces",),  # what users call
     ("__init__",),  # the front door
-    ("_inspect",),  # what a store holds, for whoever looks at it
+    ("_inspect", "telemetry"),  # what stands on the public calls alone: what a store holds; OpenTelemetry
     ("cli",),  # the command line
     ("__main__",),  # python -m contextstore
 ]
@@ -63,13 +63,14 @@ ONLY_IN = {
     "asyncpg": {"_postgres.connection", "_postgres.engine"},
     "aiosqlite": {"_sqlite.worker"},
     "pydantic": {"_values.pydantic_"},
+    "opentelemetry": {"telemetry"},
 }
 """Modules of others, and where alone they are imported."""
 
 OF_EXTRAS = {"cli": "cli"}
 """Folders that need an extra, which their own file does without: it asks whether it is there, and nobody else does."""
 
-LOADED_WHEN_NEEDED = {"_waiting.trio_"}
+LOADED_WHEN_NEEDED = {"_waiting.trio_", "telemetry"}
 """Modules that no other one imports as it is loaded; so what they import need not be there."""
 
 MODULES = sorted(

@@ -45,7 +45,7 @@ READS: dict[str, tuple[Any, ...]] = {
 """Every call of an engine that reads rows in a read job, with arguments."""
 
 ASIDE = {"check", "backup"}
-NO_ROWS = {"open", "close", "acquire_write", "put_alone", "begin_commit", "commit", "maintain", "stats"}
+NO_ROWS = {"open", "close", "acquire_write", "put_alone", "begin_commit", "commit", "maintain", "stats", "ping"}
 
 
 def calls_of(protocol: type[Any]) -> set[str]:

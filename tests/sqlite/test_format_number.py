@@ -36,6 +36,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "get_global": lambda store: store.get_global("key"),
     "list_runs": lambda store: store.list_runs(),
     "stats": lambda store: store.stats(),
+    "ping": lambda store: store.ping(),
 }
 
 

@@ -39,6 +39,7 @@ from contextstore._engine.records import (
     Wanted,
     after_prefix,
 )
+from contextstore._engine.reports import Reports
 from contextstore._engine.rules import read_global, read_global_row, run_record
 from contextstore._process.own_threads import OwnThreads
 from contextstore._results import CheckReport
@@ -138,6 +139,7 @@ class FakeEngine:
         self.poll_seconds = (0.0, 0.0)
         self.feed: Feed | None = self if polls else None
         self.own_threads = OwnThreads(LOCATION)
+        self.reports = Reports(LOCATION, "fake", self.own_threads)
         self.epochs = FakeEpochs(self.place)
         self.writes: deque[Job] = deque()
         self.reads: deque[Job] = deque()
@@ -305,6 +307,9 @@ class FakeEngine:
     async def exists(self, key: OutputKey) -> bool:
         await self._called("exists")
         return self.place.has(key)
+
+    async def ping(self) -> None:
+        await self._called("ping")
 
     async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
         return (await self.list_node_ids(flow_run_id, prefix))[:limit]

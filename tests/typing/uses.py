@@ -26,6 +26,7 @@ from contextstore import (
     ContextStoreError,
     CopyReport,
     CorruptStoreError,
+    Counters,
     DeserializationError,
     ExportedGlobal,
     ExportedOutput,
@@ -37,6 +38,7 @@ from contextstore import (
     ImportReport,
     IncompatibleStoreError,
     InvalidKeyError,
+    Observer,
     Output,
     Problem,
     PruneReport,
@@ -62,6 +64,8 @@ from contextstore import (
     new_flow_run_id,
     restore,
 )
+from contextstore.observers import CommitEvent, ErrorEvent, OperationEvent, WaitEvent
+from contextstore.telemetry import OpenTelemetryObserver
 
 assert_type(contextstore.__version__, str)
 assert_type(new_flow_run_id(), str)
@@ -187,6 +191,8 @@ async def runs(store: AsyncContextStore, run_id: uuid.UUID) -> None:
 async def care(store: AsyncContextStore) -> None:
     assert_type(await store.stats(), StoreStats)
     assert_type(await store.check(), CheckReport)
+    assert_type(store.counters(), Counters)
+    assert_type(await store.ping(), float)
     assert_type(await store.backup("copy.db", check=False, overwrite=True), None)
     assert_type(await store.backup(pathlib.Path("copy.db"), progress=ask_for_progress), None)
 
@@ -324,6 +330,8 @@ def runs_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
 def care_blocking(store: ContextStore) -> None:
     assert_type(store.stats(), StoreStats)
     assert_type(store.check(), CheckReport)
+    assert_type(store.counters(), Counters)
+    assert_type(store.ping(), float)
     assert_type(store.backup("copy.db", check=False, overwrite=True), None)
     assert_type(store.backup(pathlib.Path("copy.db"), progress=ask_for_progress), None)
 
@@ -455,3 +463,33 @@ def kinds() -> None:
     others: list[type[ContextStoreError]] = [StoreClosedError, WrongLoopError, ForkedProcessError, *storage, *atomic]
     same: type[AlreadyExistsError] = errors.AlreadyExistsError
     print(key_error, missing, existing, others, same)
+
+
+class Slow(Observer):
+    """An observer has those of the methods that it wants."""
+
+    def on_operation(self, event: OperationEvent, /) -> None:
+        assert_type((event.operation, event.seconds, event.flow_run_id), tuple[str, float, str | None])
+        assert_type((event.started_at, event.cached, event.error), tuple[datetime.datetime, bool | None, str | None])
+
+    def on_commit(self, event: CommitEvent, /) -> None:
+        assert_type((event.units, event.seconds, event.queued_seconds), tuple[int, float, float])
+
+
+class All:
+    """Or it has all of them, and is one by that."""
+
+    def on_operation(self, event: OperationEvent, /) -> None: ...
+    def on_commit(self, event: CommitEvent, /) -> None: ...
+    def on_wait(self, event: WaitEvent, /) -> None:
+        assert_type((event.kind, event.seconds, event.timed_out), tuple[str, float, bool])
+
+    def on_error(self, event: ErrorEvent, /) -> None:
+        assert_type((event.kind, event.error, event.code), tuple[str, str, str | None])
+
+
+def observed(counters: Counters) -> None:
+    AsyncContextStore("flows.db", observers=[Slow(), All(), OpenTelemetryObserver()])
+    ContextStore("flows.db", observers=(Slow(),))
+    assert_type((counters.calls, counters.errors), tuple[dict[str, int], dict[str, int]])
+    assert_type(counters.last_commit_at, datetime.datetime | None)
