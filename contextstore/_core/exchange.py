@@ -166,8 +166,10 @@ class _Loader:
                 problem = Problem("output", (run, node), str(error))
             case LoadRun(run):
                 problem = Problem("run", (run,), str(error))
-            case LoadGlobal(key):
-                problem = Problem("global", (key,), str(error))
+            case LoadGlobal(key, _, version):
+                here = f" at version {error.actual}" if isinstance(error, VersionConflictError) else ""
+                message = f"global {key!r} of version {version}: another one is here{here}, and stays"
+                problem = Problem("global", (key,), message)
             case _:
                 raise AssertionError(f"a record became {type(operation).__name__}")
         await tell(problem)

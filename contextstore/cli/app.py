@@ -20,13 +20,12 @@ HELP = """
       contextstore flows.db             its runs, the newest first
       contextstore flows.db RUN         the outputs of a run
       contextstore flows.db RUN NODE    one output
-    \b
-    The store is a path or a URL: what --store names, else the first word behind the command, else
-    what CONTEXTSTORE_URL names. (A first word that looks like a store, as ./x, x.db or a URL does,
-    is one even then.)
-    \b
-    Exit codes: 0 done, 1 not found or not ok, 2 usage, 3 conflict, 4 the store cannot be used,
-    70 a bug, 130 interrupted.
+
+    The store is a path or a URL: what --store names, else the first word behind the command, else what CONTEXTSTORE_URL
+    names. (A first word that looks like a store, as ./x, x.db or a URL does, is one even then.)
+
+    Exit codes: 0 done, 1 not found or not ok, 2 usage, 3 conflict, 4 the store cannot be used, 70 a bug, 130
+    interrupted.
 """
 
 

@@ -55,22 +55,23 @@ class Call:
             yield store
 
     @contextlib.contextmanager
-    def written_to(self, *, create: bool = False) -> Iterator[ContextStore]:
+    def written_to(self, *, create: bool | None = None) -> Iterator[ContextStore]:
         """The store, open to write to.
 
         Args:
-            create: make it if there is none.
+            create: make it if there is none. None: the command has no option for that.
         """
-        with self._told_what_is_missing(), self.store(self.place.target, create=create) as store:
+        hint = " (--create makes one)" if create is False else ""
+        with self._told_what_is_missing(hint), self.store(self.place.target, create=bool(create)) as store:
             yield store
 
     @contextlib.contextmanager
-    def _told_what_is_missing(self) -> Iterator[None]:
+    def _told_what_is_missing(self, hint: str = "") -> Iterator[None]:
         """What the library says of a store that is not there is about its options; here it is about the line."""
         try:
             yield
         except StoreNotFoundError as error:
-            sentence = error.message.partition(";")[0]
+            sentence = error.message.partition(";")[0] + hint
             if self.place.named_by == FIRST_WORD and not looks_like_a_store(self.place.target):
                 sentence += f" ({self.place.target!r} was taken for one; contextstore --help lists the commands)"
             raise CommandError(sentence, UNUSABLE) from error

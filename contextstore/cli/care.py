@@ -54,7 +54,9 @@ def _field_lines(record: Any) -> Iterator[str]:
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
-    return iso(value) if isinstance(value, datetime.datetime) else str(value)
+    if isinstance(value, datetime.datetime):
+        return iso(value)
+    return "none" if value is None else str(value)
 
 
 _COUNTERS = """
@@ -64,9 +66,10 @@ _COUNTERS = """
 
 
 def counters(call: Call) -> None:
-    """Make one trip to a store and show what it took: calls, errors, waits and troubles.
+    """Make one trip to a store and count what it took.
 
-    Counters are those of this command's own process: a running program asks its store for its own.
+    That is calls, errors, waits and troubles. Counters are those of this command's own process: a running program asks
+    its store for its own.
     """
     with call.looked_at() as store:
         store.ping()
@@ -80,7 +83,10 @@ _PING = """
 
 
 def ping(call: Call) -> None:
-    """Make one trip to a store and show how long it took; where it cannot be reached, the exit code is 4."""
+    """Make one trip to a store and show how long it took.
+
+    Where the store cannot be reached, the exit code is 4.
+    """
     with call.looked_at() as store:
         seconds = store.ping()
     call.screen.result({"seconds": seconds}, lambda _: [f"{seconds * 1000:.3f} ms"])
@@ -93,9 +99,10 @@ _CHECK = """
 
 
 def check(call: Call) -> None:
-    """Look through a whole store for damage; each problem is a line, and with any the exit code is 1.
+    """Look through a whole store for damage.
 
-    It reads every page and every value, while others go on reading and writing, and changes nothing.
+    Each problem is a line, and with any the exit code is 1. It reads every page and every value, while others go on
+    reading and writing, and changes nothing.
     """
     with call.looked_at() as store:
         report = store.check()

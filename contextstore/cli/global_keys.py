@@ -26,7 +26,7 @@ _BRIEF = 60
 
 def add_to(app: App) -> None:
     """Add the commands of this room."""
-    group = App("Look at the globals of a store, and change them: list, get, set, delete.")
+    group = App("List, get, set and delete the globals of a store.")
     group.command("list", examples=_LIST)(list_keys)
     group.command("get", "KEY", examples=_GET)(get)
     group.command("set", "KEY JSON|-", examples=_SET)(set_key)
@@ -42,11 +42,14 @@ _LIST = """
 
 def list_keys(
     call: Call,
-    prefix: Annotated[str, typer.Option("--prefix", help="Only keys that begin with it.")] = "",
+    prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only keys that begin with it.")] = "",
     after: Annotated[str | None, typer.Option("--after", metavar="KEY", help="Only keys above this one.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = KEYS,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")] = KEYS,
 ) -> None:
-    """List globals by key, with their versions and values in short. It is meant where no other command is named."""
+    """List globals by key, with versions, and values in short.
+
+    It is what is meant where no other command is named.
+    """
     with call.looked_at() as store:
         found = store.list_globals(prefix, after=after, limit=limit + 1)
         page = found[:limit]
@@ -84,7 +87,10 @@ def get(
         str | None, typer.Option("--default", metavar="JSON", help="What to print where there is none.")
     ] = None,
 ) -> None:
-    """Print the value of a global; with --output json or jsonl also its version and when it was written."""
+    """Print the value of a global.
+
+    With --output json or jsonl also its version, and when it was written.
+    """
     (key,) = call.words
     fallback = None if default is None else json_of(default, "--default")
     with call.looked_at() as store:
@@ -114,7 +120,12 @@ def set_key(
     once: Annotated[bool, typer.Option("--once", help="Only if it is not there: else the exit code is 3.")] = False,
     expected_version: Annotated[
         int | None,
-        typer.Option("--expected-version", min=0, help="Only at this version (0: not there); else the exit code is 3."),
+        typer.Option(
+            "--expected-version",
+            metavar="N",
+            min=0,
+            help="Only at this version (0: not there); else the exit code is 3.",
+        ),
     ] = None,
     create: Create = False,
 ) -> None:

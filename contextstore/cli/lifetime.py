@@ -214,7 +214,7 @@ def _refuse_unknown(store: ContextStore, runs: Iterable[str]) -> None:
 
 def _refuse_if_nobody_answers() -> None:
     if not sys.stdin.isatty():
-        raise WrongUse("this deletes for good, and nobody is there to be asked: say --yes (prune has --dry-run, too)")
+        raise WrongUse("this deletes for good, and nobody is there to be asked: say --yes")
 
 
 def _ask(question: str, *, yes: bool) -> None:

@@ -32,10 +32,11 @@ _TRACK = 16
 _BRIEF = 60
 _BRIEF_ON_A_TERMINAL = 300
 
-Prefix = Annotated[str, typer.Option("--prefix", help="Only ids that begin with it.")]
+Prefix = Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only ids that begin with it.")]
 After = Annotated[str | None, typer.Option("--after", metavar="ID", help="Only what comes behind this id in the list.")]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help=f"How many at most; else {RUNS} runs, or {OUTPUTS} outputs.")
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help=f"How many at most; else {RUNS} runs, or {OUTPUTS} outputs."),
 ]
 
 
@@ -247,10 +248,10 @@ def watch(
     call: Call,
     until: Annotated[str | None, typer.Option("--until", metavar="NODE", help="End once this one is written.")] = None,
 ) -> None:
-    """Follow a run: its outputs so far, then each as it is written, by any process.
+    """Follow a run: its outputs so far, then each as it is written.
 
-    It goes on until Ctrl-C, or until the node of --until has its output. JSON is a line for each output, also with
-    --output json.
+    Whichever process writes them. It goes on until Ctrl-C, or until the node of --until has its output. JSON is a line
+    for each output, also with --output json.
     """
     (run,) = call.words
     with call.looked_at() as store:

@@ -18,9 +18,13 @@ import typer
 from typer.core import TyperCommand
 
 from .call import TIMEOUT, Call
+from .completion import completion_of
 from .words import Place, place_of
 
 Function = Callable[..., None]
+
+WIDEST_HELP = 110
+"""How wide --help may be on a terminal that is wide enough: the list of commands has each sentence whole."""
 
 
 class OutputForm(StrEnum):
@@ -45,7 +49,7 @@ class App:
             pretty_exceptions_enable=False,
             add_completion=True,
             no_args_is_help=True,
-            context_settings={"help_option_names": ["--help", "-h"]},
+            context_settings={"help_option_names": ["--help", "-h"], "max_content_width": WIDEST_HELP},
         )
         self.names: set[str] = set()
         self.groups: dict[str, tuple[set[str], str]] = {}
@@ -107,16 +111,17 @@ def _with_common_options(
 
     signature = inspect.signature(function, eval_str=True)
     own = [_keyword(one.name, one.annotation, one.default) for one in list(signature.parameters.values())[1:]]
-    parameters = [*_words(wanted), *own, *_common(has_store=store_of is not None)]
+    parameters = [*_words(wanted, names), *own, *_common(has_store=store_of is not None)]
     command.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]  # typer looks
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
 
 
-def _words(wanted: str) -> list[inspect.Parameter]:
+def _words(wanted: str, names: list[str]) -> list[inspect.Parameter]:
     if not wanted:
         return []
-    return [_keyword("words", Annotated[list[str] | None, typer.Argument(metavar="WORDS", hidden=True)], None)]
+    argument = typer.Argument(metavar="WORDS", hidden=True, autocompletion=completion_of(names))
+    return [_keyword("words", Annotated[list[str] | None, argument], None)]
 
 
 def _common(*, has_store: bool) -> list[inspect.Parameter]:

@@ -145,7 +145,13 @@ def complain(sentence: str) -> None:
 
 
 def make_streams_safe() -> None:
-    """Let no character that the streams cannot encode raise: it is written as an escape."""
+    """Let no character that a stream cannot encode raise: it is written as an escape.
+
+    In the place of one that was closed is nothing, and not the next file that is opened, such as a store's.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

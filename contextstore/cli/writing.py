@@ -40,7 +40,7 @@ def put(
     exist_ok: Annotated[bool, typer.Option("--exist-ok", help="An equal value that is there already is fine.")] = False,
     create: Create = False,
 ) -> None:
-    """Write the output of a node, once; with - the value comes on the standard input.
+    """Write the output of a node, once; - reads the value from a pipe.
 
     When it returns, the output is durable, and whoever waits for it has it: so it also answers a run that waits for a
     person. Where there is an output already, that one stands, and the exit code is 3. A value that begins with a dash,

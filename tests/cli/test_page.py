@@ -13,6 +13,7 @@ from contextstore.cli import errors
 
 from ..public.test_readme import ROOT, section_of
 from .commands import COMMON, commands, help_of, options_of, usage_of
+from .lines import ran
 
 PAGE = ROOT / "docs" / "command-line.md"
 
@@ -40,6 +41,13 @@ def test_it_has_every_command_with_its_words_its_first_sentence_and_its_own_opti
     assert {codes_in(row[0])[0]: (row[1], codes_in(row[2])) for row in rows} == {
         usage_of(name): (first_sentence(name), options_of(name)) for name in commands()
     }
+
+
+def test_no_command_is_cut_short_in_the_list_of_commands() -> None:
+    texts = [ran(*words, "--help", COLUMNS="120").out for words in ([], ["globals"])]
+    lists = [text.partition("\nCommands:\n")[2].splitlines() for text in texts]
+    assert all(lists)
+    assert [line for lines in lists for line in lines if line.endswith("...")] == []
 
 
 def test_it_has_every_option_that_all_commands_have() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
 
 from contextstore import ContextStore
@@ -136,6 +138,20 @@ def test_a_store_has_the_name_of_a_command(tmp_path: object, monkeypatch: pytest
     for words in (["./stats"], ["--store", "stats"], ["show", "stats"]):
         assert ran(*words, "--json").json[0]["flow_run_id"] == "r"
     assert ran("stats", "stats", "--json").json["runs"] == 1
+
+
+def test_a_command_behind_the_store_is_told_to_come_first(filled_file: str) -> None:
+    done = run(filled_file, "stats")
+    assert done.code == 1
+    assert done.err == "contextstore: there is no run 'stats' (a command comes first: contextstore stats …)\n"
+    assert "comes first" not in run("show", filled_file, "stats").err
+
+
+def test_a_store_that_is_missing_is_made_as_the_error_says(tmp_path: pathlib.Path) -> None:
+    line = ["put", tmp_path / "new.db", "run", "node", "1"]
+    assert run(*line).err.endswith(" (--create makes one)\n")
+    ran(*line, "--create")
+    ran("get", tmp_path / "new.db", "run", "node")
 
 
 def test_what_is_neither_a_command_nor_a_store_is_told_so(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
