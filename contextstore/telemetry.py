@@ -14,6 +14,7 @@ https://opentelemetry.io/docs/specs/semconv/db/
 from __future__ import annotations
 
 import datetime
+import re
 import urllib.parse
 
 from . import __version__
@@ -43,6 +44,8 @@ _COLLECTIONS = {
 """What a call is about, by the name that it has in the database: two views and a table. Others are about all of it."""
 _COLLECTION_OF = {call: collection for collection, calls in _COLLECTIONS.items() for call in calls.split()}
 _POSTGRES_PORT = 5432
+_HOST = re.compile(r"(?:\[(?P<address>[^]]+)]|(?P<name>[^][:,]+))(?::(?P<port>\d+))?")
+"""The first of a URL's hosts."""
 
 _Attributes = dict[str, str | int]
 
@@ -85,11 +88,10 @@ class OpenTelemetryObserver(Observer):
     def on_operation(self, event: OperationEvent, /) -> None:
         """Make a span of the call, and count it."""
         attributes = self._place_of(event) | {"db.operation.name": event.operation}
-        target = collection = _COLLECTION_OF.get(event.operation)
+        collection = _COLLECTION_OF.get(event.operation)
         if collection is not None:
             attributes["db.collection.name"] = collection
-        else:
-            target = str(attributes["db.namespace"])
+        target = collection or attributes.get("db.namespace") or attributes.get("server.address") or event.engine
         _add_failure(attributes, event)
         began = _nanoseconds(event.started_at)
         span = self._tracer.start_span(
@@ -136,20 +138,21 @@ class OpenTelemetryObserver(Observer):
 
 
 def _place(engine: str, location: str) -> _Attributes:
-    place: _Attributes = {"db.system.name": engine, "db.namespace": location}
-    if engine == "postgresql":
-        url = urllib.parse.urlsplit(location)
-        options = urllib.parse.parse_qs(url.query)
-        schema = options.get("schema", ["contextstore"])[0]
-        place["db.namespace"] = f"{urllib.parse.unquote(url.path.lstrip('/'))}|{schema}"
-        hosts = url.netloc.rpartition("@")[2].split(",")
-        host, _, port = hosts[0].rpartition(":") if not hosts[0].endswith("]") else (hosts[0], "", "")
-        if not host:
-            host, port = port, ""
-        if host:
-            place["server.address"] = host.strip("[]")
-            if port.isdecimal() and int(port) != _POSTGRES_PORT:
-                place["server.port"] = int(port)
+    if engine != "postgresql":
+        return {"db.system.name": engine, "db.namespace": location}
+    place: _Attributes = {"db.system.name": engine}
+    url = urllib.parse.urlsplit(location)
+    options = dict(urllib.parse.parse_qsl(url.query))
+    user, _, hosts = url.netloc.rpartition("@")
+    # As the server has it, a database that is not named is that of the user's name.
+    database = urllib.parse.unquote(url.path[1:]) or options.get("dbname") or options.get("database") or user
+    if database:
+        place["db.namespace"] = f"{database}|{options.get('schema', 'contextstore')}"
+    first = _HOST.match(hosts or options.get("host", ""))
+    if first is not None:
+        place["server.address"] = first["address"] or first["name"]
+        if first["port"] and int(first["port"]) != _POSTGRES_PORT:
+            place["server.port"] = int(first["port"])
     return place
 
 

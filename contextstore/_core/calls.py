@@ -110,7 +110,7 @@ class Calls:
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
-        self.are_told = reports.are_told("on_operation")
+        self._are_told = reports.have_observers
 
     def of(self, service: S, table: dict[str, Call]) -> S:
         """The service with its public calls taken note of."""
@@ -121,7 +121,7 @@ class Calls:
         """A function that returns what is awaited, or iterated over, as one that is taken note of."""
         count = self._reports.calls.adder(call.name)
         is_iteration = inspect.isasyncgenfunction(function)
-        if self.are_told:
+        if self._are_told:  # also where none wants the calls: what was noted is told at their ends
             told = _Told(self._reports, call, count, function)
             return told.iterated if is_iteration else told.awaited
         return self._iterated(count, function) if is_iteration else self._awaited(count, function)

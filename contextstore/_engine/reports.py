@@ -94,6 +94,10 @@ class Reports:
                 if method is not None and getattr(type(observer), name, None) is not getattr(Observer, name):
                     listeners.append(method)
 
+    @property
+    def have_observers(self) -> bool:
+        return any(self._listeners.values())
+
     def are_told(self, name: str) -> bool:
         """Whether there is an observer that has this method."""
         return bool(self._listeners[name])

@@ -101,7 +101,7 @@ class Reads:
         return bool(await self._pool.fetch(self._statements.exists, *key))
 
     async def ping(self) -> None:
-        await self._pool.fetch(self._statements.ping)
+        await self._pool.fetch(self._statements.format)
 
     async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
         statement = self._statements.first_node_ids

@@ -98,7 +98,6 @@ class WriteStatements:
         SELECT name, setting FROM pg_settings WHERE name IN
             ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_encoding')
     """
-    ping: str = "SELECT 1"
     has_standby: str = "SELECT FROM pg_stat_replication LIMIT 1"
     # -- writes ------------------------------------------------------------------------------------------------------
     # Sorted, so that two that overlap wait for each other in one order and not in a circle. The lock on the run, which

@@ -14,7 +14,8 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, Observer, WrongLoopError
 from contextstore.observers import CommitEvent, ErrorEvent, OperationEvent, WaitEvent
 
-from ..conftest import Target
+from ..conftest import Awaited, Target
+from ..support.doubles import core_of
 
 SECRET = "a-value-that-no-event-may-have"
 
@@ -67,7 +68,7 @@ async def store(make_store: Target, recorder: Recorder) -> Any:
 
 async def _batch(store: Any) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        if hasattr(store, "blocking"):
+        if isinstance(store, Awaited):
             await asyncio.to_thread(_batch_of_a_thread, store.blocking)
         else:
             batch = await stack.enter_async_context(store.batch())
@@ -82,7 +83,7 @@ def _batch_of_a_thread(store: ContextStore) -> None:
 
 
 async def _iterate(store: Any) -> list[Any]:
-    if hasattr(store, "blocking"):
+    if isinstance(store, Awaited):
         return await asyncio.to_thread(lambda: list(store.blocking.iter_outputs("run")))
     return [output async for output in store.iter_outputs("run")]
 
@@ -144,7 +145,7 @@ class TestOperations:
         assert {field: getattr(event, field) for field in facts} == facts
 
     async def test_a_call_of_a_run_object_is_told_as_the_stores(self, store: Any, recorder: Recorder) -> None:
-        if hasattr(store, "blocking"):
+        if isinstance(store, Awaited):
             assert await asyncio.to_thread(store.blocking.run("run").step, "node", lambda: 5) == 5
         else:
             assert await store.run("run").step("node", lambda: 5) == 5
@@ -182,7 +183,7 @@ class TestOperations:
         self, store: Any, recorder: Recorder
     ) -> None:
         await store.put_many("run", {"a": 1, "b": 2, "c": 3})
-        if hasattr(store, "blocking"):
+        if isinstance(store, Awaited):
             outputs = store.blocking.iter_outputs("run")
             await asyncio.to_thread(next, outputs)
             outputs.close()
@@ -338,7 +339,7 @@ class TestHostileObservers:
     async def test_a_call_from_within_one_is_refused_at_once_and_not_told(self, make_store: Target) -> None:
         calling, recorder = Calling(), Recorder()
         async with make_store(observers=[calling, recorder]) as store:
-            calling.store = getattr(store, "blocking", None) or getattr(store, "store", store)
+            calling.store = store.blocking if isinstance(store, Awaited) else core_of(store)
             await store.put("run", "a", 1)
             assert await store.get("run", "a") == 1
         assert calling.outcomes
@@ -380,7 +381,7 @@ class TestHostileObservers:
             await store.put("run", "a", 1)
             assert await store.get("run", "a") == 1
             assert await store.get("run", "a") == 1
-            counters = getattr(store, "blocking", store).counters()
+            counters = (store.blocking if isinstance(store, Awaited) else store).counters()
         assert [event.operation for event in recorder.operations] == ["put", "get", "get"]
         assert len(recorder.commits) == 1
         failures = [record for record in caplog.records if "observer" in record.getMessage()]

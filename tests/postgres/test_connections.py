@@ -11,10 +11,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, StoreBusyError
+from contextstore import AsyncContextStore, ContextStore, Observer, StoreBusyError
 from contextstore._core import outputs
 from contextstore._postgres import reads
 from contextstore._postgres.connection import Connection
+from contextstore.observers import WaitEvent
 
 from ..support.doubles import core_of
 from ..support.nodes import execute
@@ -168,3 +169,20 @@ def test_a_store_that_waits_for_nothing_connects_anew_when_its_connection_is_los
             with contextlib.suppress(StoreBusyError):
                 store.put("run", "later", 2, exist_ok=True)
         assert store.get("run", "later") == 2
+
+
+async def test_a_read_that_waits_for_a_connection_of_the_pool_is_counted_and_told(url: str) -> None:
+    class Waits(Observer):
+        def __init__(self) -> None:
+            self.kinds: list[str] = []
+
+        def on_wait(self, event: WaitEvent, /) -> None:
+            assert event.seconds > 0
+            self.kinds.append(event.kind)
+
+    waits = Waits()
+    async with AsyncContextStore(url, observers=[waits], max_connections=2) as store:  # one of them reads
+        await asyncio.gather(*(store.exists("run", f"{n}") for n in range(10)))
+        counted = store.counters().waits["connection"]
+    assert counted >= 1
+    assert waits.kinds == ["connection"] * counted
