@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .._process.log import log
 from .._waiting.deadline import Deadline
-from ..errors import IncompatibleStoreError, StorageError, StoreBusyError, StoreNotFoundError
+from ..errors import IncompatibleStoreError, ReadOnlyStoreError, StorageError, StoreBusyError, StoreNotFoundError
 from .epoch import StoreEpoch
 from .errors import NO_CONNECTION_LEFT, NO_TABLE, ConnectionLostError, TransientError, TryAgainError
 from .migration import Migration
@@ -147,10 +147,16 @@ class Opening:
             if not self._terms.read_only:
                 reason = "create=True would make one"
             raise StoreNotFoundError(f"there is no store at {self._location}; {reason}")
-        # Not "if not exists" alone, which asks for the right to make schemas also where there is one.
-        if not await self._connection.fetch(deadline, self._statements.has_schema, self._address.schema):
-            await self._connection.execute(deadline, self._statements.create_schema)
-        await self._connection.execute(deadline, self._statements.create_tables)
+        try:
+            # Not "if not exists" alone, which asks for the right to make schemas also where there is one.
+            if not await self._connection.fetch(deadline, self._statements.has_schema, self._address.schema):
+                await self._connection.execute(deadline, self._statements.create_schema)
+            await self._connection.execute(deadline, self._statements.create_tables)
+        except ReadOnlyStoreError as error:  # the role lacks a right
+            message = (
+                f"there is no store at {self._location}, and this role may not make one: open it once as one that may"
+            )
+            raise ReadOnlyStoreError(f"{message} ({error.message})", code=error.code) from error
 
     # -- the server's settings ----------------------------------------------------------------------------------------
 

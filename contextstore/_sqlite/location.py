@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
+from collections.abc import Iterator
 
 from ..errors import IncompatibleStoreError, StorageError, StoreNotFoundError
 from .errors import translated_os
@@ -136,6 +138,7 @@ def check_place(path: str, location: str, why_not_create: str = "") -> bool:
             "destroys it: remove all names but one, or make the others symbolic links"
         )
     _refuse_network_file_system(path, location)
+    _refuse_mounted_file(path, location)
     return True
 
 
@@ -162,18 +165,34 @@ def _refuse_network_file_system(path: str, location: str) -> None:
     """Locks and shared memory do not work across hosts. Linux tells what a path is mounted from; others don't."""
     device = os.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
+    for mount, _, source in _mounts():
+        if mount[2] == number and source in _NETWORK_FILE_SYSTEMS:
+            raise IncompatibleStoreError(
+                f"{location} is on a network file system ({source}), where its locks do not hold: "
+                "put it on a local disk, or use PostgreSQL"
+            )
+
+
+def _refuse_mounted_file(path: str, location: str) -> None:
+    """What is beside it is not beside the file that was mounted: who comes by that name, or later, has another -wal."""
+    if any(point == path for _, point, _ in _mounts()):
+        raise IncompatibleStoreError(
+            f"{location} is mounted by itself, and its -wal, which has the newest writes, would stay behind: mount its "
+            "folder instead"
+        )
+
+
+def _mounts() -> Iterator[tuple[list[str], str, str]]:
+    """Of each mount its fields (proc(5), mountinfo), the path that it is at, and the type of its file system."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
             lines = mounts.read().splitlines()
     except OSError:
         return
     for line in lines:
-        fields, _, source = line.partition(" - ")
-        if fields.split()[2] == number and source.split()[0] in _NETWORK_FILE_SYSTEMS:
-            raise IncompatibleStoreError(
-                f"{location} is on a network file system ({source.split()[0]}), where its locks do not hold: "
-                "put it on a local disk, or use PostgreSQL"
-            )
+        before, _, source = line.partition(" - ")
+        fields = before.split(" ")
+        yield fields, re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4]), source.split()[0]
 
 
 def refuse_emptied(path: str, location: str, was_store: bool, why_not_create: str = "") -> None:

@@ -27,11 +27,13 @@ def check_rights(path: str, location: str) -> None:
 
 
 def side_file_in_the_way(path: str) -> str:
-    """Which of the files beside the store's keeps this process's user from reading or writing it, and what to do.
+    """Which of the files, the store's or one beside it, keeps this process's user from its work, and what to do.
 
     "": none.
     """
     may = functools.partial(os.access, effective_ids=os.access in os.supports_effective_ids)
+    if os.path.isfile(path) and not may(path, os.R_OK):
+        return f"it cannot be read by uid {os.geteuid()}; check its permissions"
     for name in (path + "-lock", path + "-shm", path + "-wal", path + "-journal"):
         try:
             there = os.stat(name)
@@ -47,7 +49,7 @@ def side_file_in_the_way(path: str) -> str:
             continue
         advice = (
             f"{name} (mode {stat.S_IMODE(there.st_mode):04o}, uid {there.st_uid}) cannot be {kept_from} by uid "
-            f"{os.geteuid()}: give it the mode and the owner of the store file (chmod, chown)"
+            f"{os.geteuid()}: give it the mode, owner and group of the store file (chmod, chown, chgrp)"
         )
         # The two in which no commit can be.
         if name.endswith("-shm") or (name.endswith("-wal") and not there.st_size):

@@ -104,6 +104,15 @@ def test_a_role_that_may_only_insert_and_select_can_put_and_get(postgres: Server
         assert owner.get_run("run") == {"a": 1, "b": 2}
 
 
+def test_a_role_that_may_not_make_a_store_is_told_that_there_is_none(postgres: Server, url: str, schema: str) -> None:
+    execute(postgres, f"CREATE ROLE role_{schema} LOGIN")
+    for _ in range(2):  # without a schema, and with one that it may use and not create in
+        with pytest.raises(ReadOnlyStoreError, match=r"there is no store at .* as one that may .*permission denied"):
+            ContextStore(url.replace("postgres@", f"role_{schema}@")).open()
+        execute(postgres, f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        execute(postgres, f"GRANT USAGE ON SCHEMA {schema} TO role_{schema}")
+
+
 def test_a_store_that_only_reads_works_and_refuses_every_write(url: str) -> None:
     with ContextStore(url) as store:
         store.put("run", "a", 1)

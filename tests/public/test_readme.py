@@ -2,15 +2,15 @@
 
 Rules of this module: every fence is of a kind that is run here, or ``text``; any other fails the tests. Python works on
 its own in an empty folder, as a program of its own; ``python continued`` goes on where the Python before it ended, as a
-reader would who pastes both. A ``console`` fence has commands after ``$`` and what they print; ``bash`` has commands
-alone. A command that nobody here knows how to check fails. The pages in ELSEWHERE need more than that, and have a test
-module of their own for whatever is not plain Python.
+reader would who pastes both. ``python pytest`` is a module of tests, which pytest runs, with a server at
+``DATABASE_URL``. A ``console`` fence has commands after ``$`` and what they print; ``bash`` has commands alone. A
+command that nobody here knows how to check fails. A fence that needs more than that is of a kind that the page's own
+tests run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import pathlib
 import re
@@ -21,18 +21,30 @@ import sqlite3
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
 
-import contextstore
-from contextstore import AsyncContextStore, ContextStore, errors
-
 ROOT = pathlib.Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
+RUN_ALONE = ("python", "python pytest")
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-ELSEWHERE = {"docs/web-service.md"}  # test_web_service_page.py: its commands ask a server
+
+
+RUN_ELSEWHERE = {
+    "docs/operating.md": ("sh",),  # test_operating.py
+    "docs/postgresql.md": ("sql", "python server"),  # test_postgresql_page.py
+    "docs/reference.md": ("python example", "python signature"),  # test_reference.py
+    "docs/web-service.md": (  # test_web_service_page.py
+        "bash",
+        "console",
+        "yaml",
+        'python title="examples/web_service.py"',
+        'python title="examples/web_worker.py"',
+    ),
+}
+"""Kinds of fences that a page's own tests run, and show that they run all of them."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +92,14 @@ def fences_of(path: pathlib.Path) -> list[Fence]:
 # ------------------------------------------------------------------------------------------------------ running a fence
 
 
-def run_fence(fence: Fence, folder: pathlib.Path) -> None:
+def run_fence(fence: Fence, folder: pathlib.Path, environment: Mapping[str, str] = {}) -> None:
     match fence.info:
+        case kind if kind in RUN_ELSEWHERE.get(fence.document, ()):
+            pass
         case "python":
             run_python(fence, folder)
-        case _ if fence.document in ELSEWHERE:
-            pass
+        case "python pytest":
+            run_tests(fence, folder, environment)
         case "console" | "bash":
             for command, expected in commands_of(fence):
                 check_command(fence, command, expected, folder)
@@ -117,6 +131,27 @@ def run_python(fence: Fence, folder: pathlib.Path) -> None:
     assert not done.stderr, f"{fence}: {done.stderr}"
 
 
+def run_tests(fence: Fence, folder: pathlib.Path, environment: Mapping[str, str]) -> None:
+    """As a module of tests: all must pass, none be skipped, and nothing warn."""
+    module = folder / "test_snippet.py"
+    module.write_text(fence.text)
+    # Its own configuration, and not that of a folder above. The scope is what pytest-asyncio asks everybody to set.
+    settings = "filterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
+    (folder / "pytest.ini").write_text(f"[pytest]\n{settings}")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", module.name],
+        cwd=folder,
+        # Other plugins would take longer to load than the tests do.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    module.unlink()
+    assert done.returncode == 0, f"{fence}: {done.stdout}{done.stderr}"
+    assert re.search(r"^\d+ passed in", done.stdout, re.MULTILINE), f"{fence}: {done.stdout}"
+
+
 def commands_of(fence: Fence) -> Iterator[tuple[str, list[str]]]:
     """Each command with the lines that it prints, as far as these are shown."""
     lines = fence.text.splitlines()
@@ -145,6 +180,9 @@ def check_command(fence: Fence, command: str, expected: list[str], folder: pathl
             for variable in variables:
                 name = variable.partition("=")[0]
                 assert f"$({name})" in makefile(), f"{fence}: the Makefile does not know {name}"
+        case ["python", name]:
+            printed = run_first_program(fence, name, folder)
+            assert not expected or printed == expected, f"{fence}: {command}"
         case ["contextstore", *words]:
             printed = run_contextstore(words, folder)
             assert not expected or printed == expected, f"{fence}: {command}"
@@ -155,6 +193,23 @@ def check_command(fence: Fence, command: str, expected: list[str], folder: pathl
             assert os.access(ROOT / ".ci/run", os.X_OK)
         case _:
             raise AssertionError(f"{fence}: no test knows how to check the command {command!r}")
+
+
+def run_first_program(fence: Fence, name: str, folder: pathlib.Path) -> list[str]:
+    """What the first program of the page prints, saved under the name that the page gives it."""
+    text = (ROOT / fence.document).read_text()
+    assert f"Save this as `{name}`" in text, f"{fence}: the page names no program {name}"
+    (folder / name).write_text(next(each for each in fences_in(text, fence.document) if each.info == "python").text)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", name],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), f"{fence}: {done.stderr}"
+    return done.stdout.splitlines()
 
 
 def run_contextstore(words: list[str], folder: pathlib.Path) -> list[str]:
@@ -202,21 +257,18 @@ def test_a_document_works_as_pasted_from_top_to_bottom_in_one_folder(
     path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for fence in fences_of(path):
-        run_fence(fence, tmp_path)
+        if fence.info != "python pytest":  # which need no folder, and are run below
+            run_fence(fence, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "fence", [fence for path in DOCUMENTS for fence in fences_of(path) if fence.info == "python"], ids=str
+    "fence", [fence for path in DOCUMENTS for fence in fences_of(path) if fence.info in RUN_ALONE], ids=str
 )
-def test_each_snippet_works_on_its_own_in_an_empty_folder(fence: Fence, tmp_path: pathlib.Path) -> None:
-    run_fence(fence, tmp_path)
-
-
-@every_document
-def test_what_a_document_links_to_in_this_repository_is_there(path: pathlib.Path) -> None:
-    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
-    local = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
-    assert [link for link in local if not (path.parent / link).exists()] == []
+def test_each_snippet_works_on_its_own_in_an_empty_folder(
+    fence: Fence, tmp_path: pathlib.Path, request: pytest.FixtureRequest
+) -> None:
+    needs_server = "DATABASE_URL" in fence.text
+    run_fence(fence, tmp_path, {"DATABASE_URL": request.getfixturevalue("postgres").url()} if needs_server else {})
 
 
 def test_the_first_flow_of_the_readme_goes_on_where_sigkill_met_it(tmp_path: pathlib.Path) -> None:
@@ -245,37 +297,15 @@ def test_the_first_flow_of_the_readme_goes_on_where_sigkill_met_it(tmp_path: pat
     assert after.stdout.endswith("sum 385\n")
 
 
-# ------------------------------------------------------------------------------------------------ what they leave out
+# ------------------------------------------------------------------------------------------------- what they leave out
 
 
 def section_of(path: pathlib.Path, title: str) -> str:
     return path.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def names_in(text: str) -> set[str]:
-    """The names in the code within the text: of ``put(flow_run_id, value)`` it is ``put``."""
-    return {name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"^(?:.*\.)?(\w+)", code)}
-
-
-def test_the_readme_names_every_public_call() -> None:
-    calls = section_of(README, "All calls")
-    first_cells = "".join(line.split("|")[1] for line in calls.splitlines() if line.startswith("| "))
-    assert names_in(first_cells) == {name for name in vars(AsyncContextStore) if not name.startswith("_")}
-    functions = {name for name in contextstore.__all__ if inspect.isfunction(getattr(contextstore, name))}
-    assert functions | {"write_and_complete"} <= names_in(calls)
-
-
-def test_the_readme_names_every_error_but_those_that_stand_for_several() -> None:
-    rows = re.findall(r"^\|(.*?)\|", section_of(README, "Errors"), re.MULTILINE)
-    named = {name for row in rows for name in re.findall(r"\w+Error\b", row)}
-    kinds = {name: getattr(errors, name) for name in errors.__all__}
-    several = {name for name, kind in kinds.items() if set(kind.__subclasses__()) & set(kinds.values())}
-    assert named == kinds.keys() - several | {"TimeoutError"}
-
-
-def test_the_readme_has_every_option() -> None:
-    options = [name for name in inspect.signature(ContextStore).parameters if name != "target"]
-    assert re.findall(r"^\| `(\w+)`", section_of(README, "Options"), re.MULTILINE) == options
+def test_the_readme_is_read_in_two_minutes() -> None:
+    assert len(README.read_text().splitlines()) <= 180
 
 
 def test_make_help_names_every_target() -> None:

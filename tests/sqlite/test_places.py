@@ -15,6 +15,7 @@ import pytest
 
 from contextstore import AsyncContextStore, ContextStore, IncompatibleStoreError, StorageError, StoreNotFoundError
 
+from ..support.mounts import run_with_mounts
 from .files import ALL_FILES, Make, left_as_it_was, make_sample, names_in, plain, refused
 
 pytestmark = pytest.mark.disk
@@ -93,6 +94,33 @@ class TestPlaces:
         (file_path.parent / "store.db-lock").symlink_to(file_path.parent / "precious")
         with left_as_it_was(file_path.parent):
             refused(make, file_path, StorageError, "store.db-lock|ELOOP")
+
+
+class TestMounts:
+    @pytest.mark.parametrize("name", ["store.db", "with space and \\.db"])
+    def test_a_file_that_is_mounted_by_itself_is_refused_and_its_folder_is_not(
+        self, tmp_path: pathlib.Path, name: str
+    ) -> None:
+        program = """
+            folder, other, name = sys.argv[1:]
+            with ContextStore(f"{folder}/{name}") as store:
+                store.put("run", "node", 1)
+            open(f"{other}/{name}", "w").close()
+            mount("--bind", f"{folder}/{name}", f"{other}/{name}")
+            for options in ({}, {"read_only": True}):
+                try:
+                    ContextStore(f"{other}/{name}", **options).open()
+                except IncompatibleStoreError as error:
+                    say("mount its folder" in str(error), sorted(os.listdir(other)) == [name])
+            subprocess.run(["umount", f"{other}/{name}"], check=True)
+            mount("--bind", folder, other)
+            with ContextStore(f"{other}/{name}") as store:
+                say(store.get("run", "node"))
+        """
+        (tmp_path / "here").mkdir()
+        (tmp_path / "there").mkdir()
+        said = run_with_mounts(program, tmp_path / "here", tmp_path / "there", name)
+        assert said == ["True True", "True True", "1"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- links

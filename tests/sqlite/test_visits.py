@@ -288,6 +288,11 @@ class TestTwoUsers:
                 end(child)
             end(worker)
 
+    def test_a_store_that_a_visitor_may_not_read_is_named_and_not_what_is_beside_it(self, path: pathlib.Path) -> None:
+        made(path, ANOTHER, 0o600)
+        with Child(READER, path, NOBODY) as child:
+            assert child.hear().endswith(f"(SQLITE_CANTOPEN): it cannot be read by uid {NOBODY}; check its permissions")
+
 
 @AS_ROOT
 class TestAnArchivedStore:

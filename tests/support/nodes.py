@@ -30,7 +30,7 @@ def execute(server: Server, statement: str, user: str = "postgres") -> Any:
 def make_role_that_puts_and_gets(
     server: Server, schema: str, role: str, runs: str = "flow_runs", outputs: str = "node_outputs"
 ) -> None:
-    """And has no other right to that store, whose tables have these names: see docs/scaling.md, "Rights"."""
+    """And has no other right to that store, whose tables have these names: the writer of docs/postgresql.md."""
     for statement in (
         f"CREATE ROLE {role} LOGIN",
         f"GRANT USAGE ON SCHEMA {schema} TO {role}",
