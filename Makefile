@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all test-slow test-core torture lint format bench bench-calls metrics clean
+.PHONY: help demo test test-all test-slow test-core torture lint format reference docs docs-serve \
+	bench bench-calls metrics clean
 
 help:
 	@echo "make demo        run a real flow, kill it half-way, see it go on; STORE=flows.db, DEMO_ARGS=--help"
@@ -15,6 +16,9 @@ help:
 	@echo "make torture     power cuts, kills, disk errors, damage, a model; MINUTES=10"
 	@echo "make lint        linter, formatter's check, type checkers"
 	@echo "make format      do what the linter and the formatter can do by themselves"
+	@echo "make reference   write docs/reference.md anew from the docstrings"
+	@echo "make docs        build the site of the documentation in build/docs/site"
+	@echo "make docs-serve  the same, shown at http://127.0.0.1:8000, where its search works, too; DOCS_PORT=8080"
 	@echo "make bench       measure against the peers; BENCH_ARGS=--quick, or '--only put,get-*'"
 	@echo "make bench-calls measure single calls"
 	@echo "make metrics     how large, how branched, how entangled the package is; METRICS_ARGS=--json"
@@ -90,6 +94,15 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(VENV)/.dev
+	$(BIN)/python -m docs.tools.reference
+
+docs: reference
+	$(BIN)/python -m docs.tools.site
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs/site $(or $(DOCS_PORT),8000)
 
 # About ten minutes, during which nothing else should run; BENCH_ARGS=--quick takes two and writes nothing, as does a part
 # ("--only put,get-*"). Two checkouts are compared by python -m benchmarks.compare.

@@ -202,7 +202,7 @@ class AsyncContextStore:
             prefix: only ids that begin with it, literally.
 
         Raises:
-            InvalidKeyError, StorageError: as for ``get``.
+            InvalidKeyError, StorageError: no such id can be, or the engine could not read.
         """
         return await self._core.outputs.list_keys(flow_run_id, prefix)
 
@@ -213,12 +213,12 @@ class AsyncContextStore:
 
         Args:
             key: at most 512 bytes of UTF-8; may be empty.
-            value: as for ``put``.
+            value: JSON, what has a JSON form, or, as a whole, bytes: what ``put`` takes.
             exist_ok: take an equal value that is stored already as success.
 
         Raises:
             GlobalAlreadyExistsError: the key is there already, and its value stands.
-            InvalidKeyError, SerializationError, StorageError: as for ``put``.
+            InvalidKeyError, SerializationError, StorageError: it cannot be stored as it is, or the engine could not.
         """
         put = self._core.globals.put(key, value, exist_ok)
         del value
@@ -235,7 +235,7 @@ class AsyncContextStore:
 
         Raises:
             VersionConflictError: the key is at another version than expected.
-            InvalidKeyError, SerializationError, StorageError: as for ``put``.
+            InvalidKeyError, SerializationError, StorageError: it cannot be stored as it is, or the engine could not.
         """
         upsert = self._core.globals.upsert(key, value, expected_version)
         del value
@@ -251,10 +251,12 @@ class AsyncContextStore:
         """The value of a global key, or ``default`` where there is none.
 
         Args:
-            default, type: as for ``get``.
+            default: what to return where there is none; returned as it is.
+            type: convert to this type, and check; any that ``get`` takes.
 
         Raises:
-            DeserializationError, CorruptStoreError: as for ``get``.
+            DeserializationError: the value does not fit ``type``; the message names the place.
+            CorruptStoreError: the value is damaged.
         """
         return await self._core.globals.get(key, default, type)
 
@@ -283,7 +285,7 @@ class AsyncContextStore:
         """Delete a global key; returns whether it was there. Its version is counted on if it is written again.
 
         Raises:
-            StorageError: as for ``put``.
+            StorageError: the engine could not; see ``outcome_unknown``.
         """
         return await self._core.globals.delete(key)
 
@@ -299,7 +301,7 @@ class AsyncContextStore:
 
         Raises:
             Any exception that ``fn`` raises: then nothing was written.
-            SerializationError, StorageError: as for ``put``.
+            SerializationError, StorageError: the new value cannot be stored as it is, or the engine could not.
         """
         return await self._core.globals.update(key, fn, default)
 
@@ -309,7 +311,7 @@ class AsyncContextStore:
         """Whether a node has an output; loads no value.
 
         Raises:
-            InvalidKeyError, StorageError: as for ``get``.
+            InvalidKeyError, StorageError: no such id can be, or the engine could not read.
         """
         return await self._core.outputs.exists(flow_run_id, node_id)
 
@@ -380,7 +382,8 @@ class AsyncContextStore:
 
         Raises:
             AlreadyExistsError, GlobalAlreadyExistsError, VersionConflictError and the others of ``put``: at the end of
-            the block. RuntimeError: a call outside the block.
+                the block.
+            RuntimeError: a call outside the block.
         """
         return AsyncBatch(self._core)
 
@@ -425,15 +428,16 @@ class AsyncContextStore:
                 none of its cancel scopes. So one cancelled caller does not cancel the others, on whichever loop they
                 wait; when all are cancelled, so is it. If its loop ends before it does, those who wait elsewhere
                 compute anew, one of them. With ``ContextStore`` it runs in the calling thread.
-            type: as for ``get``. What ``factory`` returns is stored only if its stored form fits.
+            type: convert to this type, and check; any that ``get`` takes. What ``factory`` returns is stored only if
+                its stored form fits.
 
         Raises:
             Any exception of ``factory``, in every call that waited for it: then nothing was stored, and the next call
-            computes anew.
+                computes anew.
             DeserializationError: the value does not fit ``type``. If ``factory`` has just returned it, the message says
             that nothing was stored, and the next call computes anew; else it is that of an output which stands.
             RuntimeError: the factory asked for its own output, perhaps by way of others': it would wait for itself.
-            RunDeletedError, SerializationError, StorageError: as for ``put``.
+            RunDeletedError, SerializationError, StorageError: what ``factory`` returned could not be stored.
         """
         return await self._core.waits.get_or_put(flow_run_id, node_id, factory, type)
 
@@ -449,7 +453,7 @@ class AsyncContextStore:
         Args:
             timeout: seconds. None: for ever; 0 or less: look once. ``ContextStore`` warns (``RuntimeWarning``) of None
                 on the thread of a running event loop, which it blocks.
-            type: as for ``get``.
+            type: convert to this type, and check; any that ``get`` takes.
 
         Raises:
             TimeoutError: the builtin one: the output was not written in time.
@@ -521,7 +525,7 @@ class AsyncContextStore:
             How many outputs were removed. 0, and the run is marked as deleted all the same, if it was never seen.
 
         Raises:
-            StorageError: as for ``put``.
+            StorageError: the engine could not; see ``outcome_unknown``.
         """
         return await self._core.retention.delete_run(flow_run_id)
 
@@ -544,7 +548,7 @@ class AsyncContextStore:
             progress: called with how many runs were looked at, and how many there are.
 
         Raises:
-            StorageError: as for ``put``.
+            StorageError: the engine could not. What was deleted by then is gone.
         """
         return await self._core.retention.prune(older_than, dry_run, progress)
 

@@ -15,6 +15,8 @@ from benchmarks.__main__ import DOCS, FIGURES, FINDINGS, saved
 from benchmarks.goals import GOALS, Goal, Result
 from benchmarks.rounds import Times
 
+README = DOCS.parent / "README.md"
+
 pytestmark = pytest.mark.one_python
 
 
@@ -80,6 +82,37 @@ def test_saved_figures_are_read_back_and_have_a_line_for_everybody() -> None:
 
 def test_the_page_is_that_of_the_figures_that_are_kept(document: Any) -> None:
     assert DOCS.joinpath("benchmarks.md").read_text() == page.written(document, FINDINGS.read_text())
+
+
+@pytest.mark.parametrize(
+    ("what", "against", "said"),
+    [
+        (
+            "64 puts at once, throughput",
+            "the best peer that keeps each put atomic",
+            "at {} times the rate of the best peer",
+        ),
+        ("sync put, main thread", "sqlite3", "takes {} times as long as an INSERT by plain `sqlite3`"),
+        ("awaited put", "sqlite3", "and awaited {} times"),
+    ],
+)
+def test_the_figures_of_the_readme_are_those_of_the_page(what: str, against: str, said: str, document: Any) -> None:
+    median = median_of(what, against, document)
+    assert said.format(f"{median:.1f}") in " ".join(README.read_text().split())
+
+
+def test_a_repeated_get_takes_as_long_as_that_peers_of_which_the_readme_says_so(document: Any) -> None:
+    assert "A repeated get takes as long as one from LMDB." in README.read_text()
+    assert 0.9 < median_of("awaited get, hot", "LMDB with orjson", document) < 1.1
+
+
+def median_of(what: str, against: str, document: Any) -> float:
+    (found,) = (
+        result.median
+        for result in goals.results(document["figures"])
+        if isinstance(result, Result) and (result.goal.what, result.goal.against) == (what, against)
+    )
+    return found
 
 
 def test_each_goal_of_the_page_has_been_measured(document: Any) -> None:
