@@ -44,7 +44,7 @@ those of `AsyncContextStore`, and a call with **A** beside it is awaited there. 
 
 In signatures `Id` is `uuid.UUID | str`; `Outputs` is a mapping of values by node id; `Store` is either of the two
 stores; `Progress` is a function of two numbers, how many are done and how many there are; `Damaged` is `"raise"` or
-`"skip"`.
+`"skip"`; `ExportedRecord` is any of the three records of an export.
 """
 
 STORE, SYNC_STORE = contextstore.AsyncContextStore, contextstore.ContextStore

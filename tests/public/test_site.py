@@ -21,17 +21,6 @@ ROOT = site.ROOT
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
-# In the navigation, and not written yet: to be emptied.
-LATER = {
-    "command-line.md",
-    "exchange-format.md",
-    "limits.md",
-    "operating.md",
-    "postgresql.md",
-    "telemetry.md",
-    "web-service.md",
-} - {path.name for path in DOCS.glob("*.md")}
-
 pytestmark = pytest.mark.one_python
 
 
@@ -65,8 +54,6 @@ def wrong_links(page: pathlib.Path, root: pathlib.Path = ROOT) -> Iterator[str]:
                 yield f"{link}: is no address of a page"
             continue
         path = page.parent / unquote(target) if target else page
-        if path.parent == DOCS and path.name in LATER:
-            continue
         if not path.exists():
             yield f"{link}: is not there"
         elif not path.resolve().is_relative_to(root.resolve()):
@@ -117,7 +104,7 @@ def test_links_are_replaced_where_they_stand_and_nothing_else_is() -> None:
 
 def test_each_page_is_in_the_navigation_once() -> None:
     pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
-    assert sorted(nav()) == sorted([*pages, *site.PAGES.values(), *LATER])
+    assert sorted(nav()) == sorted([*pages, *site.PAGES.values()])
 
 
 def test_the_front_page_leads_to_each_page() -> None:
@@ -181,8 +168,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[pathlib.Path, Page]:
     pytest.importorskip("zensical")
     folder = tmp_path_factory.mktemp("built")
     site.lay_out(folder)
-    for name in LATER:
-        (folder / "docs" / name).write_text("# Not written yet\n")
     said = site.build(folder)
     assert "warning" not in said.lower(), said
     pages = {path.resolve(): Page(path.read_text()) for path in (folder / "site").rglob("*.html")}
