@@ -44,6 +44,8 @@ _COLLECTIONS = {
 """What a call is about, by the name that it has in the database: two views and a table. Others are about all of it."""
 _COLLECTION_OF = {call: collection for collection, calls in _COLLECTIONS.items() for call in calls.split()}
 _POSTGRES_PORT = 5432
+_HIDDEN = "***"
+"""What stands in a location for what may be a part of a password."""
 _HOST = re.compile(r"(?:\[(?P<address>[^]]+)]|(?P<name>[^][:,]+))(?::(?P<port>\d+))?")
 """The first of a URL's hosts."""
 
@@ -145,14 +147,16 @@ def _place(engine: str, location: str) -> _Attributes:
     options = dict(urllib.parse.parse_qsl(url.query))
     user, _, hosts = url.netloc.rpartition("@")
     # As the server has it, a database that is not named is that of the user's name.
-    database = urllib.parse.unquote(url.path[1:]) or options.get("dbname") or options.get("database") or user
-    if database:
+    database = url.path[1:] or options.get("dbname") or options.get("database") or user or options.get("user", "")
+    if database and _HIDDEN not in database:
+        database = urllib.parse.unquote(database)
         place["db.namespace"] = f"{database}|{options.get('schema', 'contextstore')}"
     first = _HOST.match(hosts or options.get("host", ""))
     if first is not None:
         place["server.address"] = first["address"] or first["name"]
-        if first["port"] and int(first["port"]) != _POSTGRES_PORT:
-            place["server.port"] = int(first["port"])
+        port = first["port"] or options.get("port", "").partition(",")[0]
+        if port and int(port) != _POSTGRES_PORT:
+            place["server.port"] = int(port)
     return place
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import inspect
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, NamedTuple, TypeVar, cast
@@ -110,7 +111,7 @@ class Calls:
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
-        self._are_told = reports.have_observers
+        self._are_told = reports.has_observers
 
     def of(self, service: S, table: dict[str, Call]) -> S:
         """The service with its public calls taken note of."""
@@ -203,24 +204,25 @@ class _Told:
         running.items = 0
         running.seconds = 0.0
         items = self._function(*args)
-        error: BaseException | None = None
         try:
-            while True:
-                try:
-                    with running.passing(), running.counting_seconds():
-                        item = await anext(items)
-                except StopAsyncIteration:
-                    return
-                running.items += 1
-                yield item
+            try:
+                while True:
+                    try:
+                        with running.passing(), running.counting_seconds():
+                            item = await anext(items)
+                    except StopAsyncIteration:
+                        break
+                    running.items += 1
+                    yield item
+            finally:
+                await items.aclose()
         except GeneratorExit:  # its consumer has seen enough
+            running.leave()
             raise
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            await items.aclose()
+        except BaseException as error:
             running.end(None, error)
+            raise
+        running.end(None, None)
 
 
 class _Running:
@@ -233,6 +235,7 @@ class _Running:
         self._through = Passage()
         self._started_at = datetime.datetime.now(datetime.UTC)
         self._began = time.perf_counter()
+        self._thread = threading.get_ident()
         self.seconds: float | None = None
         """Of an iteration, as far as it has come."""
         self.items: int | None = None
@@ -243,7 +246,8 @@ class _Running:
         try:
             yield
         finally:
-            passage.reset(token)
+            with contextlib.suppress(ValueError):  # it is being collected, in a context of another's
+                passage.reset(token)
 
     @contextlib.contextmanager
     def counting_seconds(self) -> Any:
@@ -254,14 +258,33 @@ class _Running:
             self.seconds = (self.seconds or 0.0) + time.perf_counter() - began
 
     def end(self, result: object, error: BaseException | None) -> None:
-        """Once: the call has come to this."""
+        """Once: the call has come to this.
+
+        A coroutine that is closed is one that nobody awaits any more. Its collector may come in any thread, while that
+        holds whatever it holds, a lock of the observer's own too.
+        """
         if error is not None:
             self._reports.errors.add(type(error).__name__)
         is_from_observer = isinstance(error, WrongLoopError) and isinstance(owner_here(), Within)
         if is_from_observer or isinstance(error, ForkedProcessError):
             return
+        event = self._event(result, error)
+        if isinstance(error, GeneratorExit):
+            self._reports.note("on_operation", event)
+        else:
+            self._reports.tell("on_operation", event)
+
+    def leave(self) -> None:
+        """Instead: the iteration was left, by its consumer or, as above, by what collects it."""
+        event = self._event(None, None)
+        if owner_here() is None and threading.get_ident() == self._thread:
+            self._reports.tell("on_operation", event)
+        else:
+            self._reports.note("on_operation", event)
+
+    def _event(self, result: object, error: BaseException | None) -> OperationEvent:
         through, ids = self._through, self._ids
-        event = OperationEvent(
+        return OperationEvent(
             location=self._reports.location,
             engine=self._reports.engine,
             operation=self._call.name,
@@ -277,7 +300,6 @@ class _Running:
             code=None if error is None else code_of(error),
             outcome_unknown=getattr(error, "outcome_unknown", False) is True,
         )
-        self._reports.tell("on_operation", event)
 
 
 _KEYS: dict[str, Callable[[Any], str]] = {"flow_run_id": flow_run_key, "node_id": node_key, "key": global_key}

@@ -125,6 +125,7 @@ class Session:
                 is_news = self._become(State.OPEN)
             elif self._host is host:
                 self._host = None
+        self.engine.reports.tell_noted()
         if error is not None:
             raise self._of_this_caller(error)
         if is_news:
@@ -162,6 +163,7 @@ class Session:
             host.stop()
             error = (await self.callers.join(host.closed)).error
             await self.callers.join_thread(host.thread)
+            self.engine.reports.tell_noted()
             if error is not None:
                 raise self._of_this_caller(error)
             if is_news:

@@ -74,11 +74,12 @@ class OutputCache:
         self.bytes = 0
         # Counted without the lock. CPython passes from one thread to another at calls and at jumps back alone, of which
         # += of a field has none. For the others the time of a next() does not count.
-        self.hits = 0
-        self._hits_asked_for, self._misses = itertools.count(), itertools.count()
+        self.quick_hits = 0
+        """How many of the hits were answered by ``find`` alone: gets of a face."""
+        self._other_hits, self._misses = itertools.count(), itertools.count()
         _caches.add(self)
 
-    def find(self, key: tuple[object, object]) -> Encoded | None:
+    def find(self, key: tuple[object, object], quick: int = 1) -> Encoded | None:
         """The output under the key, if the program may have it from memory just now, and the caller too: none of the
         store's own threads, nor a forked child, nor of a store that was closed. Any ids will do: what is found was
         checked when it went in.
@@ -94,15 +95,15 @@ class OutputCache:
             self._entries.move_to_end(key)
         except (KeyError, TypeError):  # gone by now; no id
             return None
-        self.hits += 1
+        self.quick_hits += quick
         return value
 
     def get(self, key: OutputKey) -> Encoded | None:
         """The same, where it counts that there is none."""
-        return self.counting(self.find(key))
+        return self.counting(self.find(key, 0))
 
     def counting(self, value: Encoded | None) -> Encoded | None:
-        next(self._misses if value is None else self._hits_asked_for)
+        next(self._misses if value is None else self._other_hits)
         return value
 
     def fill(self, found: Iterable[tuple[OutputKey, Encoded]], epoch: Epoch) -> None:
@@ -284,9 +285,8 @@ class OutputCache:
         return counted(self._misses)
 
     @property
-    def quick_hits(self) -> int:
-        """How many of the hits were answered by ``find`` alone: gets of a face."""
-        return self.hits - counted(self._hits_asked_for)
+    def hits(self) -> int:
+        return self.quick_hits + counted(self._other_hits)
 
 
 _caches: weakref.WeakSet[OutputCache] = weakref.WeakSet()

@@ -72,12 +72,12 @@ def _note_trip(answer: object) -> None:
 
 
 class ObservedCache(OutputCache):
-    def find(self, _: tuple[object, object]) -> None:
+    def find(self, key: tuple[object, object], quick: int = 1) -> None:
         """Nothing: a get of a face's goes the long way, on which it is told of, also to what is in memory."""
         return
 
     def get(self, key: OutputKey) -> Encoded | None:
-        value = self.counting(super().find(key))
+        value = self.counting(super().find(key, 0))
         here = passage.get()
         if here is not None:
             here.asked_cache = True

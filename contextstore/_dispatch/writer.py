@@ -83,7 +83,10 @@ class QueuedUnit:
 
     def expire(self) -> Outcome[Any] | None:
         """Its time is up: withdraw it, unless a commit has taken it."""
-        return self._writer.too_late() if self.take() else None
+        if not self.take():
+            return None
+        self._writer.count_timeout()
+        return self._writer.too_late()
 
 
 class Writer:
@@ -204,12 +207,15 @@ class Writer:
 
     def too_late(self) -> Outcome[Any]:
         """What a unit comes to that was withdrawn at its deadline."""
-        self._engine.reports.waited("commit", self._timeout, timed_out=True)
         busy = StoreBusyError(
             f"the write to {self._engine.location} waited longer than timeout={self._timeout:g} seconds for another "
             "process, the server or room in the queue; nothing was stored: try again, or raise timeout"
         )
         return Outcome.failure(busy)
+
+    def count_timeout(self) -> None:
+        """Once for each unit that was withdrawn at its deadline, and for none that its caller has withdrawn."""
+        self._engine.reports.waited("commit", self._timeout, timed_out=True)
 
     @property
     def queued(self) -> int:
@@ -252,7 +258,8 @@ class Writer:
             if first.claim:
                 if first.deadline > time.monotonic():
                     return True
-                first.take()  # the caller would do so itself, unless its loop is busy or gone
+                if first.take():  # the caller would do so itself, unless its loop is busy or gone
+                    self.count_timeout()
             self._pass_over(queue.popleft())
         return False
 

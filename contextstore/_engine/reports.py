@@ -7,6 +7,7 @@ noted, and told by the next thread that holds nothing.
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import logging
 import time
@@ -91,16 +92,16 @@ class Reports:
         for observer in observers:
             for name, listeners in self._listeners.items():
                 method = getattr(observer, name, None)
-                if method is not None and getattr(type(observer), name, None) is not getattr(Observer, name):
+                if method is not None and getattr(method, "__func__", method) is not getattr(Observer, name):
                     listeners.append(method)
-
-    @property
-    def have_observers(self) -> bool:
-        return any(self._listeners.values())
 
     def are_told(self, name: str) -> bool:
         """Whether there is an observer that has this method."""
         return bool(self._listeners[name])
+
+    @property
+    def has_observers(self) -> bool:
+        return any(self._listeners.values())
 
     # -- anywhere: counted, and noted if there is an observer ----------------------------------------------------------
 
@@ -112,14 +113,18 @@ class Reports:
             event = WaitEvent(
                 location=self.location, engine=self.engine, kind=kind, seconds=seconds, timed_out=timed_out
             )
-            self._noted.append(("on_wait", event))
+            self.note("on_wait", event)
 
     def trouble(self, kind: str, error: BaseException) -> None:
         self.troubles.add(kind)
         if self.are_told("on_error"):
             name = type(error).__name__
             event = ErrorEvent(location=self.location, engine=self.engine, kind=kind, error=name, code=code_of(error))
-            self._noted.append(("on_error", event))
+            self.note("on_error", event)
+
+    def note(self, name: str, event: object) -> None:
+        """Have it told by the next thread that holds nothing."""
+        self._noted.append((name, event))
 
     # -- where nothing is held -----------------------------------------------------------------------------------------
 
@@ -133,7 +138,7 @@ class Reports:
                 noted = self._noted.popleft()
             except IndexError:  # another thread has told it
                 return
-            self._tell(*noted)
+            contextvars.Context().run(self._tell, *noted)  # in none of a call's, which it may be none of
 
     def _tell(self, name: str, event: object) -> None:
         for listener in self._listeners[name]:

@@ -53,6 +53,10 @@ class OwnThreads:
         for ident in [ident for ident, owner in OWNERS.copy().items() if owner is self]:
             self.discard(ident)
 
+    def works_for(self, other: OwnThreads) -> bool:
+        """Whether what one of these threads waits for, the other threads may wait for."""
+        return self is other
+
     def __contains__(self, ident: object) -> bool:
         return isinstance(ident, int) and OWNERS.get(ident) is self
 
@@ -76,7 +80,7 @@ class OnBehalf(OwnThreads):
         self._owner = owner
 
     def may_call(self, other: OwnThreads) -> bool:
-        return other is not self._owner
+        return not self._owner.works_for(other)
 
 
 class Within(OwnThreads):
@@ -94,6 +98,9 @@ class Within(OwnThreads):
 
     def may_call(self, other: OwnThreads) -> bool:
         return other is not self._owner and (self._before is None or self._before.may_call(other))
+
+    def works_for(self, other: OwnThreads) -> bool:
+        return self._owner.works_for(other) or (self._before is not None and self._before.works_for(other))
 
 
 class _OfAll(OwnThreads):

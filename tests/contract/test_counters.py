@@ -9,6 +9,7 @@ import fcntl
 import pathlib
 import pickle
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from contextstore import AsyncContextStore, ContextStore, Counters, StorageError
 
 from ..conftest import Awaited, Target
 from ..process.threads import run_threads
-from ..support.doubles import Gate
+from ..support.doubles import Gate, core_of
 
 
 def counters_of(store: Any) -> Counters:
@@ -50,6 +51,16 @@ class TestCounters:
         }
         assert (counters.cache_hits, counters.cache_misses) == (4, 1)
         assert (counters.commits, counters.writes) == (2, 2)
+
+    async def test_a_get_of_a_run_object_is_answered_from_memory_as_quickly_as_the_stores(self, store: Any) -> None:
+        await store.put("run", "a", 1)
+        for _ in range(2):
+            if isinstance(store, Awaited):
+                assert await asyncio.to_thread(store.blocking.run("run").get, "a") == 1
+            else:
+                assert await store.run("run").get("a", type=int) == 1
+        assert core_of(store)._session.cache.quick_hits == 2
+        assert counters_of(store).calls == {"get": 2, "put": 1}
 
     async def test_the_counters_say_when_the_last_commit_was(self, store: Any) -> None:
         assert counters_of(store).last_commit_at is None
@@ -107,6 +118,27 @@ class TestCounters:
             await first
             counters = store.counters()
         assert (counters.waits, counters.busy_timeouts) == ({"commit": 1}, {"commit": 1})
+
+    def test_a_write_that_its_caller_withdrew_is_no_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with ContextStore(":memory:") as store:
+            callers: Any = core_of(store)._session.callers
+
+            def interrupted(*_: object) -> Any:
+                raise KeyboardInterrupt
+
+            gate = Gate(store)
+            holding = threading.Thread(target=store.put, args=("run", "a", 1))
+            holding.start()
+            assert gate.arrived.acquire(timeout=60)
+            with monkeypatch.context() as patch:
+                patch.setattr(callers, "wait_until", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    store.put("run", "b", 1)
+            gate.open()
+            holding.join(60)
+            store.put("run", "c", 1)  # the drain has passed over what was withdrawn
+            counters = store.counters()
+        assert (counters.waits, counters.busy_timeouts) == ({}, {})
 
     def test_a_wait_for_the_lock_of_another_process_is_counted(self, file_path: pathlib.Path) -> None:
         with ContextStore(file_path, timeout=0.05) as store:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import fcntl
+import pathlib
 import pickle
 import threading
 from typing import Any
 
 import pytest
 
-from contextstore import AsyncContextStore, ContextStore, Observer, WrongLoopError
+from contextstore import AsyncContextStore, ContextStore, Observer, StoreBusyError, WrongLoopError
 from contextstore.observers import CommitEvent, ErrorEvent, OperationEvent, WaitEvent
 
 from ..conftest import Awaited, Target
@@ -184,9 +186,7 @@ class TestOperations:
     ) -> None:
         await store.put_many("run", {"a": 1, "b": 2, "c": 3})
         if isinstance(store, Awaited):
-            outputs = store.blocking.iter_outputs("run")
-            await asyncio.to_thread(next, outputs)
-            outputs.close()
+            await asyncio.to_thread(lambda: next(store.blocking.iter_outputs("run")))
         else:
             async with contextlib.aclosing(store.iter_outputs("run")) as awaited:
                 await anext(awaited)
@@ -302,6 +302,41 @@ class TestRefusals:
         with ContextStore(":memory:", observers=(one for one in [some])) as store:  # type: ignore[arg-type]
             store.put("run", "a", 1)
         assert some.names == ["put"]
+
+    def test_a_method_may_be_set_on_the_object(self) -> None:
+        class Own(Observer):
+            pass
+
+        own, events = Own(), list[OperationEvent]()
+        own.on_operation = events.append  # type: ignore[method-assign]  # as a test of a program may do
+        with ContextStore(":memory:", observers=[own]) as store:
+            store.put("run", "a", 1)
+        assert [event.operation for event in events] == ["put"]
+
+    async def test_one_that_is_told_of_waits_alone_is_told_at_the_end_of_each_call(self, make_store: Target) -> None:
+        class Waits:
+            def __init__(self) -> None:
+                self.kinds: list[str] = []
+
+            def on_wait(self, event: WaitEvent) -> None:
+                self.kinds.append(event.kind)
+
+        some: Any = Waits()
+        async with make_store(observers=[some]) as store:
+            for number in (1, 2):
+                with contextlib.suppress(TimeoutError):
+                    await store.wait_for("run", "never", timeout=0)
+                assert some.kinds.count("output") == number
+
+    def test_an_opening_that_waits_in_vain_is_told(self, file_path: pathlib.Path) -> None:
+        recorder = Recorder()
+        store = ContextStore(file_path, timeout=0.05, observers=[recorder])
+        with open(f"{file_path}-lock", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(StoreBusyError):
+                store.open()
+        (event,) = recorder.events
+        assert (event.kind, event.timed_out) == ("lock", True)
 
 
 class Calling(Observer):

@@ -102,6 +102,21 @@ class TestAnAnswer:
         assert answers == [OLD, None, None, None, OLD]
         assert (cache.hits, cache.misses) == (2, 3)
 
+    def test_counts_at_no_moment_as_one_of_a_face_unless_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cache = OutputCache(10_000, Epochs(2))
+        cache.fill([(KEY, OLD)], 2)
+        cache.find(KEY)
+        seen: list[int] = []
+        counting = cache.counting
+
+        def seeing(value: Encoded | None) -> Encoded | None:
+            seen.append(cache.quick_hits)
+            return counting(value)
+
+        monkeypatch.setattr(cache, "counting", seeing)
+        assert cache.get(KEY) == OLD
+        assert (seen, cache.quick_hits, cache.hits) == ([1], 1, 2)
+
     def test_is_not_given_after_all_was_cleared(self) -> None:
         cache = OutputCache(10_000, Epochs(2))
         cache.fill([(KEY, OLD)], 2)

@@ -255,6 +255,10 @@ class TestMetrics:
         ("postgresql:///db?host=h", "db|contextstore", "h", None),
         ("postgresql://me@h", "me|contextstore", "h", None),
         ("postgresql://h", None, "h", None),
+        ("postgresql:///db?host=a%2Cb&port=5433%2C5434", "db|contextstore", "a", 5433),
+        ("postgresql:///?host=h&port=5432&user=me", "me|contextstore", "h", None),
+        ("postgresql://***@h/***", None, "h", None),
+        ("postgresql://me%40home@h", "me@home|contextstore", "h", None),
     ],
 )
 def test_a_servers_place_is_told_as_the_conventions_have_it(
