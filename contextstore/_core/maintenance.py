@@ -100,6 +100,8 @@ class MaintenanceService:
         target = os.path.abspath(os.fsdecode(path))
         if "\0" in target:
             raise ValueError(f"path {target!r} has a NUL character")
+        if isinstance(path, str) and "://" in path:  # without it: there may be a password in it
+            raise ValueError("path must be the path of a file; a store elsewhere is filled by copy()")
         events = _Progress(ProgressChannel(session.callers), target)
         done = session.host.call(lambda: session.engine.backup(target, events.report, check, overwrite))
         done.add_done_callback(lambda _: events.channel.end())

@@ -64,9 +64,9 @@ class AsyncContextStore:
         max_connections: how many connections to a PostgreSQL server at most: one writes, the others read. 2 at least.
             Stores in files and in memory ignore it.
 
-    A PostgreSQL store is shared by any number of machines, and needs ``pip install contextstore[postgres]``. Its tables
-    are in a schema of the database (``?schema=name``, "contextstore" if none is named), which is made at the first
-    opening. Of libpq's options the URL takes those that say where and as whom to connect (``sslmode``, ``passfile``,
+    A PostgreSQL store is shared by any number of machines, and needs the extra ``postgres``. Its tables are in a
+    schema of the database (``?schema=name``, "contextstore" if none is named), which is made at the first opening. Of
+    libpq's options the URL takes those that say where and as whom to connect (``sslmode``, ``passfile``,
     ``target_session_attrs`` with several hosts, ``application_name`` …), and ``pooler=transaction`` behind a pooler.
     What is different there: ``timeout`` is also the longest wait for a server that does not answer, or that has no
     connection left; a lost connection is mended, and a write that was under way is sent again, without being stored
@@ -435,7 +435,7 @@ class AsyncContextStore:
             Any exception of ``factory``, in every call that waited for it: then nothing was stored, and the next call
                 computes anew.
             DeserializationError: the value does not fit ``type``. If ``factory`` has just returned it, the message says
-            that nothing was stored, and the next call computes anew; else it is that of an output which stands.
+                that nothing was stored, and the next call computes anew; else it is that of an output which stands.
             RuntimeError: the factory asked for its own output, perhaps by way of others': it would wait for itself.
             RunDeletedError, SerializationError, StorageError: what ``factory`` returned could not be stored.
         """
@@ -499,7 +499,7 @@ class AsyncContextStore:
         """A new run that begins with (these of) the outputs of another: how to re-run from a node.
 
         The copying is done in commits of bounded size. If it is interrupted, the same call with the same
-        ``new_flow_run_id`` goes on.
+        ``new_flow_run_id`` goes on. The outputs of the new run have the time of the fork.
 
         Args:
             new_flow_run_id: the id of the new run. None: ``new_flow_run_id()``.
@@ -621,6 +621,7 @@ class AsyncContextStore:
             StoreBusyError: what is there is a store that is in use, such as this one.
             CorruptStoreError: something in the store is damaged; the message names the first problem. No copy is left.
             StorageError: it cannot be written. Then there is no copy.
+            ValueError: ``path`` is a URL: see ``copy``.
         """
         await self._core.maintenance.backup(path, check, overwrite, progress)
 

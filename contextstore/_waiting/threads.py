@@ -6,6 +6,7 @@ call, and must leave nothing behind that another call would wait for. See ``futu
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 import warnings
@@ -103,6 +104,8 @@ class ThreadCallers(Binding):
     async def awaited(self, awaitable: Awaitable[Any], function: object) -> Any:
         if inspect.iscoroutine(awaitable):
             awaitable.close()
+        while isinstance(function, functools.partial):  # a step's: the caller knows what is within
+            function = function.func
         raise TypeError(
             f"{function!r} returned an awaitable, and ContextStore takes plain functions: use AsyncContextStore"
         )

@@ -76,9 +76,14 @@ class Call:
                 sentence += f" ({self.place.target!r} was taken for one; contextstore --help lists the commands)"
             raise CommandError(sentence, UNUSABLE) from error
 
-    def store(self, target: str, *, read_only: bool = False, create: bool = False) -> ContextStore:
-        """A store by its path or URL, not yet opened."""
+    def store(self, target: str, name: str = "", *, read_only: bool = False, create: bool = False) -> ContextStore:
+        """A store by its path or URL, not yet opened.
+
+        Args:
+            name: what the line calls it. Empty: it is the one that the line is about.
+        """
         try:
             return ContextStore(target, read_only=read_only, create=create, timeout=self.timeout)
         except (TypeError, ValueError) as error:  # its message shows no part of the target
-            raise WrongUse(f"the store named by {self.place.named_by} cannot be meant: {error}") from error
+            named = name or f"the store named by {self.place.named_by}"
+            raise WrongUse(f"{named} cannot be meant: {error}") from error

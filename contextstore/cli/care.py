@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .. import CheckReport
+from .. import CheckReport, Problem
 from .._display.amounts import iso, size_words
 from .._display.text import escaped
 from .call import Call
 from .errors import NOT_FOUND, CommandError
 from .options import App
+from .transfer import counted
 
 
 def add_to(app: App) -> None:
@@ -35,15 +36,20 @@ _STATS = """
 def stats(call: Call) -> None:
     """Show how much there is in a store.
 
-    It counts all rows: about a second for a million outputs. What is said of commits and of the cache is about this
-    command's own process.
+    It counts all rows: about a second for a million outputs. JSON has also what stats() says of commits and of the
+    cache; that is about this command's own process.
     """
     with call.looked_at() as store:
-        call.screen.result(store.stats(), _field_lines)
+        call.screen.result(store.stats(), lambda record: _field_lines(record, _OF_THE_STORE))
 
 
-def _field_lines(record: Any) -> Iterator[str]:
-    names = [field.name for field in dataclasses.fields(record)]
+_COUNTED = ("runs", "outputs", "globals", "tombstones", "value_bytes", "file_bytes", "wal_bytes")
+_OF_THE_STORE = ("location", *_COUNTED, "engine")
+"""Figures of this process would be taken for those of the store: it has made no commit."""
+
+
+def _field_lines(record: Any, names: Sequence[str] = ()) -> Iterator[str]:
+    names = names or [field.name for field in dataclasses.fields(record)]
     width = max(map(len, names))
     for name in names:
         value = getattr(record, name)
@@ -108,12 +114,24 @@ def check(call: Call) -> None:
         report = store.check()
     call.screen.result(report, _report_lines)
     if not report.ok:
-        raise CommandError(f"{len(report.problems)} problems were found", NOT_FOUND)
+        found = counted(len(report.problems), "problem")
+        raise CommandError(f"{found} {'was' if len(report.problems) == 1 else 'were'} found", NOT_FOUND)
+
+
+def _place_of(problem: Problem) -> str:
+    """Where it is, for the kinds whose message may leave that to the key."""
+    match problem.kind, problem.key:
+        case "output", (run, node):
+            return f"node {node!r} of run {run!r}: "
+        case (("global" | "run"), (name,)):
+            return f"{name!r}: "
+    return ""
 
 
 def _report_lines(report: CheckReport) -> Iterator[str]:
     for problem in report.problems:
-        yield f"{problem.kind}: {escaped(problem.message)}"
+        yield escaped(f"{problem.kind}: {_place_of(problem)}{problem.message}")
     for note in report.notes:
         yield f"note: {escaped(note)}"
-    yield f"{report.runs} runs, {report.outputs} outputs, {report.globals} globals: {'ok' if report.ok else 'NOT OK'}"
+    counts = counted(report.runs, "run"), counted(report.outputs, "output"), counted(report.globals, "global")
+    yield f"{', '.join(counts)}: {'ok' if report.ok else 'NOT OK'}"

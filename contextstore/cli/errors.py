@@ -6,6 +6,9 @@ what the user typed is hidden wherever it may hold one.
 
 from __future__ import annotations
 
+import itertools
+import os
+import pathlib
 import re
 from collections.abc import Iterable
 
@@ -89,6 +92,7 @@ def sentence_of(error: BaseException, typed: Iterable[str]) -> str:
     """
     if isinstance(error, TyperUsageError):
         text = error.format_message()  # type: ignore[attr-defined]  # all of these have it
+        text = text.replace(": Value error, ", ": ")  # what the check beneath typer calls it, which no user knows
         if hasattr(error, "option_name"):  # there is none of that name
             text += " (words that begin with a dash go behind a --)"
     elif exit_code_of(error) == BUG:
@@ -98,14 +102,24 @@ def sentence_of(error: BaseException, typed: Iterable[str]) -> str:
     return escaped(hide(" ".join(text.split()), typed))
 
 
-_WITH_SECRET = re.compile(r"://|password|passwd|pwd|secret|[^/@\s]+:[^@\s]*@", re.IGNORECASE)
+_WITH_SECRET = re.compile(r"://|password|passwd|pwd|secret|[^/@\s]+:[^@\s]*@|//.*@", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(://)[^/@\s]*@|((?:password|passwd|pwd|sslpassword)\s*=\s*)[^\s&;'\"]+", re.IGNORECASE)
+_USER_AND_PASSWORD = re.compile(r"[^\s/:'\"]+:(?!//\*\*\*@)[^\s:]\S*@")
+"""Also of a URL that was taken for a path, in which no ``://`` is left."""
 
 
 def hide(text: str, typed: Iterable[str]) -> str:
     """The text without any word that was typed and may hold a password, and without credentials of any URL."""
     for word in sorted(filter(_WITH_SECRET.search, typed), key=len, reverse=True):
-        for part in (word, repr(word)[1:-1], word.partition("=")[2], " ".join(word.split())):
+        for part in _forms_of(word):
             if len(part) > 3:
                 text = text.replace(part, "***")
-    return _CREDENTIALS.sub(lambda match: f"{match[1]}***@" if match[1] else f"{match[2]}***", text)
+    text = _CREDENTIALS.sub(lambda match: f"{match[1]}***@" if match[1] else f"{match[2]}***", text)
+    return _USER_AND_PASSWORD.sub("***@", text)
+
+
+def _forms_of(word: str) -> list[str]:
+    """In what forms a message may have a word: as it is, quoted, as a path, and the folders that this is in."""
+    path = os.path.normpath(word)
+    folders = itertools.takewhile(lambda one: "@" in one, (str(one) for one in pathlib.PurePath(path).parents))
+    return [word, repr(word)[1:-1], word.partition("=")[2], " ".join(word.split()), path, *folders]

@@ -25,13 +25,13 @@ from .. import (
 )
 from .._display.text import escaped, shown_id
 from .call import Call
-from .errors import CONFLICT, NOT_FOUND, CommandError, NotFound
+from .errors import CONFLICT, NOT_FOUND, CommandError, NotFound, hide
 from .exchange import Import, InChunks, selection_of, whole_file, write_export
 from .ndjson import ExchangeError, Selection, Totals
 from .options import App
 from .output import complain
 from .progress import QUIET, Report, bar, interruption_is_told
-from .transfer import Damaged, contents_lines, counted
+from .transfer import Damaged, contents_lines, counted, file_named
 
 _CONFLICTS = (AlreadyExistsError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
 _REPORT_EVERY = 100
@@ -106,6 +106,7 @@ def export(
     may not come along (a backup is of one moment).
     """
     selection = selection_of(run or (), prefix, globals)
+    out = file_named(out, "the export")
     skipped = _Told("left out", damaged is Damaged.skip)
     to_terminal = out == "-" and sys.stdout.isatty()
     with call.looked_at() as store, bar("export", "records", quiet=quiet or to_terminal) as report:
@@ -117,7 +118,7 @@ def export(
         with whole_file(out, overwrite=overwrite) as write:
             totals = _write(store, write, selection, skipped, report)
     counts = totals.runs, totals.outputs, totals.globals, totals.tombstones, totals.bytes, totals.sha256
-    call.screen.result(Exported(out, *counts, skipped.count), _exported_lines)
+    call.screen.result(Exported(hide(out, ()), *counts, skipped.count), _exported_lines)
 
 
 def _write(
@@ -174,12 +175,20 @@ def import_(
         except ExchangeError as error:
             raise CommandError(_told_of(error, path, source), NOT_FOUND) from error
         except _CONFLICTS as error:
-            raise CommandError(f"{error} (what came before it is imported; --keep goes on)", CONFLICT) from error
+            sentence = f"{_conflict_words(error)} (what came before it is imported; --keep goes on)"
+            raise CommandError(sentence, CONFLICT) from error
     call.screen.result(result, contents_lines)
     if result.conflicts:
         raise CommandError(
             f"{counted(result.conflicts, 'conflict')}: what is there stays, these were left out", CONFLICT
         )
+
+
+def _conflict_words(error: Exception) -> str:
+    """What the library advises after a compare-and-set is nothing that an import could do."""
+    if isinstance(error, VersionConflictError):
+        return f"global {error.key!r} of version {error.expected}: another one is here at version {error.actual}"
+    return str(error)
 
 
 def _told_of(error: ExchangeError, path: str, source: Import) -> str:

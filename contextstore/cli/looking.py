@@ -255,6 +255,8 @@ def watch(
     """
     (run,) = call.words
     with call.looked_at() as store:
+        if next(outputs(store, run), None) is None and not was_deleted(store, run):
+            call.screen.note(f"run {run!r} has no outputs yet: waiting for the first")
         call.screen.live(_watched(store, run, until), lambda found: (_watch_line(call, output) for output in found))
 
 

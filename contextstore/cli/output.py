@@ -128,8 +128,19 @@ def _told_if_the_reader_is_gone() -> Iterator[None]:
         raise ReaderGone from error
 
 
-def let_go_of_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: the reader has gone, and that is not to be complained of."""
+def finish_stdout() -> None:
+    """Write what is left; if it cannot be written, let it go nowhere.
+
+    That was told by then, or is nothing to be told, as where the reader has gone. The interpreter would try again at
+    its end, print a traceback, and change the exit code.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _let_go_of_stdout()
+
+
+def _let_go_of_stdout() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

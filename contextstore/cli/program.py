@@ -12,17 +12,22 @@ import typer
 from .app import make_app
 from .completion import with_command_in_completion
 from .errors import INTERRUPTED, NOT_FOUND, OK, NotFound, exit_code_of, sentence_of
-from .output import ReaderGone, complain, let_go_of_stdout, make_streams_safe
+from .output import ReaderGone, complain, finish_stdout, make_streams_safe
 from .words import VARIABLE, with_command
 
 
 def run(words: list[str]) -> int:
     """Run a line, and say what went wrong. Returns the exit code."""
     make_streams_safe()
+    code = _code_of(words)
+    finish_stdout()
+    return code
+
+
+def _code_of(words: list[str]) -> int:
     try:
         return _run(words)
     except ReaderGone:
-        let_go_of_stdout()
         return OK
     except KeyboardInterrupt:
         return INTERRUPTED

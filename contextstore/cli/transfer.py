@@ -17,7 +17,7 @@ import typer
 from .. import CopyReport, TargetExistsError, copy, restore
 from .._display.text import escaped
 from .call import Call
-from .errors import CONFLICT, CommandError, WrongUse
+from .errors import CONFLICT, CommandError, WrongUse, hide
 from .options import App
 from .output import complain
 from .progress import QUIET, bar, interruption_is_told
@@ -100,7 +100,7 @@ def backup(
     The copy is of one moment, and a store itself. It is there only once it is whole and verified:
     if anything is damaged, the command fails and leaves no copy. Of a store on a server: see copy.
     """
-    (path,) = call.words
+    path = file_named(call.words[0], "the backup")
     if call.place.target.startswith(("postgresql:", "postgres:")):
         raise WrongUse("a store on a server is no file: see contextstore copy, or the server's pg_dump")
     with (
@@ -109,7 +109,7 @@ def backup(
         _told_of_the_option(path, overwrite=overwrite),
     ):
         store.backup(path, check=not no_check, overwrite=overwrite, progress=report)
-    call.screen.result(WrittenFile(path, os.stat(path).st_size, not no_check), _file_lines)
+    call.screen.result(WrittenFile(hide(path, ()), os.stat(path).st_size, not no_check), _file_lines)
 
 
 def restore_(
@@ -122,10 +122,17 @@ def restore_(
     The backup is verified first, and takes the store's place in one step: until then, and if
     anything is wrong, the store is left as it was.
     """
-    source, target = call.words
+    source, target = file_named(call.words[0], "the backup"), file_named(call.words[1], "the target")
     with bar("restore", "pages", quiet=quiet) as report, _told_of_the_option(target, overwrite=overwrite):
         restore(source, target, overwrite=overwrite, progress=report)
-    call.screen.result(WrittenFile(target, os.stat(target).st_size, verified=True), _file_lines)
+    call.screen.result(WrittenFile(hide(target, ()), os.stat(target).st_size, verified=True), _file_lines)
+
+
+def file_named(word: str, what: str) -> str:
+    """The path that a word is. What can only be meant for a server is none, though it could be made one."""
+    if "://" in word or "password=" in word:
+        raise WrongUse(f"{what} must be a file, and a server is named: see contextstore copy")
+    return word
 
 
 @contextlib.contextmanager
@@ -162,8 +169,8 @@ def copy_(
     done = 0
 
     with (
-        call.store(source, read_only=True) as one,
-        call.store(target, create=True) as other,
+        call.store(source, "SRC", read_only=True) as one,
+        call.store(target, "DST", create=True) as other,
         bar("copy", "runs and globals", quiet=quiet) as report,
         interruption_is_told(lambda: f"interrupted: {done:,} runs and globals are copied; the same command goes on"),
     ):

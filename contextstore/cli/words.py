@@ -66,8 +66,9 @@ def filled(words: Sequence[str], names: Sequence[str], place: Place) -> tuple[li
         names = [*names, *[names[-1]] * (len(words) - len(names))]
     required = [name for name in names if not name.startswith("[")]
     if len(words) < len(required):
-        missing = " and ".join(required[len(words) :]).removesuffix("...")
-        raise WrongUse(f"{missing} is missing; {_understood(words, names, place)}")
+        missing = [name.removesuffix("...") for name in required[len(words) :]]
+        verb = "is" if len(missing) == 1 else "are"
+        raise WrongUse(f"{' and '.join(missing)} {verb} missing; {_understood(words, names, place)}")
     if len(words) > len(names):
         raise WrongUse(f"too many words; {_understood(words, names, place)}")
     count = len(required)
@@ -78,8 +79,16 @@ def _understood(words: Sequence[str], names: Sequence[str], place: Place) -> str
     """What was made of the line: the first thing to look at where it was meant otherwise."""
     labels = [*(name.strip("[].") for name in names), *["?"] * len(words)]
     said = [f"{label} {word!r}" for label, word in zip(labels, words, strict=False)]
-    store = [f"the store by {place.named_by}"] if place.named_by else []
-    return f"understood was: {', '.join([*store, *said]) or 'nothing'}"
+    return f"understood was: {', '.join([*_store_understood(place), *said]) or 'nothing'}"
+
+
+def _store_understood(place: Place) -> list[str]:
+    """The store, where the command takes one. What may be a run, taken for a store, is worth showing; a URL is not."""
+    if not place.named_by:
+        return []
+    if place.named_by != FIRST_WORD or "://" in place.target:
+        return [f"the store by {place.named_by}"]
+    return [f"the store {place.target!r} by {place.named_by}"]
 
 
 def with_command(

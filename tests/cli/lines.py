@@ -17,7 +17,14 @@ from contextstore import cli
 
 from ..support.processes import ROOT
 
-NOT_PASSED_ON = ("CONTEXTSTORE_URL", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONIOENCODING")
+NOT_PASSED_ON = (
+    "CONTEXTSTORE_URL",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "COLUMNS",
+    "PYTHONIOENCODING",
+    "PYTHONUNBUFFERED",
+)
 
 
 class Done(NamedTuple):

@@ -144,11 +144,12 @@ def test_check_tells_each_problem_on_a_line_and_is_1(
     location: Any = file_path if engine == "file" else request.getfixturevalue("url")
     with ContextStore(location) as store:
         store.put_many("run", {name: name for name in "abc"})
-    assert run("check", location).lines[-1] == "1 runs, 3 outputs, 0 globals: ok"
+    assert run("check", location).lines[-1] == "1 run, 3 outputs, 0 globals: ok"
     damage(location, request, "node_outputs", "checksum = checksum + 1", output("run", "a", "c"))
     done = run("check", location)
     assert (done.code, done.err) == (1, "contextstore: 2 problems were found\n")
-    assert [line.split(":")[0] for line in done.lines if line.startswith("output")] == ["output", "output"]
+    places = [line[: len("output: node '?' of run 'run'")] for line in done.lines if line.startswith("output")]
+    assert places == ["output: node 'a' of run 'run'", "output: node 'c' of run 'run'"]
     assert [problem["key"] for problem in run("check", location, "--json").json["problems"]] == [
         ["run", "a"],
         ["run", "c"],
@@ -224,6 +225,29 @@ def test_no_line_shows_a_password_whatever_is_wrong_with_it(secret: str) -> None
         assert done.code in (2, 4)
         assert secret not in done.out + done.err
         assert secret not in run("stats", "--help", url, CONTEXTSTORE_URL=url).out
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_no_path_that_is_made_of_a_word_shows_a_password(
+    secret: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ContextStore("flows.db") as store:
+        store.put("run", "node", 1)
+    mistyped = [f"postgresql:/user:{secret}@h/d", f"postgresql//user:{secret}@h/d", f"user:{secret}@h/a/b/flows.db"]
+    for url in [*urls(secret), *mistyped]:
+        for words in (
+            ["backup", "flows.db", url],
+            ["backup", url, "b.db"],
+            ["restore", "flows.db", url],
+            ["restore", url, "new.db"],
+            ["export", "flows.db", "-o", url],
+            ["copy", url, "new.db", "--timeout", "0.05"],
+            ["copy", "new.db", url, "--timeout", "0.05"],
+        ):
+            done = run(*words)
+            assert done.code in (2, 4) or "://" not in url, (words, done)
+            assert secret not in done.err + done.out, (words, done)
 
 
 def test_the_rest_of_a_message_stays() -> None:

@@ -211,6 +211,16 @@ class TestConflicts:
         assert "--keep" in done.err
         assert records_of(target)[: len(before)] == before
 
+    def test_of_a_global_both_versions_are_told_and_nothing_that_an_import_cannot_do(
+        self, target: str, tmp_path: pathlib.Path
+    ) -> None:
+        path = tmp_path / "theirs.ndjson"
+        path.write_bytes(whole({**GLOBAL, "version": 4, "value": 1}, globals=1, bytes=1))
+        done = run("import", target, path)
+        assert done.code == 3
+        assert "global 'key' of version 4: another one is here at version 1 (" in done.err
+        assert "read it again" not in done.err
+
     def test_or_each_is_named_and_all_else_comes_in(self, target: str, export: pathlib.Path) -> None:
         done = run("import", target, export, "--keep", "--json")
         assert done.code == 3

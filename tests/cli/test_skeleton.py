@@ -28,6 +28,19 @@ def test_stats_are_the_same_as_those_of_the_call(filled: str) -> None:
     }
 
 
+def test_stats_as_text_have_no_figure_of_the_commands_own_process(filled: str) -> None:
+    names = [line.split()[0] for line in ran("stats", filled).lines]
+    fields = list(ran("stats", filled, "--json").json)
+    of_the_process = {"commits", "writes", "largest_group", "queued_writes", "checkpoint_pinned"}
+    assert names == [name for name in fields if name not in of_the_process and not name.startswith("cache")]
+
+
+def test_a_form_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    done = run("stats", "a.db", "--output", "xml")
+    assert done.code == 2
+    assert "'--output': 'xml' is not one of 'text', 'json', 'jsonl'" in done.err
+
+
 def test_without_its_extra_it_says_how_to_get_it() -> None:
     program = "import sys; sys.modules['typer'] = None; from contextstore import cli; sys.exit(cli.main(['stats']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment({}))

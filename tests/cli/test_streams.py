@@ -110,6 +110,17 @@ def test_ctrl_c_ends_a_watch_at_once_and_quietly_and_what_was_told_is_there(fill
         assert store.check().ok
 
 
+def test_a_watch_of_a_run_that_has_nothing_yet_says_that_it_waits(filled_file: str) -> None:
+    with started("watch", filled_file, "run-new", "--until", "first", "--output", "jsonl") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"contextstore: run 'run-new' has no outputs yet: waiting for the first\n"
+        with ContextStore(filled_file) as store:
+            store.put("run-new", "first", 1)
+        assert b'"first"' in process.stdout.readline()
+        assert process.wait(PATIENCE) == 0
+
+
 def test_ctrl_c_while_a_value_is_typed_stores_nothing(filled_file: str) -> None:
     with started("put", filled_file, "run-1", "typed", "-", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None

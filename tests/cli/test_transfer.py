@@ -172,6 +172,11 @@ class TestCopy:
         assert run("copy", tmp_path / "no.db", tmp_path / "copy.db").code == 4
         assert list(tmp_path.iterdir()) == []
 
+    def test_which_of_the_two_cannot_be_meant_is_said(self, source: str) -> None:
+        done = run("copy", source, "mysql://host/d")
+        assert done.code == 2
+        assert done.err.startswith("contextstore: DST cannot be meant: ")
+
     def test_a_password_is_on_no_screen(self, source: str) -> None:
         done = run("copy", source, "postgresql://runner:hunter2@127.0.0.1:1/flows", "--timeout", "0.1")
         assert done.code == 4
@@ -189,6 +194,24 @@ class TestCopy:
             assert store.check().ok
         ran("copy", source, tmp_path / "copy.db")
         assert records_of(tmp_path / "copy.db") == records_of(source)
+
+
+URL = "postgresql://runner:hunter2@127.0.0.1:1/flows"
+
+
+@pytest.mark.parametrize(
+    "words", [("backup", "{}", URL), ("restore", URL, "new.db"), ("restore", "{}", URL), ("export", "{}", "-o", URL)]
+)
+def test_a_url_where_a_file_is_made_or_read_is_wrong_use_and_no_file_of_that_name(
+    source: str, words: tuple[str, ...], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    done = run(*[word.format(source) for word in words])
+    assert done.code == 2
+    assert "must be a file" in done.err
+    assert "contextstore copy" in done.err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 class TestBars:

@@ -99,6 +99,21 @@ def test_a_word_that_is_missing_is_named() -> None:
         filled(["a"], ["RUN", "NODE"], Place("s", "--store", []))
 
 
+def test_words_that_are_missing_are_named() -> None:
+    with pytest.raises(WrongUse, match=r"^RUN and NODE are missing; "):
+        filled([], ["RUN", "NODE"], Place("s", "--store", []))
+
+
+def test_a_run_that_was_taken_for_the_store_is_seen_in_what_is_understood() -> None:
+    with pytest.raises(WrongUse, match=r"understood was: the store 'run-1' by the first word, RUN 'a'$"):
+        filled(["a"], ["RUN", "NODE"], place_of(["run-1", "a"], None, {}))
+
+
+def test_a_url_is_not_shown_in_what_is_understood() -> None:
+    with pytest.raises(WrongUse, match=r"understood was: the store by the first word$"):
+        filled([], ["RUN"], place_of(["postgresql://me:secret@host/db"], None, {}))
+
+
 def test_too_many_words_are_told_with_what_each_was_taken_for() -> None:
     with pytest.raises(WrongUse, match=r"RUN 'a', \? 'b'$"):
         filled(["a", "b"], ["RUN"], Place("s", "--store", []))

@@ -36,6 +36,7 @@ SAMPLES: list[tuple[Any, dict[str, Any], list[str]]] = [
     (errors.VersionConflictError, {"key": "k", "expected": 3, "actual": 5}, ["'k'", "3", "5", "read it again"]),
     (errors.VersionConflictError, {"key": "k", "expected": 3, "actual": 0}, ["'k'", "3", "0", "not there"]),
     (errors.RunDeletedError, {"flow_run_id": "run"}, ["'run'", "deleted", "new flow_run_id"]),
+    (errors.RunAlreadyExistsError, {"flow_run_id": "run"}, ["'run'", "is here", "delete it here as well"]),
     (errors.InvalidKeyError, {"name": "node_id", "problem": "must not be empty"}, ["node_id must not be empty"]),
     (errors.SerializationError, {"path": "$.a[3]", "problem": "NaN"}, ["$.a[3]: NaN"]),
     (errors.DeserializationError, {"path": "$.a[3]", "problem": "Expected `int`"}, ["$.a[3]: Expected `int`"]),

@@ -123,6 +123,10 @@ class TestBackup:
             await store.backup(tmp_path / ("x" * 300))
         assert [name for name in os.listdir(tmp_path) if "store.db" not in name] == []
 
+    async def test_a_url_is_refused_and_no_part_of_it_shown(self, store: Any) -> None:
+        with pytest.raises(ValueError, match=r"^path must be the path of a file; .* copy\(\)$"):
+            await store.backup("postgresql://me:hunter2@host/flows")
+
     async def test_another_under_way_is_not_disturbed(self, store: Any, tmp_path: pathlib.Path) -> None:
         await store.put_many("run", {str(i): "x" * 10_000 for i in range(300)})
         results = await asyncio.gather(*(store.backup(tmp_path / "copy.db") for _ in range(3)), return_exceptions=True)
