@@ -366,7 +366,7 @@ def test_help_knows_postgresql() -> None:
     text = AsyncContextStore.__doc__ or ""
     for word in (
         "postgresql://",
-        "contextstore[postgres]",
+        "the extra ``postgres``",  # without the name of a package: on PyPI that is another project's
         "?schema=",
         "16 MiB",
         "max_connections",
