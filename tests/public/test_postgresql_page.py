@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gc
 import os
 import pathlib
 import re
@@ -185,6 +186,8 @@ class TestTLS:
         assert is_encrypted(secured.server, secured.url("anyone", sslmode="require"))
 
 
+# The driver leaves the socket of a refused log-in to the collector now and then, if the loop ends right behind it.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 class TestPasswords:
     def lets_in(self, url: str) -> bool:
         store = ContextStore(url)
@@ -196,6 +199,7 @@ class TestPasswords:
             return False
         finally:
             store.close()
+            gc.collect()  # here, where that is known
         return True
 
     def test_each_way_is_taken_and_each_goes_before_those_behind_it(
