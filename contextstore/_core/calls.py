@@ -168,7 +168,7 @@ class Calls:
         def call(*args: Any) -> T:
             try:
                 return function(*args)
-            except Exception as error:
+            except Exception as error:  # counted, whatever it is, and raised on
                 add_error(type(error).__name__)
                 raise
 

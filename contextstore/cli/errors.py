@@ -46,7 +46,7 @@ class NotFound(CommandError):  # noqa: N818 - it is an answer more than an error
         super().__init__(sentence, NOT_FOUND)
 
 
-class WrongUse(CommandError):  # noqa: N818 - as above
+class WrongUse(CommandError):  # noqa: N818 - it says whose mistake it is
     """The words or options cannot be meant."""
 
     def __init__(self, sentence: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import itertools
 import pathlib
 import random
 import sqlite3
@@ -32,22 +31,10 @@ from contextstore import (
     import_records,
 )
 
-from ..conftest import new_location
+from .conftest import Location
 from .test_transfer import ENGINES, contents, fill
 
-Location = Callable[[str], Any]
 THEN = datetime.datetime(2026, 3, 1, 5, 0, 0, 123456, tzinfo=datetime.UTC)
-
-
-@pytest.fixture
-def location(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Location:
-    """A new place for a store of an engine."""
-    numbers = itertools.count()
-
-    def make(engine: str) -> Any:
-        return tmp_path / f"{next(numbers)}.db" if engine == "file" else new_location(engine, request)
-
-    return make
 
 
 def output(node: str, data: bytes, encoding: Any = "json", run: str = "run") -> ExportedOutput:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import itertools
 import pathlib
 import random
 import sqlite3
@@ -26,22 +25,8 @@ from contextstore import (
 )
 from contextstore._core import archive as _archive
 
-from ..conftest import new_location
 from ..support.doubles import core_of
-
-Location = Callable[[str], Any]
-
-
-@pytest.fixture
-def location(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Location:
-    """A new place for a store of an engine."""
-    numbers = itertools.count()
-
-    def make(engine: str) -> Any:
-        return tmp_path / f"{next(numbers)}.db" if engine == "file" else new_location(engine, request)
-
-    return make
-
+from .conftest import Location
 
 ENGINES = ["file", "memory", "postgres"]
 WAYS = [(one, other) for one in ENGINES for other in ENGINES]
