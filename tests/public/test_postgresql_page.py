@@ -377,8 +377,11 @@ def test_while_no_host_can_be_written_callers_see_what_the_table_says() -> None:
             with ContextStore(standby.url()) as second, pytest.raises(ReadOnlyStoreError, match="nothing was stored"):
                 second.put("run", "to a standby", 1)
             os.kill(primary.process_id, signal.SIGKILL)
-            with pytest.raises(StoreBusyError, match="nothing was stored"):
+            with pytest.raises(StorageError) as refused:
                 hasty.put("run", "hasty", 1)
+            # The connection that it had may have taken the put just before its end was seen.
+            busy = isinstance(refused.value, StoreBusyError) and "nothing was stored" in str(refused.value)
+            assert busy or refused.value.outcome_unknown
             with pytest.raises(StorageError, match="could not connect"):
                 ContextStore(url, timeout=1).open()
 
@@ -391,8 +394,8 @@ def test_while_no_host_can_be_written_callers_see_what_the_table_says() -> None:
             waiting.start()
             promote()
             waiting.join(60)
-            assert patient.list_keys("run") == ["before", "while it was away"]
-            hasty.put("run", "hasty", 1)
+            assert set(patient.list_keys("run")) - {"hasty"} == {"before", "while it was away"}
+            hasty.put("run", "hasty", 1, exist_ok=refused.value.outcome_unknown)
 
 
 def test_an_opening_is_refused_at_once_where_every_host_refuses_the_connection() -> None:
