@@ -2,6 +2,7 @@
 
     ContextStoreError
     ├── AlreadyExistsError
+    ├── OutputDeletedError
     ├── GlobalAlreadyExistsError
     ├── VersionConflictError
     ├── RunDeletedError
@@ -45,6 +46,7 @@ __all__ = [
     "GlobalAlreadyExistsError",
     "IncompatibleStoreError",
     "InvalidKeyError",
+    "OutputDeletedError",
     "ReadOnlyStoreError",
     "RunAlreadyExistsError",
     "RunDeletedError",
@@ -86,6 +88,21 @@ class AlreadyExistsError(ContextStoreError):
         return (
             f"node {self.node_id!r} of flow run {self.flow_run_id!r} already has {_differs(self.same_value)} as its "
             f"output; outputs are written once: {hint}"
+        )
+
+
+class OutputDeletedError(ContextStoreError):
+    """An output was deleted by ``delete_outputs``: its id stays used up, so nothing will ever be written under it."""
+
+    def __init__(self, flow_run_id: str, node_id: str) -> None:
+        super().__init__(flow_run_id, node_id)
+        self.flow_run_id = flow_run_id
+        self.node_id = node_id
+
+    def __str__(self) -> str:
+        return (
+            f"the output of node {self.node_id!r} of flow run {self.flow_run_id!r} was deleted, and a deleted output's "
+            "id is not used again: write under another node id"
         )
 
 

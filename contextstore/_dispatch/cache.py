@@ -182,7 +182,7 @@ class OutputCache:
             return
         for operation in operations:
             if type(operation) is PutOutput:
-                flow_run_id, node_id, value, exist_ok = operation
+                flow_run_id, node_id, value, exist_ok, _ = operation
                 key = (flow_run_id, node_id)
                 if not exist_ok and flow_run_id not in deleted:
                     written.append((key, value))

@@ -20,6 +20,8 @@ class PutOutput(NamedTuple):
     node_id: str
     value: Encoded
     exist_ok: bool
+    run: int | None = None
+    """The serial of the run that is meant: refused if the id has another life by now. None: whichever has it."""
 
 
 class PutGlobal(NamedTuple):

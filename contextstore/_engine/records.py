@@ -41,6 +41,7 @@ def is_intact(owner: str, name: str, encoded: Encoded, checksum: object, size: o
     return (
         encoded.codec in (JSON, BYTES)
         and type(encoded.data) is bytes
+        and (encoded.tag is None or type(encoded.tag) is str)
         and len(encoded.data) == size
         and type(name) is str
         and value_checksum(owner, name, encoded) == checksum

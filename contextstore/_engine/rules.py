@@ -35,9 +35,9 @@ def refusal_of_put(put: PutOutput | LoadOutput, stored: Encoded) -> AlreadyExist
 
 
 def read_output(location: str, flow_run_id: str, row: Sequence[Any]) -> Fetched:
-    """The output of a row: node_id, codec, value, checksum, written_at, size, serial of the run."""
-    node_id, codec, data, checksum, written_at, size, run = row
-    encoded = Encoded(codec, data)
+    """The output of a row: node_id, codec, value, checksum, written_at, size, serial of the run, tag."""
+    node_id, codec, data, checksum, written_at, size, run, tag = row
+    encoded = Encoded(codec, data, tag)
     if is_intact(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
         return Outcome(OutputRecord(node_id, encoded, written_at, run))
     return Outcome.failure(damaged_output(location, flow_run_id, node_id))

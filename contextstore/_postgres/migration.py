@@ -5,8 +5,9 @@ that a kill at any moment leaves that version or the next. It rewrites no table,
 other clients would wait behind it. Clients that open the store at one moment each try it; one succeeds, and the others
 find the old names gone, and look again.
 
-A step renames every table that the version before writes to. So a process of that version which has the store open gets
-an error at its next statement; what it had under way is waited for, and kept.
+A process of an earlier version which has the store open gets an error at its next statement: of version 1 since every
+table that it writes to is renamed, of a later one since each statement looks at the number. What it had under way is
+waited for, and kept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,42 @@ _STEPS = {
         ALTER TABLE "{schema}".global_rows RENAME TO global_values;
         ALTER TABLE "{schema}".store_format ADD COLUMN IF NOT EXISTS deletions bigint NOT NULL DEFAULT 0;
         UPDATE "{schema}".store_format SET version = 2
+    """,
+    # No table gets another name: processes of version 2 look at the number in each statement. A column that is added
+    # with a default of its own rewrites the table, so xact gets it afterwards, and the rows of before have none.
+    2: """
+        SET LOCAL lock_timeout = '{patience}ms';
+        LOCK TABLE "{schema}".flow_runs, "{schema}".node_outputs, "{schema}".global_values, "{schema}".store_format
+            IN ACCESS EXCLUSIVE MODE;
+        ALTER TABLE "{schema}".flow_runs ADD COLUMN marks bigint NOT NULL DEFAULT 0;
+        ALTER TABLE "{schema}".node_outputs ADD COLUMN tag text COLLATE "C", ADD COLUMN xact xid8;
+        ALTER TABLE "{schema}".node_outputs ALTER COLUMN xact SET DEFAULT pg_current_xact_id();
+        CREATE INDEX written_outputs ON "{schema}".node_outputs (xact) WHERE xact IS NOT NULL;
+        CREATE TABLE "{schema}".append_counters (
+            run bigint NOT NULL, prefix text COLLATE "C" NOT NULL, last bigint NOT NULL, PRIMARY KEY (run, prefix)
+        );
+        CREATE TABLE "{schema}".append_keys (
+            run bigint NOT NULL, prefix text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
+            node_id text COLLATE "C" NOT NULL, PRIMARY KEY (run, prefix, key)
+        );
+        ALTER TABLE "{schema}".global_values ADD COLUMN expires_at bigint;
+        CREATE INDEX passing_globals ON "{schema}".global_values (expires_at)
+            WHERE value IS NULL OR expires_at IS NOT NULL;
+        ALTER TABLE "{schema}".store_format
+            ADD COLUMN freed_version bigint NOT NULL DEFAULT 0, ADD COLUMN history uuid, ADD COLUMN cluster bigint;
+        CREATE OR REPLACE VIEW "{schema}".outputs AS
+            SELECT flow_runs.flow_run_id, node_outputs.node_id,
+                   CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value,
+                   to_timestamp(written_at / 1e6) AS written_at, tag
+            FROM "{schema}".flow_runs JOIN "{schema}".node_outputs ON node_outputs.run = flow_runs.serial
+            WHERE flow_runs.deleted_at IS NULL AND codec >= 0;
+        CREATE OR REPLACE VIEW "{schema}".globals AS
+            SELECT key, CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value,
+                   version, to_timestamp(written_at / 1e6) AS written_at, to_timestamp(expires_at / 1e6) AS expires_at
+            FROM "{schema}".global_values
+            WHERE value IS NOT NULL AND (expires_at IS NULL OR to_timestamp(expires_at / 1e6) > clock_timestamp());
+        UPDATE "{schema}".store_format SET version = 3, history = gen_random_uuid();
+        ALTER TABLE "{schema}".store_format ALTER COLUMN history SET NOT NULL
     """,
 }
 _PATIENCE = 2.0

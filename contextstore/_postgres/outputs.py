@@ -132,8 +132,8 @@ class OutputRows:
         return outcomes
 
     def _compared(self, put: Put, columns: Sequence[Any]) -> Outcome[list[Any]]:
-        codec, data, crc, size = columns
-        stored = Encoded(codec, data)
+        codec, data, crc, size, tag = columns
+        stored = Encoded(codec, data, tag)
         if not is_intact(put.flow_run_id, put.node_id, stored, crc, size):
             return self._damaged(put)
         refusal = refusal_of_put(put, stored)
@@ -156,6 +156,7 @@ def _columns(rows: Sequence[PutRow], now: int) -> tuple[list[Any], ...]:
         [put.value.data for put in puts],
         [put.written_at if isinstance(put, LoadOutput) else now for put in puts],
         [put.flow_run_id for put in puts],
+        [put.value.tag for put in puts],
     )
 
 
@@ -167,7 +168,8 @@ def arrays_of(
     values: list[bytes],
     times: list[int],
     flow_run_ids: list[str],
+    tags: list[str | None],
 ) -> tuple[Any, ...]:
     """The columns as the statement for many rows takes them."""
     numbers = integers(codecs), integers(checksums)
-    return integers(runs), texts(node_ids), *numbers, values, integers(times), texts(flow_run_ids)
+    return integers(runs), texts(node_ids), *numbers, values, integers(times), texts(flow_run_ids), tags

@@ -8,31 +8,51 @@ from __future__ import annotations
 
 import dataclasses
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _TABLES = """
 CREATE TABLE {schema}.store_format (
     version integer NOT NULL,
-    deletions bigint NOT NULL DEFAULT 0        -- changes in each transaction that deletes runs
+    deletions bigint NOT NULL DEFAULT 0,       -- changes in each transaction that deletes runs, or outputs
+    freed_version bigint NOT NULL DEFAULT 0,   -- the highest version of a global that was freed altogether
+    history uuid NOT NULL,                     -- what a cursor belongs to
+    cluster bigint                             -- the system identifier of the server whose transactions xact names
 );
 CREATE TABLE {schema}.flow_runs (
     serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- the order in which the store first saw the runs
     flow_run_id text COLLATE "C" NOT NULL UNIQUE,
     created_at bigint NOT NULL,                -- microseconds since 1970, UTC, as all times here
     deleted_at bigint,                         -- not null: a tombstone
-    writer uuid NOT NULL                       -- the id of the write that deleted it, or made it
+    writer uuid NOT NULL,                      -- the id of the write that deleted it, or made it
+    marks bigint NOT NULL DEFAULT 0            -- how many of its rows in node_outputs are marks of deleted outputs
 );
 CREATE INDEX tombstones ON {schema}.flow_runs (deleted_at) WHERE deleted_at IS NOT NULL;
 CREATE TABLE {schema}.node_outputs (
     run bigint NOT NULL,                       -- flow_runs.serial
     node_id text COLLATE "C" NOT NULL,
-    codec smallint NOT NULL,                   -- 0: value is JSON text in UTF-8; 1: value is the bytes themselves
-    checksum bigint NOT NULL,                  -- CRC-32 over flow_run_id, node_id, codec and value
+    codec smallint NOT NULL,                   -- 0: value is JSON text in UTF-8; 1: the bytes; -1: deleted, a mark
+    checksum bigint NOT NULL,                  -- CRC-32 over flow_run_id, node_id, codec, value and tag
     written_at bigint NOT NULL,
     size integer NOT NULL,                     -- bytes of value
     writer uuid NOT NULL,                      -- the id of the write
     value bytea NOT NULL,
+    tag text COLLATE "C",
+    xact xid8 DEFAULT pg_current_xact_id(),    -- the transaction that wrote it; null: one of before schema 3
     PRIMARY KEY (run, node_id)
+);
+CREATE INDEX written_outputs ON {schema}.node_outputs (xact) WHERE xact IS NOT NULL;
+CREATE TABLE {schema}.append_counters (
+    run bigint NOT NULL,                       -- flow_runs.serial
+    prefix text COLLATE "C" NOT NULL,
+    last bigint NOT NULL,                      -- the number given last
+    PRIMARY KEY (run, prefix)
+);
+CREATE TABLE {schema}.append_keys (
+    run bigint NOT NULL,                       -- flow_runs.serial
+    prefix text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    node_id text COLLATE "C" NOT NULL,         -- what was appended under the key
+    PRIMARY KEY (run, prefix, key)
 );
 CREATE TABLE {schema}.global_values (
     key text COLLATE "C" PRIMARY KEY,
@@ -42,19 +62,22 @@ CREATE TABLE {schema}.global_values (
     written_at bigint NOT NULL,
     size integer,
     writer uuid NOT NULL,
-    value bytea                                -- null: deleted
+    value bytea,                               -- null: deleted
+    expires_at bigint                          -- from then on it is not there; null: it stays
 );
+CREATE INDEX passing_globals ON {schema}.global_values (expires_at) WHERE value IS NULL OR expires_at IS NOT NULL;
 CREATE VIEW {schema}.outputs AS
     SELECT flow_runs.flow_run_id, node_outputs.node_id,
            CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value,
-           to_timestamp(written_at / 1e6) AS written_at
+           to_timestamp(written_at / 1e6) AS written_at, tag
     FROM {schema}.flow_runs JOIN {schema}.node_outputs ON node_outputs.run = flow_runs.serial
-    WHERE flow_runs.deleted_at IS NULL;
+    WHERE flow_runs.deleted_at IS NULL AND codec >= 0;
 CREATE VIEW {schema}.globals AS
     SELECT key, CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value, version,
-           to_timestamp(written_at / 1e6) AS written_at
-    FROM {schema}.global_values WHERE value IS NOT NULL;
-INSERT INTO {schema}.store_format VALUES (2);
+           to_timestamp(written_at / 1e6) AS written_at, to_timestamp(expires_at / 1e6) AS expires_at
+    FROM {schema}.global_values
+    WHERE value IS NOT NULL AND (expires_at IS NULL OR to_timestamp(expires_at / 1e6) > clock_timestamp());
+INSERT INTO {schema}.store_format (version, history) VALUES (3, gen_random_uuid());
 """
 
 STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
@@ -105,23 +128,23 @@ class WriteStatements:
     # name as well: after a fail-over that lost something, its serial may be another's. The serials come by themselves,
     # each once: the server would read an array's text anew for each run that it compares.
     insert_outputs: str = """
-        INSERT INTO {schema}.node_outputs (run, node_id, codec, checksum, written_at, size, writer, value)
-        SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $8, t.value
+        INSERT INTO {schema}.node_outputs (run, node_id, codec, checksum, written_at, size, writer, value, tag)
+        SELECT t.run, t.node_id, t.codec, t.checksum, t.written_at, length(t.value), $9, t.value, t.tag
         FROM unnest(
             $1::text::bigint[], $2::text::text[], $3::text::smallint[], $4::text::bigint[], $5::bytea[],
-            $6::text::bigint[], $7::text::text[]
-        ) AS t (run, node_id, codec, checksum, value, written_at, flow_run_id)
+            $6::text::bigint[], $7::text::text[], $8::text[]
+        ) AS t (run, node_id, codec, checksum, value, written_at, flow_run_id, tag)
         JOIN (
             SELECT serial, flow_run_id FROM {schema}.flow_runs
-            WHERE serial = ANY($9::bigint[]) AND deleted_at IS NULL ORDER BY serial FOR KEY SHARE
+            WHERE serial = ANY($10::bigint[]) AND deleted_at IS NULL ORDER BY serial FOR KEY SHARE
         ) AS alive ON alive.serial = t.run AND alive.flow_run_id = t.flow_run_id
         WHERE {is_known} ORDER BY t.run, t.node_id
         ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
     """
     # The same for one output alone, which is a fifth quicker.
     insert_output: str = """
-        INSERT INTO {schema}.node_outputs (run, node_id, codec, checksum, written_at, size, writer, value)
-        SELECT serial, $2, $3, $4, $6, length($5::bytea), $8, $5 FROM {schema}.flow_runs
+        INSERT INTO {schema}.node_outputs (run, node_id, codec, checksum, written_at, size, writer, value, tag)
+        SELECT serial, $2, $3, $4, $6, length($5::bytea), $9, $5, $8 FROM {schema}.flow_runs
         WHERE {is_known} AND serial = $1 AND flow_run_id = $7 AND deleted_at IS NULL FOR KEY SHARE
         ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
     """
@@ -133,7 +156,7 @@ class WriteStatements:
         WHERE {is_known} ORDER BY t.nth
     """
     stored_values: str = """
-        SELECT o.codec, o.value, o.checksum, o.size
+        SELECT o.codec, o.value, o.checksum, o.size, o.tag
         FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (serial, node_id, nth)
         CROSS JOIN LATERAL (SELECT t.serial) AS r
         LEFT JOIN LATERAL ({output_of_key}) AS o ON true
@@ -231,7 +254,7 @@ class Statements(WriteStatements):
 
     fetch_outputs: str = """
         SELECT t.nth, (SELECT deletions FROM {schema}.store_format), o.codec, o.value, o.checksum, o.written_at, o.size,
-            o.run
+            o.run, o.tag
         FROM unnest($1::text::text[], $2::text::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, nth)
         CROSS JOIN LATERAL (
             SELECT serial FROM {schema}.flow_runs
@@ -261,7 +284,7 @@ class Statements(WriteStatements):
         ) AS page WHERE {is_known}
     """
     page_outputs: str = """
-        SELECT node_id, codec, value, checksum, written_at, size, run FROM (
+        SELECT node_id, codec, value, checksum, written_at, size, run, tag FROM (
             SELECT *, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
                 SELECT * FROM {schema}.node_outputs
                 WHERE run = (

@@ -217,7 +217,7 @@ class Units:
             return
         columns: tuple[Any, ...] = (None, None, None, None)
         if change.value is not None:
-            columns = (*change.value, checksum("", key, change.value), len(change.value.data))
+            columns = (*change.value[:2], checksum("", key, change.value), len(change.value.data))
         at = write.now if change.written_at is None else change.written_at
         statement = self._statements.write_global
         await self._connection.execute(write.deadline, statement, key, change.version, write.write_id, *columns, at)

@@ -37,7 +37,7 @@ _OUTPUTS = _Table(
     "output",
     """
     SELECT node_outputs.id, flow_runs.flow_run_id, node_outputs.run, node_outputs.node_id, node_outputs.written_at,
-        node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum, node_outputs.size
+        node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum, node_outputs.size, node_outputs.tag
     FROM node_outputs LEFT JOIN flow_runs ON flow_runs.serial = node_outputs.run
     WHERE node_outputs.id >= ? AND node_outputs.id <= ? ORDER BY node_outputs.id LIMIT ?
     """,
@@ -237,8 +237,8 @@ def _check_time(kind: str, key: tuple[str, ...], written_at: object) -> list[Pro
 
 
 def _check_value(kind: str, key: tuple[str, ...], owner: Any, name: Any, value: tuple[Any, ...]) -> list[Problem]:
-    codec, data, checksum, size = value
-    encoded = Encoded(codec, data)
+    codec, data, checksum, size, *tag = value
+    encoded = Encoded(codec, data, *tag)
     if not is_intact(owner, name, encoded, checksum, size):
         return [Problem(kind, key, "its checksum does not fit: the value, or whose it is, was changed")]
     try:

@@ -56,5 +56,67 @@ CREATE VIEW globals AS
     """,
 )
 
-FORMER_SCHEMAS: Mapping[int, tuple[str, ...]] = {1: _SCHEMA_1}
+HIGHEST_ID = """
+CREATE TRIGGER highest_id AFTER DELETE ON node_outputs
+WHEN old.id > coalesce((SELECT max(id) FROM node_outputs), 0)
+BEGIN
+    -- SQLite gives max(id) + 1: so the highest id stays, as that of a mark. No put has to write or read one.
+    INSERT INTO node_outputs (id, run, node_id, codec, checksum, written_at, size, value)
+    VALUES (old.id, 0, '', 0, 0, 0, 0, '')
+    ON CONFLICT (run, node_id) DO UPDATE SET id = excluded.id;
+END
+"""
+
+_SCHEMA_2 = (
+    """
+CREATE TABLE flow_runs (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which runs were first seen; never given twice
+    flow_run_id TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL,               -- microseconds since 1970, UTC, as all times here
+    deleted_at INTEGER                         -- not null: a tombstone
+)
+    """,
+    "CREATE INDEX tombstones ON flow_runs (deleted_at) WHERE deleted_at IS NOT NULL",
+    """
+CREATE TABLE node_outputs (
+    id INTEGER PRIMARY KEY                     -- rises with each commit; never given twice: see highest_id
+        CHECK (id < 9223372036854775807),      -- SQLite would go on with any other number
+    run INTEGER NOT NULL,                      -- flow_runs.serial; 0: no output, but the mark of the highest id
+    node_id TEXT NOT NULL,
+    codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: value is the bytes themselves
+    checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec and value
+    written_at INTEGER NOT NULL,
+    size INTEGER NOT NULL,                     -- bytes of value
+    value NOT NULL,
+    UNIQUE (run, node_id)
+)
+    """,
+    HIGHEST_ID,
+    """
+CREATE TABLE global_values (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    version INTEGER NOT NULL,                  -- stays when the global is deleted, and is counted on
+    codec INTEGER,
+    checksum INTEGER,                          -- CRC-32 over key, codec and value
+    written_at INTEGER NOT NULL,
+    size INTEGER,                              -- bytes of value
+    value                                      -- null: deleted
+)
+    """,
+    """
+CREATE VIEW outputs AS
+    SELECT flow_runs.flow_run_id, node_outputs.node_id, node_outputs.value,
+           strftime('%Y-%m-%dT%H:%M:%fZ', node_outputs.written_at / 1e6, 'unixepoch') AS written_at
+    FROM flow_runs JOIN node_outputs ON node_outputs.run = flow_runs.serial
+    WHERE flow_runs.deleted_at IS NULL
+    """,
+    """
+CREATE VIEW globals AS
+    SELECT key, value, version, strftime('%Y-%m-%dT%H:%M:%fZ', written_at / 1e6, 'unixepoch') AS written_at
+    FROM global_values WHERE value IS NOT NULL
+    """,
+)
+
+FORMER_SCHEMAS: Mapping[int, tuple[str, ...]] = {1: _SCHEMA_1, 2: _SCHEMA_2}
 """By their number."""

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from ..errors import IncompatibleStoreError
 from .additions import check_schema_untouched
-from .former_schemas import FORMER_SCHEMAS
-from .schema import HIGHEST_ID, SCHEMA_VERSION, create_schema, own_schema, schema_in, schema_version
+from .former_schemas import FORMER_SCHEMAS, HIGHEST_ID
+from .schema import NEW_FACTS, SCHEMA_VERSION, create_schema, own_schema, schema_in, schema_version
 
 
 def migrate(
@@ -100,9 +100,7 @@ def _from_1_to_2(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE runs RENAME TO flow_runs")
     connection.execute("ALTER TABLE output_rows RENAME TO node_outputs")
     connection.execute("ALTER TABLE global_rows RENAME TO global_values")
-    for kind, name, _, sql in own_schema(2):
-        if sql is not None:
-            connection.execute("UPDATE sqlite_schema SET sql = ? WHERE type = ? AND name = ?", (sql, kind, name))
+    _say_as_new(connection, 2)
     _mark_highest_id(connection)
     connection.execute(HIGHEST_ID)
 
@@ -125,5 +123,28 @@ def _mark_highest_id(connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM sqlite_sequence WHERE name = 'node_outputs'")
 
 
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _from_1_to_2}
+def _from_2_to_3(connection: sqlite3.Connection) -> None:
+    """Further columns, which no row has yet and SQLite reads as null or 0 all the same; further tables.
+
+    No table gets another name: processes of version 2 look at the format's number within each commit.
+    """
+    connection.execute("ALTER TABLE flow_runs ADD COLUMN marks INTEGER NOT NULL DEFAULT 0")
+    connection.execute("ALTER TABLE node_outputs ADD COLUMN tag TEXT")
+    connection.execute("ALTER TABLE global_values ADD COLUMN expires_at INTEGER")
+    there = {(kind, name) for kind, name, _, _ in own_schema(2)}
+    for kind, name, _, sql in sorted(own_schema(3), key=lambda part: part[0] != "table"):
+        if sql is not None and (kind, name) not in there:
+            connection.execute(sql)
+    _say_as_new(connection, 3)
+    connection.execute(NEW_FACTS)
+
+
+def _say_as_new(connection: sqlite3.Connection, version: int) -> None:
+    """Have the text of each part of the schema be that of a new store of the version, which says the same."""
+    for kind, name, _, sql in own_schema(version):
+        if sql is not None:
+            connection.execute("UPDATE sqlite_schema SET sql = ? WHERE type = ? AND name = ?", (sql, kind, name))
+
+
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _from_1_to_2, 2: _from_2_to_3}
 """From a schema's number to the next: what is to be executed."""

@@ -33,7 +33,7 @@ from .errors import code_of, translated
 
 _OUTPUT_COLUMNS = """
     node_outputs.node_id, node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum,
-    node_outputs.written_at, node_outputs.size, node_outputs.run
+    node_outputs.written_at, node_outputs.size, node_outputs.run, node_outputs.tag
 """
 _FETCH_OUTPUT = f"""
     SELECT {_OUTPUT_COLUMNS} FROM flow_runs JOIN node_outputs ON node_outputs.run = flow_runs.serial

@@ -13,23 +13,12 @@ from typing import TypeAlias, cast
 from ..errors import IncompatibleStoreError
 from .connection import uri_of
 from .errors import translated
-from .former_schemas import FORMER_SCHEMAS
+from .former_schemas import FORMER_SCHEMAS, HIGHEST_ID
 from .location import has_content, size_of
 
 APPLICATION_ID = 0x43745374  # "CtSt"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The store's format number, in the file as user_version. A version of this library writes one format, and no other."""
-
-HIGHEST_ID = """
-CREATE TRIGGER highest_id AFTER DELETE ON node_outputs
-WHEN old.id > coalesce((SELECT max(id) FROM node_outputs), 0)
-BEGIN
-    -- SQLite gives max(id) + 1: so the highest id stays, as that of a mark. No put has to write or read one.
-    INSERT INTO node_outputs (id, run, node_id, codec, checksum, written_at, size, value)
-    VALUES (old.id, 0, '', 0, 0, 0, 0, '')
-    ON CONFLICT (run, node_id) DO UPDATE SET id = excluded.id;
-END
-"""
 
 # The tables hold what the engine needs; the views are for people and their tools.
 _SCHEMA = (
@@ -38,7 +27,8 @@ CREATE TABLE flow_runs (
     serial INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which runs were first seen; never given twice
     flow_run_id TEXT NOT NULL UNIQUE,
     created_at INTEGER NOT NULL,               -- microseconds since 1970, UTC, as all times here
-    deleted_at INTEGER                         -- not null: a tombstone
+    deleted_at INTEGER,                        -- not null: a tombstone
+    marks INTEGER NOT NULL DEFAULT 0           -- how many of its rows in node_outputs are marks of deleted outputs
 )
     """,
     "CREATE INDEX tombstones ON flow_runs (deleted_at) WHERE deleted_at IS NOT NULL",
@@ -48,15 +38,33 @@ CREATE TABLE node_outputs (
         CHECK (id < 9223372036854775807),      -- SQLite would go on with any other number
     run INTEGER NOT NULL,                      -- flow_runs.serial; 0: no output, but the mark of the highest id
     node_id TEXT NOT NULL,
-    codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: value is the bytes themselves
-    checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec and value
+    codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: the bytes themselves; -1: deleted, a mark
+    checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec, value and tag
     written_at INTEGER NOT NULL,
     size INTEGER NOT NULL,                     -- bytes of value
     value NOT NULL,
+    tag TEXT,
     UNIQUE (run, node_id)
 )
     """,
     HIGHEST_ID,
+    """
+CREATE TABLE append_counters (
+    run INTEGER NOT NULL,                      -- flow_runs.serial
+    prefix TEXT NOT NULL,
+    last INTEGER NOT NULL,                     -- the number given last
+    PRIMARY KEY (run, prefix)
+) WITHOUT ROWID
+    """,
+    """
+CREATE TABLE append_keys (
+    run INTEGER NOT NULL,                      -- flow_runs.serial
+    prefix TEXT NOT NULL,
+    key TEXT NOT NULL,
+    node_id TEXT NOT NULL,                     -- what was appended under the key
+    PRIMARY KEY (run, prefix, key)
+) WITHOUT ROWID
+    """,
     """
 CREATE TABLE global_values (
     id INTEGER PRIMARY KEY,
@@ -66,22 +74,36 @@ CREATE TABLE global_values (
     checksum INTEGER,                          -- CRC-32 over key, codec and value
     written_at INTEGER NOT NULL,
     size INTEGER,                              -- bytes of value
-    value                                      -- null: deleted
+    value,                                     -- null: deleted
+    expires_at INTEGER                         -- from then on it is not there; null: it stays
 )
+    """,
+    "CREATE INDEX passing_globals ON global_values (expires_at) WHERE value IS NULL OR expires_at IS NOT NULL",
+    """
+CREATE TABLE store_facts (
+    name TEXT PRIMARY KEY,                     -- history: what a cursor belongs to; freed_version: the highest version
+    value NOT NULL                             -- of a global that was freed altogether
+) WITHOUT ROWID
     """,
     """
 CREATE VIEW outputs AS
     SELECT flow_runs.flow_run_id, node_outputs.node_id, node_outputs.value,
-           strftime('%Y-%m-%dT%H:%M:%fZ', node_outputs.written_at / 1e6, 'unixepoch') AS written_at
+           strftime('%Y-%m-%dT%H:%M:%fZ', node_outputs.written_at / 1e6, 'unixepoch') AS written_at,
+           node_outputs.tag
     FROM flow_runs JOIN node_outputs ON node_outputs.run = flow_runs.serial
-    WHERE flow_runs.deleted_at IS NULL
+    WHERE flow_runs.deleted_at IS NULL AND node_outputs.codec >= 0
     """,
     """
 CREATE VIEW globals AS
-    SELECT key, value, version, strftime('%Y-%m-%dT%H:%M:%fZ', written_at / 1e6, 'unixepoch') AS written_at
-    FROM global_values WHERE value IS NOT NULL
+    SELECT key, value, version, strftime('%Y-%m-%dT%H:%M:%fZ', written_at / 1e6, 'unixepoch') AS written_at,
+           strftime('%Y-%m-%dT%H:%M:%fZ', expires_at / 1e6, 'unixepoch') AS expires_at
+    FROM global_values
+    WHERE value IS NOT NULL
+        AND (expires_at IS NULL OR expires_at / 1e6 > (julianday('now') - 2440587.5) * 86400.0)
     """,
 )
+NEW_FACTS = "INSERT INTO store_facts VALUES ('history', lower(hex(randomblob(16)))), ('freed_version', 0)"
+"""What a new store knows of itself."""
 KNOWN_SCHEMAS = {**FORMER_SCHEMAS, SCHEMA_VERSION: _SCHEMA}
 """By their number, as the statements that make them."""
 
@@ -169,7 +191,7 @@ def create_schema(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL").close()  # so that prune can give space back bit by bit
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in _SCHEMA:
+        for statement in (*_SCHEMA, NEW_FACTS):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").close()
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}").close()

@@ -20,12 +20,12 @@ from .schema import SCHEMA_VERSION
 # this format. A run that is missing is a NULL, which OR IGNORE passes over, as it does an output that is there already.
 # VALUES and no SELECT ... FROM: SQLite keeps no journal of a statement that writes one row.
 _PUT = f"""
-    INSERT OR IGNORE INTO node_outputs (run, node_id, codec, checksum, written_at, size, value)
+    INSERT OR IGNORE INTO node_outputs (run, node_id, codec, checksum, written_at, size, value, tag)
     VALUES ((
         SELECT serial FROM flow_runs
         WHERE flow_run_id = ? AND deleted_at IS NULL
             AND (SELECT user_version FROM pragma_user_version) = {SCHEMA_VERSION}
-    ), ?, ?, ?, ?, ?, ?)
+    ), ?, ?, ?, ?, ?, ?, ?)
 """  # noqa: S608 - no input in it
 
 _BEFORE_THE_COMMIT = frozenset(
@@ -62,8 +62,8 @@ def put_alone(connection: sqlite3.Connection, location: str, put: PutOutput, now
     program is writing, or the store has another format, or it failed before the commit: the usual transaction decides,
     and says what is the matter. Raises StorageError with ``outcome_unknown`` if the commit itself failed.
     """
-    run, node, value, _ = put
-    row = (run, node, value.codec, checksum(run, node, value), now, len(value.data), value_of(value))
+    run, node, value, *_ = put
+    row = (run, node, value.codec, checksum(run, node, value), now, len(value.data), value_of(value), value.tag)
     try:
         return connection.execute(_PUT, row).rowcount == 1
     except sqlite3.Error as error:

@@ -53,8 +53,8 @@ _INSERT_SIZES = (64, 32, 16, 8, 4, 2, 1)
 
 
 def _insert_outputs(rows: int) -> str:
-    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * rows)
-    columns = "run, node_id, codec, checksum, written_at, size, value"
+    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
+    columns = "run, node_id, codec, checksum, written_at, size, value, tag"
     return f"INSERT INTO node_outputs ({columns}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - no input in it
 
 
@@ -318,7 +318,7 @@ class Transaction:
         size = len(value.data)
         self.value_bytes += size
         of_all = checksum(put.flow_run_id, put.node_id, value)
-        return (run, put.node_id, value.codec, of_all, written_at, size, value_of(value))
+        return (run, put.node_id, value.codec, of_all, written_at, size, value_of(value), value.tag)
 
     def _serial(self, flow_run_id: str, created_at: int) -> int:
         """The run's serial; a run not seen before gets one. Raises RunDeletedError."""

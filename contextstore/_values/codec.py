@@ -20,6 +20,7 @@ from .proof import prove
 
 JSON = 0  # JSON text, UTF-8
 BYTES = 1  # the value is bytes, stored as they are
+DELETED = -1  # no value: the mark of an output that was deleted, whose id stays used up
 
 _ROOMY = 16 * 1024
 
@@ -29,6 +30,8 @@ class Encoded(NamedTuple):
 
     codec: int
     data: bytes
+    tag: str | None = None
+    """What the caller has put beside the value: a media type, say. Of globals, none."""
 
 
 def encode(value: Any, max_bytes: int, default: Default | None = None) -> Encoded:
@@ -54,7 +57,7 @@ def encode(value: Any, max_bytes: int, default: Default | None = None) -> Encode
 def decode(encoded: Encoded, type: Any = None) -> Any:
     """The value anew; with ``type``, converted to it and checked. Raises ``DeserializationError``."""
     value: Any
-    codec, value = encoded
+    codec, value, _ = encoded
     if codec == JSON:
         try:
             value = orjson.loads(value)
@@ -64,18 +67,19 @@ def decode(encoded: Encoded, type: Any = None) -> Any:
 
 
 def equal(one: Encoded, other: Encoded) -> bool:
-    """Whether two stored values are the same: the same JSON text once keys are sorted, or the same bytes."""
+    """Whether two stored values are the same: the same JSON text once keys are sorted, or the same bytes; one tag."""
     if one == other:
         return True
-    if one.codec != JSON or other.codec != JSON:
+    if one.codec != JSON or other.codec != JSON or one.tag != other.tag:
         return False
     return sorted_json(one.data) == sorted_json(other.data)
 
 
 def checksum(owner: str, name: str, encoded: Encoded) -> int:
-    """CRC-32 over the owner of a value, its codec and its bytes: a flipped bit or a swapped row shows.
+    """CRC-32 over the owner of a value, its codec, its bytes and its tag: a flipped bit or a swapped row shows.
 
     ``owner`` is the flow run (empty for a global) and ``name`` the node or the global's key. Neither has a NUL, so
     the parts cannot run into each other. About 0.5 µs for 200 bytes, 1 ms for 1 MB.
     """
-    return zlib.crc32(encoded.data, zlib.crc32(f"{owner}\0{name}\0{encoded.codec}\0".encode()))
+    of_value = zlib.crc32(encoded.data, zlib.crc32(f"{owner}\0{name}\0{encoded.codec}\0".encode()))
+    return of_value if encoded.tag is None else zlib.crc32(b"\0" + encoded.tag.encode(), of_value)

@@ -84,9 +84,9 @@ def test_prune_waits_for_a_put_under_way_and_leaves_its_run(
         async with connection.transaction():
             serial = await connection.fetchval(f"SELECT serial FROM {schema}.flow_runs")
             if statement == "insert_output":
-                await connection.execute(insert, serial, "new", 0, 0, b"1", now, "run", uuid.uuid4())
+                await connection.execute(insert, serial, "new", 0, 0, b"1", now, "run", None, uuid.uuid4())
             else:
-                arrays = arrays_of([serial], ["new"], [0], [0], [b"1"], [now], ["run"])
+                arrays = arrays_of([serial], ["new"], [0], [0], [b"1"], [now], ["run"], [None])
                 await connection.execute(insert, *arrays, uuid.uuid4(), [serial])
             pruning = asyncio.ensure_future(store.prune(older_than=datetime.timedelta(seconds=0.2)))
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
