@@ -22,25 +22,35 @@ from contextstore import (
     StoreBusyError,
     VersionConflictError,
 )
+from contextstore._postgres.statements import SCHEMA_VERSION
 
-from ..support.earlier import OF_SCHEMA_1, earlier_child, make_schema_1, package_at
+from ..support.earlier import OF_SCHEMA, earlier_child, make_earlier, package_at
 from ..support.nodes import execute, make_role_that_puts_and_gets
 from ..support.processes import Child, children
 from ..support.servers import Server, running_pooler
 
+TABLES = {1: ("runs", "output_rows", "global_rows"), 2: ("flow_runs", "node_outputs", "global_values")}
+"""What the tables are called, by schema: those of runs, of outputs and of globals."""
+
+
+@pytest.fixture(params=sorted(TABLES), ids=lambda version: f"from {version}")
+def version(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
 
 @pytest.fixture
-def package(tmp_path: pathlib.Path) -> pathlib.Path:
-    """The package of the version before."""
-    return package_at(OF_SCHEMA_1, tmp_path / "earlier")
+def package(tmp_path: pathlib.Path, version: int) -> pathlib.Path:
+    """The package of that version."""
+    return package_at(OF_SCHEMA[version], tmp_path / "earlier")
 
 
 @pytest.fixture
-def earlier(postgres: Server, url: str, schema: str) -> str:
-    """A store of schema 1 with one output, as the version before would have it."""
+def earlier(postgres: Server, url: str, schema: str, version: int) -> str:
+    """A store of an earlier schema with one output, as the version of then would have it."""
     with ContextStore(url) as store:
         store.put("run", "a", 1)
-    make_schema_1(postgres, schema)
+    make_earlier(postgres, schema, version)
     return url
 
 
@@ -186,6 +196,7 @@ def test_what_was_migrated_is_as_what_was_made_anew(postgres: Server, earlier: s
         assert [str(row).replace(schema, "s") for row in migrated] == [str(row).replace(fresh, "s") for row in made]
 
 
+@pytest.mark.parametrize("version", [1])
 def test_a_store_from_before_there_was_an_epoch_gets_one(postgres: Server, earlier: str, schema: str) -> None:
     execute(postgres, f"ALTER TABLE {schema}.store_format DROP COLUMN deletions")
     with ContextStore(earlier) as store:
@@ -204,7 +215,7 @@ def test_processes_that_open_it_at_the_same_moment_all_have_it(postgres: Server,
     with children(6, program, earlier) as all_children:
         for child in all_children:
             assert child.end() == (0, ["done"], "")
-    assert version_of(postgres, schema) == 2
+    assert version_of(postgres, schema) == SCHEMA_VERSION
     with ContextStore(earlier) as store:
         assert len(store.list_keys("run")) == 7
 
@@ -226,40 +237,40 @@ def held(url: str, statement: str) -> Iterator[Callable[[], None]]:
 
 
 def test_behind_a_dump_it_gives_up_leaves_it_as_it_was_and_says_why(
-    postgres: Server, earlier: str, schema: str
+    postgres: Server, earlier: str, schema: str, version: int
 ) -> None:
-    with held(earlier, f"SELECT * FROM {schema}.runs") as finish:
+    with held(earlier, f"SELECT * FROM {schema}.{TABLES[version][0]}") as finish:
         store = ContextStore(earlier, timeout=1)
         with pytest.raises(StoreBusyError, match="could not be migrated: other clients had its tables lock") as caught:
             store.open()
         assert caught.value.code == "55P03"
-        assert version_of(postgres, schema) == 1
+        assert version_of(postgres, schema) == version
         finish()
         with store:
             assert store.get("run", "a") == 1
-    assert version_of(postgres, schema) == 2
+    assert version_of(postgres, schema) == SCHEMA_VERSION
 
 
-def test_behind_a_dump_others_get_on_in_between(postgres: Server, earlier: str, schema: str) -> None:
+def test_behind_a_dump_others_get_on_in_between(postgres: Server, earlier: str, schema: str, version: int) -> None:
     program = """
         with ContextStore(sys.argv[1]) as store:
             say(store.get("run", "a"))
     """
-    with held(earlier, f"SELECT * FROM {schema}.runs") as finish, Child(program, earlier) as child:
+    with held(earlier, f"SELECT * FROM {schema}.{TABLES[version][0]}") as finish, Child(program, earlier) as child:
         started, longest = time.monotonic(), 0.0
         while time.monotonic() < started + 6:
             began = time.monotonic()
-            execute(postgres, f"SELECT count(*) FROM {schema}.runs")
+            execute(postgres, f"SELECT count(*) FROM {schema}.{TABLES[version][0]}")
             longest = max(longest, time.monotonic() - began)
         assert longest < 15  # and not until the dump ends, or the other process gives up
         finish()
         assert child.end() == (0, ["1"], "")
 
 
-def test_what_the_version_before_has_under_way_is_waited_for_and_kept(earlier: str, schema: str) -> None:
+def test_what_the_version_before_has_under_way_is_waited_for_and_kept(earlier: str, schema: str, version: int) -> None:
     copied = f"""
-        INSERT INTO {schema}.output_rows SELECT run, 'a-copy', codec, checksum, written_at, size, writer, value
-        FROM {schema}.output_rows
+        INSERT INTO {schema}.{TABLES[version][1]} SELECT run, 'a-copy', codec, checksum, written_at, size, writer, value
+        FROM {schema}.{TABLES[version][1]}
     """
     with (
         held(earlier, copied) as finish,
@@ -273,13 +284,13 @@ def test_what_the_version_before_has_under_way_is_waited_for_and_kept(earlier: s
 
 @pytest.mark.parametrize("attempt", range(6))
 def test_a_process_killed_at_any_moment_leaves_the_one_version_or_the_other(
-    postgres: Server, earlier: str, schema: str, attempt: int
+    postgres: Server, earlier: str, schema: str, attempt: int, version: int
 ) -> None:
     program = """
         say("begins")
         ContextStore(sys.argv[1]).open()
     """
-    with held(earlier, f"SELECT * FROM {schema}.runs") as finish, Child(program, earlier) as child:
+    with held(earlier, f"SELECT * FROM {schema}.{TABLES[version][0]}") as finish, Child(program, earlier) as child:
         assert child.hear() == "begins"
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         while not execute(postgres, waiting)[0][0]:
@@ -291,27 +302,29 @@ def test_a_process_killed_at_any_moment_leaves_the_one_version_or_the_other(
     with ContextStore(earlier) as store:
         assert store.get("run", "a") == 1
         store.put("run", "b", 2)
-    assert version_of(postgres, schema) == 2
+    assert version_of(postgres, schema) == SCHEMA_VERSION
 
 
 # -------------------------------------------------------------------------------------------------- who may not do it
 
 
-def test_who_only_reads_does_not_migrate_it_and_says_who_could(postgres: Server, earlier: str, schema: str) -> None:
-    with pytest.raises(IncompatibleStoreError, match="earlier version 1, and with read_only=True"):
+def test_who_only_reads_does_not_migrate_it_and_says_who_could(
+    postgres: Server, earlier: str, schema: str, version: int
+) -> None:
+    with pytest.raises(IncompatibleStoreError, match=f"earlier version {version}, and with read_only=True"):
         ContextStore(earlier, read_only=True).open()
-    assert version_of(postgres, schema) == 1
+    assert version_of(postgres, schema) == version
 
 
 def test_a_role_that_is_not_the_owner_is_told_so_and_keeps_its_rights_once_it_is_migrated(
-    postgres: Server, earlier: str, schema: str
+    postgres: Server, earlier: str, schema: str, version: int
 ) -> None:
     role = f"role_{schema}"
-    make_role_that_puts_and_gets(postgres, schema, role, runs="runs", outputs="output_rows")
+    make_role_that_puts_and_gets(postgres, schema, role, runs=TABLES[version][0], outputs=TABLES[version][1])
     theirs = ContextStore(earlier.replace("postgres@", f"{role}@"))
     with pytest.raises(IncompatibleStoreError, match="this role may not migrate it: open it once as the owner"):
         theirs.open()
-    assert version_of(postgres, schema) == 1
+    assert version_of(postgres, schema) == version
     with ContextStore(earlier):
         pass
     with theirs:
@@ -323,33 +336,36 @@ def test_a_role_that_is_not_the_owner_is_told_so_and_keeps_its_rights_once_it_is
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("CREATE TABLE {schema}.node_outputs (theirs integer)", "node_outputs.* already exists"),
-        ("CREATE VIEW {schema}.global_values AS SELECT 1 AS theirs", "global_values.* already exists"),
-        ("ALTER TABLE {schema}.global_rows RENAME TO elsewhere", "lacks a table.*restore a backup.*global_rows"),
+        ("CREATE TABLE {schema}.append_keys (theirs integer)", "append_keys.* already exists"),
+        ("CREATE VIEW {schema}.append_counters AS SELECT 1 AS theirs", "append_counters.* already exists"),
+        ("ALTER TABLE {schema}.{globals} RENAME TO elsewhere", "lacks a table.*restore a backup.*{globals}"),
     ],
 )
 def test_what_keeps_it_from_being_migrated_is_named_and_left_as_it_was(
-    postgres: Server, earlier: str, schema: str, change: str, message: str
+    postgres: Server, earlier: str, schema: str, change: str, message: str, version: int
 ) -> None:
-    execute(postgres, change.format(schema=schema))
-    with pytest.raises(IncompatibleStoreError, match=f"earlier version 1.*{message}"):
+    execute(postgres, change.format(schema=schema, globals=TABLES[version][2]))
+    reason = message.format(globals=TABLES[version][2])
+    with pytest.raises(IncompatibleStoreError, match=f"earlier version [{version}2].*{reason}"):
         ContextStore(earlier).open()
-    assert version_of(postgres, schema) == 1
-    assert len(execute(postgres, f"SELECT * FROM {schema}.output_rows")) == 1
+    assert version_of(postgres, schema) in (version, 2)  # as far as the steps came
+    assert len(execute(postgres, f"SELECT * FROM {schema}.{TABLES[version_of(postgres, schema)][1]}")) == 1
 
 
-def test_an_owner_who_may_create_nothing_in_the_schema_is_told_so(postgres: Server, earlier: str, schema: str) -> None:
+def test_an_owner_who_may_create_nothing_in_the_schema_is_told_so(
+    postgres: Server, earlier: str, schema: str, version: int
+) -> None:
     role = f"owner_{schema}"
     for statement in (
         f"CREATE ROLE {role} LOGIN",
         f"GRANT USAGE ON SCHEMA {schema} TO {role}",
-        *(f"ALTER TABLE {schema}.{table} OWNER TO {role}" for table in ("runs", "output_rows", "global_rows")),
+        *(f"ALTER TABLE {schema}.{table} OWNER TO {role}" for table in TABLES[version]),
         f"ALTER TABLE {schema}.store_format OWNER TO {role}",
     ):
         execute(postgres, statement)
     with pytest.raises(IncompatibleStoreError, match="with the right to create in their schema"):
         ContextStore(earlier.replace("postgres@", f"{role}@")).open()
-    assert version_of(postgres, schema) == 1
+    assert version_of(postgres, schema) == version
 
 
 # --------------------------------------------------------------------------------------- this version, once it is older
@@ -361,9 +377,9 @@ async def outdated(postgres: Server, url: str, schema: str) -> AsyncIterator[Asy
     async with AsyncContextStore(url) as store:
         await store.put("run", "a", 1)
         await store.upsert_global("key", 1)
-        await asyncio.to_thread(execute, postgres, f"UPDATE {schema}.store_format SET version = 3")
+        await asyncio.to_thread(execute, postgres, f"UPDATE {schema}.store_format SET version = {SCHEMA_VERSION + 1}")
         yield store
-        await asyncio.to_thread(execute, postgres, f"UPDATE {schema}.store_format SET version = 2")
+        await asyncio.to_thread(execute, postgres, f"UPDATE {schema}.store_format SET version = {SCHEMA_VERSION}")
     async with AsyncContextStore(url) as fresh:
         assert await fresh.get_run("run") == {"a": 1}
         assert await fresh.list_keys("new") == []
@@ -440,7 +456,7 @@ async def test_of_writes_under_way_none_is_committed_behind_a_migration(url: str
             await connection.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
             before = await connection.fetch(contents), await connection.fetch(versions)
             await asyncio.sleep(0.1)  # until all of them wait
-            await connection.execute(f"UPDATE {schema}.store_format SET version = 3")
+            await connection.execute(f"UPDATE {schema}.store_format SET version = {SCHEMA_VERSION + 1}")
         ended = await asyncio.gather(*writers, return_exceptions=True)
         assert {type(error) for error in ended} == {IncompatibleStoreError}
         assert (await connection.fetch(contents), await connection.fetch(versions)) == before
@@ -450,7 +466,7 @@ async def test_of_writes_under_way_none_is_committed_behind_a_migration(url: str
 async def test_a_store_whose_tables_were_renamed_says_so(postgres: Server, url: str, schema: str) -> None:
     async with AsyncContextStore(url) as store:
         await store.put("run", "a", 1)
-        await asyncio.to_thread(make_schema_1, postgres, schema)
+        await asyncio.to_thread(make_earlier, postgres, schema, 1)
         for call in (store.put("run", "b", 1), store.get("run", "b")):
             with pytest.raises(IncompatibleStoreError, match="a newer contextstore has migrated it"):
                 await call

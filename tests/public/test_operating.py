@@ -22,7 +22,7 @@ import pytest
 from contextstore import ContextStore
 
 from ..sqlite.files import run_in_child
-from ..support.earlier import OF_SCHEMA_1, package_at
+from ..support.earlier import OF_SCHEMA, package_at
 from ..support.mounts import run_with_mounts
 from ..support.processes import ROOT, Child
 from .pages import DOCS, fences, rows, section
@@ -416,7 +416,7 @@ OPEN = "from contextstore import *\nstore = ContextStore({!r})\n"
 class TestGoingBack:
     @pytest.fixture
     def earlier(self, tmp_path: pathlib.Path) -> pathlib.Path:
-        return package_at(OF_SCHEMA_1, tmp_path / "old")
+        return package_at(OF_SCHEMA[1], tmp_path / "old")
 
     def test_the_values_go_over_into_a_store_of_the_earlier_version(
         self, tmp_path: pathlib.Path, earlier: pathlib.Path

@@ -316,9 +316,9 @@ class TestRoles:
             ContextStore(f"{roles('runner')}_other").open()
 
     def test_nobody_but_the_owner_migrates(self, postgres: Server, roles: Callable[[str], str], schema: str) -> None:
-        from ..support.earlier import make_schema_1
+        from ..support.earlier import make_earlier
 
-        make_schema_1(postgres, schema)
+        make_earlier(postgres, schema, 1)
         for role in ("runner", "writer"):
             with pytest.raises(IncompatibleStoreError, match="as the owner"):
                 ContextStore(roles(role)).open()

@@ -14,8 +14,8 @@ from .nodes import execute
 from .processes import ROOT, Child
 from .servers import Server
 
-OF_SCHEMA_1 = "b115c8e0635f"
-"""The last one that knows schema 1 and no other."""
+OF_SCHEMA = {1: "b115c8e0635f", 2: "e9ddf2069a60"}
+"""Of each earlier schema the last commit that knows it and no newer one."""
 
 
 def package_at(commit: str, folder: pathlib.Path) -> pathlib.Path:
@@ -34,12 +34,35 @@ def earlier_child(package: pathlib.Path, program: str, *arguments: Any) -> Child
     return Child(program, *arguments, options=["-P"], PYTHONPATH=str(package))
 
 
-def make_schema_1(server: Server, schema: str) -> None:
-    """Give the tables of a store on the server the names that they had in schema 1."""
-    for statement in (
-        f"ALTER TABLE {schema}.flow_runs RENAME TO runs",
-        f"ALTER TABLE {schema}.node_outputs RENAME TO output_rows",
-        f"ALTER TABLE {schema}.global_values RENAME TO global_rows",
-        f"UPDATE {schema}.store_format SET version = 1",
-    ):
-        execute(server, statement)
+_BACK_TO_2 = """
+    DROP VIEW {schema}.outputs, {schema}.globals;
+    ALTER TABLE {schema}.flow_runs DROP COLUMN marks;
+    ALTER TABLE {schema}.node_outputs DROP COLUMN tag, DROP COLUMN xact;
+    ALTER TABLE {schema}.global_values DROP COLUMN expires_at;
+    ALTER TABLE {schema}.store_format DROP COLUMN freed_version, DROP COLUMN history, DROP COLUMN cluster;
+    DROP TABLE {schema}.append_counters, {schema}.append_keys;
+    CREATE VIEW {schema}.outputs AS
+        SELECT flow_runs.flow_run_id, node_outputs.node_id,
+               CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value,
+               to_timestamp(written_at / 1e6) AS written_at
+        FROM {schema}.flow_runs JOIN {schema}.node_outputs ON node_outputs.run = flow_runs.serial
+        WHERE flow_runs.deleted_at IS NULL;
+    CREATE VIEW {schema}.globals AS
+        SELECT key, CASE codec WHEN 0 THEN convert_from(value, 'UTF8') ELSE encode(value, 'hex') END AS value, version,
+               to_timestamp(written_at / 1e6) AS written_at
+        FROM {schema}.global_values WHERE value IS NOT NULL;
+    UPDATE {schema}.store_format SET version = 2
+"""
+_BACK_TO_1 = """
+    ALTER TABLE {schema}.flow_runs RENAME TO runs;
+    ALTER TABLE {schema}.node_outputs RENAME TO output_rows;
+    ALTER TABLE {schema}.global_values RENAME TO global_rows;
+    UPDATE {schema}.store_format SET version = 1
+"""
+
+
+def make_earlier(server: Server, schema: str, version: int) -> None:
+    """Give a store on the server the form that it had in an earlier schema."""
+    for step in (_BACK_TO_2, _BACK_TO_1)[: 3 - version]:
+        for statement in step.split(";"):
+            execute(server, statement.format(schema=schema))

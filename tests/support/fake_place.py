@@ -49,6 +49,7 @@ class StoredOutput(NamedTuple):
     checksum: Any
     written_at: Any
     size: Any
+    tag: Any = None
 
 
 @dataclasses.dataclass
@@ -117,7 +118,7 @@ class Place:
         row = None if run is None else run.outputs.get(key[1])
         if run is None or row is None:
             return Outcome(None)
-        return read_output(LOCATION, key[0], (key[1], *row, run.serial))
+        return read_output(LOCATION, key[0], (key[1], *row[:-1], run.serial, row.tag))
 
     def value(self, flow_run_id: str, node_id: str) -> Encoded | None:
         """What every reader gets; None: nothing."""
@@ -186,8 +187,9 @@ class Place:
             if refusal is not None:
                 raise refusal
             return
-        codec, data = put.value
-        row = StoredOutput(codec, data, checksum(put.flow_run_id, put.node_id, put.value), written_at, len(data))
+        codec, data, tag = put.value
+        whole = checksum(put.flow_run_id, put.node_id, put.value)
+        row = StoredOutput(codec, data, whole, written_at, len(data), tag)
         self._run(put.flow_run_id, self.now).outputs[put.node_id] = row
 
     def _change_global(self, operation: PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal) -> Any:
@@ -197,7 +199,7 @@ class Place:
             at = self.now if change.written_at is None else change.written_at
             row = StoredGlobal(key, None, None, None, change.version, at, None)
             if change.value is not None:
-                codec, data = change.value
+                codec, data, _ = change.value
                 row = row._replace(codec=codec, data=data, checksum=checksum("", key, change.value), size=len(data))
             self.globals[key] = row
         return change.result

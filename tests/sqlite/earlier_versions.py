@@ -1,4 +1,4 @@
-"""Stores of schema 1: their files by plain ``sqlite3``, and a process of the last version that made such."""
+"""Stores of earlier schemas: their files by plain ``sqlite3``, and a process of the last version that made such."""
 
 from __future__ import annotations
 
@@ -23,40 +23,48 @@ RUNS = {
 }
 
 
-def make_file(path: pathlib.Path, *additions: str, in_wal_mode: bool = True) -> None:
-    """A store of schema 1 with RUNS, two globals, a deleted run and a deleted output that had the highest id."""
+TABLES = {1: ("runs", "output_rows", "global_rows"), 2: ("flow_runs", "node_outputs", "global_values")}
+"""What the tables are called, by schema: those of runs, of outputs and of globals."""
+
+
+def make_file(path: pathlib.Path, version: int, *additions: str, in_wal_mode: bool = True) -> None:
+    """A store of that schema with RUNS, two globals, a deleted run and a deleted output that had the highest id.
+
+    ``additions`` are executed in the end: ``{runs}``, ``{outputs}`` and ``{globals}`` are the tables.
+    """
+    runs, outputs_, globals_ = TABLES[version]
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         if in_wal_mode:
             connection.execute("PRAGMA journal_mode = WAL")
-        for statement in FORMER_SCHEMAS[1]:
+        for statement in FORMER_SCHEMAS[version]:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(f"PRAGMA user_version = {version}")
         connection.execute("BEGIN")
         for run, outputs in (*RUNS.items(), ("deleted", {"a": 1})):
-            insert = "INSERT INTO runs (flow_run_id, created_at) VALUES (?, 1)"
+            insert = f"INSERT INTO {runs} (flow_run_id, created_at) VALUES (?, 1)"
             serial = connection.execute(insert, (run,)).lastrowid
             for node, value in outputs.items():
                 connection.execute(
-                    "INSERT INTO output_rows (run, node_id, codec, checksum, written_at, size, value) "
+                    f"INSERT INTO {outputs_} (run, node_id, codec, checksum, written_at, size, value) "
                     "VALUES (?, ?, ?, ?, 1700000000000000, ?, ?)",
                     (serial, node, *_columns(run, node, value)),
                 )
         for key in ("key", "other"):
             codec, of_all, size, text = _columns("", key, {"of": key})
             connection.execute(
-                "INSERT INTO global_rows (key, version, codec, checksum, written_at, size, value) "
+                f"INSERT INTO {globals_} (key, version, codec, checksum, written_at, size, value) "
                 "VALUES (?, 3, ?, ?, 1700000000000000, ?, ?)",
                 (key, codec, of_all, size, text),
             )
         connection.execute(
-            "DELETE FROM output_rows WHERE run = (SELECT serial FROM runs WHERE flow_run_id = 'deleted')"
+            f"DELETE FROM {outputs_} WHERE run = (SELECT serial FROM {runs} WHERE flow_run_id = 'deleted')"
         )
-        connection.execute("UPDATE runs SET deleted_at = 1700000000000000 WHERE flow_run_id = 'deleted'")
+        connection.execute(f"UPDATE {runs} SET deleted_at = 1700000000000000 WHERE flow_run_id = 'deleted'")
         connection.execute("COMMIT")
         for addition in additions:
-            connection.execute(addition)
+            connection.execute(addition.format(runs=runs, outputs=outputs_, globals=globals_))
     path.chmod(0o600)
 
 
@@ -65,16 +73,17 @@ def _columns(owner: str, name: str, value: Any) -> tuple[int, int, int, str]:
     return JSON, checksum(owner, name, Encoded(JSON, data)), len(data), data.decode()
 
 
-def fill_with(path: pathlib.Path, outputs: int) -> None:
+def fill_with(path: pathlib.Path, version: int, outputs: int) -> None:
     """So many more outputs, of a run of their own, with values that are none."""
+    runs, rows, _ = TABLES[version]
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("INSERT INTO runs (flow_run_id, created_at) VALUES ('large', 1)")
+        connection.execute(f"INSERT INTO {runs} (flow_run_id, created_at) VALUES ('large', 1)")
         connection.execute(
-            """
+            f"""
             WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)
-            INSERT INTO output_rows (run, node_id, codec, checksum, written_at, size, value)
-            SELECT (SELECT max(serial) FROM runs), printf('%08d', n), 0, 0, 1700000000000000, 1, '1' FROM numbers
+            INSERT INTO {rows} (run, node_id, codec, checksum, written_at, size, value)
+            SELECT (SELECT max(serial) FROM {runs}), printf('%08d', n), 0, 0, 1700000000000000, 1, '1' FROM numbers
             """,
             (outputs,),
         )
