@@ -6,9 +6,10 @@ Rules of this module: pure functions. An error of a value names the key that it 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from .._engine.pages import OutputRow
 from .._engine.records import Fetched, GlobalRecord, OutputRecord, RunRecord
 from .._results import GlobalEntry, Output, RunInfo
 from .._values.codec import Encoded, decode
@@ -28,13 +29,24 @@ def converted(value: Encoded, type: Any, *key: object) -> Any:
         raise placed from error.__cause__ or error
 
 
-def output_of(flow_run_id: str, record: OutputRecord) -> Output:
-    value = decode(record.value)
+def output_of(flow_run_id: str, record: OutputRecord, type: Any = None) -> Output:
+    value = converted(record.value, type, flow_run_id, record.node_id)
     return Output(flow_run_id, record.node_id, value, time_of(record.written_at), len(record.value.data))
 
 
-def global_entry_of(record: GlobalRecord) -> GlobalEntry:
-    return GlobalEntry(record.key, decode(record.value), record.version, time_of(record.written_at))
+def outputs_of(flow_run_id: str, rows: Iterable[OutputRow], type: Any) -> Iterator[Output]:
+    """The same for each row of a page, as its turn comes."""
+    for node_id, codec, data, _, written_at, size, _, tag in rows:
+        if type is not None:
+            value = converted(Encoded(codec, data, tag), type, flow_run_id, node_id)
+        else:
+            value = decode(Encoded(codec, data, tag))
+        yield Output(flow_run_id, node_id, value, time_of(written_at), size)
+
+
+def global_entry_of(record: GlobalRecord, type: Any = None) -> GlobalEntry:
+    value = converted(record.value, type, record.key)
+    return GlobalEntry(record.key, value, record.version, time_of(record.written_at))
 
 
 def run_info_of(record: RunRecord) -> RunInfo:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
+from .._engine.pages import Part
+from .._engine.records import OutputKey
 from .._values.arguments import check_count
-from .._values.keys import Id
+from .._values.keys import Id, node_key, output_key, prefix_key
 
 _MOST = 2**31 - 1  # what every engine takes for a limit
 
@@ -21,6 +23,30 @@ def several(node_ids: Iterable[Id]) -> Iterable[Id]:
     if not isinstance(node_ids, Iterable):
         raise TypeError(f"node_ids must be several ids, not {type(node_ids).__name__}")
     return node_ids
+
+
+def output_keys(pairs: object) -> list[OutputKey]:
+    """The keys of several outputs, of any runs."""
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+        raise TypeError(f"pairs must be several pairs of ids, not {type(pairs).__name__}")
+    return [_output_key(pair) for pair in pairs]
+
+
+def _output_key(pair: object) -> OutputKey:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:  # a str of two would be taken for its letters
+        raise TypeError(f"pairs must be pairs (flow_run_id, node_id), and one is {pair!r}")
+    return output_key(*pair)
+
+
+def part_of(prefix: str, after: Id | None, reverse: bool) -> Part:
+    """Which part of a run a call asks for."""
+    literal, last = prefix_key(prefix), behind(after)
+    return Part(literal, "" if last is None else node_key(last, "after"), bool(reverse))
+
+
+def behind(after: Id | None) -> Id | None:
+    """What a page comes behind; None: it is the first, since nothing is named, or nothing but the empty text."""
+    return None if after == "" else after
 
 
 def page_size(limit: int) -> int:

@@ -13,7 +13,7 @@ import datetime
 import inspect
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 
 from .._dispatch.observed import Passage, passage
@@ -70,9 +70,14 @@ OUTPUTS = {
     "get_entry": Call("get_entry", _OUTPUT),
     "put_many": Call("put_many", _RUN, _written),
     "get_many": Call("get_many", _RUN, _length),
+    "get_outputs": Call("get_outputs", (), _length),
+}
+PARTS = {
     "list_keys": Call("list_keys", _RUN, _length),
+    "list_outputs": Call("list_outputs", _RUN, _length),
     "get_run": Call("get_run", _RUN, _length),
     "iterate": Call("iter_outputs", _RUN),
+    "iterate_now": Call("iter_outputs", _RUN),
 }
 GLOBALS = {
     "put": Call("put_global", _KEY),
@@ -121,11 +126,13 @@ class Calls:
     def noted(self, call: Call, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that returns what is awaited, or iterated over, as one that is taken note of."""
         count = self._reports.calls.adder(call.name)
-        is_iteration = inspect.isasyncgenfunction(function)
-        if self._are_told:  # also where none wants the calls: what was noted is told at their ends
-            told = _Told(self._reports, call, count, function)
-            return told.iterated if is_iteration else told.awaited
-        return self._iterated(count, function) if is_iteration else self._awaited(count, function)
+        told = _Told(self._reports, call, count, function)
+        # Also where none wants the calls: what was noted is told at their ends.
+        if inspect.isgeneratorfunction(function):
+            return told.iterated_now if self._are_told else self._iterated_now(count, function)
+        if inspect.isasyncgenfunction(function):
+            return told.iterated if self._are_told else self._iterated(count, function)
+        return told.awaited if self._are_told else self._awaited(count, function)
 
     # -- without observers: counted, and no more -----------------------------------------------------------------------
 
@@ -153,6 +160,21 @@ class Calls:
                 async with contextlib.aclosing(function(*args)) as items:
                     async for item in items:
                         yield item
+            except GeneratorExit:  # its consumer has seen enough
+                raise
+            except BaseException as error:
+                add_error(type(error).__name__)
+                raise
+
+        return run
+
+    def _iterated_now(self, count: Callable[[], int], function: Callable[..., Any]) -> Callable[..., Any]:
+        add_error = self._reports.errors.add
+
+        def run(*args: Any) -> Iterator[Any]:
+            count()
+            try:
+                yield from function(*args)
             except GeneratorExit:  # its consumer has seen enough
                 raise
             except BaseException as error:
@@ -216,6 +238,32 @@ class _Told:
                     yield item
             finally:
                 await items.aclose()
+        except GeneratorExit:  # its consumer has seen enough
+            running.leave()
+            raise
+        except BaseException as error:
+            running.end(None, error)
+            raise
+        running.end(None, None)
+
+    def iterated_now(self, *args: Any) -> Iterator[Any]:
+        self._count()
+        running = _Running(self._reports, self._call, args)
+        running.items = 0
+        running.seconds = 0.0
+        items = self._function(*args)
+        try:
+            try:
+                while True:
+                    try:
+                        with running.passing(), running.counting_seconds():
+                            item = next(items)
+                    except StopIteration:
+                        break
+                    running.items += 1
+                    yield item
+            finally:
+                items.close()
         except GeneratorExit:  # its consumer has seen enough
             running.leave()
             raise

@@ -19,6 +19,7 @@ from .globals import GlobalService
 from .maintenance import MaintenanceService
 from .options import Options
 from .outputs import OutputService
+from .parts import PartService
 from .retention import RetentionService
 from .runs import RunService
 from .session import Session
@@ -42,6 +43,7 @@ class Core:
         maintenance = MaintenanceService(self.session)
         noted = Calls(engine.reports)
         self.outputs = noted.of(outputs, calls.OUTPUTS)
+        self.parts = noted.of(PartService(self.session), calls.PARTS)
         self.globals = noted.of(GlobalService(self.session), calls.GLOBALS)
         self.runs = noted.of(runs, calls.RUNS)
         self.waits = noted.of(WaitService(self.session, outputs, runs), calls.WAITS)

@@ -19,7 +19,7 @@ from .._values.keys import Id, global_key, prefix_key
 from .._waiting.key_lock import KeyedLock
 from ..errors import VersionConflictError
 from .answers import converted, global_entry_of
-from .arguments import page_size
+from .arguments import behind, page_size
 from .session import Session
 
 
@@ -52,20 +52,21 @@ class GlobalService:
         name, record = await self._fetch(key)
         return default if record is None else converted(record.value, type, name)
 
-    async def get_entry(self, key: Id) -> GlobalEntry | None:
+    async def get_entry(self, key: Id, type: Any) -> GlobalEntry | None:
         _, record = await self._fetch(key)
-        return None if record is None else global_entry_of(record)
+        return None if record is None else global_entry_of(record, type)
 
     async def _fetch(self, key: Id) -> tuple[str, GlobalRecord | None]:
         await self._session.ready()
         name = global_key(key)
         return name, await self._session.read(self._session.engine.fetch_global, name)
 
-    async def page(self, prefix: str, after: Id | None, limit: int) -> list[GlobalEntry]:
+    async def page(self, prefix: str, after: Id | None, limit: int, type: Any) -> list[GlobalEntry]:
         await self._session.ready()
-        literal, name = prefix_key(prefix), None if after is None else global_key(after, "after")
+        literal, last = prefix_key(prefix), behind(after)
+        name = None if last is None else global_key(last, "after")
         page = await self._session.read(self._session.engine.page_globals, literal, name, page_size(limit))
-        return [global_entry_of(record) for record in page]
+        return [global_entry_of(record, type) for record in page]
 
     async def delete(self, key: Id) -> bool:
         await self._session.ready()

@@ -7,26 +7,24 @@ made of as well.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any
 
 from .._engine.epochs import is_known
 from .._engine.operations import Operation, PutOutput
+from .._engine.portions import portions
 from .._engine.records import OutputKey, OutputRecord
 from .._results import Output
 from .._values.codec import Encoded, decode
-from .._values.keys import Id, Outputs, flow_run_key, node_key, output_key, prefix_key
+from .._values.keys import Id, Outputs, flow_run_key, node_key, output_key
 from .._waiting.outcome import Outcome
-from ..errors import CorruptStoreError
 from .answers import converted, output_of, there
-from .arguments import several
+from .arguments import output_keys, several
 from .session import Session, State
 
 PAGE_ROWS = 200  # rows of a page at most,
 PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory
 _GET_MANY = 500  # outputs that get_many fetches in one trip to the engine
-_LIST_KEYS = 5000  # node ids that are listed by one look
 
 
 class OutputService:
@@ -63,11 +61,11 @@ class OutputService:
         key = output_key(flow_run_id, node_id)
         return session.cache.get(key) is not None or await session.read(session.engine.exists, key)
 
-    async def get_entry(self, flow_run_id: Id, node_id: Id) -> Output | None:
+    async def get_entry(self, flow_run_id: Id, node_id: Id, type: Any) -> Output | None:
         await self._session.ready()
         key = output_key(flow_run_id, node_id)
         record = await self._session.reader.fetch(key)
-        return None if record is None else output_of(key[0], record)
+        return None if record is None else output_of(key[0], record, type)
 
     # -- several ------------------------------------------------------------------------------------------------------
 
@@ -83,14 +81,24 @@ class OutputService:
             puts.append(PutOutput(flow_run, node, session.encode(value, flow_run, node), exist_ok))
         return session.commit(puts) if puts else session.ready()
 
-    async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id]) -> dict[str, Any]:
+    async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], type: Any) -> dict[str, Any]:
         await self._session.ready()
         flow_run = flow_run_key(flow_run_id)
         keys = list(dict.fromkeys((flow_run, node_key(node_id)) for node_id in several(node_ids)))
-        return {key[1]: decode(value) for key, value in (await self._of_one_life(keys)).items()}
+        return {key[1]: value for key, value in (await self._values(keys, type)).items()}
+
+    async def get_outputs(self, pairs: Iterable[tuple[Id, Id]], type: Any) -> dict[OutputKey, Any]:
+        await self._session.ready()
+        return await self._values(list(dict.fromkeys(output_keys(pairs))), type)
+
+    async def _values(self, keys: list[OutputKey], type: Any) -> dict[OutputKey, Any]:
+        found = await self._of_one_life(keys)
+        if type is None:
+            return {key: decode(value) for key, value in found.items()}
+        return {key: converted(value, type, *key) for key, value in found.items()}
 
     async def _of_one_life(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
-        """The outputs of one run, all of one life of its id, in the order of the keys."""
+        """Outputs, those of each run all of one life of its id, in the order of the keys."""
         epochs = self._session.engine.epochs
         epoch = epochs.now[0]
         found = self._cached(keys)
@@ -101,20 +109,34 @@ class OutputService:
             if is_known(epoch) and epochs.now[0] == epoch:
                 return {key: found[key] for key in keys if key in found}
         # All of them: what was cached may be of a life before that of what is read.
-        return await self._fetch(keys)
+        found = await self._fetch(keys)
+        return {key: found[key] for key in keys if key in found}
 
     def _cached(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
         cache = self._session.cache
         return {key: value for key in keys if (value := cache.get(key)) is not None}
 
     async def _fetch(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
+        """In any order. One trip to the engine gives what is of one moment: no run is divided if it can be helped."""
+        by_run: dict[str, list[OutputKey]] = {}
+        for key in keys:
+            by_run.setdefault(key[0], []).append(key)
+        found: dict[OutputKey, Encoded] = {}
+        for part in portions(by_run.values(), len, _GET_MANY, _GET_MANY):
+            together = [key for of_run in part for key in of_run]
+            found |= await (self._fetch_at_once(together) if len(together) <= _GET_MANY else self._fetch_run(together))
+        return found
+
+    async def _fetch_at_once(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
+        records = await self._session.reader.fetch_many(keys)
+        return {key: record.value for key, record in records.items()}
+
+    async def _fetch_run(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
+        """So many of one run that they take several trips."""
         reader = self._session.reader
-        if len(keys) <= _GET_MANY:
-            records = await reader.fetch_many(keys)
-            return {key: record.value for key, record in records.items()}
         while True:
             run = await self._serial_now(keys[0][0])
-            records = {}
+            records: dict[OutputKey, OutputRecord] = {}
             for start in range(0, len(keys), _GET_MANY):
                 records |= await reader.fetch_many(keys[start : start + _GET_MANY])
             # Else the run was deleted, or its id used anew, between two trips, or it has just begun.
@@ -125,38 +147,6 @@ class OutputService:
         """The serial of the run that has the id now. None: one without outputs, or none."""
         page = await self._session.read(self._session.engine.page_outputs, flow_run, None, "", 1, 1)
         return next((outcome.result.run for outcome in page if outcome.result is not None), None)
-
-    # -- all of a run -------------------------------------------------------------------------------------------------
-
-    async def list_keys(self, flow_run_id: Id, prefix: str) -> list[str]:
-        session = self._session
-        await session.ready()
-        flow_run, literal = flow_run_key(flow_run_id), prefix_key(prefix)
-        first = await session.read(session.engine.first_node_ids, flow_run, literal, _LIST_KEYS)
-        if len(first) < _LIST_KEYS:
-            return first
-        # Anew, so that all are of one moment, and where it keeps no get waiting.
-        return await session.scan(session.engine.list_node_ids, flow_run, literal)
-
-    async def get_run(self, flow_run_id: Id) -> dict[str, Any]:
-        try:
-            return {output.node_id: output.value async for output in self.iterate(flow_run_id, None)}
-        except CorruptStoreError as error:
-            if error.node_id is None:
-                raise
-            raise CorruptStoreError(
-                f"{error.message}; iter_outputs gives the outputs before it, and with after={error.node_id!r} those "
-                "behind it",
-                flow_run_id=error.flow_run_id,
-                node_id=error.node_id,
-            ) from error.__cause__
-
-    async def iterate(self, flow_run_id: Id, after: Id | None) -> AsyncIterator[Output]:
-        flow_run = flow_run_key(flow_run_id)
-        first = "" if after is None or after == "" else node_key(after, "after")
-        async with contextlib.aclosing(self.records(flow_run, first)) as records:
-            async for record in records:
-                yield output_of(flow_run, record)
 
     # -- for the services that go through a run -----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from .._results import RunInfo
 from .._values.keys import Id, flow_run_key, new_flow_run_id, node_key, prefix_key
 from ..errors import InvalidKeyError, RunDeletedError
 from .answers import run_info_of, there
-from .arguments import page_size, several
+from .arguments import behind, page_size, several
 from .outputs import PAGE_BYTES, PAGE_ROWS, OutputService
 from .session import Session
 
@@ -32,7 +32,8 @@ class RunService:
     async def page(self, prefix: str, after: Id | None, limit: int) -> list[RunInfo]:
         session = self._session
         await session.ready()
-        literal, run = prefix_key(prefix), None if after is None else flow_run_key(after, "after")
+        literal, last = prefix_key(prefix), behind(after)
+        run = None if last is None else flow_run_key(last, "after")
         most = page_size(limit)
         try:
             records = await session.scan(session.engine.list_runs, literal, run, most)

@@ -193,6 +193,12 @@ class Session:
         if self.state is not State.OPEN:
             await self.open()
 
+    def refuse_unless_open(self) -> None:
+        """The same for a call that goes on with what it has: the store was open, and may be closed by now."""
+        self.callers.admit()
+        if self.state is not State.OPEN:
+            raise StoreClosedError(self.location)
+
     async def writable(self) -> None:
         """The same for a call that writes."""
         await self.ready()

@@ -21,6 +21,7 @@ from .._results import CheckReport
 from .._waiting.outcome import Outcome
 from .epochs import Epoch, Epochs
 from .operations import PutOutput, Unit
+from .pages import OutputPage, Part
 from .records import (
     Counts,
     Cursor,
@@ -112,11 +113,20 @@ class Reads(Protocol):
     async def ping(self) -> None:
         """Go to where the store is and back, as the least read does."""
 
-    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
+    async def first_node_ids(self, flow_run_id: str, part: Part, limit: int) -> list[str]:
         """Node ids that have an output, by code point: the first so many."""
 
-    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
-        """Node ids that have an output, by code point: all there are at one moment, however many. A scan."""
+    async def list_node_ids(self, flow_run_id: str, part: Part, limit: int | None) -> list[str]:
+        """Node ids that have an output, by code point: those there are at one moment, however many. A scan."""
+
+    async def list_outputs(
+        self, flow_run_id: str, run: int | None, part: Part, limit: int, max_bytes: int
+    ) -> OutputPage:
+        """The first of the outputs: at most so many, and about so many bytes, but one at least.
+
+        With its serial ``run`` only if the id is still that run's. Raises where not even the name of the next one can
+        be read.
+        """
 
     async def page_outputs(
         self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int

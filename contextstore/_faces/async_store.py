@@ -152,7 +152,7 @@ class AsyncContextStore:
         """Write the output of a node, once. When this returns, the output is durable.
 
         Args:
-            flow_run_id, node_id: at most 512 bytes of UTF-8 each, not empty; a ``uuid.UUID`` is stored as its string.
+            flow_run_id, node_id: at most 1,024 bytes of UTF-8 each, not empty; a ``uuid.UUID`` is stored as its string.
             value: JSON (None, bool, int, float, str, list, dict with str keys), or what has a JSON form (tuples,
                 dataclasses, attrs, msgspec and pydantic objects, datetimes, UUIDs, enums, numpy scalars), or, as a
                 whole, bytes. An object of a class comes back equal by ``type=`` that class, or is refused.
@@ -195,16 +195,27 @@ class AsyncContextStore:
             return await self._core.outputs.get(flow_run_id, node_id, default, type)
         return decode(value) if type is None else self._core.converted(value, type, flow_run_id, node_id)
 
-    async def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:
+    async def list_keys(
+        self,
+        flow_run_id: Id,
+        *,
+        prefix: str = "",
+        after: Id | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> list[str]:
         """The ids of the nodes that have an output, sorted by code point; loads no values.
 
         Args:
             prefix: only ids that begin with it, literally.
+            after: only ids beyond this one, in the order asked for. None, or empty: from the first on.
+            limit: how many at most. None: all, as they are at one moment.
+            reverse: the last id first.
 
         Raises:
             InvalidKeyError, StorageError: no such id can be, or the engine could not read.
         """
-        return await self._core.outputs.list_keys(flow_run_id, prefix)
+        return await self._core.parts.list_keys(flow_run_id, prefix, after, limit, reverse)
 
     # -- globals ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +223,7 @@ class AsyncContextStore:
         """Write a global key, once. When this returns, it is durable.
 
         Args:
-            key: at most 512 bytes of UTF-8; may be empty.
+            key: at most 1,024 bytes of UTF-8; may be empty.
             value: JSON, what has a JSON form, or, as a whole, bytes: what ``put`` takes.
             exist_ok: take an equal value that is stored already as success.
 
@@ -260,26 +271,34 @@ class AsyncContextStore:
         """
         return await self._core.globals.get(key, default, type)
 
-    async def get_global_entry(self, key: Id) -> GlobalEntry | None:
+    async def get_global_entry(self, key: Id, *, type: Any = None) -> GlobalEntry | None:
         """A global key's value with its version and when it was written; None where there is none.
 
+        Args:
+            type: convert the value to this type, and check; any that ``get`` takes.
+
         Raises:
+            DeserializationError: the value does not fit ``type``.
             CorruptStoreError: the stored value is damaged.
         """
-        return await self._core.globals.get_entry(key)
+        return await self._core.globals.get_entry(key, type)
 
-    async def list_globals(self, prefix: str = "", *, after: Id | None = None, limit: int = 1000) -> list[GlobalEntry]:
+    async def list_globals(
+        self, prefix: str = "", *, after: Id | None = None, limit: int = 1000, type: Any = None
+    ) -> list[GlobalEntry]:
         """Globals with their values, ordered by key.
 
         Args:
             prefix: only keys that begin with it, literally.
-            after: only keys above this one: the last key of the page before.
+            after: only keys above this one: the last key of the page before. None, or empty: from the first on.
             limit: how many at most.
+            type: convert each value to this type, and check; any that ``get`` takes.
 
         Raises:
+            DeserializationError: a value does not fit ``type``; the message names its key.
             CorruptStoreError: one of the stored values is damaged.
         """
-        return await self._core.globals.page(prefix, after, limit)
+        return await self._core.globals.page(prefix, after, limit, type)
 
     async def delete_global(self, key: Id) -> bool:
         """Delete a global key; returns whether it was there. Its version is counted on if it is written again.
@@ -315,13 +334,17 @@ class AsyncContextStore:
         """
         return await self._core.outputs.exists(flow_run_id, node_id)
 
-    async def get_entry(self, flow_run_id: Id, node_id: Id) -> Output | None:
+    async def get_entry(self, flow_run_id: Id, node_id: Id, *, type: Any = None) -> Output | None:
         """The output of a node with when it was written and its size in bytes; None where nothing is written.
 
+        Args:
+            type: convert the value to this type, and check; any that ``get`` takes.
+
         Raises:
+            DeserializationError: the value does not fit ``type``.
             CorruptStoreError: the stored value is damaged.
         """
-        return await self._core.outputs.get_entry(flow_run_id, node_id)
+        return await self._core.outputs.get_entry(flow_run_id, node_id, type)
 
     async def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: bool = False) -> None:
         """Write several outputs of a run in one commit: all of them, or none.
@@ -338,36 +361,108 @@ class AsyncContextStore:
         del outputs
         await put
 
-    async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id]) -> dict[str, Any]:
+    @overload
+    async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]: ...
+    async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]:
         """The outputs of these nodes, in this order; those that are not there are left out.
 
+        Args:
+            type: convert each value to this type, and check; any that ``get`` takes.
+
         Raises:
+            DeserializationError: a value does not fit ``type``; the message names its node.
             CorruptStoreError: one of the stored values is damaged.
         """
-        return await self._core.outputs.get_many(flow_run_id, node_ids)
+        return await self._core.outputs.get_many(flow_run_id, node_ids, type)
 
-    async def get_run(self, flow_run_id: Id) -> dict[str, Any]:
-        """All outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
+    @overload
+    async def get_outputs(self, pairs: Iterable[tuple[Id, Id]], *, type: type[T]) -> dict[tuple[str, str], T]: ...
+    @overload
+    async def get_outputs(self, pairs: Iterable[tuple[Id, Id]], *, type: Any = None) -> dict[tuple[str, str], Any]: ...
+    async def get_outputs(self, pairs: Iterable[tuple[Id, Id]], *, type: Any = None) -> dict[tuple[str, str], Any]:
+        """The outputs under these pairs of a run and a node, in this order; those that are not there are left out.
+
+        Args:
+            pairs: ``(flow_run_id, node_id)``, of any number of runs.
+            type: convert each value to this type, and check; any that ``get`` takes.
 
         Raises:
+            DeserializationError: a value does not fit ``type``; the message names its node and run.
+            CorruptStoreError: one of the stored values is damaged.
+        """
+        return await self._core.outputs.get_outputs(pairs, type)
+
+    async def list_outputs(
+        self,
+        flow_run_id: Id,
+        *,
+        prefix: str = "",
+        after: Id | None = None,
+        limit: int = 100,
+        reverse: bool = False,
+        type: Any = None,
+    ) -> list[Output]:
+        """A page of a run's outputs, by node id: at most ``limit``, and about 16 MiB, but one at least.
+
+            last = await store.list_outputs("run-1", reverse=True, limit=1)
+
+        An empty page says that there are no more. All of a page are as they were at one moment.
+
+        Args:
+            prefix: only outputs with a node id that begins with it, literally.
+            after: only outputs with a node id beyond this one, in the order asked for: that of the last output of the
+                page before. None, or empty: from the first on.
+            limit: how many at most.
+            reverse: the last node id first.
+            type: convert each value to this type, and check; any that ``get`` takes.
+
+        Raises:
+            DeserializationError: a value does not fit ``type``; the message names its node.
+            CorruptStoreError: the first output of the page is damaged. The error's ``node_id`` says which: with that as
+                ``after`` one comes behind it. A page ends before a damaged output.
+        """
+        return await self._core.parts.list_outputs(flow_run_id, prefix, after, limit, reverse, type)
+
+    @overload
+    async def get_run(self, flow_run_id: Id, *, prefix: str = "", type: type[T]) -> dict[str, T]: ...
+    @overload
+    async def get_run(self, flow_run_id: Id, *, prefix: str = "", type: Any = None) -> dict[str, Any]: ...
+    async def get_run(self, flow_run_id: Id, *, prefix: str = "", type: Any = None) -> dict[str, Any]:
+        """The outputs of a run by node id, in the order of ``list_keys``. It loads them all: see ``iter_outputs``.
+
+        Args:
+            prefix: only outputs with a node id that begins with it, literally.
+            type: convert each value to this type, and check; any that ``get`` takes.
+
+        Raises:
+            DeserializationError: a value does not fit ``type``; the message names its node.
             CorruptStoreError: one of the stored values is damaged; its ``node_id`` says which. ``iter_outputs`` gives
                 those before it, and with ``after`` those behind it.
         """
-        return await self._core.outputs.get_run(flow_run_id)
+        return await self._core.parts.get_run(flow_run_id, prefix, type)
 
-    def iter_outputs(self, flow_run_id: Id, *, after: Id | None = None) -> AsyncIterator[Output]:
+    def iter_outputs(
+        self, flow_run_id: Id, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
+    ) -> AsyncIterator[Output]:
         """Iterate over the outputs of a run, by node id, a page at a time: memory is bounded, nothing is held between.
 
         Outputs that are written during the iteration may or may not be seen. The iteration may be left at any point.
 
         Args:
-            after: only outputs with a node id above this one. None, or empty: from the first on.
+            prefix: only outputs with a node id that begins with it, literally.
+            after: only outputs with a node id beyond this one, in the order asked for. None, or empty: from the first
+                on.
+            reverse: the last node id first.
+            type: convert each value to this type, and check; any that ``get`` takes.
 
         Raises:
+            DeserializationError: the next value does not fit ``type``; the message names its node.
             CorruptStoreError: the next stored value is damaged. The error's ``node_id`` says which: with that as
                 ``after`` the iteration can be begun anew behind it.
         """
-        return self._core.outputs.iterate(flow_run_id, after)
+        return self._core.parts.iterate(flow_run_id, prefix, after, reverse, type)
 
     def batch(self) -> AsyncBatch:
         """Write several things in one commit, all of them or none, across runs and globals.
@@ -485,7 +580,7 @@ class AsyncContextStore:
 
         Args:
             prefix: only ids that begin with it, literally.
-            after: the last run of the page before. It may have been deleted since.
+            after: the last run of the page before. It may have been deleted since. None, or empty: the first page.
             limit: how many at most.
 
         Raises:

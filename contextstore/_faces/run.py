@@ -84,17 +84,47 @@ class AsyncFlowRun:
         """Whether a node has an output."""
         return await self._core.outputs.exists(self.flow_run_id, node_id)
 
-    async def list_keys(self, *, prefix: str = "") -> list[str]:
+    async def get_entry(self, node_id: Id, *, type: Any = None) -> Output | None:
+        """The output of a node with its time and its size: see the store's ``get_entry``."""
+        return await self._core.outputs.get_entry(self.flow_run_id, node_id, type)
+
+    async def list_keys(
+        self, *, prefix: str = "", after: Id | None = None, limit: int | None = None, reverse: bool = False
+    ) -> list[str]:
         """The ids of the nodes that have an output, sorted: see the store's ``list_keys``."""
-        return await self._core.outputs.list_keys(self.flow_run_id, prefix)
+        return await self._core.parts.list_keys(self.flow_run_id, prefix, after, limit, reverse)
 
     async def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
         """Write several outputs in one commit: see the store's ``put_many``."""
         await self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok)
 
-    async def get_many(self, node_ids: Iterable[Id]) -> dict[str, Any]:
+    @overload
+    async def get_many(self, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    async def get_many(self, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]: ...
+    async def get_many(self, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]:
         """The outputs of these nodes: see the store's ``get_many``."""
-        return await self._core.outputs.get_many(self.flow_run_id, node_ids)
+        return await self._core.outputs.get_many(self.flow_run_id, node_ids, type)
+
+    async def list_outputs(
+        self,
+        *,
+        prefix: str = "",
+        after: Id | None = None,
+        limit: int = 100,
+        reverse: bool = False,
+        type: Any = None,
+    ) -> list[Output]:
+        """A page of the outputs, by node id: see the store's ``list_outputs``."""
+        return await self._core.parts.list_outputs(self.flow_run_id, prefix, after, limit, reverse, type)
+
+    @overload
+    async def get_run(self, *, prefix: str = "", type: type[T]) -> dict[str, T]: ...
+    @overload
+    async def get_run(self, *, prefix: str = "", type: Any = None) -> dict[str, Any]: ...
+    async def get_run(self, *, prefix: str = "", type: Any = None) -> dict[str, Any]:
+        """The outputs by node id: see the store's ``get_run``."""
+        return await self._core.parts.get_run(self.flow_run_id, prefix, type)
 
     @overload
     async def get_or_put(
@@ -135,9 +165,11 @@ class AsyncFlowRun:
         """The outputs that are there, and each further one as it is written: see the store's ``watch``."""
         return self._core.waits.watch(self.flow_run_id)
 
-    def iter_outputs(self, *, after: Id | None = None) -> AsyncIterator[Output]:
+    def iter_outputs(
+        self, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
+    ) -> AsyncIterator[Output]:
         """Iterate over the outputs, by node id: see the store's ``iter_outputs``."""
-        return self._core.outputs.iterate(self.flow_run_id, after)
+        return self._core.parts.iterate(self.flow_run_id, prefix, after, reverse, type)
 
     async def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
         """A new run that begins with (these of) the outputs of this one: see the store's ``fork_run``."""
@@ -186,17 +218,47 @@ class FlowRun:
     def exists(self, node_id: Id) -> bool:
         return run_now(self._core.outputs.exists(self.flow_run_id, node_id))
 
+    @documented_as(AsyncFlowRun.get_entry)
+    def get_entry(self, node_id: Id, *, type: Any = None) -> Output | None:
+        return run_now(self._core.outputs.get_entry(self.flow_run_id, node_id, type))
+
     @documented_as(AsyncFlowRun.list_keys)
-    def list_keys(self, *, prefix: str = "") -> list[str]:
-        return run_now(self._core.outputs.list_keys(self.flow_run_id, prefix))
+    def list_keys(
+        self, *, prefix: str = "", after: Id | None = None, limit: int | None = None, reverse: bool = False
+    ) -> list[str]:
+        return run_now(self._core.parts.list_keys(self.flow_run_id, prefix, after, limit, reverse))
 
     @documented_as(AsyncFlowRun.put_many)
     def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
         run_now(self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok))
 
+    @overload
+    def get_many(self, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    def get_many(self, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]: ...
     @documented_as(AsyncFlowRun.get_many)
-    def get_many(self, node_ids: Iterable[Id]) -> dict[str, Any]:
-        return run_now(self._core.outputs.get_many(self.flow_run_id, node_ids))
+    def get_many(self, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]:
+        return run_now(self._core.outputs.get_many(self.flow_run_id, node_ids, type))
+
+    @documented_as(AsyncFlowRun.list_outputs)
+    def list_outputs(
+        self,
+        *,
+        prefix: str = "",
+        after: Id | None = None,
+        limit: int = 100,
+        reverse: bool = False,
+        type: Any = None,
+    ) -> list[Output]:
+        return run_now(self._core.parts.list_outputs(self.flow_run_id, prefix, after, limit, reverse, type))
+
+    @overload
+    def get_run(self, *, prefix: str = "", type: type[T]) -> dict[str, T]: ...
+    @overload
+    def get_run(self, *, prefix: str = "", type: Any = None) -> dict[str, Any]: ...
+    @documented_as(AsyncFlowRun.get_run)
+    def get_run(self, *, prefix: str = "", type: Any = None) -> dict[str, Any]:
+        return run_now(self._core.parts.get_run(self.flow_run_id, prefix, type))
 
     @overload
     def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: type[T]) -> T: ...
@@ -228,8 +290,10 @@ class FlowRun:
         return iterate(self._core.waits.watch(self.flow_run_id))
 
     @documented_as(AsyncFlowRun.iter_outputs)
-    def iter_outputs(self, *, after: Id | None = None) -> Iterator[Output]:
-        return iterate(self._core.outputs.iterate(self.flow_run_id, after))
+    def iter_outputs(
+        self, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
+    ) -> Iterator[Output]:
+        return self._core.parts.iterate_now(self.flow_run_id, prefix, after, reverse, type)
 
     @documented_as(AsyncFlowRun.fork)
     def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:

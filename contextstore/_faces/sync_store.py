@@ -127,8 +127,16 @@ class ContextStore:
         return decode(value) if type is None else self._core.converted(value, type, flow_run_id, node_id)
 
     @documented_as(AsyncContextStore.list_keys)
-    def list_keys(self, flow_run_id: Id, *, prefix: str = "") -> list[str]:
-        return run_now(self._core.outputs.list_keys(flow_run_id, prefix))
+    def list_keys(
+        self,
+        flow_run_id: Id,
+        *,
+        prefix: str = "",
+        after: Id | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> list[str]:
+        return run_now(self._core.parts.list_keys(flow_run_id, prefix, after, limit, reverse))
 
     @documented_as(AsyncContextStore.put_global)
     def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
@@ -149,12 +157,14 @@ class ContextStore:
         return run_now(self._core.globals.get(key, default, type))
 
     @documented_as(AsyncContextStore.get_global_entry)
-    def get_global_entry(self, key: Id) -> GlobalEntry | None:
-        return run_now(self._core.globals.get_entry(key))
+    def get_global_entry(self, key: Id, *, type: Any = None) -> GlobalEntry | None:
+        return run_now(self._core.globals.get_entry(key, type))
 
     @documented_as(AsyncContextStore.list_globals)
-    def list_globals(self, prefix: str = "", *, after: Id | None = None, limit: int = 1000) -> list[GlobalEntry]:
-        return run_now(self._core.globals.page(prefix, after, limit))
+    def list_globals(
+        self, prefix: str = "", *, after: Id | None = None, limit: int = 1000, type: Any = None
+    ) -> list[GlobalEntry]:
+        return run_now(self._core.globals.page(prefix, after, limit, type))
 
     @documented_as(AsyncContextStore.delete_global)
     def delete_global(self, key: Id) -> bool:
@@ -169,24 +179,55 @@ class ContextStore:
         return run_now(self._core.outputs.exists(flow_run_id, node_id))
 
     @documented_as(AsyncContextStore.get_entry)
-    def get_entry(self, flow_run_id: Id, node_id: Id) -> Output | None:
-        return run_now(self._core.outputs.get_entry(flow_run_id, node_id))
+    def get_entry(self, flow_run_id: Id, node_id: Id, *, type: Any = None) -> Output | None:
+        return run_now(self._core.outputs.get_entry(flow_run_id, node_id, type))
 
     @documented_as(AsyncContextStore.put_many)
     def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: bool = False) -> None:
         run_now(self._core.outputs.put_many(flow_run_id, outputs, exist_ok))
 
+    @overload
+    def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]: ...
     @documented_as(AsyncContextStore.get_many)
-    def get_many(self, flow_run_id: Id, node_ids: Iterable[Id]) -> dict[str, Any]:
-        return run_now(self._core.outputs.get_many(flow_run_id, node_ids))
+    def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]:
+        return run_now(self._core.outputs.get_many(flow_run_id, node_ids, type))
 
+    @overload
+    def get_outputs(self, pairs: Iterable[tuple[Id, Id]], *, type: type[T]) -> dict[tuple[str, str], T]: ...
+    @overload
+    def get_outputs(self, pairs: Iterable[tuple[Id, Id]], *, type: Any = None) -> dict[tuple[str, str], Any]: ...
+    @documented_as(AsyncContextStore.get_outputs)
+    def get_outputs(self, pairs: Iterable[tuple[Id, Id]], *, type: Any = None) -> dict[tuple[str, str], Any]:
+        return run_now(self._core.outputs.get_outputs(pairs, type))
+
+    @documented_as(AsyncContextStore.list_outputs)
+    def list_outputs(
+        self,
+        flow_run_id: Id,
+        *,
+        prefix: str = "",
+        after: Id | None = None,
+        limit: int = 100,
+        reverse: bool = False,
+        type: Any = None,
+    ) -> list[Output]:
+        return run_now(self._core.parts.list_outputs(flow_run_id, prefix, after, limit, reverse, type))
+
+    @overload
+    def get_run(self, flow_run_id: Id, *, prefix: str = "", type: type[T]) -> dict[str, T]: ...
+    @overload
+    def get_run(self, flow_run_id: Id, *, prefix: str = "", type: Any = None) -> dict[str, Any]: ...
     @documented_as(AsyncContextStore.get_run)
-    def get_run(self, flow_run_id: Id) -> dict[str, Any]:
-        return run_now(self._core.outputs.get_run(flow_run_id))
+    def get_run(self, flow_run_id: Id, *, prefix: str = "", type: Any = None) -> dict[str, Any]:
+        return run_now(self._core.parts.get_run(flow_run_id, prefix, type))
 
     @documented_as(AsyncContextStore.iter_outputs)
-    def iter_outputs(self, flow_run_id: Id, *, after: Id | None = None) -> Iterator[Output]:
-        return iterate(self._core.outputs.iterate(flow_run_id, after))
+    def iter_outputs(
+        self, flow_run_id: Id, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
+    ) -> Iterator[Output]:
+        return self._core.parts.iterate_now(flow_run_id, prefix, after, reverse, type)
 
     @documented_as(AsyncContextStore.batch)
     def batch(self) -> Batch:

@@ -20,6 +20,7 @@ from .._engine.contract import Job
 from .._engine.epochs import AskedEpochs, Epoch
 from .._engine.failures import report_bug
 from .._engine.operations import PutOutput, Unit
+from .._engine.pages import OutputPage, Part
 from .._engine.records import (
     Counts,
     EngineStats,
@@ -239,11 +240,16 @@ class PostgresEngine:
     async def ping(self) -> None:
         await self._reads.ping()
 
-    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
-        return await self._reads.first_node_ids(flow_run_id, prefix, limit)
+    async def first_node_ids(self, flow_run_id: str, part: Part, limit: int) -> list[str]:
+        return await self._reads.first_node_ids(flow_run_id, part, limit)
 
-    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
-        return await self._reads.list_node_ids(flow_run_id, prefix)
+    async def list_node_ids(self, flow_run_id: str, part: Part, limit: int | None) -> list[str]:
+        return await self._reads.list_node_ids(flow_run_id, part, limit)
+
+    async def list_outputs(
+        self, flow_run_id: str, run: int | None, part: Part, limit: int, max_bytes: int
+    ) -> OutputPage:
+        return await self._reads.list_outputs(flow_run_id, run, part, limit, max_bytes)
 
     async def page_outputs(
         self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from .._engine.epochs import Epoch
+from .._engine.pages import OutputPage, PageTaker, Part
 from .._engine.records import (
     Counts,
     Extent,
@@ -31,6 +32,7 @@ from .._engine.rules import (
     read_output,
     run_record,
 )
+from .._values.keys import MAX_KEY_BYTES
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError
@@ -52,6 +54,8 @@ _NODE_IDS = 5000
 _FEW = 5000
 """So many runs are put in order in the time that a page takes otherwise, about."""
 _MAX_SERIAL = 2**63 - 1
+_END = "\U0010ffff" * (MAX_KEY_BYTES // 4 + 1)
+"""Above every id: it begins with the highest one that there can be."""
 
 _Outputs: TypeAlias = tuple[Epoch, list[Fetched]]
 
@@ -103,34 +107,53 @@ class Reads:
     async def ping(self) -> None:
         await self._pool.fetch(self._statements.format)
 
-    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
-        statement = self._statements.first_node_ids
-        ((names,),) = await self._pool.fetch(statement, flow_run_id, prefix, _end_of(prefix), limit)
+    async def first_node_ids(self, flow_run_id: str, part: Part, limit: int) -> list[str]:
+        statement = self._statements.first_node_ids_in[part.reverse]
+        ((names,),) = await self._pool.fetch(statement, flow_run_id, *_bounds(part), limit)
         return names or []
 
-    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+    async def list_node_ids(self, flow_run_id: str, part: Part, limit: int | None) -> list[str]:
         async def list_all(connection: Connection, deadline: Deadline) -> list[str]:
             async with connection.transaction(deadline, snapshot=True):
-                return await self._page_node_ids(connection, flow_run_id, prefix)
+                return await self._page_node_ids(connection, flow_run_id, part, limit)
 
         return await self._pool.run(list_all)
 
-    async def _page_node_ids(self, connection: Connection, flow_run_id: str, prefix: str) -> list[str]:
+    async def _page_node_ids(
+        self, connection: Connection, flow_run_id: str, part: Part, limit: int | None
+    ) -> list[str]:
         names: list[str] = []
-        page: list[str] | None = None
-        while page is None or len(page) == _NODE_IDS:
-            statement = self._statements.next_node_ids if names else self._statements.first_node_ids
-            bounds = (names[-1] if names else prefix, _end_of(prefix))
+        while True:
+            most = _NODE_IDS if limit is None else min(_NODE_IDS, limit - len(names))
             deadline = deadline_of_call(self._timeout)  # of each answer: there may be many
-            ((page,),) = await connection.fetch(deadline, statement, flow_run_id, *bounds, _NODE_IDS)
-            page = page or []
-            names += page
-        return names
+            statement = self._statements.first_node_ids_in[part.reverse]
+            ((page,),) = await connection.fetch(deadline, statement, flow_run_id, *_bounds(part), most)
+            names += page or []
+            if len(page or []) < _NODE_IDS or len(names) == limit:
+                return names
+            part = part._replace(after=names[-1])
 
     async def every_node_id(self, flow_run_id: str) -> list[str]:
         """All of a run, by a single answer where that has them."""
-        names = await self.first_node_ids(flow_run_id, "", _NODE_IDS)
-        return await self.list_node_ids(flow_run_id, "") if len(names) == _NODE_IDS else names
+        names = await self.first_node_ids(flow_run_id, Part(), _NODE_IDS)
+        return await self.list_node_ids(flow_run_id, Part(), None) if len(names) == _NODE_IDS else names
+
+    async def list_outputs(
+        self, flow_run_id: str, run: int | None, part: Part, limit: int, max_bytes: int
+    ) -> OutputPage:
+        statement = self._statements.list_outputs_in[part.reverse]
+        page = PageTaker(self._location, flow_run_id, limit, max_bytes)
+        try:
+            page.take(await self._pool.fetch(statement, flow_run_id, run, *_bounds(part), limit, max_bytes))
+        except CorruptStoreError as error:
+            if limit > 1:
+                return (await self.list_outputs(flow_run_id, run, part, 1, max_bytes))._replace(is_last=False)
+            statement = self._statements.next_node_id_in[part.reverse]
+            names = await self._pool.fetch(statement, flow_run_id, *_bounds(part))
+            if not names:
+                raise
+            return OutputPage([], damaged_output(self._location, flow_run_id, names[0][0], error), is_last=False)
+        return page.page()
 
     async def page_outputs(
         self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
@@ -253,4 +276,9 @@ class Reads:
 
 def _end_of(prefix: str) -> str:
     """What sorts above every id with this prefix, and below all others above it: an index can be searched up to it."""
-    return after_prefix(prefix) or "\U0010ffff" * 1000  # no id is that long
+    return after_prefix(prefix) or _END
+
+
+def _bounds(part: Part) -> tuple[str, str]:
+    low, high = part.bounds("\1")  # the server stores no NUL
+    return low, _END if high is None else high

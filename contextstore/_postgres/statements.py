@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from .part_statements import PartStatements
+
 SCHEMA_VERSION = 3
 
 _TABLES = """
@@ -249,7 +251,7 @@ class WriteStatements:
 
 
 @dataclasses.dataclass(frozen=True)
-class Statements(WriteStatements):
+class Statements(WriteStatements, PartStatements):
     """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
 
     fetch_outputs: str = """
@@ -266,22 +268,6 @@ class Statements(WriteStatements):
     exists: str = """
         SELECT FROM {schema}.flow_runs r JOIN {schema}.node_outputs o ON o.run = r.serial
         WHERE {is_known} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
-    """
-    first_node_ids: str = """
-        SELECT array_agg(node_id) FROM (
-            SELECT node_id FROM {schema}.node_outputs
-            WHERE run = (SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
-                AND node_id >= $2 AND node_id < $3
-            ORDER BY node_id LIMIT $4
-        ) AS page WHERE {is_known}
-    """
-    next_node_ids: str = """
-        SELECT array_agg(node_id) FROM (
-            SELECT node_id FROM {schema}.node_outputs
-            WHERE run = (SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
-                AND node_id > $2 AND node_id < $3
-            ORDER BY node_id LIMIT $4
-        ) AS page WHERE {is_known}
     """
     page_outputs: str = """
         SELECT node_id, codec, value, checksum, written_at, size, run, tag FROM (

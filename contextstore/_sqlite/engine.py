@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from .._engine.contract import GroupLimits
 from .._engine.epochs import Epoch
 from .._engine.operations import PutOutput, Unit
+from .._engine.pages import OutputPage, PageTaker, Part
 from .._engine.portions import Portion
 from .._engine.records import (
     Counts,
@@ -31,7 +32,7 @@ from .._results import CheckReport
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
-from . import deletion, reads
+from . import deletion, parts, reads
 from .backup import back_up
 from .check import check_store
 from .database import Database
@@ -106,13 +107,22 @@ class SQLiteEngine:
     async def ping(self) -> None:
         self._database.read("the schema", reads.look)
 
-    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
+    async def first_node_ids(self, flow_run_id: str, part: Part, limit: int) -> list[str]:
         what = f"the nodes of flow run {flow_run_id!r}"
-        return self._database.read(what, lambda here: reads.first_node_ids(here, flow_run_id, prefix, limit))
+        return self._database.read(what, lambda here: parts.first_node_ids(here, flow_run_id, part, limit))
 
-    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+    async def list_node_ids(self, flow_run_id: str, part: Part, limit: int | None) -> list[str]:
         what = f"the nodes of flow run {flow_run_id!r}"
-        return self._database.read(what, lambda here: reads.list_node_ids(here, flow_run_id, prefix))
+        return self._database.read(what, lambda here: parts.list_node_ids(here, flow_run_id, part, limit))
+
+    async def list_outputs(
+        self, flow_run_id: str, run: int | None, part: Part, limit: int, max_bytes: int
+    ) -> OutputPage:
+        def query(connection: sqlite3.Connection) -> OutputPage:
+            page = PageTaker(self.location, flow_run_id, limit, max_bytes)
+            return parts.list_outputs(connection, self.location, (flow_run_id, run, part, limit), page)
+
+        return self._database.read(f"the outputs of flow run {flow_run_id!r}", query)
 
     async def page_outputs(
         self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int

@@ -23,29 +23,28 @@ from .._engine.records import (
     after_prefix,
 )
 from .._engine.rules import StoredGlobal, read_global, read_global_row, read_output, run_record
-from .._process.pacing import Pacer, paced
-from .._values.codec import JSON, Encoded, decode
+from .._process.pacing import paced
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError
 from .deletion import json_array
 from .errors import code_of, translated
 
-_OUTPUT_COLUMNS = """
+OUTPUT_COLUMNS = """
     node_outputs.node_id, node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum,
     node_outputs.written_at, node_outputs.size, node_outputs.run, node_outputs.tag
 """
 _FETCH_OUTPUT = f"""
-    SELECT {_OUTPUT_COLUMNS} FROM flow_runs JOIN node_outputs ON node_outputs.run = flow_runs.serial
+    SELECT {OUTPUT_COLUMNS} FROM flow_runs JOIN node_outputs ON node_outputs.run = flow_runs.serial
     WHERE flow_runs.flow_run_id = ? AND flow_runs.deleted_at IS NULL AND node_outputs.node_id = ?
 """  # noqa: S608 - no input in it
 _FETCH_OUTPUTS = f"""
-    SELECT {_OUTPUT_COLUMNS} FROM node_outputs
+    SELECT {OUTPUT_COLUMNS} FROM node_outputs
     WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL)
         AND node_id IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - no input in it
 _PAGE_OUTPUTS = f"""
-    SELECT {_OUTPUT_COLUMNS} FROM node_outputs
+    SELECT {OUTPUT_COLUMNS} FROM node_outputs
     WHERE run = (
         SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL AND serial = coalesce(?, serial)
     ) AND node_id > ?
@@ -56,27 +55,6 @@ _NEXT_NODE_ID = """
     WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
     ORDER BY node_id LIMIT 1
 """
-_NODE_IDS = 5000
-"""How many node ids are read at a time."""
-
-# As one JSON array instead of a row each: 0.6 of the time.
-_FIRST_NODE_IDS = """
-    SELECT json_group_array(node_id) FROM (
-        SELECT node_id FROM node_outputs
-        WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL)
-            AND node_id >= ? AND node_id < ?
-        ORDER BY node_id LIMIT ?
-    )
-"""
-_NEXT_NODE_IDS = """
-    SELECT json_group_array(node_id) FROM (
-        SELECT node_id FROM node_outputs
-        WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL)
-            AND node_id > ? AND node_id < ?
-        ORDER BY node_id LIMIT ?
-    )
-"""
-
 _FEW = 5000
 """So many runs are put in order in the time that a page takes otherwise, about."""
 _COUNT_PREFIX = "SELECT count(*) FROM (SELECT 1 FROM flow_runs WHERE flow_run_id >= ? AND flow_run_id < ? LIMIT ?)"
@@ -107,7 +85,7 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-def _raise_unless_damage(error: sqlite3.DatabaseError) -> None:
+def raise_unless_damage(error: sqlite3.DatabaseError) -> None:
     if code_of(error) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
         raise error
 
@@ -136,7 +114,7 @@ def _fetch_outputs_of_run(
     try:
         rows = connection.execute(_FETCH_OUTPUTS, (flow_run_id, json_array(node_ids))).fetchall()
     except sqlite3.DatabaseError as error:
-        _raise_unless_damage(error)
+        raise_unless_damage(error)
         # One by one, so that only the calls that need the damaged page are told.
         return {(flow_run_id, one): fetch_output(connection, location, (flow_run_id, one)) for one in node_ids}
     return {(flow_run_id, row[0]): read_output(location, flow_run_id, row) for row in rows}
@@ -146,12 +124,12 @@ def fetch_output(connection: sqlite3.Connection, location: str, key: OutputKey) 
     try:
         row = connection.execute(_FETCH_OUTPUT, key).fetchone()
     except sqlite3.DatabaseError as error:
-        _raise_unless_damage(error)
-        return Outcome.failure(_unreadable_output(location, key, error))
+        raise_unless_damage(error)
+        return Outcome.failure(unreadable_output(location, key, error))
     return Outcome(None) if row is None else read_output(location, key[0], row)
 
 
-def _unreadable_output(location: str, key: OutputKey, error: sqlite3.DatabaseError) -> CorruptStoreError:
+def unreadable_output(location: str, key: OutputKey, error: sqlite3.DatabaseError) -> CorruptStoreError:
     unreadable = translated(error, location, f"could not read the output of {named(*key)} from")
     corrupt = CorruptStoreError(unreadable.message, flow_run_id=key[0], node_id=key[1])
     corrupt.__cause__ = error
@@ -171,29 +149,6 @@ def look(connection: sqlite3.Connection) -> None:
     connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
 
 
-def first_node_ids(connection: sqlite3.Connection, flow_run_id: str, prefix: str, limit: int) -> list[str]:
-    return _node_ids(connection, _FIRST_NODE_IDS, flow_run_id, prefix, prefix, limit)
-
-
-def list_node_ids(connection: sqlite3.Connection, flow_run_id: str, prefix: str) -> list[str]:
-    with snapshot(connection):
-        names = page = first_node_ids(connection, flow_run_id, prefix, _NODE_IDS)
-        pacer = Pacer()
-        while len(page) == _NODE_IDS:
-            pacer.take()
-            page = _node_ids(connection, _NEXT_NODE_IDS, flow_run_id, names[-1], prefix, _NODE_IDS)
-            names += page
-        return names
-
-
-def _node_ids(
-    connection: sqlite3.Connection, query: str, flow_run_id: str, bound: str, prefix: str, limit: int
-) -> list[str]:
-    (nodes,) = connection.execute(query, (flow_run_id, bound, after_prefix(prefix) or b"", limit)).fetchone()
-    names: list[str] = decode(Encoded(JSON, nodes.encode()))
-    return names
-
-
 def page_outputs(
     connection: sqlite3.Connection, location: str, flow_run_id: str, run: int | None, after: str, portion: Portion
 ) -> list[Fetched]:
@@ -205,7 +160,7 @@ def page_outputs(
             if not portion.takes(len(row[2] or b"")) or portion.is_full:
                 break
     except sqlite3.DatabaseError as error:
-        _raise_unless_damage(error)
+        raise_unless_damage(error)
         if not page:  # else it comes first of the next page
             page.append(_next_damaged(connection, location, flow_run_id, after, error))
     finally:
@@ -223,7 +178,7 @@ def _next_damaged(
     key = (flow_run_id, row[0])
     found = fetch_output(connection, location, key)
     is_there = found.result is not None or found.error is not None
-    return found if is_there else Outcome.failure(_unreadable_output(location, key, error))
+    return found if is_there else Outcome.failure(unreadable_output(location, key, error))
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -259,7 +214,7 @@ def _run_record(connection: sqlite3.Connection, serial: int, flow_run_id: str) -
     try:
         outputs, size, first, last = connection.execute(query, (serial,)).fetchone()
     except sqlite3.DatabaseError as error:
-        _raise_unless_damage(error)
+        raise_unless_damage(error)
         # By the index alone, which lies on other pages.
         query = "SELECT count(*) FROM node_outputs INDEXED BY sqlite_autoindex_node_outputs_1 WHERE run = ?"
         (outputs,) = connection.execute(query, (serial,)).fetchone()
@@ -286,7 +241,7 @@ def page_run_rows(connection: sqlite3.Connection, after: int, limit: int) -> lis
     try:
         rows = connection.execute(query, (after, limit)).fetchall()
     except sqlite3.DatabaseError as error:
-        _raise_unless_damage(error)
+        raise_unless_damage(error)
         return _run_rows_around_damage(connection, after, limit)
     return [RunRow(*row) for row in rows]
 
@@ -339,7 +294,7 @@ def page_global_rows(
     try:
         rows = connection.execute(query, parameters).fetchall()
     except sqlite3.DatabaseError as error:
-        _raise_unless_damage(error)
+        raise_unless_damage(error)
         names = connection.execute(_GLOBAL_NAMES, parameters).fetchall()
         return [_global_row_by_name(connection, location, name) for (name,) in names]
     return [read_global_row(location, StoredGlobal(*row)) for row in rows]
@@ -350,7 +305,7 @@ def _global_row_by_name(connection: sqlite3.Connection, location: str, key: str)
     try:
         stored = stored_global(connection, key)
     except sqlite3.DatabaseError as error:
-        _raise_unless_damage(error)
+        raise_unless_damage(error)
     # The index has it: where its row cannot be read, or is not there, it is damaged.
     return read_global_row(location, stored or StoredGlobal(key, 0, 0, 0, 0, 0, 0))
 

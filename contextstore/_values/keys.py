@@ -22,7 +22,7 @@ Id: TypeAlias = uuid.UUID | str
 Outputs: TypeAlias = Mapping[str, Any] | Mapping[uuid.UUID, Any] | Mapping[Id, Any]
 """Values by node id. Spelled out: to a type checker a dict[str, int] is no Mapping[Id, Any]."""
 
-MAX_KEY_BYTES = 512  # PostgreSQL's index entries end at 2,704 bytes; two ids of 512 stay clear of that
+MAX_KEY_BYTES = 1024  # PostgreSQL's index entries end at 2,704 bytes; one of 1,024 beside a number stays clear of that
 
 
 def output_key(flow_run_id: Id, node_id: Id) -> tuple[str, str]:

@@ -80,7 +80,7 @@ def test_text_without_what_is_hidden_stays() -> None:
 
 
 def test_nothing_is_cut_through_a_pipe(file_path: Any) -> None:
-    run_id, node = "r" * 512, "n" * 512
+    run_id, node = "r" * 1024, "n" * 1024
     with ContextStore(file_path) as store:
         store.put(run_id, node, 1)
     assert ran(file_path, COLUMNS="20").lines[1].split()[0] == run_id

@@ -126,7 +126,7 @@ class TestTheBlock:
             with pytest.raises(InvalidKeyError):
                 batch.put("run", "a\0", 1)
             with pytest.raises(InvalidKeyError):
-                batch.put_global("x" * 513, 1)
+                batch.put_global("x" * 1025, 1)
             with pytest.raises(InvalidKeyError):
                 batch.upsert_global(7, 1)
             with pytest.raises(ValueError, match="expected_version"):

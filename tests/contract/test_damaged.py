@@ -386,6 +386,10 @@ class TestWhatAServerCannotRead:
                 _, _, after, limit, _ = arguments
                 if "c" in [node for node in NODES if node > after][:limit]:
                     raise CorruptStoreError("invalid page in block 7 (XX001)")
+            if statement == statements.list_outputs:
+                _, _, low, _, limit, _ = arguments
+                if "c" in [node for node in NODES if node >= low][:limit]:
+                    raise CorruptStoreError("invalid page in block 7 (XX001)")
             if statement == statements.page_global_rows:
                 after, limit, _ = arguments
                 if "key-2" in [f"key-{n}" for n in range(5) if f"key-{n}" > (after or "")][:limit]:

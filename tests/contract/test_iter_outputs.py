@@ -41,14 +41,14 @@ class TestIterOutputs:
         await store.put_many("small", {f"{i:04}": i for i in range(900)})
         await store.put_many("large", {f"{i:04}": b"x" * 300_000 for i in range(20)})
         engine: Any = core_of(store)._session.engine
-        original, pages = engine.page_outputs, []
+        original, pages = engine.list_outputs, []
 
         async def counted(*args: Any) -> Any:
             page = await original(*args)
-            pages.append((len(page), sum(len(outcome.result.value.data) for outcome in page)))
+            pages.append((len(page.rows), sum(len(row[2]) for row in page.rows)))
             return page
 
-        engine.page_outputs = counted
+        engine.list_outputs = counted
         for run in ("small", "large"):
             pages.clear()
             count = len(await ids_of(store, run))
@@ -163,7 +163,7 @@ class TestIterOutputs:
 
     async def test_a_fault_of_the_engine_is_raised_and_the_next_iteration_works(self, store: Any) -> None:
         await store.put_many("run", {f"{i:03}": i for i in range(300)})
-        fail(store, "page_outputs", None, StorageError("no"))
+        fail(store, "list_outputs", None, StorageError("no"))
         seen = []
         with pytest.raises(StorageError):  # noqa: PT012
             async for output in iterate(store):

@@ -81,19 +81,20 @@ GOOD = [
     "\ufeff",
     "\uffff",
     "\U0010ffff",
-    "x" * 512,
-    "é" * 256,
-    "\U0001f600" * 128,
+    "x" * 1024,
+    "é" * 512,
+    "\U0001f600" * 256,
+    "\U0010ffff" * 256,
     "null",
     "None",
     "0",
     str(ID).upper(),
 ]
 BAD: list[tuple[Any, str]] = [
-    ("x" * 513, "512"),
-    ("x" + "é" * 256, "513 bytes"),
-    ("\U0001f600" * 128 + "x", "513 bytes"),
-    ("€" * 171, "513 bytes"),
+    ("x" * 1025, "1024"),
+    ("x" + "é" * 512, "1025 bytes"),
+    ("\U0001f600" * 256 + "x", "1025 bytes"),
+    ("€" * 342, "1026 bytes"),
     ("x" * 10**6, "1000000 bytes"),
     ("\0", "NUL"),
     ("a\0b", "NUL"),
@@ -101,8 +102,8 @@ BAD: list[tuple[Any, str]] = [
     ("\ud800", "surrogate"),
     ("a\udfffb", "surrogate"),
     ("\ud83d\ude00", "surrogate"),
-    (Liar("x" * 513), "513 bytes"),
-    (Liar("é" * 257), "514 bytes"),
+    (Liar("x" * 1025), "1025 bytes"),
+    (Liar("é" * 513), "1026 bytes"),
     (Liar("a\0b"), "NUL"),
     (Liar("\ud800"), "surrogate"),
     (None, "NoneType"),
@@ -125,7 +126,7 @@ EMPTY: list[tuple[Any, str]] = [("", "empty"), (Liar(""), "empty")]
 
 @pytest.mark.parametrize("check", CHECKS)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=128))
-@example("x" * 512)
+@example("x" * 1024)
 def test_text_passes_unchanged_as_a_plain_str(check: Any, text: str) -> None:
     for given_text in (text, Liar(text)):
         key = check(given_text)

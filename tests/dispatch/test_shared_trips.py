@@ -12,6 +12,7 @@ from contextstore import CorruptStoreError, StorageError, StoreBusyError, StoreC
 from contextstore._dispatch import reader as reader_module
 from contextstore._dispatch.cache import OutputCache
 from contextstore._dispatch.reader import Reader
+from contextstore._engine.pages import Part
 from contextstore._values.codec import JSON, Encoded
 
 from ..support.clock import Clock
@@ -244,7 +245,7 @@ class TestOtherReads:
         assert await outcomes_of(tasks) == [True, False]
 
     async def test_that_may_take_long_are_posted_as_scans(self, engine: FakeEngine, reader: Reader) -> None:
-        tasks: list[Any] = spawn(reader.scan(lambda: engine.list_node_ids("run", "")))
+        tasks: list[Any] = spawn(reader.scan(lambda: engine.list_node_ids("run", Part(), None)))
         await turns(1)
         assert (len(engine.reads), len(engine.scans)) == (0, 1)
         engine.run_reads()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, InvalidKeyError, SerializationError
-from contextstore._core import outputs, retention, session
+from contextstore._core import outputs, parts, retention, session
 from contextstore._dispatch import writer
 from contextstore._postgres import deletion, retry
 from contextstore._postgres import outputs as postgres_outputs
@@ -66,6 +66,11 @@ LIMITS = {
     "writes that share a commit": (group(SQLiteEngine), group(PostgresEngine)),
     "outputs that a commit deletes": (f"{retention._REMOVE_ROWS}, and {mib(writes.MAX_BYTES)}", SAME),
     "a page of `list_runs`": (f"{default(ContextStore.list_runs, 'limit')} runs unless told otherwise", SAME),
+    "a page of `list_outputs`": (
+        f"{default(ContextStore.list_outputs, 'limit')} outputs unless told otherwise, and about "
+        f"{mib(parts._LIST_BYTES)}, or one value",
+        SAME,
+    ),
     "a page of `list_globals`": (
         f"{default(ContextStore.list_globals, 'limit'):,} globals unless told otherwise",
         SAME,
@@ -104,8 +109,8 @@ def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Any:
 
 
 class TestByTrying:
-    def test_an_id_of_512_bytes_is_taken_and_one_of_513_is_not(self, store: ContextStore) -> None:
-        longest = "é" * 256
+    def test_an_id_of_1024_bytes_is_taken_and_one_of_1025_is_not(self, store: ContextStore) -> None:
+        longest = "é" * 512
         store.put(longest, longest, 1)
         store.put_global(longest, 1)
         store.put_global("", 1)

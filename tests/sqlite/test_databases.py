@@ -13,6 +13,7 @@ import pytest
 
 from contextstore import ContextStore, ReadOnlyStoreError, StorageError
 from contextstore._engine.contract import Engine, Feed
+from contextstore._engine.pages import Part
 from contextstore._process.own_threads import OwnThreads
 from contextstore._sqlite.database import NoWrites
 from contextstore._sqlite.engine import SQLiteEngine
@@ -26,8 +27,9 @@ from contextstore._sqlite.worker import ConnectionWorker
 READS: dict[str, tuple[Any, ...]] = {
     "fetch": ([("run", "a"), ("run", "b")],),
     "exists": (("run", "a"),),
-    "first_node_ids": ("run", "", 10),
-    "list_node_ids": ("run", ""),
+    "first_node_ids": ("run", Part(), 10),
+    "list_node_ids": ("run", Part(), None),
+    "list_outputs": ("run", None, Part(), 10, 1000),
     "page_outputs": ("run", None, "", 10, 1000),
     "list_runs": ("", None, 10),
     "page_idle_runs": (0, 2**60, 10),

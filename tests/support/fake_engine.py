@@ -19,10 +19,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, TypeVar
 
-from contextstore import ContextStoreError, StorageError
+from contextstore import ContextStoreError, CorruptStoreError, StorageError
 from contextstore._engine.contract import Feed, GroupLimits, Job
 from contextstore._engine.epochs import Epoch
 from contextstore._engine.operations import PutOutput, Unit, is_deletion
+from contextstore._engine.pages import OutputPage, OutputRow, Part
 from contextstore._engine.portions import Portion
 from contextstore._engine.records import (
     Counts,
@@ -311,13 +312,41 @@ class FakeEngine:
     async def ping(self) -> None:
         await self._called("ping")
 
-    async def first_node_ids(self, flow_run_id: str, prefix: str, limit: int) -> list[str]:
-        return (await self.list_node_ids(flow_run_id, prefix))[:limit]
+    async def first_node_ids(self, flow_run_id: str, part: Part, limit: int) -> list[str]:
+        return await self.list_node_ids(flow_run_id, part, limit)
 
-    async def list_node_ids(self, flow_run_id: str, prefix: str) -> list[str]:
+    async def list_node_ids(self, flow_run_id: str, part: Part, limit: int | None) -> list[str]:
         await self._called("list_node_ids")
+        return self._node_ids(flow_run_id, part)[:limit]
+
+    def _node_ids(self, flow_run_id: str, part: Part) -> list[str]:
         run = self.place.alive(flow_run_id)
-        return [] if run is None else sorted(node_id for node_id in run.outputs if node_id.startswith(prefix))
+        found = [] if run is None else [node_id for node_id in run.outputs if node_id.startswith(part.prefix)]
+        if part.after:
+            found = [one for one in found if (one < part.after if part.reverse else one > part.after)]
+        return sorted(found, reverse=part.reverse)
+
+    async def list_outputs(
+        self, flow_run_id: str, run: int | None, part: Part, limit: int, max_bytes: int
+    ) -> OutputPage:
+        await self._called("list_outputs")
+        there = self.place.alive(flow_run_id)
+        if there is None or run not in (None, there.serial):
+            return OutputPage([], None, is_last=True)
+        rows: list[OutputRow] = []
+        portion = Portion(limit, max_bytes)
+        for node_id in self._node_ids(flow_run_id, part):
+            if portion.is_full:
+                return OutputPage(rows, None, is_last=False)
+            outcome = self.place.read((flow_run_id, node_id))
+            if isinstance(outcome.error, CorruptStoreError):
+                return OutputPage(rows, outcome.error, is_last=False)
+            record = outcome.unwrap()
+            assert record is not None
+            portion.takes(len(record.value.data))
+            codec, data, tag = record.value
+            rows.append((node_id, codec, data, 0, record.written_at, len(data), record.run, tag))
+        return OutputPage(rows, None, is_last=True)
 
     async def page_outputs(
         self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
