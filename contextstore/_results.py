@@ -158,6 +158,37 @@ class ExportedOutput(RecordWithValue):
     written_at: datetime.datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ExportedAppendCounter(Record):
+    """How far a prefix of a run has counted: ``append`` goes on behind it.
+
+    Attributes:
+        flow_run_id: the run.
+        prefix: that of the ids.
+        last: the number given last.
+    """
+
+    flow_run_id: str
+    prefix: str
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedAppendKey(Record):
+    """What was appended under a key: ``append`` gives it again.
+
+    Attributes:
+        flow_run_id, prefix: of which the key is.
+        key: the key.
+        node_id: the id of the output, which may be deleted.
+    """
+
+    flow_run_id: str
+    prefix: str
+    key: str
+    node_id: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class ExportedGlobal(RecordWithValue):
     """A global as it is stored, or what is left of a deleted one: its last version.

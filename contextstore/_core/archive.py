@@ -11,7 +11,15 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from .._engine.operations import LoadGlobal, LoadOutput, LoadRun, Operation, value_bytes
+from .._engine.operations import (
+    LoadAppendCounter,
+    LoadAppendKey,
+    LoadGlobal,
+    LoadOutput,
+    LoadRun,
+    Operation,
+    value_bytes,
+)
 from .._engine.records import Fetched, RunRow, is_time
 from .._results import CopyReport, Problem
 from .._waiting.outcome import Outcome
@@ -104,7 +112,9 @@ class Archive:
     # -- everything ---------------------------------------------------------------------------------------------------
 
     async def contents(self, selection: Selection = EVERYTHING) -> AsyncIterator[Operation]:
-        """Everything, as what would load it: each run before its outputs; not runs without any, unless deleted."""
+        """Everything, as what would load it: each run before its outputs, then its counters and keys; not runs without
+        outputs, unless deleted.
+        """
         serial, left = 0, None if selection.runs is None else len(selection.runs)
         while left != 0 and (runs := await self.read(self.session.engine.page_run_rows, serial, _PAGE_ROWS)):
             for run in runs:
@@ -141,6 +151,23 @@ class Archive:
                 yield load
                 is_first = False
             yield output
+        if run.has_appends and not is_first:
+            async for one in self._appends(run):
+                yield one
+
+    async def _appends(self, run: RunRow) -> AsyncIterator[LoadAppendCounter | LoadAppendKey]:
+        """Its counters by prefix, then its keys by prefix and key."""
+        engine, name = self.session.engine, run.flow_run_id
+        after: str | None = None
+        while counters := await self.read(engine.page_append_counters, name, after, _PAGE_ROWS):
+            for prefix, last, _ in counters:
+                after = prefix
+                yield LoadAppendCounter(name, prefix, last)
+        behind: tuple[str, str] | None = None
+        while keys := await self.read(engine.page_append_keys, name, run.serial, behind, _PAGE_ROWS):
+            for prefix, key, node_id, _ in keys:
+                behind = prefix, key
+                yield LoadAppendKey(name, prefix, key, node_id)
 
     def _load_of(self, run: RunRow) -> LoadRun | None:
         """The run, mended as far as can be; None: it has to be left out."""
@@ -267,7 +294,7 @@ async def _load_all(source: Archive, target: Archive, progress: Progress | None)
             waiting, size = [], 0
         waiting.append(operation)
         size += value_bytes(operation)
-        if not isinstance(operation, LoadOutput):
+        if isinstance(operation, LoadRun | LoadGlobal):
             done += 1
             if progress is not None:
                 await progress(done, max(total, done))

@@ -65,6 +65,7 @@ _KEY = ("key",)
 
 OUTPUTS = {
     "put": Call("put", _OUTPUT),
+    "append": Call("append", _RUN),
     "get": Call("get", _OUTPUT),
     "exists": Call("exists", _OUTPUT),
     "get_entry": Call("get_entry", _OUTPUT),

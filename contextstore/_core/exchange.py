@@ -13,11 +13,28 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
-from .._engine.operations import LoadGlobal, LoadOutput, LoadRun, Operation, value_bytes
-from .._results import ExportedGlobal, ExportedOutput, ExportedRun, ImportReport, Problem
+from .._engine.appending import LAST_NUMBER
+from .._engine.operations import (
+    LoadAppendCounter,
+    LoadAppendKey,
+    LoadGlobal,
+    LoadOutput,
+    LoadRun,
+    Operation,
+    value_bytes,
+)
+from .._results import (
+    ExportedAppendCounter,
+    ExportedAppendKey,
+    ExportedGlobal,
+    ExportedOutput,
+    ExportedRun,
+    ImportReport,
+    Problem,
+)
 from .._values.arguments import check_count
 from .._values.codec import JSON, Encoded, encode
-from .._values.keys import flow_run_key, global_key, named, node_key
+from .._values.keys import flow_run_key, global_key, named, node_key, prefix_key
 from ..errors import (
     AlreadyExistsError,
     RunAlreadyExistsError,
@@ -29,11 +46,12 @@ from .answers import time_of
 from .archive import Archive, Selection
 from .session import LARGEST_VALUE
 
-ExportedRecord: TypeAlias = ExportedRun | ExportedOutput | ExportedGlobal
+ExportedRecord: TypeAlias = ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal
 
 Tell: TypeAlias = Callable[[Problem], Coroutine[Any, Any, Any]]
 
 _CONFLICTS = (AlreadyExistsError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
+_OF_A_RUN = LoadOutput | LoadAppendCounter | LoadAppendKey
 _UNIT_ROWS = 200
 _UNIT_BYTES = 2**20
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -69,6 +87,10 @@ def _record_of(operation: Operation) -> ExportedRecord:
             return ExportedRun(name, time_of(created_at), None if deleted_at is None else time_of(deleted_at))
         case LoadOutput(run, node, value, written_at):
             return ExportedOutput(run, node, _encoding_of(value), value.data, time_of(written_at))
+        case LoadAppendCounter():
+            return ExportedAppendCounter(*operation)
+        case LoadAppendKey():
+            return ExportedAppendKey(*operation)
         case LoadGlobal(key, None, version, written_at):
             return ExportedGlobal(key, None, None, version, time_of(written_at))
         case LoadGlobal(key, Encoded() as value, version, written_at):
@@ -119,7 +141,7 @@ class _Loader:
             self._run = operation
             return
         unit = [operation]
-        if self._run is not None and isinstance(operation, LoadOutput) and operation.flow_run_id == self._run[0]:
+        if self._run is not None and isinstance(operation, _OF_A_RUN) and operation.flow_run_id == self._run[0]:
             unit.insert(0, self._run)
         self._run = None
         size = value_bytes(operation)
@@ -154,16 +176,21 @@ class _Loader:
                     self._count(operation)
 
     def _is_of_refused_run(self, operation: Operation) -> bool:
-        return isinstance(operation, LoadOutput) and operation.flow_run_id == self._refused_run
+        return isinstance(operation, _OF_A_RUN) and operation.flow_run_id == self._refused_run
 
     async def _leave_out(self, operation: Operation, error: Exception, tell: Tell) -> None:
         self._conflicts += 1
         match operation:
-            case LoadOutput(run) if isinstance(error, RunDeletedError):
+            case LoadOutput(run) | LoadAppendCounter(run) | LoadAppendKey(run) if isinstance(error, RunDeletedError):
                 self._refused_run = run  # one conflict, however many outputs
                 problem = Problem("run", (run,), str(error))
             case LoadOutput(run, node):
                 problem = Problem("output", (run, node), str(error))
+            case LoadAppendKey(run, prefix, key):
+                message = (
+                    f"append key {key!r} of prefix {prefix!r} of flow run {run!r}: another output is here under it"
+                )
+                problem = Problem("run", (run,), message)
             case LoadRun(run):
                 problem = Problem("run", (run,), str(error))
             case LoadGlobal(key, _, version):
@@ -196,6 +223,12 @@ def _operation_of(record: ExportedRecord) -> Operation:
         case ExportedOutput(run, node, encoding, data, written_at):
             key = flow_run_key(run), node_key(node)
             return LoadOutput(*key, _encoded(encoding, data, *key), _microseconds("written_at", written_at))
+        case ExportedAppendCounter(run, prefix, last):
+            if check_count("last", last, 1) > LAST_NUMBER:
+                raise ValueError(f"last must be at most {LAST_NUMBER}, not {last}")
+            return LoadAppendCounter(flow_run_key(run), prefix_key(prefix), last)
+        case ExportedAppendKey(run, prefix, key, node):
+            return LoadAppendKey(flow_run_key(run), prefix_key(prefix), node_key(key, "key"), node_key(node))
         case ExportedGlobal(key, encoding, data, version, written_at):
             name = global_key(key)
             if check_count("version", version, 1) > _LAST_VERSION:

@@ -1,4 +1,4 @@
-"""Outputs: one, several, or all of a run, written once and read as what they are.
+"""Outputs: one, or several, written once and read as what they are.
 
 Rules of this module: operations and records; no SQL, no threads. A call that writes encodes before it awaits anything
 and returns what is to be awaited, so that a call which waits for its commit keeps what is stored, and not what it was
@@ -11,12 +11,13 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any
 
 from .._engine.epochs import is_known
-from .._engine.operations import Operation, PutOutput
+from .._engine.operations import Appended, AppendOutput, Operation, PutOutput
 from .._engine.portions import portions
 from .._engine.records import OutputKey, OutputRecord
 from .._results import Output
+from .._values.arguments import tag_of
 from .._values.codec import Encoded, decode
-from .._values.keys import Id, Outputs, flow_run_key, node_key, output_key
+from .._values.keys import Id, Outputs, append_prefix_key, flow_run_key, node_key, output_key
 from .._waiting.outcome import Outcome
 from .answers import converted, output_of, there
 from .arguments import output_keys, several
@@ -25,6 +26,23 @@ from .session import Session, State
 PAGE_ROWS = 200  # rows of a page at most,
 PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory
 _GET_MANY = 500  # outputs that get_many fetches in one trip to the engine
+
+
+def append_operation(
+    session: Session, flow_run_id: Id, prefix: str, value: Any, key: Id | None, tag: str | None
+) -> AppendOutput:
+    """What is to be appended, checked and encoded."""
+    flow_run, literal = flow_run_key(flow_run_id), append_prefix_key(prefix)
+    name = None if key is None else node_key(key, "key")
+    checked = tag_of(tag)
+    encoded = session.encode(value, flow_run, f"{literal}…")
+    return AppendOutput(flow_run, literal, encoded if checked is None else encoded._replace(tag=checked), name)
+
+
+async def _id_of(commit: Coroutine[Any, Any, list[Any]]) -> str:
+    appended: Appended
+    (appended,) = await commit
+    return appended.node_id
 
 
 class OutputService:
@@ -40,6 +58,13 @@ class OutputService:
         session.callers.admit()
         flow_run, node = output_key(flow_run_id, node_id)
         return session.commit([PutOutput(flow_run, node, session.encode(value, flow_run, node), exist_ok)])
+
+    def append(
+        self, flow_run_id: Id, prefix: str, value: Any, key: Id | None, tag: str | None
+    ) -> Coroutine[Any, Any, str]:
+        session = self._session
+        session.callers.admit()
+        return _id_of(session.commit([append_operation(session, flow_run_id, prefix, value, key, tag)]))
 
     async def get(self, flow_run_id: Id, node_id: Id, default: Any, type: Any) -> Any:
         session = self._session

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Iterable
 
-from .._engine.operations import Operation, PutOutput
+from .._engine.operations import LoadAppendCounter, LoadAppendKey, Operation, PutOutput
 from .._engine.records import OutputRecord
 from .._results import RunInfo
 from .._values.keys import Id, flow_run_key, new_flow_run_id, node_key, prefix_key
@@ -50,10 +50,13 @@ class RunService:
         wanted = None if node_ids is None else sorted({node_key(node_id) for node_id in several(node_ids)})
         await self.refuse_if_deleted(source)
         await self.refuse_if_deleted(target)  # now, since there may be nothing to copy, which no commit would refuse
-        run = None
+        # First: of what is appended meanwhile the id may come along, and is then passed over, but no key without it.
+        run = await self._fork_appends(source, target, None if wanted is None else frozenset(wanted))
         pages = self._pages(source) if wanted is None else self._pages_of(source, wanted)
+        has_outputs = False
         async with contextlib.aclosing(pages):
             async for page in pages:
+                has_outputs = True
                 puts: list[Operation] = []
                 for record in page:
                     if record.run != (run or record.run):  # the id has another life since
@@ -62,8 +65,25 @@ class RunService:
                     puts.append(PutOutput(target, record.node_id, record.value, exist_ok=True))
                 await self._session.commit(puts)
         # If the run was deleted during the copying, a part of it was copied, which looks like the whole.
-        await self.refuse_if_deleted(source, run)
+        await self.refuse_if_deleted(source, run if has_outputs else None)
         return target
+
+    async def _fork_appends(self, source: str, target: str, wanted: frozenset[str] | None) -> int | None:
+        """All counters, and the keys of the outputs that are taken. Returns the serial of the run, if it has any."""
+        session, engine = self._session, self._session.engine
+        after, run = None, None
+        while counters := await session.read(engine.page_append_counters, source, after, PAGE_ROWS):
+            after, run = counters[-1].prefix, counters[-1].run
+            await session.commit([LoadAppendCounter(target, counter.prefix, counter.last) for counter in counters])
+        if run is None:
+            return None
+        behind: tuple[str, str] | None = None
+        while keys := await session.read(engine.page_append_keys, source, run, behind, PAGE_ROWS):
+            behind = keys[-1].prefix, keys[-1].key
+            taken = [key for key in keys if key.has_output and (wanted is None or key.node_id in wanted)]
+            if taken:
+                await session.commit([LoadAppendKey(target, key.prefix, key.key, key.node_id) for key in taken])
+        return run
 
     async def _pages(self, flow_run: str) -> AsyncGenerator[list[OutputRecord], None]:
         run, after = None, ""

@@ -28,7 +28,7 @@ from typing import Any, cast
 from .._engine.contract import Engine, Inline
 from .._engine.epochs import Epoch
 from .._engine.failures import error_for_caller, report_bug
-from .._engine.operations import Operation, PutOutput, value_bytes
+from .._engine.operations import AppendOutput, Operation, PutOutput, as_committed, value_bytes
 from .._process.log import SLOW_COMMIT, log
 from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
@@ -426,5 +426,6 @@ def _committed(group: list[QueuedUnit], outcomes: list[Outcome[list[Any]]]) -> l
     operations: list[Operation] = []
     for entry, outcome in zip(group, outcomes, strict=True):
         if outcome.error is None:
-            operations += entry.operations
+            unit = entry.operations
+            operations += as_committed(unit, outcome.result) if AppendOutput in map(type, unit) else unit
     return operations

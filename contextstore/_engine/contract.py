@@ -23,6 +23,8 @@ from .epochs import Epoch, Epochs
 from .operations import PutOutput, Unit
 from .pages import OutputPage, Part
 from .records import (
+    AppendCounter,
+    AppendKey,
     Counts,
     Cursor,
     EngineStats,
@@ -168,6 +170,14 @@ class Reads(Protocol):
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         """All runs, deleted ones too, oldest first, with a serial above ``after``."""
+
+    async def page_append_counters(self, flow_run_id: str, after: str | None, limit: int) -> list[AppendCounter]:
+        """Of a run that is not deleted, by prefix, with a prefix above ``after``."""
+
+    async def page_append_keys(
+        self, flow_run_id: str, run: int, after: tuple[str, str] | None, limit: int
+    ) -> list[AppendKey]:
+        """The same by prefix and key, with its serial ``run`` if the id is still that run's."""
 
     async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         """All globals, deleted ones too, by key, with a key above ``after``. Damaged ones: as for ``page_outputs``."""

@@ -7,7 +7,7 @@ an engine does it is decided in the engines; what it means in words of what is s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from .._values.codec import Encoded
 from .records import Cursor
@@ -22,6 +22,28 @@ class PutOutput(NamedTuple):
     exist_ok: bool
     run: int | None = None
     """The serial of the run that is meant: refused if the id has another life by now. None: whichever has it."""
+
+
+class AppendOutput(NamedTuple):
+    """Write an output under the next id of a prefix, or none where its key was used before.
+
+    Refused: RunDeletedError; InvalidKeyError, if no id is left for the prefix. Result: Appended.
+    """
+
+    flow_run_id: str
+    prefix: str
+    value: Encoded
+    key: str | None
+    run: int | None = None
+    """As for ``PutOutput``."""
+
+
+class Appended(NamedTuple):
+    """What became of an ``AppendOutput``."""
+
+    node_id: str
+    is_new: bool
+    """False: its key was used before, for this output, and nothing was written."""
 
 
 class PutGlobal(NamedTuple):
@@ -139,6 +161,29 @@ class LoadOutput(NamedTuple):
         return True
 
 
+class LoadAppendCounter(NamedTuple):
+    """Take over how far a prefix of a run has counted, unless it has come further here.
+
+    Refused: RunDeletedError. Result: None.
+    """
+
+    flow_run_id: str
+    prefix: str
+    last: int
+
+
+class LoadAppendKey(NamedTuple):
+    """Take over which output was appended under a key.
+
+    Refused: AlreadyExistsError, if another one was here; RunDeletedError. Result: None.
+    """
+
+    flow_run_id: str
+    prefix: str
+    key: str
+    node_id: str
+
+
 class LoadGlobal(NamedTuple):
     """Take over a global of another store with its version and time; None: it is deleted. Result: None.
 
@@ -154,6 +199,7 @@ class LoadGlobal(NamedTuple):
 
 Operation: TypeAlias = (
     PutOutput
+    | AppendOutput
     | PutGlobal
     | UpsertGlobal
     | DeleteGlobal
@@ -164,6 +210,8 @@ Operation: TypeAlias = (
     | GiveBackSpace
     | LoadRun
     | LoadOutput
+    | LoadAppendCounter
+    | LoadAppendKey
     | LoadGlobal
 )
 
@@ -184,6 +232,18 @@ def runs_deleted_by(operation: Operation) -> Sequence[str]:
     if not is_deletion(operation):
         return ()
     return operation.flow_run_ids if isinstance(operation, DeleteIdleRuns) else (operation.flow_run_id,)
+
+
+def as_committed(unit: Unit, results: Sequence[Any]) -> Unit:
+    """A committed unit as what it has written, for those who know outputs by their ids: an append as its put."""
+    written: list[Operation] = []
+    for operation, result in zip(unit, results, strict=True):
+        if type(operation) is not AppendOutput:
+            written.append(operation)
+        elif result.is_new:
+            run, node = operation.flow_run_id, result.node_id
+            written.append(PutOutput(run, node, operation.value, exist_ok=False, run=operation.run))
+    return written
 
 
 def value_bytes(operation: Operation) -> int:

@@ -108,6 +108,27 @@ class RunRow(NamedTuple):
     flow_run_id: str
     created_at: int | None  # None: the row is damaged, and so the next says nothing
     deleted_at: int | None
+    has_appends: bool = False
+    """Whether something was appended to it, so that it has counters, and perhaps keys."""
+
+
+class AppendCounter(NamedTuple):
+    """How far a prefix of a run has counted."""
+
+    prefix: str
+    last: int
+    run: int
+    """The serial of the run."""
+
+
+class AppendKey(NamedTuple):
+    """What was appended under a key."""
+
+    prefix: str
+    key: str
+    node_id: str
+    has_output: bool
+    """Whether it is still there."""
 
 
 class GlobalRow(NamedTuple):

@@ -168,6 +168,40 @@ class AsyncContextStore:
         del value  # a call that waits for its commit keeps what is stored, and not what it was made of as well
         await put
 
+    async def append(
+        self, flow_run_id: Id, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None
+    ) -> str:
+        """Append an output to those of a prefix: it gets the prefix's next id. When this returns, it is durable.
+
+        The id is ``f"{prefix}{n:012}"``. ``n`` is the prefix's own counter in the run, from 1 on, which is moved on
+        within the commit: numbers rise in the order of commits, across threads and processes, and never repeat. An id
+        that is taken, by a put or by an output that was deleted, is passed over. What was appended is an output like
+        any other. (After 999,999,999,999 the digits go on, and ids sort by their number no more.)
+
+            await store.append("run-1", "log/", {"level": "info"})  # "log/000000000001"
+
+        Args:
+            flow_run_id: at most 512 bytes of UTF-8, not empty; a ``uuid.UUID`` is stored as its string.
+            prefix: with 12 digits behind it, it is a node's id. It may be empty.
+            value: what ``put`` takes.
+            key: makes a retry safe. The same key again, of the same run and prefix, returns the first id and stores
+                nothing, whatever the value: for as long as the run lives, also when that output was deleted. An id as
+                any other.
+            tag: a word beside the value, in ``Output.tag``: at most 64 characters of ASCII.
+
+        Returns:
+            The id of the output.
+
+        Raises:
+            RunDeletedError: the run was deleted.
+            InvalidKeyError, SerializationError: it cannot be stored as it is; the message names the place.
+            StoreBusyError, StoreFullError, StorageError: the engine could not. If ``outcome_unknown`` is true, only a
+                ``key`` makes it safe to append again.
+        """
+        append = self._core.outputs.append(flow_run_id, prefix, value, key, tag)
+        del value
+        return await append
+
     @overload
     async def get(self, flow_run_id: Id, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
     @overload

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .._core.core import Core
+from .._core.outputs import append_operation
 from .._engine.operations import Operation, PutGlobal, PutOutput, UpsertGlobal
 from .._values.arguments import check_count
 from .._values.keys import Id, flow_run_key, global_key, node_key
@@ -34,6 +35,14 @@ class BatchBuilder:
         flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
         put = PutOutput(flow_run, node, self._session.encode(value, flow_run, node), exist_ok)
         self._operations[next(self._numbers)] = put
+
+    def append(
+        self, flow_run_id: Id, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None
+    ) -> None:
+        """Append an output when the block ends, which gives it its id. See the store's ``append``."""
+        self._check_open()
+        append = append_operation(self._session, flow_run_id, prefix, value, key, tag)
+        self._operations[next(self._numbers)] = append
 
     def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write a global, once, when the block ends. See the store's ``put_global``."""

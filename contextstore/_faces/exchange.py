@@ -43,7 +43,8 @@ def export_records(
         on_damaged: called with what is damaged, which is then left out. None: it is raised.
 
     Yields:
-        ``ExportedRun``, then the ``ExportedOutput`` of that run by node id; in the end ``ExportedGlobal``, by key.
+        ``ExportedRun``, then the ``ExportedOutput`` of that run by node id, its ``ExportedAppendCounter`` by prefix and
+        its ``ExportedAppendKey`` by prefix and key; in the end ``ExportedGlobal``, by key.
 
     Raises:
         CorruptStoreError: something is damaged; it says what.

@@ -67,6 +67,10 @@ class AsyncFlowRun:
         """Write the output of a node, once: see the store's ``put``."""
         await self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok)
 
+    async def append(self, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None) -> str:
+        """Append an output, under the next id of a prefix: see the store's ``append``."""
+        return await self._core.outputs.append(self.flow_run_id, prefix, value, key, tag)
+
     @overload
     async def get(self, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
     @overload
@@ -200,6 +204,10 @@ class FlowRun:
     @documented_as(AsyncFlowRun.put)
     def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
         run_now(self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok))
+
+    @documented_as(AsyncFlowRun.append)
+    def append(self, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None) -> str:
+        return run_now(self._core.outputs.append(self.flow_run_id, prefix, value, key, tag))
 
     @overload
     def get(self, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...

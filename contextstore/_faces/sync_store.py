@@ -113,6 +113,10 @@ class ContextStore:
     def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
         run_now(self._core.outputs.put(flow_run_id, node_id, value, exist_ok))
 
+    @documented_as(AsyncContextStore.append)
+    def append(self, flow_run_id: Id, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None) -> str:
+        return run_now(self._core.outputs.append(flow_run_id, prefix, value, key, tag))
+
     @overload
     def get(self, flow_run_id: Id, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
     @overload

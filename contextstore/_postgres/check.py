@@ -40,6 +40,7 @@ class Check:
         await self._check_globals()
         for flow_run_id, created_at, deleted_at in await self._pool.fetch(self._statements.check_runs, _MAX_TIME):
             self._report("run", (flow_run_id,), f"{created_at!r} or {deleted_at!r} is no time")
+        await self._check_appends()
         note = f"{self._leftovers} outputs of deleted runs still take up space: prune() removes them"
         notes = (note,) if self._leftovers else ()
         runs = (await self._reads.count()).runs
@@ -72,6 +73,16 @@ class Check:
         for key, outcome in zip(keys, outcomes, strict=True):
             if outcome.error is not None and not any(problem.key == key for problem in self._problems):
                 self._report("output", key, str(outcome.error))
+
+    # -- appends ------------------------------------------------------------------------------------------------------
+
+    async def _check_appends(self) -> None:
+        for serial, flow_run_id, prefix, last in await self._pool.fetch(self._statements.check_append_counters):
+            problem = "belongs to no run" if flow_run_id is None else f"is {last!r}, which is no number"
+            name = f"run number {serial}" if flow_run_id is None else flow_run_id
+            self._report("run", (name,), f"its counter of prefix {prefix!r} {problem}")
+        for serial, key in await self._pool.fetch(self._statements.check_append_keys):
+            self._report("run", (f"run number {serial}",), f"its append key {key!r} belongs to no run")
 
     # -- globals ------------------------------------------------------------------------------------------------------
 

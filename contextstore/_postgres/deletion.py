@@ -108,8 +108,14 @@ class Deletions:
     async def _remove_outputs_of(self, runs: dict[int, str], limit: int, deadline: Deadline) -> Removal:
         """Of these runs, by serial."""
         remove = self._statements.remove_outputs
-        gone = await self._connection.fetch(deadline, remove, list(runs), limit, _REMOVE_BYTES)
-        left = await self._connection.fetch(deadline, self._statements.with_outputs, list(runs))
+        serials = list(runs)
+        gone = await self._connection.fetch(deadline, remove, serials, limit, _REMOVE_BYTES)
+        most = limit - len(gone)
+        if most:
+            most -= await self._connection.execute(deadline, self._statements.remove_append_keys, serials, most)
+        if most:
+            await self._connection.execute(deadline, self._statements.remove_append_counters, serials, most)
+        left = await self._connection.fetch(deadline, self._statements.with_rest, serials)
         return Removal(len(gone), sum(size for (size,) in gone), tuple(runs[serial] for (serial,) in left))
 
     async def forget_runs(self, forget: ForgetRuns, write: Write) -> tuple[int, int | None]:

@@ -18,10 +18,12 @@ from typing import Any
 
 from .._engine.contract import Job
 from .._engine.epochs import AskedEpochs, Epoch
-from .._engine.failures import report_bug
-from .._engine.operations import PutOutput, Unit
+from .._engine.failures import error_for_caller, report_bug
+from .._engine.operations import AppendOutput, PutOutput, Unit
 from .._engine.pages import OutputPage, Part
 from .._engine.records import (
+    AppendCounter,
+    AppendKey,
     Counts,
     EngineStats,
     Extent,
@@ -41,6 +43,7 @@ from .._results import CheckReport
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import StorageError
+from .appends import Appends
 from .check import Check
 from .connection import Connection, import_driver
 from .epoch import StoreEpoch
@@ -124,10 +127,11 @@ class PostgresEngine:
         self._statements = statements = statements_for(address.schema)
         self._writing = Connection(address, settings, self.reports)
         self._serials = Serials()
-        context = WriteContext(self.location, self._writing, statements, self._serials)
+        context = WriteContext(self.location, self._writing, statements, address.schema, self._serials)
         self._epoch = StoreEpoch(self.location, self._writing, statements)
         self._opening = Opening(address, terms, settings, context, self._epoch)
         self._puts = Puts(context)
+        self._appends = Appends(context)
         self._units = Units(context, self._epoch)
         self._pool = ReadPool(address, settings, self.reports, timeout, max_connections - 1)  # the other one writes
         self._reads = Reads(self.location, self._pool, statements, self._epoch, timeout)
@@ -224,8 +228,16 @@ class PostgresEngine:
         now = time.time_ns() // 1000
         puts = {index: unit[0] for index, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is PutOutput}
         outcomes = await self._puts.commit(puts, Write.new(deadline, now)) if puts else {}
+        appends = {i: unit[0] for i, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is AppendOutput}
+        if appends:
+            try:
+                outcomes |= await self._appends.commit(appends, Write.new(deadline, now))
+            except StorageError as error:
+                if not puts and len(appends) == len(units):
+                    raise
+                outcomes |= {index: Outcome.failure(error_for_caller(error, self.location)) for index in appends}
         for index, unit in enumerate(units):
-            if index not in puts:
+            if index not in outcomes:
                 outcomes[index] = await self._units.commit(unit, Write.new(deadline, now))
         return [outcomes[index] for index in range(len(units))]
 
@@ -285,6 +297,14 @@ class PostgresEngine:
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         return await self._reads.page_run_rows(after, limit)
+
+    async def page_append_counters(self, flow_run_id: str, after: str | None, limit: int) -> list[AppendCounter]:
+        return await self._reads.page_append_counters(flow_run_id, after, limit)
+
+    async def page_append_keys(
+        self, flow_run_id: str, run: int, after: tuple[str, str] | None, limit: int
+    ) -> list[AppendKey]:
+        return await self._reads.page_append_keys(flow_run_id, run, after, limit)
 
     async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         return await self._reads.page_global_rows(after, limit)

@@ -52,6 +52,7 @@ class TryAgainError(TransientError):
 NO_CONNECTION_LEFT = "53300"
 STANDBY = "25006"
 NO_TABLE = "42P01"
+UNIQUE_VIOLATION = "23505"
 _LOST = frozenset(["40003", "57P01", "57P02", "57P03", STANDBY, NO_CONNECTION_LEFT])
 """Beside class 08. 57P: the server ends or begins; 25006: it has become a standby; 53300: it has no connection left."""
 _REFUSALS = frozenset(["57P03", STANDBY, NO_CONNECTION_LEFT])

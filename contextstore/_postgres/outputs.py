@@ -73,7 +73,7 @@ class OutputRows:
 
     async def insert(self, rows: Sequence[PutRow], write: Write) -> set[int]:
         """The indexes of those rows that were not there and are now."""
-        columns = _columns(rows, write.now)
+        columns = columns_of(rows, write.now)
         if len(rows) == 1:
             statement, row = self._statements.insert_output, [column[0] for column in columns]
             new = await self._connection.fetch(write.deadline, statement, *row, write.write_id)
@@ -106,7 +106,11 @@ class OutputRows:
 
     async def is_written_by(self, write: Write, rows: Sequence[PutRow]) -> bool:
         """Whether one of the rows bears the id: an earlier attempt has been committed."""
-        return any(writer == write.write_id for _, (_, _, writer, _) in await self._conflicts(rows, write))
+        return bool(await self.written_by(write, rows))
+
+    async def written_by(self, write: Write, rows: Sequence[PutRow]) -> list[PutRow]:
+        """Those of the rows that bear the id."""
+        return [row for row, (_, _, writer, _) in await self._conflicts(rows, write) if writer == write.write_id]
 
     async def _conflicts(self, rows: Sequence[PutRow], write: Write) -> list[tuple[PutRow, Any]]:
         """Each with what stands in its place: whether its run is there, and deleted; the output's writer and size."""
@@ -147,7 +151,8 @@ def _keys(rows: Sequence[PutRow]) -> tuple[list[int], list[str]]:
     return [row.serial for row in rows], [row.put.node_id for row in rows]
 
 
-def _columns(rows: Sequence[PutRow], now: int) -> tuple[list[Any], ...]:
+def columns_of(rows: Sequence[PutRow], now: int) -> tuple[list[Any], ...]:
+    """What is written of outputs, as ``arrays_of`` takes it."""
     puts = [row.put for row in rows]
     return (
         *_keys(rows),

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 from .._engine.epochs import Epoch
 from .._engine.pages import OutputPage, PageTaker, Part
 from .._engine.records import (
+    AppendCounter,
+    AppendKey,
     Counts,
     Extent,
     Fetched,
@@ -236,6 +238,16 @@ class Reads:
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         return [RunRow(*row) for row in await self._pool.fetch(self._statements.page_run_rows, after, limit)]
+
+    async def page_append_counters(self, flow_run_id: str, after: str | None, limit: int) -> list[AppendCounter]:
+        statement = self._statements.page_append_counters
+        return [AppendCounter(*row) for row in await self._pool.fetch(statement, flow_run_id, after, limit)]
+
+    async def page_append_keys(
+        self, flow_run_id: str, run: int, after: tuple[str, str] | None, limit: int
+    ) -> list[AppendKey]:
+        bounds = flow_run_id, run, *(after or ("", "")), limit  # no key is empty
+        return [AppendKey(*row) for row in await self._pool.fetch(self._statements.page_append_keys, *bounds)]
 
     # -- globals ------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from .append_statements import HAS_REST, AppendStatements
 from .part_statements import PartStatements
 
 SCHEMA_VERSION = 3
@@ -104,7 +105,7 @@ gets from a run of 3,000 took it 30 ms instead of 0.3. OFFSET 0 keeps it from ta
 
 
 @dataclasses.dataclass(frozen=True)
-class WriteStatements:
+class WriteStatements(AppendStatements):
     """What is said over the connection that writes."""
 
     has_schema: str = "SELECT FROM pg_namespace WHERE nspname = $1"
@@ -230,23 +231,19 @@ class WriteStatements:
         SELECT $1::text, $2::bigint, $3::bigint, $4::uuid WHERE {is_known}
         ON CONFLICT (flow_run_id) DO NOTHING
     """
-    with_outputs: str = """
-        SELECT t.serial FROM unnest($1::bigint[]) AS t (serial)
-        WHERE {is_known} AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = t.serial)
+    with_rest: str = """
+        SELECT r.serial FROM unnest($1::bigint[]) AS r (serial) WHERE {is_known} AND {has_rest}
     """
     # First locked, then looked at again by another statement: a put that was under way may have left a row in between.
     # From where the last look ended, so that no call goes again through what was forgotten before.
     lock_forgettable: str = """
         SELECT serial, deleted_at FROM {schema}.flow_runs WHERE {is_known} AND serial IN (
-            SELECT serial FROM {schema}.flow_runs r WHERE deleted_at >= $1 AND deleted_at < $2
-                AND NOT EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
+            SELECT serial FROM {schema}.flow_runs r WHERE deleted_at >= $1 AND deleted_at < $2 AND NOT {has_rest}
             ORDER BY deleted_at LIMIT $3
         ) ORDER BY serial FOR UPDATE
     """
     forget_runs: str = """
-        DELETE FROM {schema}.flow_runs
-        WHERE {is_known} AND serial = ANY($1::bigint[])
-            AND NOT EXISTS (SELECT FROM {schema}.node_outputs WHERE run = flow_runs.serial)
+        DELETE FROM {schema}.flow_runs AS r WHERE {is_known} AND serial = ANY($1::bigint[]) AND NOT {has_rest}
     """
 
 
@@ -366,8 +363,7 @@ class Statements(WriteStatements, PartStatements):
     """
     unfinished_deletions: str = """
         SELECT flow_run_id FROM {schema}.flow_runs r
-        WHERE {is_known} AND deleted_at > $1 AND deleted_at <= $2
-            AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
+        WHERE {is_known} AND deleted_at > $1 AND deleted_at <= $2 AND {has_rest}
     """
     count_tombstones: str = "SELECT count(*) FROM {schema}.flow_runs WHERE {is_known} AND deleted_at < $1"
     fetch_global: str = """
@@ -381,7 +377,9 @@ class Statements(WriteStatements, PartStatements):
         ORDER BY key LIMIT $4
     """
     page_run_rows: str = """
-        SELECT serial, flow_run_id, created_at, deleted_at FROM {schema}.flow_runs
+        SELECT serial, flow_run_id, created_at, deleted_at,
+            EXISTS (SELECT FROM {schema}.append_counters WHERE run = serial)
+        FROM {schema}.flow_runs
         WHERE {is_known} AND serial > $1 ORDER BY serial LIMIT $2
     """
     page_global_rows: str = """
@@ -443,6 +441,7 @@ def statements_for(schema: str) -> Statements:
         **{
             name: text.replace("{is_known}", _IS_KNOWN)
             .replace("{output_of_key}", _OUTPUT_OF_KEY)
+            .replace("{has_rest}", HAS_REST)
             .replace("{schema}", quoted)
             for name, text in texts.items()
         }

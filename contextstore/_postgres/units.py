@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .._engine.operations import (
+    AppendOutput,
     DeleteIdleRuns,
     DeleteRun,
     ForgetRuns,
     GiveBackSpace,
+    LoadAppendCounter,
+    LoadAppendKey,
     LoadRun,
     Operation,
     RemoveOutputs,
@@ -26,13 +29,14 @@ from .._engine.records import OutputKey
 from .._engine.rules import GlobalChange, GlobalOperation, StoredGlobal, change_global, refusal_of_put
 from .._values.codec import checksum
 from .._waiting.outcome import Outcome
-from ..errors import ContextStoreError, RunDeletedError, StorageError
+from ..errors import AlreadyExistsError, ContextStoreError, RunDeletedError, StorageError
 from .deletion import Deletions
 from .epoch import StoreEpoch
 from .errors import TransientError
 from .outputs import GROUP_LIMITS, OutputRows, Put, PutRow
+from .placing import Placing
 from .retry import Retry
-from .write import NO_WRITER, AlreadyDoneError, RunForgottenError, Write, WriteContext
+from .write import NO_WRITER, AlreadyDoneError, IdTakenError, RunForgottenError, Write, WriteContext
 
 _Version: TypeAlias = tuple[Any, Any]
 """Of a global: its version, and the id of the write that gave it."""
@@ -50,6 +54,8 @@ class Attempt:
     """How the unit's globals were before this one wrote them."""
     refused: dict[int, ContextStoreError] = field(default_factory=dict)
     """By index in the unit. The first refuses the unit as a whole."""
+    appended: list[PutRow] = field(default_factory=list)
+    """What it has appended."""
     results: list[Any] = field(init=False)
     is_applied: bool = False
     """Whether everything is done but the commit itself, and all results are known."""
@@ -63,8 +69,13 @@ class Attempt:
         return self.in_doubt is None or not all(isinstance(o, RemoveOutputs | ForgetRuns) for o in self.unit)
 
     def after(self, error: TransientError) -> Attempt:
-        """The next one, which goes by the first that is in doubt: this one, if COMMIT may have been on its way."""
+        """The next one, which goes by the first that is in doubt: this one, if COMMIT may have been on its way.
+
+        If it appends, by the last: this one has found, with the locks of its prefixes, that those before are undone.
+        """
         is_in_doubt = self.is_applied and not error.is_refusal
+        if is_in_doubt and self.appended:
+            return Attempt(self.unit, self.write, self)
         return Attempt(self.unit, self.write, self.in_doubt or (self if is_in_doubt else None))
 
 
@@ -77,6 +88,7 @@ class Units:
         self._statements = context.statements
         self._epoch = epoch
         self._rows = OutputRows(context)
+        self._placing = Placing(context)
         self._deletions = Deletions(context)
 
     async def commit(self, unit: Unit, write: Write) -> Outcome[list[Any]]:
@@ -95,7 +107,7 @@ class Units:
                 return await self._try(attempt)
             except AlreadyDoneError:
                 return self._results_in_doubt(attempt)
-            except RunForgottenError:  # since its serial was looked up
+            except (RunForgottenError, IdTakenError):  # since it was looked up
                 attempt = Attempt(unit, write, attempt.in_doubt)
             except TransientError as error:
                 attempt = attempt.after(error)
@@ -108,7 +120,10 @@ class Units:
 
     async def _try(self, attempt: Attempt) -> list[Any]:
         changed = None
+        appends = [operation for operation in attempt.unit if isinstance(operation, AppendOutput)]
         async with self._connection.transaction(attempt.write.deadline):
+            if appends:  # before anything that gives the transaction an id
+                await self._placing.lock(appends, attempt.write.deadline)
             await self._apply(attempt)
             attempt.is_applied = True
             if _deletes(attempt.unit):
@@ -129,6 +144,7 @@ class Units:
             if isinstance(operation, LoadRun):
                 await self._deletions.load_run(operation, attempt.write)
         is_anything_new = await self._apply_puts(attempt)
+        await self._load_appends(attempt)
         # What was not there before cannot be of an earlier attempt, which thus cannot have succeeded.
         await self._apply_globals(attempt, None if is_anything_new else attempt.in_doubt)
         if attempt.refused:
@@ -156,10 +172,11 @@ class Units:
 
     async def _apply_puts(self, attempt: Attempt) -> bool:
         """Whether any of them was new."""
-        puts = {index: operation for index, operation in enumerate(attempt.unit) if isinstance(operation, Put)}
-        if not puts:
+        outputs = {index: one for index, one in enumerate(attempt.unit) if isinstance(one, Put | AppendOutput)}
+        if not outputs:
             return False
-        serials = await self._rows.serials_of([put.flow_run_id for put in puts.values()], attempt.write)
+        serials = await self._rows.serials_of([one.flow_run_id for one in outputs.values()], attempt.write)
+        puts = await self._placed(outputs, serials, attempt)
         rows = _rows_of(puts, serials, attempt)
         is_anything_new = False
         for some in portions(rows, lambda row: len(row.put.value.data), *GROUP_LIMITS):
@@ -167,6 +184,52 @@ class Units:
         if attempt.in_doubt and rows and not is_anything_new and await self._rows.is_written_by(attempt.write, rows):
             raise AlreadyDoneError
         return is_anything_new
+
+    async def _placed(
+        self, outputs: dict[int, Put | AppendOutput], serials: dict[str, int | None], attempt: Attempt
+    ) -> dict[int, Put]:
+        """All as puts: the appends under the ids that they get."""
+        puts = {index: one for index, one in outputs.items() if isinstance(one, Put)}
+        if len(puts) == len(outputs):
+            return puts
+        in_doubt = attempt.in_doubt.appended if attempt.in_doubt else []
+        if await self._rows.is_written_by(attempt.write, in_doubt):
+            raise AlreadyDoneError
+        deadline = attempt.write.deadline
+        placement = await self._placing.place(outputs, serials, deadline)
+        for index, outcome in placement.outcomes.items():
+            if isinstance(outcome.error, ContextStoreError):
+                attempt.refused[index] = outcome.error
+            attempt.results[index] = outcome.result
+        attempt.appended = placement.rows
+        await self._placing.write(placement, deadline)
+        puts |= {row.index: row.put for row in placement.rows}
+        return dict(sorted(puts.items()))
+
+    async def _load_appends(self, attempt: Attempt) -> None:
+        """Take over counters and keys of another store."""
+        deadline = attempt.write.deadline
+        loads = {i: one for i, one in enumerate(attempt.unit) if isinstance(one, LoadAppendCounter | LoadAppendKey)}
+        if not loads:
+            return
+        serials = await self._rows.serials_of(sorted({one.flow_run_id for one in loads.values()}), attempt.write)
+        counters: list[tuple[int, str, int]] = []
+        keys: list[tuple[int, str, str, str]] = []
+        of_keys: list[tuple[int, LoadAppendKey]] = []
+        for index, load in loads.items():
+            serial = serials[load.flow_run_id]
+            if serial is None:
+                attempt.refused[index] = RunDeletedError(load.flow_run_id)
+            elif isinstance(load, LoadAppendCounter):
+                counters.append((serial, load.prefix, load.last))
+            else:
+                keys.append((serial, load.prefix, load.key, load.node_id))
+                of_keys.append((index, load))
+        await self._placing.count_on(counters, deadline)
+        await self._placing.write_keys(keys, deadline)
+        for (index, load), stored in zip(of_keys, await self._placing.ids_of_keys(keys, deadline), strict=True):
+            if stored is not None and stored != load.node_id:
+                attempt.refused[index] = AlreadyExistsError(load.flow_run_id, stored, same_value=False)
 
     async def _insert(self, rows: Sequence[PutRow], attempt: Attempt) -> bool:
         inserted = await self._rows.insert(rows, attempt.write)
@@ -176,6 +239,8 @@ class Units:
             if row.index not in outcomes:
                 raise RunForgottenError
             error = outcomes[row.index].error
+            if isinstance(error, AlreadyExistsError) and isinstance(attempt.unit[row.index], AppendOutput):
+                raise IdTakenError
             if isinstance(error, ContextStoreError):
                 attempt.refused[row.index] = error
         return bool(inserted)

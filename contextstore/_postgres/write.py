@@ -27,6 +27,7 @@ class WriteContext(NamedTuple):
     location: str
     connection: Connection
     statements: WriteStatements
+    schema: str
     serials: Serials
     """Of runs that were alive when this object last looked. What is deleted since is seen by the insert."""
 
@@ -47,6 +48,10 @@ class Write(NamedTuple):
 
 class AlreadyDoneError(Exception):
     """A row bears the id of the unit that is being tried again: it has been committed."""
+
+
+class IdTakenError(Exception):
+    """An id that an append was about to get was taken by a put of another client."""
 
 
 class RunForgottenError(Exception):

@@ -89,6 +89,7 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
     try:
         ((runs,),) = connection.execute("SELECT count(*) FROM flow_runs WHERE deleted_at IS NULL").fetchall()
         problems += _check_runs(connection)
+        problems += _check_appends(connection)
         notes += _leftovers(connection)
     except DAMAGE as error:
         problems.append(Problem("file", (), f"the runs could not be read: {error}"))
@@ -258,6 +259,27 @@ def _check_runs(connection: sqlite3.Connection) -> Iterator[Problem]:
     query = "SELECT flow_run_id, deleted_at FROM flow_runs WHERE deleted_at IS NOT NULL"
     for flow_run_id, deleted_at in paced(connection.execute(query)):
         yield from _check_time("run", (str(flow_run_id),), deleted_at)
+
+
+def _check_appends(connection: sqlite3.Connection) -> Iterator[Problem]:
+    query = """
+        SELECT append_counters.run, flow_run_id, prefix, last FROM append_counters
+        LEFT JOIN flow_runs ON flow_runs.serial = append_counters.run
+        WHERE flow_run_id IS NULL OR typeof(last) <> 'integer' OR last < 1
+    """
+    for serial, flow_run_id, prefix, last in paced(connection.execute(query)):
+        problem = "belongs to no run" if flow_run_id is None else f"is {last!r}, which is no number"
+        yield Problem("run", (_run_name(serial, flow_run_id),), f"its counter of prefix {str(prefix)!r} {problem}")
+    query = """
+        SELECT append_keys.run, key FROM append_keys
+        WHERE NOT EXISTS (SELECT 1 FROM flow_runs WHERE serial = append_keys.run)
+    """
+    for serial, key in paced(connection.execute(query)):
+        yield Problem("run", (_run_name(serial, None),), f"its append key {str(key)!r} belongs to no run")
+
+
+def _run_name(serial: object, flow_run_id: object) -> str:
+    return f"run number {serial}" if flow_run_id is None else str(flow_run_id)
 
 
 def _leftovers(connection: sqlite3.Connection) -> list[str]:

@@ -17,6 +17,8 @@ from .._engine.operations import DeleteIdleRuns, ForgetRuns, GiveBackSpace, Idle
 from .._engine.portions import Portion
 from .._engine.records import Extent, IdleRuns
 from .._process.pacing import Pacer
+from . import appends
+from .appends import HAS_APPEND_KEYS, HAS_APPENDS
 
 _RUNS_A_PAGE = 20_000
 """How many runs, and tombstones, are looked at by one call at most."""
@@ -65,13 +67,13 @@ _OUTPUTS_OF = """
 _SINCE = """
     SELECT 1 FROM node_outputs NOT INDEXED WHERE id > ? AND run = ? AND written_at NOT BETWEEN 0 AND ? - 1 LIMIT 1
 """
-_WITH_OUTPUTS = """
-    SELECT wanted.value FROM json_each(?) AS wanted WHERE EXISTS (
-        SELECT 1 FROM node_outputs WHERE run = (
-            SELECT serial FROM flow_runs WHERE flow_run_id = wanted.value AND deleted_at IS NOT NULL
-        )
-    )
-"""
+_HAS_OUTPUTS = "EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)"
+_HAS_REST = f"({_HAS_OUTPUTS} OR {HAS_APPENDS} OR {HAS_APPEND_KEYS})"
+"""Of a deleted run: whether anything of it is left beside its tombstone."""
+_WITH_REST = f"""
+    SELECT flow_run_id FROM flow_runs
+    WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NOT NULL AND {_HAS_REST}
+"""  # noqa: S608 - no input in it
 
 
 def json_array(some: Sequence[str | int]) -> str:
@@ -126,6 +128,7 @@ def delete_idle_runs(
 ) -> tuple[IdleDeletion, int]:
     """What became of it, and about how many pages were written."""
     marked: list[int] = []
+    names: list[str] = []
     gone: list[_Row] = []
     left: tuple[str, ...] = ()
     done = size = 0
@@ -140,6 +143,7 @@ def delete_idle_runs(
             gone += some
             size += run.size
             left = (run.flow_run_id,) if run.is_cut_off or len(some) < len(run.outputs) else ()
+            names.append(run.flow_run_id)
         if is_large:
             break
     pages = 0
@@ -147,6 +151,9 @@ def delete_idle_runs(
         mark = "UPDATE flow_runs SET deleted_at = ? WHERE serial IN (SELECT value FROM json_each(?))"
         connection.execute(mark, (now, json_array(marked)))
         pages = erase(connection, gone)
+        most = max(0, delete.limit - len(gone))
+        if appends.erase(connection, json_array(marked), most) == most:
+            left = tuple(name for (name,) in connection.execute(_WITH_REST, (json_array(names),)).fetchall())
     return IdleDeletion(done, len(marked), len(gone), _size(gone), left), pages
 
 
@@ -207,19 +214,19 @@ def remove_outputs(connection: sqlite3.Connection, remove: RemoveOutputs, max_by
     some = _up_to([_Row(*row) for _, *row in found[: remove.limit]], max_bytes)
     pages = erase(connection, some)
     left: list[str] = []
-    if len(some) < len(found):
-        left = [name for (name,) in connection.execute(_WITH_OUTPUTS, (names,)).fetchall()]
+    most = remove.limit - len(some)
+    if len(some) < len(found) or appends.erase(connection, json_array(serials), most) == most:
+        left = [name for (name,) in connection.execute(_WITH_REST, (names,)).fetchall()]
     return Removal(len(some), _size(some), tuple(left)), pages
 
 
 def forget_runs(connection: sqlite3.Connection, forget: ForgetRuns) -> tuple[int, int | None]:
     forgotten = connection.execute(
-        """
+        f"""
         DELETE FROM flow_runs WHERE serial IN (
-            SELECT serial FROM flow_runs WHERE deleted_at >= ? AND deleted_at < ?
-                AND NOT EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial) LIMIT ?
+            SELECT serial FROM flow_runs WHERE deleted_at >= ? AND deleted_at < ? AND NOT {_HAS_REST} LIMIT ?
         )
-        """,
+        """,  # noqa: S608 - no input in it
         forget,
     ).rowcount
     return forgotten, forget.deleted_from if forgotten == forget.limit else None
@@ -290,9 +297,6 @@ def page_unfinished_deletions(connection: sqlite3.Connection, after: int) -> tup
         SELECT max(deleted_at) FROM (SELECT deleted_at FROM flow_runs WHERE deleted_at > ? ORDER BY deleted_at LIMIT ?)
     """
     ((last,),) = connection.execute(query, (after, _RUNS_A_PAGE)).fetchall()
-    query = """
-        SELECT flow_run_id FROM flow_runs
-        WHERE deleted_at > ? AND deleted_at <= ? AND EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)
-    """
+    query = f"SELECT flow_run_id FROM flow_runs WHERE deleted_at > ? AND deleted_at <= ? AND {_HAS_REST}"  # noqa: S608 - no input in it
     rows: Iterable[tuple[str]] = connection.execute(query, (after, last)).fetchall()
     return [flow_run_id for (flow_run_id,) in rows], last

@@ -17,6 +17,8 @@ from .._engine.operations import PutOutput, Unit
 from .._engine.pages import OutputPage, PageTaker, Part
 from .._engine.portions import Portion
 from .._engine.records import (
+    AppendCounter,
+    AppendKey,
     Counts,
     EngineStats,
     Extent,
@@ -32,7 +34,7 @@ from .._results import CheckReport
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
-from . import deletion, parts, reads
+from . import appends, deletion, parts, reads
 from .backup import back_up
 from .check import check_store
 from .database import Database
@@ -172,6 +174,16 @@ class SQLiteEngine:
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         return self._database.read("the runs", lambda here: reads.page_run_rows(here, after, limit))
+
+    async def page_append_counters(self, flow_run_id: str, after: str | None, limit: int) -> list[AppendCounter]:
+        return self._database.read("the counters", lambda here: appends.page_counters(here, flow_run_id, after, limit))
+
+    async def page_append_keys(
+        self, flow_run_id: str, run: int, after: tuple[str, str] | None, limit: int
+    ) -> list[AppendKey]:
+        return self._database.read(
+            "the append keys", lambda here: appends.page_keys(here, flow_run_id, run, after, limit)
+        )
 
     async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         return self._database.read(

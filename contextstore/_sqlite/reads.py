@@ -27,6 +27,7 @@ from .._process.pacing import paced
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError
+from .appends import HAS_APPENDS
 from .deletion import json_array
 from .errors import code_of, translated
 
@@ -237,13 +238,16 @@ def count_tombstones(connection: sqlite3.Connection, deleted_before: int) -> int
 
 
 def page_run_rows(connection: sqlite3.Connection, after: int, limit: int) -> list[RunRow]:
-    query = "SELECT serial, flow_run_id, created_at, deleted_at FROM flow_runs WHERE serial > ? ORDER BY serial LIMIT ?"
+    query = f"""
+        SELECT serial, flow_run_id, created_at, deleted_at, {HAS_APPENDS} FROM flow_runs
+        WHERE serial > ? ORDER BY serial LIMIT ?
+    """  # noqa: S608 - no input in it
     try:
         rows = connection.execute(query, (after, limit)).fetchall()
     except sqlite3.DatabaseError as error:
         raise_unless_damage(error)
         return _run_rows_around_damage(connection, after, limit)
-    return [RunRow(*row) for row in rows]
+    return [RunRow(*row)._replace(has_appends=bool(row[-1])) for row in rows]
 
 
 def _run_rows_around_damage(connection: sqlite3.Connection, after: int, limit: int) -> list[RunRow]:
@@ -254,7 +258,8 @@ def _run_rows_around_damage(connection: sqlite3.Connection, after: int, limit: i
         with contextlib.suppress(sqlite3.DatabaseError):
             query = "SELECT created_at, deleted_at FROM flow_runs WHERE serial = ?"
             times = connection.execute(query, (serial,)).fetchone()
-        rows.append(RunRow(serial, flow_run_id, *(times or (None, None))))
+        created_at, deleted_at = times or (None, None)
+        rows.append(RunRow(serial, flow_run_id, created_at, deleted_at, has_appends=True))  # perhaps
     return rows
 
 

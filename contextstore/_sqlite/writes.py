@@ -7,6 +7,7 @@ refused, is decided in ``_engine/rules``. How other processes are kept out is no
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -14,12 +15,16 @@ from typing import Any, cast
 
 from .._engine.epochs import LocalEpochs
 from .._engine.operations import (
+    Appended,
+    AppendOutput,
     DeleteGlobal,
     DeleteIdleRuns,
     DeleteRun,
     ForgetRuns,
     GiveBackSpace,
     IdleDeletion,
+    LoadAppendCounter,
+    LoadAppendKey,
     LoadGlobal,
     LoadOutput,
     LoadRun,
@@ -37,6 +42,7 @@ from .._values.codec import checksum
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
+from . import appends
 from .connection import roll_back
 from .deletion import delete_idle_runs, forget_runs, give_back_space, remove_outputs
 from .epochs import MappedEpochs
@@ -199,7 +205,16 @@ class Transaction:
         """Whether the file gets shorter as soon as this is copied into it."""
 
     def apply(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
-        """Each unit that is refused undoes itself, and no other. Raises what undoes them all.
+        """Each unit that is refused undoes itself, and no other. Raises what undoes them all."""
+        if not any(_is_append(unit) for unit in units):
+            return self._apply(units)
+        others = [unit for unit in units if not _is_append(unit)]
+        of_others = iter(self._apply(others) if others else ())  # first: it may have to begin anew
+        appended = iter(self._append([cast("AppendOutput", unit[0]) for unit in units if _is_append(unit)]))
+        return [_listed(next(appended)) if _is_append(unit) else next(of_others) for unit in units]
+
+    def _apply(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
+        """Units that are not a single append.
 
         The puts go first: where they are all new, they need no savepoint of their own, and where one is not, nothing
         else is lost by beginning anew.
@@ -220,7 +235,7 @@ class Transaction:
         if len(unit) > 1 and len(puts) == len(unit) and self._put_all_new_first(puts):
             return Outcome([None] * len(unit))
         try:
-            return Outcome([self._apply_operation(operation) for operation in unit])
+            return Outcome(self._apply_all(unit))
         except ContextStoreError as error:
             if len(unit) > 1:  # a single statement that is refused undoes itself
                 self._begin_anew()
@@ -241,7 +256,7 @@ class Transaction:
             else:
                 if len(puts) == len(unit):
                     self._undo_unit()
-                outcome = Outcome([self._apply_operation(operation) for operation in unit])
+                outcome = Outcome(self._apply_all(unit))
         except ContextStoreError as error:
             self._undo_unit()
             outcome = Outcome.failure(error)
@@ -251,6 +266,15 @@ class Transaction:
     def _undo_unit(self) -> None:
         self._connection.execute("ROLLBACK TO unit")
         self._serials.clear()
+
+    def _apply_all(self, unit: Unit) -> list[Any]:
+        results: list[Any] = []
+        for kind, some in itertools.groupby(unit, key=type):
+            if kind is AppendOutput:
+                results += [outcome.unwrap() for outcome in self._append(cast("list[AppendOutput]", list(some)))]
+            else:
+                results += [self._apply_operation(operation) for operation in some]
+        return results
 
     def _apply_operation(self, operation: Operation) -> Any:
         match operation:
@@ -272,6 +296,10 @@ class Transaction:
                 return self._load_run(operation)
             case LoadOutput():
                 return self._put_output(operation, operation.written_at)
+            case LoadAppendCounter() | LoadAppendKey():
+                return appends.load(self._connection, self._serial(operation.flow_run_id, self._now), operation)
+            case AppendOutput():
+                raise AssertionError("appends are applied together")
 
     # -- outputs -------------------------------------------------------------------------------------------------------
 
@@ -311,6 +339,20 @@ class Transaction:
         refusal = refusal_of_put(put, record.value)
         if refusal is not None:
             raise refusal
+
+    def _append(self, some: Sequence[AppendOutput]) -> list[Outcome[Appended]]:
+        """Append outputs, in their order; each is refused for itself."""
+        placing = appends.Placing(self._connection, lambda run: self._serial(run, self._now))
+        outcomes: list[Outcome[Appended]] = []
+        for append in some:
+            try:
+                outcomes.append(Outcome(placing.place(append)))
+            except ContextStoreError as error:
+                outcomes.append(Outcome.failure(error))
+        if not self._put_all_new(placing.puts):
+            raise CorruptStoreError(f"{self._location}: its indexes disagree; restore a backup")
+        placing.write()
+        return outcomes
 
     def _output_row(self, put: PutOutput | LoadOutput, written_at: int) -> tuple[Any, ...]:
         run = self._serial(put.flow_run_id, written_at)
@@ -396,6 +438,16 @@ class Transaction:
         pages = give_back_space(self._connection, give_back)
         self.shortens_file = self.shortens_file or pages > 0
         return pages
+
+
+def _is_append(unit: Unit) -> bool:
+    """Whether it is one, and nothing else."""
+    return len(unit) == 1 and type(unit[0]) is AppendOutput
+
+
+def _listed(outcome: Outcome[Appended]) -> Outcome[list[Any]]:
+    """What became of an append, as of the unit that it is."""
+    return Outcome([outcome.result]) if outcome.error is None else Outcome.failure(outcome.error)
 
 
 def _now() -> int:

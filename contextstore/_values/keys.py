@@ -53,6 +53,16 @@ def prefix_key(prefix: str) -> str:
     return _key("prefix", prefix, may_be_empty=True)
 
 
+def append_prefix_key(prefix: str) -> str:
+    """A prefix to which is appended: with a number of 12 digits behind it, it is an id."""
+    literal = prefix_key(prefix)
+    size = len(literal.encode())
+    if size > MAX_KEY_BYTES - 12:
+        problem = f"{_shown(literal)} has {size} bytes as UTF-8; {MAX_KEY_BYTES - 12} is the most, for 12 digits follow"
+        raise InvalidKeyError("prefix", problem)
+    return literal
+
+
 def _key(name: str, value: Any, may_be_empty: bool = False) -> str:
     kind = type(value)  # a mock or a proxy may lie to isinstance
     if kind is not str:

@@ -16,12 +16,12 @@ from typing import Annotated, Any, NoReturn, Protocol, TypeAlias
 import msgspec
 import orjson
 
-from .. import ExportedGlobal, ExportedOutput, ExportedRun
+from .. import ExportedAppendCounter, ExportedAppendKey, ExportedGlobal, ExportedOutput, ExportedRun
 
 FORMAT = "contextstore"
-VERSION = 1
+VERSION = 2
 
-Record: TypeAlias = ExportedRun | ExportedOutput | ExportedGlobal
+Record: TypeAlias = ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal
 
 _SUM_DIGITS = 16
 _SUM = b',"sum":"'
@@ -94,6 +94,19 @@ class Output(_Valued, kw_only=True):
     node_id: str
 
 
+class AppendCounter(_Line, tag="append_counter", kw_only=True):
+    flow_run_id: str
+    prefix: str
+    last: int
+
+
+class AppendKey(_Line, tag="append_key", kw_only=True):
+    flow_run_id: str
+    prefix: str
+    key: str
+    node_id: str
+
+
 class Global(_Valued, kw_only=True):
     key: str
     version: int
@@ -128,7 +141,7 @@ class End(_Line, kw_only=True):
     sha256: str
 
 
-_decode = msgspec.json.Decoder(Manifest | Run | Output | Global | End).decode
+_decode = msgspec.json.Decoder(Manifest | Run | Output | AppendCounter | AppendKey | Global | End).decode
 
 
 class _Tally:
@@ -217,6 +230,15 @@ def _head_of(record: Record) -> bytes:
         case ExportedOutput(run, node, encoding, data, written_at):
             facts = _string(run), _string(node), _time(written_at), _value(encoding, data)
             return b'{"type":"output","flow_run_id":%b,"node_id":%b,"written_at":%b%b' % facts
+        case ExportedAppendCounter(run, prefix, last):
+            return b'{"type":"append_counter","flow_run_id":%b,"prefix":%b,"last":%d' % (
+                _string(run),
+                _string(prefix),
+                last,
+            )
+        case ExportedAppendKey():
+            names = tuple(map(_string, (record.flow_run_id, record.prefix, record.key, record.node_id)))
+            return b'{"type":"append_key","flow_run_id":%b,"prefix":%b,"key":%b,"node_id":%b' % names
         case ExportedGlobal(key, encoding, data, version, written_at):
             value = b',"deleted":true' if data is None else _value(encoding, data)
             facts = _string(key), b"%d" % version, _time(written_at), value
@@ -291,8 +313,8 @@ class Reader:
             facts = None
         if not (isinstance(facts, dict) and facts.get("type") == "manifest" and facts.get("format") == FORMAT):
             self._refuse("this is no export of a store: it does not begin with a manifest")
-        if facts.get("version") != VERSION:
-            self._refuse(f"it is of version {facts.get('version')!r} of the format; this program reads {VERSION}")
+        if type(facts.get("version")) is not int or not 1 <= facts["version"] <= VERSION:
+            self._refuse(f"it is of version {facts.get('version')!r} of the format; this program reads 1 to {VERSION}")
         manifest = self._parse(text)
         assert isinstance(manifest, Manifest)
         return manifest
@@ -328,6 +350,10 @@ class Reader:
             case Output():
                 encoding, data = self._value_of(line)
                 return ExportedOutput(line.flow_run_id, line.node_id, encoding, data, line.written_at)
+            case AppendCounter():
+                return ExportedAppendCounter(line.flow_run_id, line.prefix, line.last)
+            case AppendKey():
+                return ExportedAppendKey(line.flow_run_id, line.prefix, line.key, line.node_id)
             case Global(deleted=True) if not bytes(line.value) and line.base64 is None:
                 return ExportedGlobal(line.key, None, None, line.version, line.written_at)
             case Global(deleted=False):

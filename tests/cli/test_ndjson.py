@@ -240,9 +240,9 @@ class TestWhatIsNoLine:
         assert (error.line, error.problem) == (1, "this is no export of a store: it does not begin with a manifest")
 
     def test_one_of_a_later_version_is_said_to_be_that(self) -> None:
-        error = refused(signed({**MANIFEST, "version": 2, "more": 1}))
+        error = refused(signed({**MANIFEST, "version": 3, "more": 1}))
         assert error.line == 1
-        assert "version 2" in error.problem
+        assert "version 3" in error.problem
 
     def test_a_stream_without_line_feeds_is_given_up_early(self) -> None:
         class Endless:

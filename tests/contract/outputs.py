@@ -17,13 +17,13 @@ from ..conftest import Target
 from ..support.processes import Child
 
 
-async def iterate(store: Any, flow_run_id: Any = "run") -> AsyncIterator[Output]:
+async def iterate(store: Any, flow_run_id: Any = "run", **options: Any) -> AsyncIterator[Output]:
     """The iteration of either face, awaited: each step of the blocking one in a worker thread."""
     if not hasattr(store, "blocking"):
-        async for output in store.iter_outputs(flow_run_id):
+        async for output in store.iter_outputs(flow_run_id, **options):
             yield output
         return
-    iterator = store.blocking.iter_outputs(flow_run_id)
+    iterator = store.blocking.iter_outputs(flow_run_id, **options)
     try:
         while (output := await asyncio.to_thread(next, iterator, None)) is not None:
             yield output
@@ -31,8 +31,8 @@ async def iterate(store: Any, flow_run_id: Any = "run") -> AsyncIterator[Output]
         iterator.close()
 
 
-async def ids_of(store: Any, flow_run_id: Any = "run") -> list[str]:
-    return [output.node_id async for output in iterate(store, flow_run_id)]
+async def ids_of(store: Any, flow_run_id: Any = "run", **options: Any) -> list[str]:
+    return [output.node_id async for output in iterate(store, flow_run_id, **options)]
 
 
 def damage(store: Target, statement: str, *parameters: Any) -> None:

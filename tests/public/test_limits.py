@@ -52,10 +52,10 @@ def value(engine: Any) -> str:
 SAME = "the same"
 LIMITS = {
     "a flow run's or a node's id": (
-        f"1 to {keys.MAX_KEY_BYTES} bytes of UTF-8; no NUL, no lone surrogate",
+        f"1 to {keys.MAX_KEY_BYTES:,} bytes of UTF-8; no NUL, no lone surrogate",
         SAME,
     ),
-    "a global's key, a prefix": (f"0 to {keys.MAX_KEY_BYTES} bytes, likewise", SAME),
+    "a global's key, a prefix": (f"0 to {keys.MAX_KEY_BYTES:,} bytes, likewise", SAME),
     "a value as it is stored (`max_value_bytes`)": (value(SQLiteEngine), value(PostgresEngine)),
     "nesting of a value": (f"200 levels always, {plain.MAX_DEPTH} at most", SAME),
     "an integer": ("`-2**63 to 2**64-1`", SAME),

@@ -180,15 +180,21 @@ class SQLRule:
 
     def _is_statement(self, module: str, name: str) -> bool:
         """Whether a field of the folder's record of statements is fixed: its text, and what is put into all of them."""
-        home = f"{module.partition('.')[0]}.statements"
-        if home not in self._trees or any(place != home for kind in RECORDS for place, _ in self._calls.get(kind, [])):
+        folder = module.partition(".")[0]
+        homes = [one for one in self._trees if one.startswith(f"{folder}.") and one.endswith("statements")]
+        if not homes or any(place not in homes for kind in RECORDS for place, _ in self._calls.get(kind, [])):
             return False
-        nodes = list(ast.walk(self._trees[home]))
-        fields = [node for node in nodes if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name]
-        fillings = self._calls.get("replace", [])
-        put_in = [text for place, call in fillings if place == home for text in call.args]
-        texts = [field.value for field in fields if isinstance(self._parents[field], ast.ClassDef)]
-        return bool(texts) and all(text is not None and self.is_fixed(home, text) for text in [*texts, *put_in])
+        texts = [
+            (place, text) for place, call in self._calls.get("replace", []) if place in homes for text in call.args
+        ]
+        fields = [
+            (home, node.value)
+            for home in homes
+            for node in ast.walk(self._trees[home])
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name
+            if isinstance(self._parents[node], ast.ClassDef)
+        ]
+        return bool(fields) and all(text is not None and self.is_fixed(home, text) for home, text in [*fields, *texts])
 
     def _gives_fixed(self, module: str, name: str) -> bool:
         for node in self._trees[module].body:

@@ -28,6 +28,8 @@ from contextstore import (
     CorruptStoreError,
     Counters,
     DeserializationError,
+    ExportedAppendCounter,
+    ExportedAppendKey,
     ExportedGlobal,
     ExportedOutput,
     ExportedRun,
@@ -117,13 +119,20 @@ async def outputs(store: AsyncContextStore, run_id: uuid.UUID, by_node: dict[str
     assert_type(await store.get_entry(run_id, "node"), Output | None)
     assert_type(await store.list_keys("run"), list[str])
     assert_type(await store.list_keys(run_id, prefix="a"), list[str])
+    assert_type(await store.append("run", "log/", 1, key=run_id, tag="text/plain"), str)
     assert_type(await store.put_many("run", {"a": 1, "b": "x"}), None)
     assert_type(await store.put_many("run", {run_id: 1}, exist_ok=True), None)
     assert_type(await store.put_many("run", by_node), None)
     assert_type(await store.get_many("run", ["a", run_id]), dict[str, Any])
     assert_type(await store.get_many("run", by_node), dict[str, Any])
+    assert_type(await store.get_many("run", by_node, type=Rows), dict[str, Rows])
+    assert_type(await store.get_outputs([("run", run_id)]), dict[tuple[str, str], Any])
+    assert_type(await store.get_outputs([("run", "node")], type=Rows), dict[tuple[str, str], Rows])
     assert_type(await store.get_run("run"), dict[str, Any])
-    async for output in store.iter_outputs(run_id):
+    assert_type(await store.get_run("run", prefix="a", type=list[int]), dict[str, list[int]])
+    assert_type(await store.list_keys("run", after=run_id, limit=1, reverse=True), list[str])
+    assert_type(await store.list_outputs("run", after="a", limit=1, reverse=True, type=int | str), list[Output])
+    async for output in store.iter_outputs(run_id, prefix="a", reverse=True, type=Rows):
         assert_type(output, Output)
     print(either)
 
@@ -152,6 +161,7 @@ async def global_keys(store: AsyncContextStore, key: uuid.UUID) -> None:
 async def batches(store: AsyncContextStore, run_id: uuid.UUID) -> None:
     async with store.batch() as batch:
         assert_type(batch.put("run", run_id, 1, exist_ok=True), None)
+        assert_type(batch.append("run", "log/", 1, key="first", tag="text/plain"), None)
         assert_type(batch.put_global("key", 1, exist_ok=True), None)
         assert_type(batch.upsert_global("key", 2, expected_version=1), None)
 
@@ -208,7 +218,12 @@ async def one_run(store: AsyncContextStore, node: uuid.UUID, by_node: Mapping[st
     assert_type(await run.exists(node), bool)
     assert_type(await run.list_keys(prefix="a"), list[str])
     assert_type(await run.put_many(by_node, exist_ok=True), None)
+    assert_type(await run.append("log/", 1, key="first", tag="text/plain"), str)
     assert_type(await run.get_many(["node", node]), dict[str, Any])
+    assert_type(await run.get_many(["node", node], type=Rows), dict[str, Rows])
+    assert_type(await run.get_run(type=Rows), dict[str, Rows])
+    assert_type(await run.list_outputs(limit=1), list[Output])
+    assert_type(await run.get_entry(node, type=Rows), Output | None)
     assert_type(await run.delete(), int)
     assert_type(await run.fork(new_flow_run_id="new", node_ids=[node]), str)
     assert_type(await run.get_or_put("node", run.list_keys), Any)
@@ -264,13 +279,20 @@ def outputs_blocking(store: ContextStore, run_id: uuid.UUID, by_node: dict[str, 
     assert_type(store.get_entry(run_id, "node"), Output | None)
     assert_type(store.list_keys("run"), list[str])
     assert_type(store.list_keys(run_id, prefix="a"), list[str])
+    assert_type(store.append("run", "log/", 1, key=run_id, tag="text/plain"), str)
     assert_type(store.put_many("run", {"a": 1, "b": "x"}), None)
     assert_type(store.put_many("run", {run_id: 1}, exist_ok=True), None)
     assert_type(store.put_many("run", by_node), None)
     assert_type(store.get_many("run", ["a", run_id]), dict[str, Any])
     assert_type(store.get_many("run", by_node), dict[str, Any])
+    assert_type(store.get_many("run", by_node, type=Rows), dict[str, Rows])
+    assert_type(store.get_outputs([("run", run_id)]), dict[tuple[str, str], Any])
+    assert_type(store.get_outputs([("run", "node")], type=Rows), dict[tuple[str, str], Rows])
     assert_type(store.get_run("run"), dict[str, Any])
-    for output in store.iter_outputs(run_id):
+    assert_type(store.get_run("run", prefix="a", type=list[int]), dict[str, list[int]])
+    assert_type(store.list_keys("run", after=run_id, limit=1, reverse=True), list[str])
+    assert_type(store.list_outputs("run", after="a", limit=1, reverse=True, type=int | str), list[Output])
+    for output in store.iter_outputs(run_id, prefix="a", reverse=True, type=Rows):
         assert_type(output, Output)
     print(either)
 
@@ -294,6 +316,7 @@ def global_keys_blocking(store: ContextStore, key: uuid.UUID) -> None:
 def batches_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
     with store.batch() as batch:
         assert_type(batch.put("run", run_id, 1, exist_ok=True), None)
+        assert_type(batch.append("run", "log/", 1, key="first", tag="text/plain"), None)
         assert_type(batch.put_global("key", 1, exist_ok=True), None)
         assert_type(batch.upsert_global("key", 2, expected_version=1), None)
 
@@ -347,7 +370,12 @@ def one_run_blocking(store: ContextStore, node: uuid.UUID, by_node: Mapping[str,
     assert_type(run.exists(node), bool)
     assert_type(run.list_keys(prefix="a"), list[str])
     assert_type(run.put_many(by_node, exist_ok=True), None)
+    assert_type(run.append("log/", 1, key="first", tag="text/plain"), str)
     assert_type(run.get_many(["node", node]), dict[str, Any])
+    assert_type(run.get_many(["node", node], type=Rows), dict[str, Rows])
+    assert_type(run.get_run(type=Rows), dict[str, Rows])
+    assert_type(run.list_outputs(limit=1), list[Output])
+    assert_type(run.get_entry(node, type=Rows), Output | None)
     assert_type(run.delete(), int)
     assert_type(run.fork(new_flow_run_id="new", node_ids=[node]), str)
     assert_type(run.get_or_put("node", run.list_keys), Any)
@@ -413,6 +441,10 @@ def exchanged(one: ContextStore, other: ContextStore) -> None:
                 assert_type((record.created_at, record.deleted_at), tuple[datetime.datetime, datetime.datetime | None])
             case ExportedOutput():
                 assert_type((record.flow_run_id, record.node_id, record.data), tuple[str, str, bytes])
+            case ExportedAppendCounter():
+                assert_type((record.flow_run_id, record.prefix, record.last), tuple[str, str, int])
+            case ExportedAppendKey():
+                assert_type((record.prefix, record.key, record.node_id), tuple[str, str, str])
             case ExportedGlobal():
                 assert_type((record.key, record.version, record.data), tuple[str, int, bytes | None])
     report = import_records(other, export_records(one), on_conflict=lambda problem: print(problem.key))
