@@ -11,6 +11,7 @@ from ._faces.atomic import AtomicWriter
 from ._faces.copying import copy
 from ._faces.exchange import export_records, import_records
 from ._faces.run import AsyncFlowRun, FlowRun
+from ._faces.shared import shared
 from ._faces.sync_store import ContextStore
 from ._results import (
     CheckReport,
@@ -112,4 +113,5 @@ __all__ = [
     "import_records",
     "new_flow_run_id",
     "restore",
+    "shared",
 ]

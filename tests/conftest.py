@@ -37,10 +37,10 @@ class Awaited:
     """A ContextStore with the calls of AsyncContextStore: each runs in a worker thread."""
 
     def __init__(self, store: ContextStore) -> None:
-        self.blocking = store
+        self.plain = store
 
     def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self.blocking, name)
+        attribute = getattr(self.plain, name)
         if not inspect.ismethod(attribute):
             return attribute
 

@@ -16,13 +16,13 @@ from .._values.keys import Id, node_key, output_key, prefix_key
 _MOST = 2**31 - 1  # what every engine takes for a limit
 
 
-def several(node_ids: Iterable[Id]) -> Iterable[Id]:
+def several(ids: Iterable[Id], name: str = "node_ids") -> Iterable[Id]:
     """What was passed for several ids, refused where it is one."""
-    if isinstance(node_ids, str | uuid.UUID):  # a str would be taken for its letters, and find nothing
-        raise TypeError(f"node_ids must be several ids, not one: pass [{node_ids!r}]")
-    if not isinstance(node_ids, Iterable):
-        raise TypeError(f"node_ids must be several ids, not {type(node_ids).__name__}")
-    return node_ids
+    if isinstance(ids, str | uuid.UUID):  # a str would be taken for its letters, and find nothing
+        raise TypeError(f"{name} must be several ids, not one: pass [{ids!r}]")
+    if not isinstance(ids, Iterable):
+        raise TypeError(f"{name} must be several ids, not {type(ids).__name__}")
+    return ids
 
 
 def output_keys(pairs: object) -> list[OutputKey]:

@@ -1,7 +1,7 @@
 """What a face holds: a session, and a service for each subject.
 
 Rules of this module: it makes them, and knows of each service what it stands on. A face hands over what it was called
-with, and gives back what it gets; several faces may stand on one core.
+with, and gives back what it gets. What the two faces of a store share is their backend.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from .._dispatch.writer import LEAST_PATIENCE
-from .._process.own_threads import OwnThreads
 from .._waiting.callers import Callers
 from . import calls
 from .answers import converted
+from .backend import Backend
 from .calls import Calls
 from .globals import GlobalService
 from .maintenance import MaintenanceService
@@ -26,22 +25,28 @@ from .session import Session
 from .target import Target, engine_for
 from .waits import WaitService
 
-MakeCallers: TypeAlias = Callable[[str, float, OwnThreads], Callers]
-"""Given the store's location, the seconds that most calls wait at most, and the store's own threads."""
+MakeCallers: TypeAlias = Callable[[Backend], Callers]
+"""How the calls of a face on a backend wait."""
 
 
 class Core:
-    """A store without the names of its calls. It lives while a face, a run, a batch or an iterator holds it."""
+    """What a face forwards to: the calls of a store without their names.
 
-    def __init__(self, target: Target, options: Options, make_callers: MakeCallers) -> None:
-        engine = engine_for(target, options)
-        engine.reports.tell_to(options.observers)
-        callers = make_callers(engine.location, max(float(options.timeout), LEAST_PATIENCE), engine.own_threads)
-        self.session = Session(engine, callers, options)
+    It keeps the store alive, and so does whatever holds it: a face, a run, a batch, an iterator.
+    """
+
+    def __init__(self, backend: Backend, make_callers: MakeCallers) -> None:
+        self._make_callers = make_callers
+        self.stand_on(backend)
+
+    def stand_on(self, backend: Backend) -> None:
+        """Be calls on this backend from now on: another one in a forked child."""
+        self.backend = backend
+        self.session = Session(backend, self._make_callers(backend))
         outputs = OutputService(self.session)
         runs = RunService(self.session, outputs)
         maintenance = MaintenanceService(self.session)
-        noted = Calls(engine.reports)
+        noted = Calls(backend.engine.reports)
         self.outputs = noted.of(outputs, calls.OUTPUTS)
         self.parts = noted.of(PartService(self.session), calls.PARTS)
         self.globals = noted.of(GlobalService(self.session), calls.GLOBALS)
@@ -59,3 +64,8 @@ class Core:
 
     def __str__(self) -> str:
         return f"{self.session.location} ({self.session.state.value})"
+
+
+def backend_for(target: Target, options: Options) -> Backend:
+    """Of a store that is not opened yet."""
+    return Backend(engine_for(target, options), options)

@@ -44,7 +44,7 @@ from ..errors import (
 )
 from .answers import time_of
 from .archive import Archive, Selection
-from .session import LARGEST_VALUE
+from .backend import LARGEST_VALUE
 
 ExportedRecord: TypeAlias = ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal
 

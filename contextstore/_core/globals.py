@@ -16,7 +16,6 @@ from .._results import GlobalEntry
 from .._values.arguments import check_count, check_function
 from .._values.codec import decode
 from .._values.keys import Id, global_key, prefix_key
-from .._waiting.key_lock import KeyedLock
 from ..errors import VersionConflictError
 from .answers import converted, global_entry_of
 from .arguments import behind, page_size
@@ -28,7 +27,6 @@ class GlobalService:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._updates = KeyedLock(session.callers)
 
     def put(self, key: Id, value: Any, exist_ok: bool) -> Coroutine[Any, Any, list[Any]]:
         session = self._session
@@ -77,7 +75,8 @@ class GlobalService:
         await self._session.writable()
         name = global_key(key)
         check_function("fn", fn)
-        return await self._updates.run_locked(name, partial(self._update, name, fn, default))
+        update = partial(self._update, name, fn, default)
+        return await self._session.backend.updates.run_locked(self._session.callers, name, update)
 
     async def _update(self, name: str, fn: Callable[[Any], Any], default: Any) -> Any:
         """Under the key's lock, which other processes do not know: they are told by the version."""

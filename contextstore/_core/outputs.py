@@ -21,7 +21,8 @@ from .._values.keys import Id, Outputs, append_prefix_key, flow_run_key, node_ke
 from .._waiting.outcome import Outcome
 from .answers import converted, output_of, there
 from .arguments import output_keys, several
-from .session import Session, State
+from .backend import State
+from .session import Session
 
 PAGE_ROWS = 200  # rows of a page at most,
 PAGE_BYTES = 2**20  # and about so many bytes: what an iteration holds in memory
@@ -69,12 +70,12 @@ class OutputService:
     async def get(self, flow_run_id: Id, node_id: Id, default: Any, type: Any) -> Any:
         session = self._session
         session.callers.admit()
-        if session.state is not State.OPEN:
+        if session.backend.state is not State.OPEN:
             await session.open()
         key = output_key(flow_run_id, node_id)
         value = session.cache.get(key)
         if value is None:
-            record = await session.reader.fetch(key)
+            record = await session.fetch(key)
             if record is None:
                 return default
             value = record.value
@@ -89,7 +90,7 @@ class OutputService:
     async def get_entry(self, flow_run_id: Id, node_id: Id, type: Any) -> Output | None:
         await self._session.ready()
         key = output_key(flow_run_id, node_id)
-        record = await self._session.reader.fetch(key)
+        record = await self._session.fetch(key)
         return None if record is None else output_of(key[0], record, type)
 
     # -- several ------------------------------------------------------------------------------------------------------
@@ -153,17 +154,17 @@ class OutputService:
         return found
 
     async def _fetch_at_once(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
-        records = await self._session.reader.fetch_many(keys)
+        records = await self._session.fetch_many(keys)
         return {key: record.value for key, record in records.items()}
 
     async def _fetch_run(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
         """So many of one run that they take several trips."""
-        reader = self._session.reader
+        session = self._session
         while True:
             run = await self._serial_now(keys[0][0])
             records: dict[OutputKey, OutputRecord] = {}
             for start in range(0, len(keys), _GET_MANY):
-                records |= await reader.fetch_many(keys[start : start + _GET_MANY])
+                records |= await session.fetch_many(keys[start : start + _GET_MANY])
             # Else the run was deleted, or its id used anew, between two trips, or it has just begun.
             if {record.run for record in records.values()} <= {run} and run == await self._serial_now(keys[0][0]):
                 return {key: record.value for key, record in records.items()}

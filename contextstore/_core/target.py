@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import pathlib
 import re
 import urllib.parse
+from typing import NamedTuple
 
 from .._engine.contract import Engine
 from .._sqlite.engine import SQLiteEngine
@@ -47,22 +49,60 @@ _WITHOUT_SLASHES = re.compile(
 
 def engine_for(target: Target, options: Options) -> Engine:
     """The engine for what a user names. It is not opened."""
-    if isinstance(target, os.PathLike):
-        path = _path_of(target)
-    elif not isinstance(target, str):
-        raise TypeError(f"target must be a str or a Path, not {type(target).__name__}")
-    elif "://" in target and _scheme_of(target) != "sqlite":
+    if isinstance(target, str) and _is_on_a_server(target):
         return _postgres_engine(target, options)
-    else:
-        path = _path_named_by(target)
-        if path == ":memory:":
-            return _memory_engine(options)
-    _check_path(path)
-    path = os.path.abspath(path)  # now, so that a later chdir does not move the store
+    path = _file_named_by(target)
+    if path is None:
+        return _memory_engine(options)
     timeout = float(options.timeout)
     if options.read_only:
         return SQLiteEngine(ReadOnlyDatabase(path, timeout))
     return SQLiteEngine(FileDatabase(path, timeout=timeout, durability=options.durability, create=options.create))
+
+
+class Place(NamedTuple):
+    """Where a store is, however a target says it."""
+
+    key: tuple[str, ...]
+    """The same for the same file, or the same server, port, database and schema."""
+    access: tuple[str, ...]
+    """What else the target says: as whom, and how. There may be a password in it."""
+    target: Target
+    """What names it from any folder."""
+
+    def __repr__(self) -> str:  # also in a traceback that shows variables
+        return f"<Place {self.key}>"
+
+
+def place_of(target: Target) -> Place:
+    """Where the store is that a user names. The file system is asked for links, and no name of a host is looked up."""
+    if isinstance(target, str) and _is_on_a_server(target):
+        from .._postgres.url import parse_url
+
+        address = parse_url(target)
+        return Place(("postgresql", *address.place), address.access, target)
+    path = _file_named_by(target)
+    if path is None:
+        raise ValueError("a store in memory is private to its object, and cannot be shared: name a file or a server")
+    return Place(("sqlite", os.path.realpath(path)), (), pathlib.Path(path))
+
+
+def _is_on_a_server(target: str) -> bool:
+    return "://" in target and _scheme_of(target) != "sqlite"
+
+
+def _file_named_by(target: Target) -> str | None:
+    """The path of the file, from any folder. None: it is in memory."""
+    if isinstance(target, os.PathLike):
+        path = _path_of(target)
+    elif not isinstance(target, str):
+        raise TypeError(f"target must be a str or a Path, not {type(target).__name__}")
+    else:
+        path = _path_named_by(target)
+        if path == ":memory:":
+            return None
+    _check_path(path)
+    return os.path.abspath(path)  # now, so that a later chdir does not move the store
 
 
 def _path_of(target: os.PathLike[str]) -> str:

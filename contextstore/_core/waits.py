@@ -67,7 +67,7 @@ class WaitService:
     ) -> tuple[Encoded | _Misfit, Epoch]:
         """``own`` is the record of the call that computes. Returns the epoch, too, in which that was begun."""
         own.is_begun = True
-        record = await self._session.reader.fetch(key)
+        record = await self._session.fetch(key)
         found = record.value if record is not None else await self._make(key, factory, type, own)
         return found, own.epoch
 
@@ -86,7 +86,7 @@ class WaitService:
         try:
             await session.commit([PutOutput(*key, value, exist_ok=False)])
         except AlreadyExistsError:  # another process was first
-            record = await session.reader.fetch(key)
+            record = await session.fetch(key)
             if record is None:  # and its run was deleted since
                 raise RunDeletedError(key[0]) from None
             return record.value
@@ -111,14 +111,14 @@ class WaitService:
 
     async def _wait_for(self, key: OutputKey, deadline: Deadline | None) -> Encoded:
         session = self._session
-        record = await session.reader.fetch(key)
+        record = await session.fetch(key)
         if record is not None:  # and no poller need be started: that is half of the cost
             return record.value
         subscription = session.subscriptions.subscription(*key)
         began, timed_out = time.monotonic(), False
         try:
-            await subscription.begin(session.host)
-            while (record := await session.reader.fetch(key)) is None:
+            await subscription.begin(session.host, session.callers)
+            while (record := await session.fetch(key)) is None:
                 await self._runs.refuse_if_deleted(key[0])
                 await subscription.next(None if deadline is None else deadline.left)
             return record.value
@@ -136,7 +136,7 @@ class WaitService:
         subscription = session.subscriptions.subscription(flow_run, None)
         frame = ClosedWith(subscription)
         try:
-            await subscription.begin(session.host)
+            await subscription.begin(session.host, session.callers)
             seen = set()
             run = None
             # Closed here and not by the collector, which on the thread of a loop would leave that to a task.
@@ -152,7 +152,7 @@ class WaitService:
                     await self._runs.refuse_if_deleted(flow_run)
                 # One at least, for its run's serial: of an id that was used anew, all nodes may have been seen before.
                 for node_id in [node_id for node_id in nodes if node_id not in seen] or nodes[-1:]:
-                    found = await session.reader.fetch((flow_run, node_id))
+                    found = await session.fetch((flow_run, node_id))
                     if found is None:  # its run was deleted, which the subscription will tell
                         continue
                     if found.run != (run or found.run):

@@ -57,9 +57,12 @@ class EngineHost:
     Args:
         refuse_calls: called once, before the engine is closed for any reason: nothing more may be posted to it.
             Must not hold the store object, which would never be collected then.
+        is_warned_of: whether nobody is to be warned of it: the end of the interpreter is what closes it.
     """
 
-    def __init__(self, engine: Engine, refuse_calls: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, engine: Engine, refuse_calls: Callable[[], None] = lambda: None, *, is_warned_of: bool = False
+    ) -> None:
         self._engine = engine
         self._refuse_calls = refuse_calls
         self._pid = os.getpid()
@@ -71,7 +74,7 @@ class EngineHost:
         self._stopping = False
         self._takes_no_calls = False
         self._calls: set[asyncio.Task[None]] = set()
-        self.is_warned_of = False
+        self.is_warned_of = is_warned_of
         # Both give an error as their result instead of raising it, so that no call raises another's exception object.
         self.opened: SharedFuture[Outcome[None]] = SharedFuture()
         """Kept once the engine is open, or has failed to open and the thread is at its end."""

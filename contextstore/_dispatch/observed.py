@@ -17,6 +17,7 @@ from .._engine.operations import Operation, value_bytes
 from .._engine.records import OutputKey, OutputRecord
 from .._engine.reports import code_of
 from .._values.codec import Encoded
+from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
 from ..errors import StorageError
 from ..observers import CommitEvent
@@ -87,30 +88,30 @@ class ObservedCache(OutputCache):
 
 
 class ObservedReader(Reader):
-    async def fetch(self, key: OutputKey) -> OutputRecord | None:
-        record = await super().fetch(key)
+    async def fetch(self, key: OutputKey, callers: Callers) -> OutputRecord | None:
+        record = await super().fetch(key, callers)
         _note_trip(record)
         return record
 
-    async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        answer = await super().call(read)
+    async def call(self, read: Callable[[], Coroutine[Any, Any, T]], callers: Callers) -> T:
+        answer = await super().call(read, callers)
         _note_trip(answer)
         return answer
 
-    async def scan(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        answer = await super().scan(read)
+    async def scan(self, read: Callable[[], Coroutine[Any, Any, T]], callers: Callers) -> T:
+        answer = await super().scan(read, callers)
         _note_trip(answer)
         return answer
 
 
 class ObservedWriter(Writer):
-    async def commit(self, operations: list[Operation]) -> list[Any]:
+    async def commit(self, operations: list[Operation], callers: Callers) -> list[Any]:
         here = passage.get()
         if here is not None:
             here.trips += 1
             here.operations += len(operations)
             here.add(_size_of(operations))
-        return await super().commit(operations)
+        return await super().commit(operations, callers)
 
     def _commit_inline(self, inline: Inline, operation: Operation) -> bool:
         began = time.monotonic()

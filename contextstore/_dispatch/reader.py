@@ -33,10 +33,9 @@ _Wanted: TypeAlias = tuple[OutputKey, Waiter[Fetched], float]
 
 
 class Reader:
-    def __init__(self, engine: Engine, callers: Callers, cache: OutputCache, timeout: float) -> None:
+    def __init__(self, engine: Engine, cache: OutputCache, timeout: float) -> None:
         self._engine = engine
-        self._inline = engine.inline if callers.may_block else None
-        self._callers = callers
+        self._inline = engine.inline
         self._timeout = timeout
         self._cache = cache
         self._wanted: deque[_Wanted] = deque()
@@ -48,9 +47,9 @@ class Reader:
         """Accept no more reads. Those under way are answered."""
         self._closed = True
 
-    async def fetch(self, key: OutputKey) -> OutputRecord | None:
+    async def fetch(self, key: OutputKey, callers: Callers) -> OutputRecord | None:
         """One output. Calls that ask while a fetch is under way are served together by the next one."""
-        if self._inline is not None:
+        if self._inline is not None and callers.may_block:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
             found = self._inline.fetch_one(key)
@@ -59,7 +58,7 @@ class Reader:
                 if fetched.result is not None:
                     self._cache.fill([(key, fetched.result.value)], epoch)
                 return fetched.unwrap()
-        waiter: Waiter[Fetched] = self._callers.waiter()
+        waiter: Waiter[Fetched] = callers.waiter()
         if self._closed:
             raise StoreClosedError(self._engine.location)
         self._wanted.append((key, waiter, time.monotonic()))
@@ -71,7 +70,7 @@ class Reader:
         if self._closed:  # see below
             raise StoreClosedError(self._engine.location)
         # Without a deadline, as all reads: an engine that waits for something keeps to the timeout itself.
-        outcome = await self._callers.wait(waiter)
+        outcome = await callers.wait(waiter)
         return outcome.unwrap()
 
     def _refuse_if_closed(self) -> None:
@@ -79,27 +78,29 @@ class Reader:
         if self._closed:
             raise StoreClosedError(self._engine.location)
 
-    async def fetch_many(self, keys: list[OutputKey]) -> dict[OutputKey, OutputRecord]:
+    async def fetch_many(self, keys: list[OutputKey], callers: Callers) -> dict[OutputKey, OutputRecord]:
         """Those of the outputs that are there, all as they were at one moment. Raises if one is damaged."""
-        outcomes = await self.call(lambda: self._fetch_and_keep(keys))
+        outcomes = await self.call(lambda: self._fetch_and_keep(keys), callers)
         records = zip(keys, [outcome.unwrap() for outcome in outcomes], strict=True)
         return {key: record for key, record in records if record is not None}
 
-    async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def call(self, read: Callable[[], Coroutine[Any, Any, T]], callers: Callers) -> T:
         """Any other read of the engine, as a job of its own."""
-        if self._inline is not None:
+        if self._inline is not None and callers.may_block:
             self._refuse_if_closed()
             outcome = self._inline.read(read)
             if outcome is not None:
                 return outcome.result
-        return await self._ask(self._engine.post_read, read)
+        return await self._ask(self._engine.post_read, read, callers)
 
-    async def scan(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def scan(self, read: Callable[[], Coroutine[Any, Any, T]], callers: Callers) -> T:
         """A read that may take long, where it keeps the others waiting least."""
-        return await self._ask(self._engine.post_scan, read)
+        return await self._ask(self._engine.post_scan, read, callers)
 
-    async def _ask(self, post: Callable[[Job], None], read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        waiter: Waiter[Outcome[T]] = self._callers.waiter()
+    async def _ask(
+        self, post: Callable[[Job], None], read: Callable[[], Coroutine[Any, Any, T]], callers: Callers
+    ) -> T:
+        waiter: Waiter[Outcome[T]] = callers.waiter()
         self._refuse_if_closed()
         try:
             post(partial(self._answer_call, read, waiter))
@@ -107,7 +108,7 @@ class Reader:
             self._refuse_if_closed()
             raise
         self._refuse_if_closed()
-        outcome = await self._callers.wait(waiter)
+        outcome = await callers.wait(waiter)
         return outcome.unwrap()
 
     # -- where the engine reads ---------------------------------------------------------------------------------------

@@ -72,19 +72,22 @@ class Subscription:
         self.nodes: deque[str] = deque()
         self.maybe_deleted = False
         self.error: ContextStoreError | None = None
+        self._callers: Callers | None = None
         self.waiting: list[Waiter[Outcome[None]]] = []
         """Where the caller waits. To pop it is atomic: whoever has popped it answers it."""
 
-    async def begin(self, host: EngineHost) -> None:
-        """Be told of what is committed from when this returns."""
-        await self._subscriptions.subscribe(self, host)
+    async def begin(self, host: EngineHost, callers: Callers) -> None:
+        """Be told of what is committed from when this returns. These callers are those that wait for it."""
+        self._callers = callers
+        await self._subscriptions.subscribe(self, host, callers)
 
     async def next(self, timeout: float | None) -> list[str]:
         """The node ids reported since the last call; waits for one. Raises the builtin TimeoutError.
 
         None at all: look whether the run is deleted.
         """
-        deadline, callers = Deadline(timeout), self._subscriptions.callers
+        deadline, callers = Deadline(timeout), self._callers
+        assert callers is not None, "it was not begun"
         waiter: Waiter[Outcome[None]] | None = None
         while True:
             if self.error is not None:
@@ -132,9 +135,8 @@ def _time_is_up() -> Outcome[None]:
 class Subscriptions:
     """Which caller waits for what, and the poller that asks for it."""
 
-    def __init__(self, engine: Engine, callers: Callers) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.callers = callers
         self._host: EngineHost | None = None
         self._closed = False
         self._commits = CommitQueue()
@@ -162,7 +164,7 @@ class Subscriptions:
         """To be told of an output, or of all outputs of a run."""
         return Subscription(self, flow_run_id, node_id)
 
-    async def subscribe(self, subscription: Subscription, host: EngineHost) -> None:
+    async def subscribe(self, subscription: Subscription, host: EngineHost, callers: Callers) -> None:
         self._host = host
         self._everyone[subscription] = None
         self._arrived[subscription] = True
@@ -170,16 +172,16 @@ class Subscriptions:
             raise StoreClosedError(self._engine.location)
         feed = self._engine.feed
         if feed is not None:
-            await self._be_polled(host, feed)
+            await self._be_polled(host, feed, callers)
 
-    async def _be_polled(self, host: EngineHost, feed: Feed) -> None:
+    async def _be_polled(self, host: EngineHost, feed: Feed, callers: Callers) -> None:
         """Start the poller unless one is there, and wait until it has taken its place."""
         poller = self._polling.get(None) or self._polling.setdefault(None, _Poller())
         if not poller.is_posted:
             host.call(lambda: self._poll(poller, feed))
             poller.is_posted = True
         if not poller.has_its_place.done():
-            await self.callers.join(poller.has_its_place)
+            await callers.join(poller.has_its_place)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Any number of times. An interrupted one that is called again leaves nothing."""

@@ -93,18 +93,16 @@ class Writer:
     def __init__(
         self,
         engine: Engine,
-        callers: Callers,
         committed: Sequence[Callable[[list[Operation]], None]],
         timeout: float,
         committed_inline: Callable[[PutOutput, Epoch], None] | None = None,
         subscriptions: Subscriptions | None = None,
     ) -> None:
         self._engine = engine
-        self._inline = engine.inline if callers.may_block and committed_inline is not None else None
+        self._inline = engine.inline if committed_inline is not None else None
         self._note_inline = committed_inline
-        self._callers = callers
         self._note_committed = committed
-        self._subscriptions = Subscriptions(engine, callers) if subscriptions is None else subscriptions
+        self._subscriptions = Subscriptions(engine) if subscriptions is None else subscriptions
         self._timeout = timeout
         self.patience = max(timeout, LEAST_PATIENCE)
         self._queue: deque[QueuedUnit] = deque()
@@ -124,18 +122,19 @@ class Writer:
         self.writes = 0
         self.largest_group = 0
 
-    async def commit(self, operations: list[Operation]) -> list[Any]:
+    async def commit(self, operations: list[Operation], callers: Callers) -> list[Any]:
         """Commit the operations as one unit; returns their results once they are durable.
 
         Raises what the unit was refused for, or ``StorageError``. If cancelled before a commit has taken the unit, it
         is withdrawn.
         """
-        if self._inline is not None and len(operations) == 1 and self._commit_inline(self._inline, operations[0]):
+        inline = self._inline if callers.may_block else None
+        if inline is not None and len(operations) == 1 and self._commit_inline(inline, operations[0]):
             return [None]
-        entry = QueuedUnit(self, operations, self._callers.waiter(), time.monotonic() + self._timeout)
+        entry = QueuedUnit(self, operations, callers.waiter(), time.monotonic() + self._timeout)
         try:
             self._submit(entry)
-            outcome: Outcome[list[Any]] = await self._callers.wait_until(entry.waiter, self.patience, entry.expire)
+            outcome: Outcome[list[Any]] = await callers.wait_until(entry.waiter, self.patience, entry.expire)
         except BaseException:
             entry.take()
             raise

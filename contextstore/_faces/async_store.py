@@ -10,9 +10,10 @@ import datetime
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
-from .._core.core import Core
+from .._core.backend import Backend
+from .._core.core import Core, backend_for
 from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
@@ -24,8 +25,15 @@ from ..observers import Observer
 from .batch import AsyncBatch
 from .run import AsyncFlowRun
 
+if TYPE_CHECKING:
+    from .sync_store import ContextStore
+
 T = TypeVar("T")
 D = TypeVar("D")
+
+
+def _callers(backend: Backend) -> TaskCallers:
+    return TaskCallers(backend.binding, backend.patience, backend.flights)
 
 
 class AsyncContextStore:
@@ -103,8 +111,27 @@ class AsyncContextStore:
             observers,
             max_connections,
         )
-        self._core = Core(target, options, TaskCallers)
-        self._session = self._core.session
+        self._stand_on(backend_for(target, options))
+        self._core.backend.views.add(AsyncContextStore, self)
+
+    @classmethod
+    def _made_on(cls, backend: Backend) -> Self:
+        face = object.__new__(cls)
+        cls._stand_on(face, backend)
+        return face
+
+    def _stand_on(self, backend: Backend) -> None:
+        self._core = Core(backend, _callers)
+
+    @property
+    def blocking(self) -> ContextStore:
+        """The same store for blocking code: a ``ContextStore`` with the same threads, files, cache and queue.
+
+        The same object at each look, and its ``awaitable`` is this one. To close either closes both.
+        """
+        from .sync_store import blocking_face_of
+
+        return blocking_face_of(self._core.backend)
 
     def __reduce__(self) -> NoReturn:
         self._core.session.__reduce__()
@@ -144,7 +171,7 @@ class AsyncContextStore:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._session.callers.to_the_end(self.close)
+        await self._core.session.callers.to_the_end(self._core.session.leave)
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
@@ -224,7 +251,7 @@ class AsyncContextStore:
             InvalidKeyError, StorageError: no such id can be, or the engine could not read.
         """
         # The quick way, without a call between: each would be seen.
-        value = self._session.cache.find((flow_run_id, node_id))
+        value = self._core.session.cache.find((flow_run_id, node_id))
         if value is None:
             return await self._core.outputs.get(flow_run_id, node_id, default, type)
         return decode(value) if type is None else self._core.converted(value, type, flow_run_id, node_id)
@@ -758,3 +785,8 @@ class AsyncContextStore:
 def core_of(store: AsyncContextStore) -> Core:
     """For the functions of this package that take a store."""
     return store._core
+
+
+def awaitable_face_of(backend: Backend) -> AsyncContextStore:
+    """The one that is there, or a new one."""
+    return backend.views.the(AsyncContextStore, lambda: AsyncContextStore._made_on(backend))

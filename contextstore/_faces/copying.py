@@ -1,4 +1,4 @@
-"""``copy``: everything that is in one store, to another.
+"""``copy``: everything that is in one store, or some of its runs, to another.
 
 Rules of this module: what is asked for is checked here, and where each store's calls are made is decided; the copying
 itself is the core's.
@@ -6,14 +6,16 @@ itself is the core's.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
-from .._core.archive import Archive, copy_archive, here
+from .._core.archive import EVERYTHING, Archive, Selection, copy_archive, here
+from .._core.arguments import several
 from .._core.session import Session
 from .._results import CopyReport, Problem
 from .._values.arguments import check_function
+from .._values.keys import Id, flow_run_key
 from .._waiting.loops import in_thread
 from .._waiting.threads import run_now
 from .async_store import AsyncContextStore
@@ -29,20 +31,40 @@ Damaged = Literal["raise", "skip"]
 
 @overload
 def copy(
-    source: ContextStore, target: ContextStore, *, damaged: Damaged = "raise", progress: Progress | None = None
+    source: ContextStore,
+    target: ContextStore,
+    *,
+    runs: Iterable[Id] | None = None,
+    damaged: Damaged = "raise",
+    progress: Progress | None = None,
 ) -> CopyReport: ...
 @overload
 def copy(
-    source: AsyncContextStore, target: Store, *, damaged: Damaged = "raise", progress: Progress | None = None
+    source: AsyncContextStore,
+    target: Store,
+    *,
+    runs: Iterable[Id] | None = None,
+    damaged: Damaged = "raise",
+    progress: Progress | None = None,
 ) -> Awaitable[CopyReport]: ...
 @overload
 def copy(
-    source: Store, target: AsyncContextStore, *, damaged: Damaged = "raise", progress: Progress | None = None
+    source: Store,
+    target: AsyncContextStore,
+    *,
+    runs: Iterable[Id] | None = None,
+    damaged: Damaged = "raise",
+    progress: Progress | None = None,
 ) -> Awaitable[CopyReport]: ...
 def copy(
-    source: Store, target: Store, *, damaged: Damaged = "raise", progress: Progress | None = None
+    source: Store,
+    target: Store,
+    *,
+    runs: Iterable[Id] | None = None,
+    damaged: Damaged = "raise",
+    progress: Progress | None = None,
 ) -> CopyReport | Awaitable[CopyReport]:
-    """Copy everything that is in one store to another, then prove the two equal.
+    """Copy everything that is in one store to another, or some of its runs, then prove the two equal.
 
     Runs, deleted ones too, come over in their order, outputs and globals with their times and versions. Between any two
     stores: a file, memory, PostgreSQL. It is done in commits of bounded size; if it is interrupted, the same call goes
@@ -51,6 +73,8 @@ def copy(
 
     Args:
         source, target: open or not; neither is closed. To be awaited if either is an ``AsyncContextStore``.
+        runs: only these runs, by their ids, and no globals; the two are proved equal in these alone, whatever else the
+            target holds. One that is not there gives nothing. None: everything.
         damaged: what to do with what is damaged in the source. ``"raise"``, or ``"skip"``: leave it out, and list it in
             ``CopyReport.skipped``. A run with nothing but damaged outputs is not copied; one that was deleted stays so.
             The proof is then of what was copied.
@@ -66,17 +90,20 @@ def copy(
             raise TypeError(
                 f"copy takes two stores, not {type(store).__name__}: open a path or a URL by ContextStore(...)"
             )
-    if source is target:
+    if _session_of(source).backend is _session_of(target).backend:
         raise ValueError("source and target are the same store")
     if damaged not in ("raise", "skip"):
         raise ValueError(f"damaged must be 'raise' or 'skip', not {damaged!r}")
     if progress is not None:
         check_function("progress", progress)
+    selection = EVERYTHING
+    if runs is not None:
+        selection = Selection(frozenset(flow_run_key(run, "runs") for run in several(runs, "runs")), globals=False)
     skipped: list[Problem] | None = [] if damaged == "skip" else None
     is_awaited = isinstance(source, AsyncContextStore) or isinstance(target, AsyncContextStore)
     asked = target if is_awaited and isinstance(source, ContextStore) else source
     told = None if progress is None else partial(_session_of(asked).result_of, progress)
-    copying = copy_archive(_archive(source, is_awaited, skipped), _archive(target, is_awaited), told)
+    copying = copy_archive(_archive(source, is_awaited, skipped), _archive(target, is_awaited), told, selection)
     return copying if is_awaited else run_now(copying)
 
 

@@ -51,7 +51,7 @@ def export_records(
         StorageError: the engine could not read it.
     """
     session = _session_of(store)
-    names = None if runs is None else frozenset(flow_run_key(run, "runs") for run in several(runs))
+    names = None if runs is None else frozenset(flow_run_key(run, "runs") for run in several(runs, "runs"))
     literal = prefix_key(prefix)
     with_globals = names is None and not literal if globals is None else bool(globals)
     tell = _telling(session, "on_damaged", on_damaged)

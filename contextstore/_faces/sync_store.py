@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
-from .._core.core import Core
+from .._core.backend import Backend
+from .._core.core import Core, backend_for
 from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
-from .._process.own_threads import OwnThreads
 from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.codec import decode
 from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.threads import ThreadCallers, run_now
 from ..observers import Observer
-from .async_store import AsyncContextStore
+from .async_store import AsyncContextStore, awaitable_face_of
 from .batch import Batch
 from .blocking import documented_as, iterate, wait_for
 from .run import FlowRun
@@ -36,8 +36,8 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 
-def _callers(location: str, usual_timeout: float, own_threads: OwnThreads) -> ThreadCallers:
-    return ThreadCallers(location, own_threads)
+def _callers(backend: Backend) -> ThreadCallers:
+    return ThreadCallers(backend.binding, backend.flights)
 
 
 class ContextStore:
@@ -81,7 +81,25 @@ class ContextStore:
             observers,
             max_connections,
         )
-        self._core = Core(target, options, _callers)
+        self._stand_on(backend_for(target, options))
+        self._core.backend.views.add(ContextStore, self)
+
+    @classmethod
+    def _made_on(cls, backend: Backend) -> Self:
+        face = object.__new__(cls)
+        cls._stand_on(face, backend)
+        return face
+
+    def _stand_on(self, backend: Backend) -> None:
+        self._core = Core(backend, _callers)
+
+    @property
+    def awaitable(self) -> AsyncContextStore:
+        """The same store for tasks: an ``AsyncContextStore`` with the same threads, files, cache and queue.
+
+        The same object at each look, and its ``blocking`` is this one. To close either closes both.
+        """
+        return awaitable_face_of(self._core.backend)
 
     def __reduce__(self) -> NoReturn:
         self._core.session.__reduce__()
@@ -107,7 +125,7 @@ class ContextStore:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        run_now(self._core.session.leave())
 
     @documented_as(AsyncContextStore.put)
     def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
@@ -316,3 +334,8 @@ class ContextStore:
 def core_of(store: ContextStore) -> Core:
     """For the functions of this package that take a store."""
     return store._core
+
+
+def blocking_face_of(backend: Backend) -> ContextStore:
+    """The one that is there, or a new one."""
+    return backend.views.the(ContextStore, lambda: ContextStore._made_on(backend))

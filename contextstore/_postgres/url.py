@@ -33,6 +33,10 @@ class Address(NamedTuple):
     application_name: str
     has_pooler: bool
     """Behind a pooler that hands out connections by transaction: nothing may be kept in a session."""
+    place: tuple[str, ...]
+    """Server, port, database and schema, however the URL says it. Names are not looked up."""
+    access: tuple[str, ...]
+    """All else that the URL says: as whom, and how."""
 
     def __repr__(self) -> str:  # also in a traceback that shows variables
         return f"<Address {self.location}>"
@@ -78,6 +82,8 @@ _NOT_TAKEN = {
         "the driver does not know it",
     ),
 }
+_PORT = "5432"
+_IN_PLACE = ("host", "port", "dbname", "database", "schema", "user", "password")
 _PLAIN = re.compile(r"[\w.-]+")
 _WORDS = re.compile(r"[\w.,:/-]*")
 _NAME = re.compile(r"(?:[\w.~+-]|%[0-9A-Fa-f]{2})*")
@@ -115,6 +121,8 @@ def parse_url(url: str) -> Address:
         schema=_schema(options),
         application_name=options.get("application_name") or "contextstore",
         has_pooler=options.get("pooler") == "transaction",
+        place=_place(split, options),
+        access=_access(split, options),
     )
 
 
@@ -276,6 +284,29 @@ def _urls(split: _Split, options: _Options) -> list[str]:
     before = f"{credentials}@" if credentials else ""
     behind = (f"/{database}" if database else "") + (f"?{query}" if query else "")
     return [f"postgresql://{before}{host}{behind}" for host in hosts]
+
+
+def _place(split: _Split, options: _Options) -> tuple[str, ...]:
+    hosts = (options.get("host") or _decoded(split.hosts)).split(",")
+    ports = options.get("port", "").split(",")
+    if len(ports) < len(hosts):
+        ports = ports[:1] * len(hosts)
+    servers = []
+    for host, usual_port in zip(hosts, ports, strict=False):
+        is_folder = host.startswith("/")
+        match = None if is_folder else _HOST.fullmatch(host)
+        name, port = (host, None) if match is None else (match["name"].lower(), match["port"])
+        servers.append(f"{name}:{port or usual_port or _PORT}")
+    user = options.get("user") or _decoded(split.user)
+    database = options.get("dbname") or options.get("database") or _decoded(split.path[1:]) or user
+    return (",".join(servers), database, _schema(options))
+
+
+def _access(split: _Split, options: _Options) -> tuple[str, ...]:
+    user = options.get("user") or _decoded(split.user)
+    password = options.get("password") or _decoded(split.password)
+    others = (f"{name}={value}" for name, value in sorted(options.items()) if value and name not in _IN_PLACE)
+    return (user, password, *others)
 
 
 def _encoded(text: str) -> str:

@@ -1,6 +1,6 @@
 """How a call waits: what both faces ask of it, and which process and threads a store may be called from.
 
-Rules of this module: this is the only difference between the two faces. All above asks its ``Callers`` for a waiter,
+Rules of this module: this is the only difference between the two faces. Each call asks its ``Callers`` for a waiter,
 hands the waiter to the thread that will do the work, and waits on it. That thread answers many waiters at once, and
 learns nothing of the callers behind them. A caller that ``may_block`` may do the work itself, and needs no waiter then.
 
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
 from threading import get_ident
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from .._process.fork import at_fork
 from .._process.own_threads import OWNERS, OwnThreads, owner_here
 from ..errors import ForkedProcessError, StoreClosedError, WrongLoopError
+from .deadlock import Computation
 from .future import SharedFuture
 from .waiters import Waiter
 
@@ -32,23 +34,9 @@ class Callers(Protocol):
     may_block: bool
     """Whether a call may keep its thread for as long as a disk takes."""
 
-    def admit(self) -> None:
-        """Raise if a call may not come from here: a forked child, a thread of the store's own."""
-
-    def settle(self) -> None:
-        """The caller was admitted, and is about to open the store: from now on it is of this process."""
-
-    def bind(self) -> None:
-        """The store is open now; a failed opening binds it to no process."""
-
-    def end(self) -> None:
-        """The store is closed."""
-
-    def admit_close(self) -> bool:
-        """The same as ``admit`` and ``settle`` for ``close()``.
-
-        False: there is nothing to be done, the store was closed before a fork.
-        """
+    @property
+    def admit(self) -> Callable[[], None]:
+        """Raises if a call may not come from here: see ``Binding``, whose method it is."""
 
     def waiter(self) -> Waiter[Any]:
         """A place to wait for one answer, of the calling task or thread."""
@@ -62,6 +50,9 @@ class Callers(Protocol):
 
     def wait_watchfully(self, waiter: Waiter[T], look: Callable[[], object]) -> Awaitable[T]:
         """Wait for the result. Again and again call ``look()``, which gives it if it will not come by itself."""
+
+    def waiting_for(self, computation: Computation, key: object) -> AbstractContextManager[None]:
+        """Around waiting for it. Raises RuntimeError if that could never end: see ``deadlock``."""
 
     async def single_flight(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of ``compute()``, run once for all callers that ask under the key while it runs.
@@ -101,7 +92,8 @@ at_fork(in_child=_note_fork)
 
 
 class Binding:
-    """Which process a store object is of: the first that opens it. None, and any may, until then.
+    """Which process a store is of, whichever of its faces is called: the first that opens it. None, and any may, until
+    then.
 
     From that process each of its threads may call, but those of the store itself.
     """
@@ -114,21 +106,29 @@ class Binding:
         self._is_closed = False
 
     def admit(self) -> None:
+        """Raise if a call may not come from here: a forked child, a thread of the store's own."""
         if self._process is not _process and self._process is not None:
             self._refuse_in_child()
         if get_ident() in OWNERS:
             self._refuse_own_thread()
 
     def settle(self) -> None:
+        """The caller was admitted, and is about to open the store: from now on it is of this process."""
         self._process = _process
 
     def bind(self) -> None:
+        """The store is open now; a failed opening binds it to no process."""
         self._is_bound = True
 
     def end(self) -> None:
+        """The store is closed."""
         self._is_closed = True
 
     def admit_close(self) -> bool:
+        """The same as ``admit`` and ``settle`` for ``close()``.
+
+        False: there is nothing to be done, the store was closed before a fork.
+        """
         if self._process not in (None, _process) and self._is_closed:
             return False
         self.admit()

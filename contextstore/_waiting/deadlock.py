@@ -18,16 +18,29 @@ import contextvars
 import itertools
 import threading
 from collections.abc import Iterator
+from functools import partial
+from weakref import ref
 
 from .._process.fork import at_fork
+from .waiters import Loop
 
 _numbers = itertools.count()
 
+_on_loops: dict[int, ref[Computation]] = {}
+"""By their ids, those that run on event loops. Written in single steps."""
+
 
 class Computation:
-    """Something under way that others may wait for."""
+    """Something under way that others may wait for.
 
-    def __init__(self) -> None:
+    Args:
+        loop: where it runs. None: in a thread of its caller's.
+    """
+
+    def __init__(self, loop: Loop | None = None) -> None:
+        self.loop = loop
+        if loop is not None:
+            _on_loops[id(self)] = ref(self, partial(_on_loops.pop, id(self)))
         self.waiters: dict[Computation, int] = {}
         """Computations that wait for this one now, with how many of their callers."""
         self.rank = -next(_numbers)
@@ -92,6 +105,32 @@ def waiting_for(computation: Computation, key: object) -> Iterator[None]:
                     waiters[own] -= 1
                 else:
                     del waiters[own]
+
+
+@contextlib.contextmanager
+def blocking(loop: Loop, computation: Computation, key: object) -> Iterator[None]:
+    """Around a wait that blocks the thread of this loop, and so all that runs on it.
+
+    Raises RuntimeError if that is waited for, however indirectly.
+    """
+    blocked = Computation()
+    for one in [known() for known in list(_on_loops.values())]:
+        if one is not None and one.loop is loop and not one.is_done:
+            blocked.waiters[one] = 1  # each of them is older, and so ranks above
+    try:
+        with _lock:
+            _rank_above(blocked, computation, key)
+            computation.waiters[blocked] = 1
+    except RuntimeError:
+        raise RuntimeError(
+            f"{key!r} is computed or updated on the event loop of this thread, or waits for what is: "
+            "to wait for it here would block that very loop"
+        ) from None
+    try:
+        yield
+    finally:
+        with _lock:
+            computation.waiters.pop(blocked, None)
 
 
 def _rank_above(waiter: Computation, computation: Computation, key: object) -> None:

@@ -27,35 +27,33 @@ class _Turn(Computation):
     """A caller in a queue."""
 
     def __init__(self, waiter: Waiter[None]) -> None:
-        super().__init__()
+        super().__init__(waiter.get_loop())
         self.waiter = waiter
 
     @property
     def is_lost(self) -> bool:
         """Whether its loop has ended, and it will never leave."""
-        loop = self.waiter.get_loop()
-        return loop is not None and loop.is_closed()
+        return self.loop is not None and self.loop.is_closed()
 
 
 class KeyedLock:
     """Callers that queue by key, first come, first served."""
 
-    def __init__(self, callers: Callers) -> None:
-        self._callers = callers
+    def __init__(self) -> None:
         self._lock = threading.RLock()
         self._queues: dict[str, list[_Turn]] = {}
         self._look_for_lost_at = 0.0
 
-    async def run_locked(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def run_locked(self, callers: Callers, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of ``work()``, run while no other call runs one under the key."""
         # Not a context manager: if it is interrupted as it is entered or left, the turn stays taken.
-        own = _Turn(self._callers.waiter())
+        own = _Turn(callers.waiter())
         try:
             with waiting_for(own, key), running(own):
                 ahead = self._enter(key, own)
                 for turn in ahead[-1:]:
-                    with waiting_for(turn, key):
-                        await self._wait(key, own, ahead)
+                    with callers.waiting_for(turn, key):
+                        await self._wait(callers, key, own, ahead)
                 outcome = await outcome_of(work())
         finally:
             # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
@@ -77,12 +75,11 @@ class KeyedLock:
         there = queue.copy()  # a caller that leaves from now on lets this one in
         return there[: there.index(own)] if own in there else []
 
-    async def _wait(self, key: str, own: _Turn, ahead: list[_Turn]) -> None:
-        loops = {turn.waiter.get_loop() for turn in ahead}
-        if loops <= {None, own.waiter.get_loop()}:
-            await self._callers.wait(own.waiter)
+    async def _wait(self, callers: Callers, key: str, own: _Turn, ahead: list[_Turn]) -> None:
+        if {turn.loop for turn in ahead} <= {None, own.loop}:
+            await callers.wait(own.waiter)
         else:  # one of them may end without a word
-            await self._callers.wait_watchfully(own.waiter, lambda: self._let_in(key))
+            await callers.wait_watchfully(own.waiter, lambda: self._let_in(key))
 
     def _leave(self, key: str, own: _Turn) -> None:
         own.is_done = True

@@ -33,14 +33,17 @@ def running_loop() -> TaskLoop:
     return get_running_loop()
 
 
+def loop_here() -> TaskLoop | None:
+    """The loop that runs in the calling thread, and would not while it is blocked."""
+    try:
+        return running_loop()
+    except RuntimeError:
+        return None
+
+
 def is_running_here(loop: Loop | None) -> bool:
     """Whether the calling thread is that of this loop, and would keep it from running while it is blocked."""
-    if loop is None:
-        return False
-    try:
-        return running_loop() is loop
-    except RuntimeError:
-        return False
+    return loop is not None and loop_here() is loop
 
 
 async def in_thread(call: Callable[[], T]) -> T:

@@ -32,8 +32,7 @@ class Flight(Computation):
     """
 
     def __init__(self, loop: Loop | None) -> None:
-        super().__init__()
-        self.loop = loop
+        super().__init__(loop)
         self.task: LoopTask | None = None
         self.callers: set[object] = {self}
         """A mark for each. The flight itself is that of the caller that started it."""

@@ -11,13 +11,13 @@ import asyncio
 import threading
 from asyncio import get_running_loop  # each call asks for it, and to look it up in the module takes as long
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
 from sys import modules
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary, ref
 
-from .._process.own_threads import OwnThreads
 from .callers import LOOK_AGAIN, Binding
-from .deadlock import running, waiting_for
+from .deadlock import Computation, running, waiting_for
 from .future import SharedFuture
 from .loops import out_of_reach, running_loop
 from .outcome import outcome_of
@@ -28,20 +28,19 @@ from .waiters import Cancellable, TaskLoop, Waiter, resolve
 T = TypeVar("T")
 
 
-class TaskCallers(Binding):
+class TaskCallers:
     """Tasks of any event loops.
 
     Args:
+        binding: of the store that they call.
         usual_timeout: seconds. Waits that last so long at most share one timer for each loop.
         flights: those of the same store's threads, if threads call it, too.
     """
 
     may_block = False
 
-    def __init__(
-        self, location: str, usual_timeout: float, own_threads: OwnThreads, flights: Flights | None = None
-    ) -> None:
-        super().__init__(location, own_threads)
+    def __init__(self, binding: Binding, usual_timeout: float, flights: Flights | None = None) -> None:
+        self.admit = binding.admit
         self._usual_timeout = usual_timeout
         self._flights = flights or Flights()
         # By the id of the loop, which a timer keeps from being given to another one.
@@ -80,6 +79,9 @@ class TaskCallers(Binding):
 
     def wait_watchfully(self, waiter: Waiter[T], look: Callable[[], object]) -> Awaitable[T]:
         return _wait(waiter, _Repeated(_loop_of(waiter), look))
+
+    def waiting_for(self, computation: Computation, key: object) -> AbstractContextManager[None]:
+        return waiting_for(computation, key)
 
     async def single_flight(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         while True:
@@ -120,7 +122,7 @@ class TaskCallers(Binding):
 
     async def _await_landing(self, key: object, flight: Flight, own: Flight) -> None:
         caller: object = own if flight is own else object()
-        with waiting_for(flight, key):
+        with self.waiting_for(flight, key):
             flight.callers.add(caller)
             try:
                 await self._landing(key, flight)

@@ -6,19 +6,19 @@ call, and must leave nothing behind that another call would wait for. See ``futu
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import threading
 import warnings
 from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from .._process.own_threads import OwnThreads
 from .callers import LOOK_AGAIN, Binding
-from .deadlock import running, waiting_for
+from .deadlock import Computation, blocking, running, waiting_for
 from .future import SharedFuture
-from .loops import is_running_here
+from .loops import loop_here
 from .outcome import Outcome, outcome_of
 from .single_flight import Flight, Flights
 from .waiters import ThreadWaiter, Waiter
@@ -26,17 +26,18 @@ from .waiters import ThreadWaiter, Waiter
 T = TypeVar("T")
 
 
-class ThreadCallers(Binding):
+class ThreadCallers:
     """Blocked threads: any but the store's own.
 
     Args:
+        binding: of the store that they call.
         flights: those of the same store's tasks, if tasks call it, too.
     """
 
     may_block = True
 
-    def __init__(self, location: str, own_threads: OwnThreads, flights: Flights | None = None) -> None:
-        super().__init__(location, own_threads)
+    def __init__(self, binding: Binding, flights: Flights | None = None) -> None:
+        self.admit = binding.admit
         self._flights = flights or Flights()
 
     def waiter(self) -> Waiter[Any]:
@@ -62,6 +63,16 @@ class ThreadCallers(Binding):
             look()
         result: T = waiter.answer
         return result
+
+    @contextlib.contextmanager
+    def waiting_for(self, computation: Computation, key: object) -> Iterator[None]:
+        loop = loop_here()
+        with waiting_for(computation, key):
+            if loop is None:
+                yield
+            else:
+                with blocking(loop, computation, key):
+                    yield
 
     async def single_flight(self, key: object, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         while True:
@@ -90,9 +101,7 @@ class ThreadCallers(Binding):
 
     async def _await_landing(self, key: object, flight: Flight) -> None:
         caller = object()
-        with waiting_for(flight, key):
-            if is_running_here(flight.loop):
-                raise RuntimeError(f"{key!r} is computed by the event loop of this thread, which waiting would block")
+        with self.waiting_for(flight, key):
             try:
                 flight.callers.add(caller)
                 waiter = self.waiter()

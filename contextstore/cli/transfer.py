@@ -14,10 +14,10 @@ from typing import Annotated, Protocol
 
 import typer
 
-from .. import CopyReport, TargetExistsError, copy, restore
-from .._display.text import escaped
+from .. import CopyReport, TargetExistsError, copy, export_records, restore
+from .._display.text import escaped, shown_id
 from .call import Call
-from .errors import CONFLICT, CommandError, WrongUse, hide
+from .errors import CONFLICT, CommandError, NotFound, WrongUse, hide
 from .options import App
 from .output import complain
 from .progress import QUIET, bar, interruption_is_told
@@ -70,6 +70,7 @@ def add_to(app: App) -> None:
         examples="""
             contextstore copy flows.db new.db
             contextstore copy flows.db rescued.db --damaged skip
+            contextstore copy flows.db some.db --run nightly-1 --run nightly-2
         """,
     )(copy_)
 
@@ -152,21 +153,24 @@ def _file_lines(file: WrittenFile) -> Iterator[str]:
 
 def copy_(
     call: Call,
+    run: Annotated[list[str] | None, typer.Option("--run", metavar="RUN", help="Only this run; may be repeated.")] = (
+        None
+    ),
     damaged: Annotated[Damaged, typer.Option("--damaged", help="Stop at what is damaged, or leave it out.")] = (
         Damaged.fail
     ),
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
-    """Copy everything from one store to another, and prove the two equal.
+    """Copy everything from one store to another, or some runs of it, and prove the two equal.
 
     Between files and servers (postgresql://...), with all times, versions and deleted runs. The other
-    store is made if need be, and should be empty or hold an earlier copy. Interrupted, the same
-    command goes on.
+    store is made if need be, and should be empty or hold an earlier copy. With --run it may hold
+    anything else, and globals stay where they are. Interrupted, the same command goes on.
     """
     source, target = call.words
     if source == target:
         raise WrongUse("the two stores are the same")
-    done = 0
+    done, missing = 0, list[str]()
 
     with (
         call.store(source, "SRC", read_only=True) as one,
@@ -181,10 +185,14 @@ def copy_(
             if report is not None:
                 report(number, total)
 
-        result = copy(one, other, damaged=damaged.value, progress=progress)
+        result = copy(one, other, runs=run, damaged=damaged.value, progress=progress)
+        if run and result.runs + result.tombstones < len(set(run)):
+            missing = [name for name in run if next(export_records(other, runs=[name]), None) is None]
     for problem in result.skipped:
         complain(f"left out: {problem.message}")
     call.screen.result(result, _copy_lines)
+    if missing and not result.skipped:
+        raise NotFound(f"there is no run {shown_id(missing[0])}; what else was asked for is copied")
 
 
 def contents_lines(report: Contents, before: str = "") -> Iterator[str]:

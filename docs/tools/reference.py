@@ -40,11 +40,13 @@ those of `AsyncContextStore`, and a call with **A** beside it is awaited there. 
 | `await store.put(...)` | `store.put(...)` |
 | `async with`, `async for`, `AsyncIterator` | `with`, `for`, `Iterator` |
 | `AsyncFlowRun`, `AsyncBatch` | `FlowRun`, `Batch` |
+| `store.blocking` | `store.awaitable` |
 | functions that you pass in may be coroutine functions | they are plain ones |
 
-In signatures `Id` is `uuid.UUID | str`; `Outputs` is a mapping of values by node id; `Store` is either of the two
-stores; `Progress` is a function of two numbers, how many are done and how many there are; `Damaged` is `"raise"` or
-`"skip"`; `ExportedRecord` is any of the three records of an export.
+In signatures `Target` is `str | os.PathLike[str]`; `Durability` is `"full"` or `"normal"`; `Id` is `uuid.UUID | str`;
+`Outputs` is a mapping of values by node id; `Store` is either of the two stores; `Progress` is a function of two
+numbers, how many are done and how many there are; `Damaged` is `"raise"` or `"skip"`; `ExportedRecord` is any of the
+three records of an export.
 """
 
 STORE, SYNC_STORE = contextstore.AsyncContextStore, contextstore.ContextStore

@@ -158,6 +158,25 @@ class TestCopy:
         assert "left out: " in done.err
         assert "left out, since damaged" in done.out
 
+    def test_of_some_runs_it_makes_no_more_and_other_things_stay(self, source: str, tmp_path: pathlib.Path) -> None:
+        with ContextStore(tmp_path / "other.db") as store:
+            store.put("own", "node", 1)
+        report = ran("copy", source, tmp_path / "other.db", "--run", "text", "--run", "bytes", "--json").json
+        assert (report["runs"], report["globals"]) == (2, 0)
+        with ContextStore(tmp_path / "other.db") as store:
+            assert sorted(run.flow_run_id for run in store.list_runs()) == ["bytes", "own", "text"]
+            assert store.list_globals() == []
+
+    def test_a_run_that_is_not_there_is_told_once_the_others_are_copied(
+        self, source: str, tmp_path: pathlib.Path
+    ) -> None:
+        line = ("--run", "text", "--run", "absent", "--run", "deleted")
+        done = run("copy", source, tmp_path / "other.db", *line)
+        assert done.code == run("export", source, "--run", "absent").code
+        assert "there is no run absent" in done.err
+        with ContextStore(tmp_path / "other.db") as store:
+            assert [one.flow_run_id for one in store.list_runs()] == ["text"]
+
     def test_another_store_is_a_conflict(self, source: str, tmp_path: pathlib.Path) -> None:
         with ContextStore(tmp_path / "other.db") as store:
             store.put("text", "null", "mine")

@@ -77,5 +77,5 @@ def nothing_is_left_in_the_air(request: pytest.FixtureRequest) -> Iterator[None]
             made = request.getfixturevalue(fixture).made
     yield
     assert [flights(store) for store in made] == [{} for _ in made]
-    assert [core_of(store)._core.globals._updates._queues for store in made] == [{} for _ in made]
+    assert [core_of(store)._core.backend.updates._queues for store in made] == [{} for _ in made]
     assert _circles._own.get() is None

@@ -89,7 +89,7 @@ def assert_nothing_is_left(store: Any) -> None:
     gc.collect()
     core: Any = core_of(store)
     assert flights(store) == {}
-    assert core._core.globals._updates._queues == {}
+    assert core._core.backend.updates._queues == {}
     assert core._session.subscriptions._all() == []
     assert dict(core._session.callers._timers) == {}
 

@@ -19,11 +19,11 @@ from ..support.processes import Child
 
 async def iterate(store: Any, flow_run_id: Any = "run", **options: Any) -> AsyncIterator[Output]:
     """The iteration of either face, awaited: each step of the blocking one in a worker thread."""
-    if not hasattr(store, "blocking"):
+    if not hasattr(store, "plain"):
         async for output in store.iter_outputs(flow_run_id, **options):
             yield output
         return
-    iterator = store.blocking.iter_outputs(flow_run_id, **options)
+    iterator = store.plain.iter_outputs(flow_run_id, **options)
     try:
         while (output := await asyncio.to_thread(next, iterator, None)) is not None:
             yield output

@@ -18,7 +18,7 @@ class Held:
         self.begun = 0
         self.ended = 0
         self._released = threading.Event()
-        self.factory: Callable[[], Any] = self._block if hasattr(store, "blocking") else self._suspend
+        self.factory: Callable[[], Any] = self._block if hasattr(store, "plain") else self._suspend
 
     def release(self) -> None:
         self._released.set()

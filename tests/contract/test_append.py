@@ -246,9 +246,9 @@ async def test_an_appended_value_is_answered_from_memory(store: Any) -> None:
 
 async def test_a_run_object_appends_to_its_run(make_store: Target) -> None:
     async with make_store() as store:
-        run = getattr(store, "blocking", store).run("run")
+        run = getattr(store, "plain", store).run("run")
         call = run.append
-        node = await (asyncio.to_thread(call, "p", 1, key="a") if hasattr(store, "blocking") else call("p", 1, key="a"))
+        node = await (asyncio.to_thread(call, "p", 1, key="a") if hasattr(store, "plain") else call("p", 1, key="a"))
         assert await store.append("run", "p", 2, key="a") == node == "p000000000001"
 
 

@@ -156,7 +156,7 @@ def test_a_backup_has_them_by_itself(source: ContextStore, tmp_path: pathlib.Pat
 
 async def rows_left(store: Any) -> int:
     """How many counters and keys there are, of runs that are there or not."""
-    engine = getattr(store, "blocking", store)._core.session.engine
+    engine = getattr(store, "plain", store)._core.session.engine
     connect = getattr(engine, "_database", None)
     if connect is not None:
         query = "SELECT (SELECT count(*) FROM append_counters) + (SELECT count(*) FROM append_keys)"
@@ -172,9 +172,9 @@ async def rows_left(store: Any) -> int:
         async def count() -> int:
             return int((await engine._pool.fetch(query))[0][0])
 
-    core = getattr(store, "blocking", store)._core
+    core = getattr(store, "plain", store)._core
     read = core.session.read(count)
-    if hasattr(store, "blocking"):
+    if hasattr(store, "plain"):
         from contextstore._waiting.threads import run_now
 
         return await asyncio.to_thread(run_now, read)

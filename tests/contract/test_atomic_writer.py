@@ -43,7 +43,7 @@ async def write_and_complete(store: Any, *arguments: Any) -> Any:
         return await AtomicWriter(store).write_and_complete(*arguments)
     if isinstance(store, InTrio):
         return await store.made(AtomicWriter).write_and_complete(*arguments)
-    return await asyncio.to_thread(AtomicWriter(store.blocking).write_and_complete, *arguments)
+    return await asyncio.to_thread(AtomicWriter(store.plain).write_and_complete, *arguments)
 
 
 class TestAtomicWriter:
@@ -162,7 +162,7 @@ class TestAtomicWriter:
             await write_and_complete(store, "run", "node", 1, complete)
 
     async def test_complete_may_use_the_store(self, store: Any) -> None:
-        plain = getattr(store, "blocking", store)
+        plain = getattr(store, "plain", store)
 
         async def with_await() -> Any:
             await plain.put("run", "next", 2)

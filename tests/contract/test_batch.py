@@ -37,11 +37,11 @@ RUN = uuid.UUID("018f3a00-0000-7000-8000-00000000000f")
 @contextlib.asynccontextmanager
 async def begun(store: Any, batch: Any = None) -> AsyncIterator[Any]:
     """The block of either face, awaited: what the blocking one does at its ends is done in a worker thread."""
-    if not hasattr(store, "blocking"):
+    if not hasattr(store, "plain"):
         async with batch or store.batch() as begun_batch:
             yield begun_batch
         return
-    block = batch or store.blocking.batch()
+    block = batch or store.plain.batch()
     begun_batch = await asyncio.to_thread(block.__enter__)
     try:
         yield begun_batch
@@ -53,7 +53,7 @@ async def begun(store: Any, batch: Any = None) -> AsyncIterator[Any]:
 
 
 def made(store: Any) -> Any:
-    return getattr(store, "blocking", store).batch()
+    return getattr(store, "plain", store).batch()
 
 
 async def contents(store: Any) -> tuple[list[str], dict[str, Any]]:

@@ -24,7 +24,7 @@ from ..support.doubles import Gate, core_of
 
 def counters_of(store: Any) -> Counters:
     """A plain call, on either face and in trio."""
-    plain: Any = store.blocking if isinstance(store, Awaited) else store
+    plain: Any = store.plain if isinstance(store, Awaited) else store
     counters: Counters = plain.counters()
     return counters
 
@@ -56,7 +56,7 @@ class TestCounters:
         await store.put("run", "a", 1)
         for _ in range(2):
             if isinstance(store, Awaited):
-                assert await asyncio.to_thread(store.blocking.run("run").get, "a") == 1
+                assert await asyncio.to_thread(store.plain.run("run").get, "a") == 1
             else:
                 assert await store.run("run").get("a", type=int) == 1
         assert core_of(store)._session.cache.quick_hits == 2
@@ -95,7 +95,7 @@ class TestCounters:
 
     async def test_a_call_of_a_run_object_counts_as_the_stores(self, store: Any) -> None:
         if isinstance(store, Awaited):
-            await asyncio.to_thread(store.blocking.run("run").put, "a", 1)
+            await asyncio.to_thread(store.plain.run("run").put, "a", 1)
         else:
             await store.run("run").put("a", 1)
         assert counters_of(store).calls == {"put": 1}

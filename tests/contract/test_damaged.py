@@ -56,7 +56,7 @@ def output(run: str, *nodes: str) -> str:
 
 async def iterate(store: Any, run: str, **options: Any) -> AsyncIterator[Any]:
     """The outputs, on either face."""
-    blocking = getattr(store, "blocking", None)
+    blocking = getattr(store, "plain", None)
     if blocking is None:
         async for one in store.iter_outputs(run, **options):
             yield one

@@ -159,8 +159,8 @@ class TestStatementsThatAreShared:
 
         places = [lambda: engine._database._writing.connection, connection_here]
         for callback in (statements.append, None):
-            run_now(core._session.reader.call(lambda: trace(places[0], callback)))  # noqa: B023 - called at once
-            run_now(core._session.reader.scan(lambda: trace(places[1], callback)))  # noqa: B023 - called at once
+            run_now(core._session.read(trace, places[0], callback))
+            run_now(core._session.scan(trace, places[1], callback))
             if callback is not None:
                 yield statements
 

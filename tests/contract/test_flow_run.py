@@ -141,8 +141,8 @@ class Bound:
 
     def __init__(self, store: Any, run: str = "run") -> None:
         self.blocking: FlowRun | None = None
-        if hasattr(store, "blocking"):
-            self.blocking = store.blocking.run(run)
+        if hasattr(store, "plain"):
+            self.blocking = store.plain.run(run)
         self._run: Any = self.blocking or store.run(run)
 
     def __getattr__(self, name: str) -> Any:

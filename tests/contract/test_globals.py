@@ -202,16 +202,14 @@ class TestListing:
                 connection_here().set_progress_handler(None, 1)
                 return ticks
 
-            first, last = (
-                run_now(core_of(store)._session.reader.call(lambda a=a: count(a))) for a in (None, "key-19800")
-            )
+            first, last = (run_now(core_of(store)._session.read(count, a)) for a in (None, "key-19800"))
             assert last < first * 1.1 + 50
 
 
 @contextlib.asynccontextmanager
 async def begun_batch(store: Any) -> Any:
-    if hasattr(store, "blocking"):
-        with store.blocking.batch() as batch:  # it blocks the loop for a moment, which is no matter here
+    if hasattr(store, "plain"):
+        with store.plain.batch() as batch:  # it blocks the loop for a moment, which is no matter here
             yield batch
     else:
         async with store.batch() as batch:

@@ -215,7 +215,7 @@ async def test_listing_reads_no_values(make_store: Target) -> None:
 async def test_an_iteration_paused_within_a_page_that_bytes_have_cut_holds_nothing(make_store: Target) -> None:
     async with make_store(cache_bytes=0) as store:
         await store.put_many("run", {f"{i}": b"x" * 600_000 for i in range(6)})
-        iterator = store.iter_outputs("run") if make_store.face == "async" else store.blocking.iter_outputs("run")
+        iterator = store.iter_outputs("run") if make_store.face == "async" else store.plain.iter_outputs("run")
         first = await anext(iterator) if make_store.face == "async" else await asyncio.to_thread(next, iterator)
         assert first.node_id == "0"
         engine: Any = core_of(store)._session.engine

@@ -353,7 +353,7 @@ class TestOneAfterTheOther:
             asyncio.run(work())
             tasks.clear()
             gc.collect()
-            callers, queues = store._session.callers, store._core.globals._updates._queues
+            callers, queues = store._core.session.callers, store._core.backend.updates._queues
             say(dict(callers._timers), callers._flights.by_key, queues)
             asyncio.run(store.close())
         """

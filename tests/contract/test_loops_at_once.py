@@ -185,7 +185,7 @@ class TestAtOnce:
 
         tasks: list[Any] = []
         loop.run_until_complete(begin())
-        queues: Any = core_of(store)._core.globals._updates._queues
+        queues: Any = core_of(store)._core.backend.updates._queues
         with loop_in_thread(kind, lambda: store.update_global("key", lambda _: 1)) as other:
             anyio.run(functools.partial(until, lambda: len(queues["key"]) == 2))
             loop.close()

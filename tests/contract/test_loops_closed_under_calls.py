@@ -82,7 +82,7 @@ def test_an_iterator_goes_that_was_between_two_outputs(file_path: pathlib.Path) 
 def test_an_update_of_a_key_that_is_asked_for_no_more_goes_with_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_key_lock, "_LOST_SECONDS", 0.0)
     store = AsyncContextStore(":memory:")
-    queues: Any = core_of(store)._core.globals._updates._queues
+    queues: Any = core_of(store)._core.backend.updates._queues
 
     async def never(_: Any) -> None:
         await asyncio.sleep(3600)

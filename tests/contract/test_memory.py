@@ -99,18 +99,18 @@ async def main():
     async with AsyncContextStore(path, durability="normal", cache_bytes=0, timeout=120) as store:
         await store.put("run", "first", 0)
         opened, arrived = threading.Event(), threading.Event()
-        commit = store._session.engine.commit
+        commit = store._core.session.engine.commit
         async def held(units):
             arrived.set()
             opened.wait(120)
             return await commit(units)
         async def left_to_commit(put):
             return False
-        store._session.engine.commit, store._session.engine.put_alone = held, left_to_commit
+        store._core.session.engine.commit, store._core.session.engine.put_alone = held, left_to_commit
         tasks = [asyncio.create_task(store.put("run", "held", 0))]
         while not arrived.is_set():
             await asyncio.sleep(0.01)
-        before, number, writer = resident(), 0, store._session.writer
+        before, number, writer = resident(), 0, store._core.session.writer
         while writer.queued_bytes < _writer.QUEUE_BYTES / 2:
             for _ in range(100):
                 if nodes == 1:

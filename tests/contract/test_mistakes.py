@@ -68,7 +68,7 @@ async def test_an_argument_that_cannot_be_meant_is_a_type_error_by_its_name(
             if is_awaited:
                 await call(store)
             else:
-                call(store.blocking)
+                call(store.plain)
 
         with pytest.raises(TypeError, match=words):
             await make_the_call()
@@ -124,12 +124,12 @@ async def test_a_run_info_is_no_run_to_go_on_after(store: Any) -> None:
 @pytest.mark.each_input_once
 async def test_a_store_is_not_copied_or_pickled(store: Any, carry: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match="make a store object there"):
-        carry(getattr(store, "blocking", store))
+        carry(getattr(store, "plain", store))
 
 
 async def test_what_cannot_be_called_completes_nothing_and_writes_nothing(make_store: Target) -> None:
     async with make_store() as store:
-        writer: Any = AtomicWriter(getattr(store, "blocking", store))
+        writer: Any = AtomicWriter(getattr(store, "plain", store))
         with pytest.raises(TypeError, match="complete must be a function, not NoneType"):
             writer.write_and_complete("r", "n", 1, None)
         assert not await store.exists("r", "n")

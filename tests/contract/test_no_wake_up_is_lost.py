@@ -90,8 +90,8 @@ class TestNoWakeUpIsLost:
 
         async def begin_closing() -> None:
             # Not awaited: it would wait for the call that it is made from.
-            if hasattr(store, "blocking"):
-                closing.append(threading.Thread(target=store.blocking.close))
+            if hasattr(store, "plain"):
+                closing.append(threading.Thread(target=store.plain.close))
                 closing[0].start()
                 while not news(store)._closed:
                     time.sleep(0.001)
@@ -163,7 +163,7 @@ class TestNoWakeUpIsLost:
         seed = random.randrange(2**32)
         print(f"seed {seed}")
         chance = random.Random(seed)
-        crowd = 40 if hasattr(store, "blocking") else 100
+        crowd = 40 if hasattr(store, "plain") else 100
 
         async def later(seconds: float, call: Callable[[], Awaitable[Any]]) -> Any:
             await asyncio.sleep(seconds)
@@ -202,7 +202,7 @@ class TestNoWakeUpIsLost:
         print(f"were put in {put - subscribed:.2f} s and woken in {woken - put:.2f} s more")
 
     async def test_a_thousand_waiters_for_one_output_are_woken(self, store: Any) -> None:
-        count = 50 if hasattr(store, "blocking") else 1000
+        count = 50 if hasattr(store, "plain") else 1000
         waiters = spawn(*(store.wait_for("run", "node") for _ in range(count)))
         await waiting(store, count)
         await store.put("run", "node", 1)

@@ -71,7 +71,7 @@ async def store(make_store: Target, recorder: Recorder) -> Any:
 async def _batch(store: Any) -> None:
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(store, Awaited):
-            await asyncio.to_thread(_batch_of_a_thread, store.blocking)
+            await asyncio.to_thread(_batch_of_a_thread, store.plain)
         else:
             batch = await stack.enter_async_context(store.batch())
             batch.put("run", "b1", 1)
@@ -86,7 +86,7 @@ def _batch_of_a_thread(store: ContextStore) -> None:
 
 async def _iterate(store: Any) -> list[Any]:
     if isinstance(store, Awaited):
-        return await asyncio.to_thread(lambda: list(store.blocking.iter_outputs("run")))
+        return await asyncio.to_thread(lambda: list(store.plain.iter_outputs("run")))
     return [output async for output in store.iter_outputs("run")]
 
 
@@ -119,7 +119,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "iter_outputs": (_iterate, {"flow_run_id": "run", "items": 2, "size": 10}),
 }
 """Each call, by its name, with what its event says beside."""
-UNTOLD = {"open", "close", "counters", "run", "backup", "watch"}
+UNTOLD = {"open", "close", "counters", "run", "backup", "watch", "blocking"}
 """Those that make no event of their own, or whose events have tests of their own."""
 
 
@@ -148,7 +148,7 @@ class TestOperations:
 
     async def test_a_call_of_a_run_object_is_told_as_the_stores(self, store: Any, recorder: Recorder) -> None:
         if isinstance(store, Awaited):
-            assert await asyncio.to_thread(store.blocking.run("run").step, "node", lambda: 5) == 5
+            assert await asyncio.to_thread(store.plain.run("run").step, "node", lambda: 5) == 5
         else:
             assert await store.run("run").step("node", lambda: 5) == 5
         assert [event.operation for event in recorder.operations] == ["get_or_put"]
@@ -186,7 +186,7 @@ class TestOperations:
     ) -> None:
         await store.put_many("run", {"a": 1, "b": 2, "c": 3})
         if isinstance(store, Awaited):
-            await asyncio.to_thread(lambda: next(store.blocking.iter_outputs("run")))
+            await asyncio.to_thread(lambda: next(store.plain.iter_outputs("run")))
         else:
             async with contextlib.aclosing(store.iter_outputs("run")) as awaited:
                 await anext(awaited)
@@ -374,7 +374,7 @@ class TestHostileObservers:
     async def test_a_call_from_within_one_is_refused_at_once_and_not_told(self, make_store: Target) -> None:
         calling, recorder = Calling(), Recorder()
         async with make_store(observers=[calling, recorder]) as store:
-            calling.store = store.blocking if isinstance(store, Awaited) else core_of(store)
+            calling.store = store.plain if isinstance(store, Awaited) else core_of(store)
             await store.put("run", "a", 1)
             assert await store.get("run", "a") == 1
         assert calling.outcomes
@@ -416,7 +416,7 @@ class TestHostileObservers:
             await store.put("run", "a", 1)
             assert await store.get("run", "a") == 1
             assert await store.get("run", "a") == 1
-            counters = (store.blocking if isinstance(store, Awaited) else store).counters()
+            counters = (store.plain if isinstance(store, Awaited) else store).counters()
         assert [event.operation for event in recorder.operations] == ["put", "get", "get"]
         assert len(recorder.commits) == 1
         failures = [record for record in caplog.records if "observer" in record.getMessage()]

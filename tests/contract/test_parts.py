@@ -223,7 +223,7 @@ class TestAPage:
             await anext(iteration)
 
     async def test_a_run_object_has_these_calls_too(self, store: Any) -> None:
-        kept = store.run("run") if not hasattr(store, "blocking") else store.blocking.run("run")
+        kept = store.run("run") if not hasattr(store, "plain") else store.plain.run("run")
         await store.put_many("run", {"a-1": {"x": 1}, "a-2": {"x": 2}, "b": {"x": 3}})
 
         async def told(call: Any) -> Any:

@@ -223,10 +223,10 @@ class TestPrune:
     async def test_progress_is_called_where_prune_was_called(self, store: Any, clock: Clock) -> None:
         await store.put("run", "a", 1)
         called_in: list[Any] = []
-        if hasattr(store, "blocking"):
+        if hasattr(store, "plain"):
 
             def prune() -> int:
-                store.blocking.prune(older_than=DAY, progress=lambda *_: called_in.append(threading.get_ident()))
+                store.plain.prune(older_than=DAY, progress=lambda *_: called_in.append(threading.get_ident()))
                 return threading.get_ident()
 
             assert [await asyncio.to_thread(prune)] == called_in
@@ -242,7 +242,7 @@ class TestPrune:
             await asyncio.sleep(0)
             told.append((done, total))
 
-        if hasattr(store, "blocking"):
+        if hasattr(store, "plain"):
             with pytest.raises(TypeError, match="AsyncContextStore"):
                 await store.prune(older_than=DAY, progress=progress)
         else:
@@ -255,8 +255,8 @@ class TestPrune:
         core = core_of(store)
         seen = []
 
-        if hasattr(store, "blocking"):
-            await store.prune(older_than=DAY, progress=lambda *_: seen.append(store.blocking.list_keys("run")))
+        if hasattr(store, "plain"):
+            await store.prune(older_than=DAY, progress=lambda *_: seen.append(store.plain.list_keys("run")))
         else:
 
             async def progress(*_: int) -> None:

@@ -201,9 +201,9 @@ class TestTheWorkOfAPage:
         began = time.perf_counter()
         store.list_runs(**options)
         seconds = time.perf_counter() - began
-        run_now(core._session.reader.scan(lambda: install(tick)))
+        run_now(core._session.scan(install, tick))
         page = store.list_runs(**options)
-        run_now(core._session.reader.scan(lambda: install(None)))
+        run_now(core._session.scan(install, None))
         return ticks, seconds, page
 
     @pytest.mark.slow

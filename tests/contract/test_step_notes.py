@@ -53,7 +53,7 @@ class TestItsNote:
             assert notes_of(error) == ["in step 'extract' of flow run 'run-1'"]
 
     async def test_of_steps_within_steps_each_adds_its_own(self, store: Any) -> None:
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
 
         def outer() -> Any:
             return plain.run("inner run").step("inner", raising(KeyError("no")))
@@ -143,7 +143,7 @@ class TestExceptionsOfFrozenClasses:
         assert await outcomes_of(crowd) == [FrozenError(5)] * 5
 
     async def test_they_come_through_steps_within_steps(self, store: Any) -> None:
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
 
         def outer() -> Any:
             return plain.run("run").step("inner", raising(FrozenError(5)))

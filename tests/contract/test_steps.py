@@ -258,11 +258,11 @@ class TestFailures:
             core = core_of(store)
             fetch = core._session.reader.fetch
 
-            async def fetch_late(key: Any) -> Any:
+            async def fetch_late(key: Any, callers: Any) -> Any:
                 core._session.reader.fetch = fetch  # type: ignore[method-assign]
                 # It runs where the caller is, on both faces, and must not wait there for the loop.
                 await core.delete_run("run")
-                return await fetch(key)
+                return await fetch(key, callers)
 
             core._session.reader.fetch = fetch_late  # type: ignore[method-assign]
 
@@ -289,7 +289,7 @@ class TestFactoriesThatUseTheStore:
     async def test_a_factory_may_ask_for_other_nodes(self, store: Any) -> None:
         """Each node is the sum of the two before it; all are asked for from within one another."""
         computed: list[int] = []
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
 
         def fibonacci(n: int) -> int:
             computed.append(n)
@@ -309,7 +309,7 @@ class TestFactoriesThatUseTheStore:
         assert sorted(computed) == list(range(21))
 
     async def test_a_factory_may_write_and_read_and_update_globals(self, store: Any) -> None:
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
 
         def work() -> list[Any]:
             plain.put("run", "beside", 1)
@@ -323,7 +323,7 @@ class TestFactoriesThatUseTheStore:
         assert await store.get_or_put("run", "node", work if plain else work_awaited) == [1, 1, ["beside"]]
 
     async def test_a_factory_that_writes_its_own_output_loses_to_it(self, store: Any) -> None:
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
 
         def work() -> str:
             plain.put("run", "node", "put")
@@ -336,7 +336,7 @@ class TestFactoriesThatUseTheStore:
         assert await store.get_or_put("run", "node", work if plain else work_awaited) == "put"
 
     async def test_a_factory_that_asks_for_itself_is_told_so(self, store: Any) -> None:
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
 
         def work() -> Any:
             return plain.get_or_put("run", "node", work)
@@ -349,7 +349,7 @@ class TestFactoriesThatUseTheStore:
         assert await store.get_or_put("run", "node", lambda: 1) == 1
 
     async def test_a_factory_that_asks_for_itself_through_others_is_told_so(self, store: Any) -> None:
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
         following = {"a": "b", "b": "c", "c": "a"}
 
         def work(node: str) -> Any:
@@ -363,7 +363,7 @@ class TestFactoriesThatUseTheStore:
             await store.get_or_put("run", "a", functools.partial(work if plain else work_awaited, "a"))
 
     async def test_factories_that_wait_for_each_other_in_a_circle_are_told_so(self, store: Any) -> None:
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
         following = {"a": "b", "b": "c", "c": "a"}
         begun: list[str] = []
 
@@ -386,7 +386,7 @@ class TestFactoriesThatUseTheStore:
         assert await store.get_or_put("run", "a", lambda: 1) == 1
 
     async def test_a_step_and_an_update_that_wait_for_each_other_are_told_so(self, store: Any) -> None:
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
         begun: list[str] = []
 
         def step() -> Any:
@@ -421,7 +421,7 @@ class TestFactoriesThatUseTheStore:
 
     async def test_asking_for_what_one_waits_for_at_most_is_no_circle(self, store: Any) -> None:
         """Two computations that wait for a third, from which one of them is asked for once it is there."""
-        plain = getattr(store, "blocking", None)
+        plain = getattr(store, "plain", None)
         third = Held(store, 3)
 
         def work() -> Any:

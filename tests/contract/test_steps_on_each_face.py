@@ -332,7 +332,7 @@ def join_one_that_is_interrupted(store: ContextStore, part: str, interrupt: Inte
 
 
 def queue_behind_one_that_is_interrupted(store: ContextStore, interrupt: InterruptAt) -> None:
-    queues: Any = core_of(store)._core.globals._updates._queues
+    queues: Any = core_of(store)._core.backend.updates._queues
     others = [threading.Thread(target=store.update_global, args=("key", lambda n: n + 1, 0)) for _ in range(2)]
 
     def begin_others(n: int) -> int:
@@ -367,7 +367,7 @@ def end_all(threads: list[threading.Thread], interrupt: InterruptAt) -> None:
 class Awaitable:
     """Stands for a store whose factories block."""
 
-    blocking = True
+    plain = True
 
 
 def call(function: Callable[[], Any]) -> Any:

@@ -75,7 +75,7 @@ class TestUpdating:
             await until(go_on.is_set)
             return "slow"
 
-        held = asyncio.ensure_future(store.update_global("held", slow if hasattr(store, "blocking") else slow_async))
+        held = asyncio.ensure_future(store.update_global("held", slow if hasattr(store, "plain") else slow_async))
         await until(inside.is_set)
         assert await store.update_global("other", increment) == 1
         await store.put("run", "node", 1)
@@ -112,7 +112,7 @@ class TestUpdating:
             def hurry_blocking(value: list[str]) -> list[str]:
                 return run_now(hurry(value))
 
-            blocking = hasattr(store, "blocking")
+            blocking = hasattr(store, "plain")
             result = await store.update_global("key", hurry_blocking if blocking else hurry, default)
             assert seen == [[], ["theirs"], ["theirs", "theirs"]]
             assert result == await other.get_global("key") == ["theirs", "theirs", "mine"]
@@ -154,7 +154,7 @@ class TestUpdating:
             await asyncio.sleep(0)
             return increment(value)
 
-        if hasattr(store, "blocking"):
+        if hasattr(store, "plain"):
             with pytest.raises(TypeError, match="AsyncContextStore"):
                 await store.update_global("key", slowly)
             assert await store.get_global("key") is None
@@ -163,10 +163,10 @@ class TestUpdating:
             assert await store.get_global("key") == 20
 
     async def test_the_function_runs_where_update_global_was_called(self, store: Any) -> None:
-        if hasattr(store, "blocking"):
+        if hasattr(store, "plain"):
 
             def update() -> bool:
-                ran_in: int = store.blocking.update_global("key", lambda _: threading.get_ident())
+                ran_in: int = store.plain.update_global("key", lambda _: threading.get_ident())
                 return ran_in == threading.get_ident()
 
             assert await asyncio.to_thread(update)
@@ -177,12 +177,12 @@ class TestUpdating:
 
     async def test_the_function_may_use_the_store(self, store: Any) -> None:
         await store.put("run", "node", 7)
-        if hasattr(store, "blocking"):
+        if hasattr(store, "plain"):
 
             def use(value: Any) -> Any:
-                store.blocking.put("run", "from within", 1)
-                store.blocking.update_global("other", increment)
-                return store.blocking.get("run", "node")
+                store.plain.put("run", "from within", 1)
+                store.plain.update_global("other", increment)
+                return store.plain.get("run", "node")
 
             await store.update_global("key", use)
         else:
@@ -198,10 +198,10 @@ class TestUpdating:
         assert await store.exists("run", "from within")
 
     async def test_it_may_not_update_the_same_key_and_is_told_so(self, store: Any) -> None:
-        if hasattr(store, "blocking"):
+        if hasattr(store, "plain"):
 
             def nested(value: Any) -> Any:
-                return store.blocking.update_global("key", increment)
+                return store.plain.update_global("key", increment)
 
             with pytest.raises(RuntimeError, match="'key'"):
                 await store.update_global("key", nested)
@@ -296,7 +296,7 @@ class TestUpdating:
             await until(go_on.is_set)
             return increment(value)
 
-        first = asyncio.ensure_future(store.update_global("key", held if hasattr(store, "blocking") else held_async))
+        first = asyncio.ensure_future(store.update_global("key", held if hasattr(store, "plain") else held_async))
         await until(inside.is_set)
         others = [asyncio.ensure_future(store.update_global("key", increment)) for _ in range(5)]
         await asyncio.sleep(0.02)  # for them to queue; whoever has not done so yet is told the same

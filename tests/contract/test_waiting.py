@@ -61,8 +61,8 @@ class TestWaitFor:
         await writer.put("source", "node", "forked")
 
         async def in_a_batch() -> None:
-            if hasattr(writer, "blocking"):
-                with writer.blocking.batch() as batch:
+            if hasattr(writer, "plain"):
+                with writer.plain.batch() as batch:
                     batch.put("batch", "node", "batched")
             else:
                 async with writer.batch() as batch:

@@ -15,7 +15,6 @@ from contextstore import AsyncContextStore, ContextStore, RunDeletedError
 from contextstore._dispatch import subscriptions as _watch
 from contextstore._dispatch.subscriptions import Subscriptions, _Deletions, _Rest
 from contextstore._engine.operations import DeleteIdleRuns, DeleteRun
-from contextstore._waiting.threads import ThreadCallers
 
 from ..conftest import Target
 from ..support.doubles import core_of, until
@@ -55,11 +54,11 @@ class TestTheCostOfADeletion:
     @pytest.mark.parametrize("in_one", [True, False], ids=["in one operation", "in an operation each"])
     async def test_it_does_not_grow_with_those_who_wait_for_other_runs(self, in_one: bool) -> None:
         engine: Any = Nobody()
-        news = Subscriptions(engine, ThreadCallers("nowhere", set()))
+        news = Subscriptions(engine)
         room: Any = None
         subscriptions = [news.subscription(Counted(f"run-{number}"), "node") for number in range(1500)]
         for one in subscriptions:
-            await one.begin(room)
+            await one.begin(room, room)
         names = [f"run-{number}" for number in range(0, 3000, 2)]
         Counted.comparisons = 0
         tell(news, *([DeleteIdleRuns(tuple(names), 0, 1, None)] if in_one else [DeleteRun(name) for name in names]))

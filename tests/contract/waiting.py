@@ -41,7 +41,7 @@ class Watching:
     """A watch of either face, stepped by the awaited call."""
 
     def __init__(self, store: Any, run: str = "run") -> None:
-        self.iterator: Any = getattr(store, "blocking", store).watch(run)
+        self.iterator: Any = getattr(store, "plain", store).watch(run)
 
     async def next(self) -> Output:
         step = asyncio.to_thread(next, self.iterator) if isinstance(self.iterator, Iterator) else anext(self.iterator)

@@ -100,6 +100,6 @@ async def test_what_is_copied_to_a_store_in_memory_wakes_who_waits_there() -> No
     async with AsyncContextStore(":memory:") as source, AsyncContextStore(":memory:") as target:
         await source.put("run", "node", 1)
         waiting = asyncio.ensure_future(target.wait_for("run", "node", timeout=30))
-        await until(target._session.subscriptions._all)
+        await until(target._core.session.subscriptions._all)
         await copy(source, target)
         assert await waiting == 1

@@ -172,14 +172,14 @@ class Story:
         self.engine = FakeEngine()
         self.engine.hold("fetched", "commit", "deleting", "committed")
         self.cache = OutputCache(10_000, self.engine.epochs)
-        callers = task_callers(self.engine)
-        self.reader = Reader(self.engine, callers, self.cache, 5.0)
-        self.writer = Writer(self.engine, callers, [self.cache.committed], 5.0)
+        self.callers = task_callers(self.engine)
+        self.reader = Reader(self.engine, self.cache, 5.0)
+        self.writer = Writer(self.engine, [self.cache.committed], 5.0)
         self.tasks: list[Any] = []
         self.jobs: dict[str, Any] = {}
 
     async def begin_read(self) -> None:
-        self.tasks += spawn(self.reader.fetch(KEY))
+        self.tasks += spawn(self.reader.fetch(KEY, self.callers))
         await turns(1)
         self.jobs["read"] = self.engine.begin_read()
 
@@ -187,7 +187,7 @@ class Story:
         self.jobs["read"].finish()
 
     async def begin_write(self, operation: Any) -> None:
-        self.tasks += spawn(self.writer.commit([operation]))
+        self.tasks += spawn(self.writer.commit([operation], self.callers))
         await turns(1)
         self.jobs["write"] = self.engine.begin_write()
 
@@ -243,7 +243,9 @@ async def test_what_was_put_before_a_deletion_elsewhere_is_not_kept_after_one_of
     story = Story()
     story.engine.release()
     story.engine.fail("commit", StorageError("refused"))  # and then one by one
-    story.tasks += spawn(story.writer.commit([put(OLD)]), story.writer.commit([DeleteRun("else")]))
+    story.tasks += spawn(
+        story.writer.commit([put(OLD)], story.callers), story.writer.commit([DeleteRun("else")], story.callers)
+    )
     await turns(1)
     story.engine.hold("commit")
     job = story.engine.begin_write()
@@ -261,7 +263,7 @@ async def test_what_this_object_puts_and_deletes_is_answered_as_long_as_it_is_th
     story.engine.release()
     answers = []
     for operation in (put(OLD), PutOutput("else", "node", OLD, False), DeleteRun("else"), DeleteRun("run")):
-        story.tasks += spawn(story.writer.commit([operation]))
+        story.tasks += spawn(story.writer.commit([operation], story.callers))
         await turns(1)
         story.engine.run_writes()
         answers.append(story.cache.get(KEY))

@@ -296,8 +296,8 @@ class TestOneCall:
         reader: Any = core_of(store)._session.reader
         fetch_many, trips = reader.fetch_many, []
 
-        async def deleted_meanwhile(keys: Any) -> Any:
-            found = await fetch_many(keys)
+        async def deleted_meanwhile(keys: Any, callers: Any) -> Any:
+            found = await fetch_many(keys, callers)
             trips.append(len(keys))
             if len(trips) == 1:
                 run("with ContextStore(sys.argv[1]) as store: store.delete_run('run')", make_store.location)
@@ -318,8 +318,8 @@ class TestOneCall:
         fetch, found = reader.fetch, threading.Event()
         blocked = threading.Event()
 
-        async def held(key: Any) -> Any:
-            record = await fetch(key)
+        async def held(key: Any, callers: Any) -> Any:
+            record = await fetch(key, callers)
             found.set()
             while not blocked.is_set():
                 if make_store.face == "async":

@@ -179,7 +179,7 @@ async def test_an_operation_cancelled_at_any_await_is_done_or_not_and_hurts_nobo
 
 async def test_the_operations_that_are_cancelled_here_are_all_there_are() -> None:
     # What makes no promise of its own (run), or is not awaited. backup and close have tests of their own.
-    others = {"open", "close", "backup", "run", "counters"}
+    others = {"open", "close", "backup", "run", "counters", "blocking"}
     public = {name for name in vars(AsyncContextStore) if not name.startswith("_")}
     tried = {name.replace(",", "").split()[0] for name in OPERATIONS}
     assert public - others == tried
@@ -392,7 +392,7 @@ async def test_updates_of_one_global_go_on_when_those_that_queue_for_it_are_canc
     done = [outcome for outcome in outcomes if not isinstance(outcome, asyncio.CancelledError)]
     assert len(set(done)) == len(done), seed  # no update was lost
     assert await store.update_global("count", lambda n: n + 1) > len(done)
-    assert not core_of(store)._core.globals._updates._queues
+    assert not core_of(store)._core.backend.updates._queues
     await check_nothing_is_held(store, file_path)
 
 

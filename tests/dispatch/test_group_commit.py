@@ -478,12 +478,12 @@ class TestThreads:
     """The same writer for callers that are blocked threads."""
 
     def test_a_thread_gets_its_outcome_from_the_thread_that_ran_the_job(self, engine: FakeEngine) -> None:
-        writer = Writer(engine, thread_callers(engine), [], 5.0)
+        writer, callers = Writer(engine, [], 5.0), thread_callers(engine)
         outcomes: dict[str, Any] = {}
 
         def write(node_id: str) -> None:
             try:
-                outcomes[node_id] = run_now(writer.commit([put(node_id)]))
+                outcomes[node_id] = run_now(writer.commit([put(node_id)], callers))
             except ContextStoreError as error:
                 outcomes[node_id] = error
 
@@ -502,9 +502,9 @@ class TestThreads:
         self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(writer_module, "LEAST_PATIENCE", 0.0)
-        writer = Writer(engine, thread_callers(engine), [], 0.002)
+        writer = Writer(engine, [], 0.002)
         with pytest.raises(StoreBusyError):
-            run_now(writer.commit([PutGlobal("key", Encoded(JSON, b"1"), False)]))
+            run_now(writer.commit([PutGlobal("key", Encoded(JSON, b"1"), False)], thread_callers(engine)))
         engine.run_writes()
         assert (engine.groups, engine.place.globals) == ([], {})
 

@@ -35,10 +35,11 @@ class Writes:
 
     def __init__(self) -> None:
         self.engine = FakeEngine()
-        self.writer = Writer(self.engine, SteppedCallers(self.engine), [], 30.0)
+        self.callers = SteppedCallers(self.engine)
+        self.writer = Writer(self.engine, [], 30.0)
 
     def begin(self, name: str) -> SteppedCall:
-        return SteppedCall(self.writer.commit([put(name)]))
+        return SteppedCall(self.writer.commit([put(name)], self.callers))
 
     def run_jobs(self) -> None:
         self.engine.run_writes()
@@ -59,10 +60,11 @@ class Reads:
     def __init__(self) -> None:
         self.engine = FakeEngine()
         self.engine.place.put("run", "there", Encoded(JSON, b"1"))
-        self.reader = Reader(self.engine, SteppedCallers(self.engine), OutputCache(0, self.engine.epochs), 30.0)
+        self.callers = SteppedCallers(self.engine)
+        self.reader = Reader(self.engine, OutputCache(0, self.engine.epochs), 30.0)
 
     def begin(self, name: str) -> SteppedCall:
-        return SteppedCall(self.reader.fetch(("run", "there")))
+        return SteppedCall(self.reader.fetch(("run", "there"), self.callers))
 
     def run_jobs(self) -> None:
         self.engine.run_reads()

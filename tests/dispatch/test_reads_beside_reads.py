@@ -347,7 +347,7 @@ async def test_a_copy_of_a_store_that_is_read_meanwhile_is_whole(make_store: Tar
         for number in range(3):
             await source.put_many(f"run-{number}", {str(i): i for i in range(300)})
         target = ContextStore(tmp_path / "copy.db")
-        blocking = source.blocking if isinstance(source, Awaited) else source
+        blocking = source.plain if isinstance(source, Awaited) else source
         copying: Any = copy(blocking, target) if blocking is source else asyncio.to_thread(copy, blocking, target)
         task = asyncio.ensure_future(copying)
         reads = 0

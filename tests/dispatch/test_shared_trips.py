@@ -25,6 +25,9 @@ def key(node_id: object) -> tuple[str, str]:
     return "run", str(node_id)
 
 
+CALLERS = task_callers(FakeEngine())
+
+
 @pytest.fixture
 def engine() -> FakeEngine:
     engine = FakeEngine()
@@ -39,12 +42,12 @@ def cache(engine: FakeEngine) -> OutputCache:
 
 
 @pytest.fixture
-async def reader(engine: FakeEngine, cache: OutputCache) -> Reader:
-    return Reader(engine, task_callers(engine), cache, 5.0)
+def reader(engine: FakeEngine, cache: OutputCache) -> Reader:
+    return Reader(engine, cache, 5.0)
 
 
 async def asked(reader: Reader, *node_ids: object) -> list[asyncio.Future[Any]]:
-    tasks: list[asyncio.Future[Any]] = spawn(*(reader.fetch(key(node_id)) for node_id in node_ids))
+    tasks: list[asyncio.Future[Any]] = spawn(*(reader.fetch(key(node_id), CALLERS) for node_id in node_ids))
     await turns(1)
     return tasks
 
@@ -213,7 +216,7 @@ class TestATripThatFails:
 
 class TestManyAtOnce:
     async def test_are_those_that_are_there(self, engine: FakeEngine, reader: Reader) -> None:
-        (task,) = spawn(reader.fetch_many([key(0), key("absent"), key(2)]))
+        (task,) = spawn(reader.fetch_many([key(0), key("absent"), key(2)], CALLERS))
         await turns(1)
         engine.run_reads()
         (found,) = await outcomes_of([task])
@@ -222,14 +225,14 @@ class TestManyAtOnce:
 
     async def test_are_an_error_if_one_is_damaged(self, engine: FakeEngine, reader: Reader) -> None:
         damage(engine, "1")
-        (task,) = spawn(reader.fetch_many([key(0), key(1)]))
+        (task,) = spawn(reader.fetch_many([key(0), key(1)], CALLERS))
         await turns(1)
         engine.run_reads()
         (error,) = await outcomes_of([task])
         assert (type(error), error.node_id) == (CorruptStoreError, "1")
 
     async def test_fill_the_cache(self, engine: FakeEngine, reader: Reader, cache: OutputCache) -> None:
-        (task,) = spawn(reader.fetch_many([key(0), key(1)]))
+        (task,) = spawn(reader.fetch_many([key(0), key(1)], CALLERS))
         await turns(1)
         engine.run_reads()
         await outcomes_of([task])
@@ -238,14 +241,16 @@ class TestManyAtOnce:
 
 class TestOtherReads:
     async def test_are_jobs_of_their_own(self, engine: FakeEngine, reader: Reader) -> None:
-        tasks: list[Any] = spawn(reader.call(lambda: engine.exists(key(1))), reader.call(lambda: engine.exists(key(9))))
+        tasks: list[Any] = spawn(
+            reader.call(lambda: engine.exists(key(1)), CALLERS), reader.call(lambda: engine.exists(key(9)), CALLERS)
+        )
         await turns(1)
         assert len(engine.reads) == 2
         engine.run_reads()
         assert await outcomes_of(tasks) == [True, False]
 
     async def test_that_may_take_long_are_posted_as_scans(self, engine: FakeEngine, reader: Reader) -> None:
-        tasks: list[Any] = spawn(reader.scan(lambda: engine.list_node_ids("run", Part(), None)))
+        tasks: list[Any] = spawn(reader.scan(lambda: engine.list_node_ids("run", Part(), None), CALLERS))
         await turns(1)
         assert (len(engine.reads), len(engine.scans)) == (0, 1)
         engine.run_reads()
@@ -255,7 +260,8 @@ class TestOtherReads:
         error = StorageError("failed")
         engine.fail("exists", error)
         tasks: list[Any] = spawn(
-            reader.call(lambda: engine.exists(key(1))), reader.scan(lambda: engine.list_runs("", "absent", 1))
+            reader.call(lambda: engine.exists(key(1)), CALLERS),
+            reader.scan(lambda: engine.list_runs("", "absent", 1), CALLERS),
         )
         await turns(1)
         engine.run_reads()
@@ -269,7 +275,7 @@ class TestClosed:
         reader.close()
         arguments: dict[str, Any] = {"fetch": key(1), "fetch_many": [key(1)]}
         with pytest.raises(StoreClosedError):
-            await getattr(reader, ask)(arguments.get(ask, lambda: engine.exists(key(1))))
+            await getattr(reader, ask)(arguments.get(ask, lambda: engine.exists(key(1))), CALLERS)
         assert (len(engine.reads), len(engine.scans)) == (0, 0)
 
     async def test_those_under_way_and_those_that_wait_are_answered(self, engine: FakeEngine, reader: Reader) -> None:
@@ -286,11 +292,11 @@ class TestClosed:
 
 class TestThreads:
     def test_that_wait_share_a_trip_too(self, engine: FakeEngine, cache: OutputCache) -> None:
-        reader = Reader(engine, thread_callers(engine), cache, 5.0)
+        reader, callers = Reader(engine, cache, 5.0), thread_callers(engine)
         found: dict[int, Any] = {}
 
         def get(number: int) -> None:
-            found[number] = run_now(reader.fetch(key(number)))
+            found[number] = run_now(reader.fetch(key(number), callers))
 
         threads = [threading.Thread(target=get, args=(number,)) for number in range(3)]
         for thread in threads:

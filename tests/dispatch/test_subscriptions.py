@@ -188,7 +188,7 @@ class TestThePoller:
         assert await outcomes_of([task]) == [["node"]]
 
     async def test_has_taken_its_place_when_the_first_is_subscribed(self, waiting: Waiting) -> None:
-        (beginning,) = spawn(waiting.subscriptions.subscription(*KEY).begin(waiting.host))  # type: ignore[arg-type]
+        (beginning,) = spawn(waiting.subscriptions.subscription(*KEY).begin(waiting.host, waiting.callers))  # type: ignore[arg-type]
         await turns()
         assert not beginning.done()
         waiting.engine.place.put("run", "before", ONE)
@@ -231,14 +231,14 @@ class TestThePoller:
     async def test_that_cannot_be_started_leaves_the_next_one_to_start_another(self, waiting: Waiting) -> None:
         waiting.host.error = StoreClosedError("fake")
         with pytest.raises(StoreClosedError):
-            await waiting.subscriptions.subscription(*KEY).begin(waiting.host)  # type: ignore[arg-type]
+            await waiting.subscriptions.subscription(*KEY).begin(waiting.host, waiting.callers)  # type: ignore[arg-type]
         waiting.host.error = None
         await waiting.subscribe()
         assert waiting.host.running == 1
 
     async def test_whose_start_was_given_up_is_no_ones_loss(self, waiting: Waiting) -> None:
         first, second = (waiting.subscriptions.subscription(*KEY) for _ in range(2))
-        tasks = spawn(first.begin(waiting.host), second.begin(waiting.host))  # type: ignore[arg-type]
+        tasks = spawn(first.begin(waiting.host, waiting.callers), second.begin(waiting.host, waiting.callers))  # type: ignore[arg-type]
         await turns()
         tasks[0].cancel()
         await turns()
@@ -262,7 +262,7 @@ class TestThePoller:
         late = waiting.subscriptions.subscription(*KEY)
 
         def come() -> None:
-            beginning = late.begin(waiting.host)  # type: ignore[arg-type]
+            beginning = late.begin(waiting.host, waiting.callers)  # type: ignore[arg-type]
             try:
                 beginning.send(None)
             except StopIteration:
@@ -300,13 +300,13 @@ class TestThePoller:
     def test_whose_start_was_interrupted_is_started_by_another_one_who_waits_for_it(self, clock: Clock) -> None:
         engine = FakeEngine()
         engine.polls_at_once = True
-        subscriptions = Subscriptions(engine, thread_callers(engine))
+        subscriptions = Subscriptions(engine)
         host = _HostThatIsInterrupted()
         outcomes: list[Any] = []
 
         def subscribe() -> None:
             try:
-                outcomes.append(run_now(subscriptions.subscription(*KEY).begin(host)))  # type: ignore[arg-type]
+                outcomes.append(run_now(subscriptions.subscription(*KEY).begin(host, thread_callers(engine))))  # type: ignore[arg-type]
             except KeyboardInterrupt as interrupt:
                 outcomes.append(interrupt)
 
@@ -453,7 +453,7 @@ class TestClosed:
     async def test_no_one_subscribes_any_more(self, waiting: Waiting) -> None:
         waiting.subscriptions.close()
         with pytest.raises(StoreClosedError):
-            await waiting.subscriptions.subscription(*KEY).begin(waiting.host)  # type: ignore[arg-type]
+            await waiting.subscriptions.subscription(*KEY).begin(waiting.host, waiting.callers)  # type: ignore[arg-type]
         assert not waiting.host.calls
 
     async def test_the_poller_ends_with_its_next_look(self, waiting: Waiting) -> None:
@@ -465,13 +465,13 @@ class TestClosed:
 
 def test_a_blocked_thread_is_woken_by_the_thread_that_commits(clock: Clock) -> None:
     engine = FakeEngine(polls=False)
-    subscriptions = Subscriptions(engine, thread_callers(engine))
+    subscriptions = Subscriptions(engine)
     begun = threading.Event()
     told: list[Any] = []
 
     def wait() -> None:
         subscription = subscriptions.subscription(*KEY)
-        run_now(subscription.begin(LoopHost()))  # type: ignore[arg-type]
+        run_now(subscription.begin(LoopHost(), thread_callers(engine)))  # type: ignore[arg-type]
         begun.set()
         told.append(run_now(subscription.next(None)))
 

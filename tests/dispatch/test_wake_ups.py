@@ -37,7 +37,7 @@ class Waiter:
         place = self._waiting.engine.place
         subscription = self._waiting.subscriptions.subscription(*KEY)
         try:
-            await subscription.begin(self._waiting.host)  # type: ignore[arg-type]
+            await subscription.begin(self._waiting.host, self._waiting.callers)  # type: ignore[arg-type]
             await self._gates["look"].wait()
             while not place.has(KEY):
                 if place.is_deleted("run"):

@@ -99,8 +99,8 @@ class TestABugInTheEngine:
         def broken(_: object) -> None:
             raise ZeroDivisionError("a bug")
 
-        writer = Writer(engine, task_callers(engine), [broken], 5.0)
-        tasks = spawn(*(writer.commit([put(str(i))]) for i in range(5)))
+        writer, callers = Writer(engine, [broken], 5.0), task_callers(engine)
+        tasks = spawn(*(writer.commit([put(str(i))], callers) for i in range(5)))
         await turns(1)
         with logged(caplog, "the writer of fake failed; every queued write is refused"):
             engine.run_writes()

@@ -79,7 +79,8 @@ class WriterMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(self._make_writer())
 
     async def _make_writer(self) -> None:
-        self.writer = Writer(self.engine, task_callers(self.engine), [self.told.extend], 5.0)  # type: ignore[list-item]
+        self.callers = task_callers(self.engine)
+        self.writer = Writer(self.engine, [self.told.extend], 5.0)  # type: ignore[list-item]
 
     def settle(self) -> None:
         self.loop.run_until_complete(turns(3))
@@ -94,7 +95,7 @@ class WriterMachine(RuleBasedStateMachine):
     def submit(self, run: str, nodes: list[str], size: int) -> None:
         value = Encoded(JSON, b'"%0*d"' % (size, next(self.values)))  # no other write has it
         write = Write([PutOutput(run, node, value, False) for node in nodes])
-        write.task = self.loop.create_task(self.writer.commit(list(write.puts)))
+        write.task = self.loop.create_task(self.writer.commit(list(write.puts), self.callers))
         self.writes.append(write)
         self.settle()
 

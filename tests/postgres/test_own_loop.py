@@ -14,7 +14,7 @@ def test_it_is_a_plain_one_whatever_the_program_runs(url: str) -> None:
         async def main():
             async with AsyncContextStore(sys.argv[1]) as store:
                 await store.put("run", "node", 1)
-                own = store._core.session._host._loop
+                own = store._core.backend.host._loop
                 say(isinstance(asyncio.get_running_loop(), uvloop.Loop), isinstance(own, asyncio.SelectorEventLoop))
 
         uvloop.install()

@@ -91,11 +91,11 @@ def test_a_close_that_was_cancelled_half_way_is_finished_before_the_process_ends
         async def main():
             store = AsyncContextStore(sys.argv[1])
             await store.open()
-            commit = store._session.engine.commit
+            commit = store._core.session.engine.commit
             async def slowly(units):
                 time.sleep(0.2)
                 return await commit(units)
-            store._session.engine.commit = slowly
+            store._core.session.engine.commit = slowly
             put = asyncio.ensure_future(store.put("run", "node", 1))
             await asyncio.sleep(0.05)
             try:

@@ -453,7 +453,9 @@ def shape_of(function: Callable[..., Any]) -> list[tuple[Any, ...]]:
 class TestTwoFaces:
     @pytest.mark.parametrize(("one", "other"), FACES)
     def test_each_has_the_names_of_the_other(self, one: type, other: type) -> None:
-        assert public_members(one) == public_members(other)
+        views = {"blocking", "awaitable"}
+        assert public_members(one) - views == public_members(other) - views
+        assert len(public_members(one) & views) == len(public_members(other) & views)
 
     @pytest.mark.parametrize(("one", "other", "name"), CALLS)
     def test_a_call_is_the_same_on_both(self, one: type, other: type, name: str) -> None:
@@ -472,7 +474,7 @@ class TestTwoFaces:
 
     @pytest.mark.parametrize("kind", [ContextStore, FlowRun, _batch.Batch])
     def test_nothing_on_the_blocking_face_is_awaited(self, kind: type) -> None:
-        for name in public_members(kind):
+        for name in public_members(kind) - {"awaitable"}:
             function = getattr(kind, name)
             assert not inspect.iscoroutinefunction(function), name
             assert not inspect.isasyncgenfunction(function), name
@@ -497,7 +499,7 @@ PUBLIC_CLASSES = sorted(
     | {kind for faces in FACES for kind in faces},
     key=lambda kind: kind.__name__,
 )
-NOTHING_OF_ITS_OWN = {"close", "run"}
+NOTHING_OF_ITS_OWN = {"blocking", "close", "run"}
 """Calls that raise nothing but what every call raises: StoreClosedError, WrongLoopError, ForkedProcessError."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, InvalidKeyError, SerializationError
-from contextstore._core import outputs, parts, retention, session
+from contextstore._core import backend, outputs, parts, retention
 from contextstore._dispatch import writer
 from contextstore._postgres import deletion, retry
 from contextstore._postgres import outputs as postgres_outputs
@@ -46,7 +46,7 @@ def group(engine: Any) -> str:
 
 
 def value(engine: Any) -> str:
-    return f"{mib(engine.max_value_bytes)} unless told otherwise; {session.LARGEST_VALUE:,} bytes at most"
+    return f"{mib(engine.max_value_bytes)} unless told otherwise; {backend.LARGEST_VALUE:,} bytes at most"
 
 
 SAME = "the same"

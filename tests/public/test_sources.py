@@ -80,7 +80,7 @@ SPEAKS_SQL = {
     *("fetch", "fetchval", "fetchrow", "prepare", "cursor", "copy_from_query"),
 }
 # The engine's own call, and the one that gathers them.
-TAKES_KEYS = {"self._engine.fetch", "session.reader.fetch", "self._session.reader.fetch", "super().fetch"}
+TAKES_KEYS = {"self._engine.fetch", "self.reader.fetch", "session.fetch", "self._session.fetch", "super().fetch"}
 NUMBERS = {"int", "len"}
 PARTS_OF_TEXT = {"replace", "split", "strip", "join", "format", "removesuffix", "removeprefix"}
 

@@ -204,11 +204,11 @@ class TestProgress:
 
     async def test_it_is_called_where_backup_was_called(self, filled: Any, tmp_path: pathlib.Path) -> None:
         called_in: set[Any] = set()
-        if hasattr(filled, "blocking"):
+        if hasattr(filled, "plain"):
 
             def backup() -> int:
                 copy = tmp_path / "copy.db"
-                filled.blocking.backup(copy, progress=lambda *_: called_in.add(threading.get_ident()))
+                filled.plain.backup(copy, progress=lambda *_: called_in.add(threading.get_ident()))
                 return threading.get_ident()
 
             assert {await asyncio.to_thread(backup)} == called_in
@@ -225,7 +225,7 @@ class TestProgress:
             told.append((done, total))
             await asyncio.sleep(0)
 
-        if hasattr(filled, "blocking"):
+        if hasattr(filled, "plain"):
             with pytest.raises(TypeError, match="AsyncContextStore"):
                 await filled.backup(tmp_path / "copy.db", progress=progress)
             assert not (tmp_path / "copy.db").exists()

@@ -31,7 +31,7 @@ class TestBackup:
     ) -> None:
         async with make_store() as store:
             await store.put_many("run", {"a": 1, "b": 2})
-            engine: Any = store.blocking if hasattr(store, "blocking") else store
+            engine: Any = store.plain if hasattr(store, "plain") else store
             core = engine._core
             await asyncio.to_thread(self._spoil, core)
             with pytest.raises(CorruptStoreError, match=r"1 problems, the first: output 'run' 'b': its checksum"):
@@ -71,7 +71,7 @@ class TestBackup:
         copy = made(tmp_path / "copy.db", "good")
         async with make_store() as store:
             await store.put_many("run", {"a": 1, "b": 2})
-            core = getattr(store, "blocking", store)._core
+            core = getattr(store, "plain", store)._core
             await asyncio.to_thread(self._spoil, core)
             with pytest.raises(CorruptStoreError):
                 await store.backup(copy, overwrite=True)

@@ -97,7 +97,7 @@ async def test_nothing_that_outlives_a_call_keeps_its_context(file_path: pathlib
 
         put = await asyncio.create_task(first_of_all("put"))
         waited = asyncio.create_task(first_of_all("wait_for"))
-        await until(lambda: store._session.subscriptions._polling)
+        await until(lambda: store._core.session.subscriptions._polling)
         waiting = asyncio.create_task(store.wait_for("run", "other"))  # keeps the poller that the first has started
         span = await waited
         del waited  # a task keeps its context, also for some turns of the loop after its end

@@ -22,11 +22,12 @@ class Desk:
     def __init__(self, engine: FakeEngine, timeout: float = 5.0) -> None:
         self.engine = engine
         self.told: list[list[Operation]] = []
-        self.writer = Writer(engine, task_callers(engine, timeout), [self.told.append], timeout)
+        self.callers = task_callers(engine, timeout)
+        self.writer = Writer(engine, [self.told.append], timeout)
 
     async def submit(self, *units: Any) -> list[asyncio.Future[list[Any]]]:
         """Have as many callers put these, each as a unit: an operation, or a list of some."""
-        tasks = spawn(*(self.writer.commit(unit if isinstance(unit, list) else [unit]) for unit in units))
+        tasks = spawn(*(self.writer.commit(unit if isinstance(unit, list) else [unit], self.callers) for unit in units))
         await turns(1)
         return tasks
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from contextstore import AsyncContextStore
+from contextstore._core.session import Session
 from contextstore._waiting.threads import run_now
 
 
@@ -17,12 +18,15 @@ def core_of(store: Any) -> Any:
 
     They may be awaited wherever the store's own calls wait: on its loop, or in a thread that runs them by ``run_now``.
     """
-    store = getattr(store, "blocking", store)
-    if isinstance(store, AsyncContextStore):
-        return store
-    awaited = AsyncContextStore.__new__(AsyncContextStore)
-    awaited._core, awaited._session = store._core, store._core.session
+    awaited = _Awaited.__new__(_Awaited)
+    awaited._core = getattr(store, "plain", store)._core
     return awaited
+
+
+class _Awaited(AsyncContextStore):
+    @property
+    def _session(self) -> Session:
+        return self._core.session
 
 
 def engine_alone(store: Any) -> Any:

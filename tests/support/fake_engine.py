@@ -44,6 +44,7 @@ from contextstore._engine.reports import Reports
 from contextstore._engine.rules import read_global, read_global_row, run_record
 from contextstore._process.own_threads import OwnThreads
 from contextstore._results import CheckReport
+from contextstore._waiting.callers import Binding
 from contextstore._waiting.future import SharedFuture
 from contextstore._waiting.outcome import Outcome
 from contextstore._waiting.tasks import TaskCallers
@@ -486,17 +487,18 @@ def _record(name: str, run: Run) -> RunRecord:
 
 def task_callers(engine: FakeEngine, timeout: float = 5.0) -> TaskCallers:
     """Those of the running loop, as an open store has them."""
-    callers = TaskCallers(engine.location, timeout, engine.own_threads)
-    callers.settle()
-    callers.bind()
-    return callers
+    return TaskCallers(bound(engine), timeout)
 
 
 def thread_callers(engine: FakeEngine) -> ThreadCallers:
-    callers = ThreadCallers(engine.location, engine.own_threads)
-    callers.settle()
-    callers.bind()
-    return callers
+    return ThreadCallers(bound(engine))
+
+
+def bound(engine: FakeEngine) -> Binding:
+    binding = Binding(engine.location, engine.own_threads)
+    binding.settle()
+    binding.bind()
+    return binding
 
 
 class LoopHost:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from contextstore._waiting.threads import ThreadCallers
 
-from .fake_engine import FakeEngine
+from .fake_engine import FakeEngine, bound
 
 T = TypeVar("T")
 
@@ -48,9 +48,7 @@ class SteppedCallers(ThreadCallers):
     """Callers whose calls stand still where they wait."""
 
     def __init__(self, engine: FakeEngine) -> None:
-        super().__init__(engine.location, engine.own_threads)
-        self.settle()
-        self.bind()
+        super().__init__(bound(engine))
 
     def waiter(self) -> Any:
         return _Waiter()

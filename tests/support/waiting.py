@@ -26,12 +26,13 @@ class Waiting:
         self.clock = clock
         self.engine = FakeEngine(polls=polls)
         self.host = LoopHost()
-        self.subscriptions = Subscriptions(self.engine, task_callers(self.engine))
+        self.subscriptions = Subscriptions(self.engine)
+        self.callers = task_callers(self.engine)
 
     async def subscribe(self, flow_run_id: str = "run", node_id: str | None = "node") -> Subscription:
         """One that is begun: the poller, if one is needed, has taken its place."""
         subscription = self.subscriptions.subscription(flow_run_id, node_id)
-        (beginning,) = spawn(subscription.begin(self.host))  # type: ignore[arg-type]
+        (beginning,) = spawn(subscription.begin(self.host, self.callers))  # type: ignore[arg-type]
         await turns()
         if not beginning.done():
             await self.engine.let_poll()

@@ -65,6 +65,7 @@ from contextstore import (
     import_records,
     new_flow_run_id,
     restore,
+    shared,
 )
 from contextstore.observers import CommitEvent, ErrorEvent, OperationEvent, WaitEvent
 from contextstore.telemetry import OpenTelemetryObserver
@@ -425,6 +426,12 @@ def results(
     assert_type(report.problems, tuple[Problem, ...])
     for problem in report.problems:
         assert_type((problem.kind, problem.key, problem.message), tuple[str, tuple[str, ...], str])
+
+
+def faces(store: AsyncContextStore) -> None:
+    assert_type(store.blocking, ContextStore)
+    assert_type(store.blocking.awaitable, AsyncContextStore)
+    assert_type(shared("flows.db", durability="normal", timeout=1, observers=[]), ContextStore)
 
 
 def copies(one: ContextStore, other: ContextStore) -> None:

@@ -31,8 +31,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     make = Computation.__init__
 
-    def make_counting(self: Computation) -> None:
-        make(self)
+    def make_counting(self: Computation, loop: Any = None) -> None:
+        make(self, loop)
         self.waiters = Counting()
 
     monkeypatch.setattr(Computation, "__init__", make_counting)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from contextstore._process.own_threads import OwnThreads
+from contextstore._waiting.callers import Binding
 from contextstore._waiting.deadlock import Computation, running, waiting_for
 from contextstore._waiting.key_lock import KeyedLock
 from contextstore._waiting.single_flight import Flight, Flights
@@ -32,8 +33,11 @@ class Finalizer(Interrupt):
         self.has_waited_in_vain = other.is_alive()
 
 
+NOWHERE = Binding("nowhere", OwnThreads("nowhere"))
+
+
 def fly(flights: Flights, key: str) -> None:
-    callers = ThreadCallers("nowhere", OwnThreads("nowhere"), flights)
+    callers = ThreadCallers(NOWHERE, flights)
 
     async def compute() -> int:
         return 1
@@ -53,7 +57,7 @@ def take_turn(lock: KeyedLock, key: str) -> None:
     async def work() -> int:
         return 1
 
-    assert run_now(lock.run_locked(key, work)) == 1
+    assert run_now(lock.run_locked(ThreadCallers(NOWHERE), key, work)) == 1
 
 
 def join_a_later_one() -> None:
@@ -63,7 +67,7 @@ def join_a_later_one() -> None:
 
 
 flights = Flights()
-lock = KeyedLock(ThreadCallers("nowhere", OwnThreads("nowhere")))
+lock = KeyedLock()
 CALLS: dict[str, Callable[[str], None]] = {
     "a flight": lambda key: fly(flights, key),
     "a flight that is left": lambda key: land_last(flights, key),
@@ -121,7 +125,7 @@ def test_a_computation_that_its_last_two_callers_leave_at_once_is_cancelled_once
 
 def test_threads_that_ask_for_a_key_at_once_again_and_again_compute_it_one_at_a_time() -> None:
     own, here, most, computed = Flights(), [0], [0], [0]
-    callers = ThreadCallers("nowhere", OwnThreads("nowhere"), own)
+    callers = ThreadCallers(NOWHERE, own)
 
     async def compute() -> int:
         here[0] += 1

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from contextstore._process.own_threads import OwnThreads
+from contextstore._waiting.callers import Binding
 from contextstore._waiting.single_flight import Flights
 from contextstore._waiting.tasks import TaskCallers
 from contextstore._waiting.threads import ThreadCallers, run_now
@@ -26,10 +27,10 @@ class Faces:
     """The callers of one core: its tasks and its threads."""
 
     def __init__(self) -> None:
-        own = OwnThreads("nowhere")
+        binding = Binding("nowhere", OwnThreads("nowhere"))
         self.flights = Flights()
-        self.tasks = TaskCallers("nowhere", 30.0, own, self.flights)
-        self.threads = ThreadCallers("nowhere", own, self.flights)
+        self.tasks = TaskCallers(binding, 30.0, self.flights)
+        self.threads = ThreadCallers(binding, self.flights)
 
     def callers_of_one(self) -> int:
         return sum(len(flight.callers) for flight in self.flights.by_key.values())

@@ -8,12 +8,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from contextstore._process.own_threads import OwnThreads
+from contextstore._waiting.callers import Binding
 from contextstore._waiting.key_lock import KeyedLock
 from contextstore._waiting.tasks import TaskCallers
 
-
-def keyed_lock() -> KeyedLock:
-    return KeyedLock(TaskCallers("nowhere", 30.0, OwnThreads("nowhere")))
+CALLERS = TaskCallers(Binding("nowhere", OwnThreads("nowhere")), 30.0)
 
 
 def begun(lock: KeyedLock) -> Coroutine[Any, Any, Any]:
@@ -22,7 +21,7 @@ def begun(lock: KeyedLock) -> Coroutine[Any, Any, Any]:
     async def never() -> None:
         await asyncio.get_running_loop().create_future()
 
-    call = lock.run_locked("key", never)
+    call = lock.run_locked(CALLERS, "key", never)
     contextvars.copy_context().run(call.send, None)
     return call
 
@@ -42,7 +41,7 @@ class Collecting(dict[str, Any]):
 
 
 async def test_a_caller_comes_while_the_last_one_is_collected() -> None:
-    lock = keyed_lock()
+    lock = KeyedLock()
     gone = begun(lock)
     lock._queues = Collecting(lock._queues, gone.close)
     here, most = [0], [0]
@@ -54,13 +53,13 @@ async def test_a_caller_comes_while_the_last_one_is_collected() -> None:
         here[0] -= 1
 
     async with asyncio.timeout(30):
-        await asyncio.gather(*(lock.run_locked("key", work) for _ in range(3)))
+        await asyncio.gather(*(lock.run_locked(CALLERS, "key", work) for _ in range(3)))
     assert most == [1]
     assert lock._queues == {}
 
 
 async def test_the_first_is_collected_while_it_is_looked_at() -> None:
-    lock = keyed_lock()
+    lock = KeyedLock()
     gone = begun(lock)
     (turn,) = lock._queues["key"]
     loop = asyncio.get_running_loop()
@@ -72,23 +71,16 @@ async def test_the_first_is_collected_while_it_is_looked_at() -> None:
             gone.close()
             return True
 
-    class Lost:
-        def get_loop(self) -> Any:
-            return Closed()
-
-        def done(self) -> bool:
-            return True
-
     async def work() -> str:
         return "done"
 
     held = loop.create_future()
-    first = asyncio.ensure_future(lock.run_locked("key", lambda: asyncio.wait_for(held, 30)))
-    second = asyncio.ensure_future(lock.run_locked("key", work))
+    first = asyncio.ensure_future(lock.run_locked(CALLERS, "key", lambda: asyncio.wait_for(held, 30)))
+    second = asyncio.ensure_future(lock.run_locked(CALLERS, "key", work))
     await asyncio.sleep(0)
     assert len(lock._queues["key"]) == 3
-    turn.waiter = cast("Any", Lost())
-    third = asyncio.ensure_future(lock.run_locked("key", work))  # which finds that the first is lost
+    turn.loop = cast("Any", Closed())
+    third = asyncio.ensure_future(lock.run_locked(CALLERS, "key", work))  # which finds that the first is lost
     await asyncio.sleep(0)
     assert len(lock._queues["key"]) == 3
     async with asyncio.timeout(30):
