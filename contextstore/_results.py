@@ -44,6 +44,8 @@ class Output(RecordWithValue):
         value: a fresh object, without a ``type``.
         written_at: when it was written, by the clock of the writing machine; aware, in UTC.
         size: bytes of the stored value.
+        tag: what the writer put beside the value: a media type, a serializer's name. None: nothing.
+        cursor: where ``watch`` goes on behind this output. None where it does not come from ``watch``.
     """
 
     flow_run_id: str
@@ -51,6 +53,8 @@ class Output(RecordWithValue):
     value: Any
     written_at: datetime.datetime
     size: int
+    tag: str | None = None
+    cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,10 @@ def converted(value: Encoded, type: Any, *key: object) -> Any:
         raise placed from error.__cause__ or error
 
 
-def output_of(flow_run_id: str, record: OutputRecord, type: Any = None) -> Output:
+def output_of(flow_run_id: str, record: OutputRecord, type: Any = None, cursor: str | None = None) -> Output:
     value = converted(record.value, type, flow_run_id, record.node_id)
-    return Output(flow_run_id, record.node_id, value, time_of(record.written_at), len(record.value.data))
+    size, tag = len(record.value.data), record.value.tag
+    return Output(flow_run_id, record.node_id, value, time_of(record.written_at), size, tag, cursor)
 
 
 def outputs_of(flow_run_id: str, rows: Iterable[OutputRow], type: Any) -> Iterator[Output]:
@@ -41,7 +42,7 @@ def outputs_of(flow_run_id: str, rows: Iterable[OutputRow], type: Any) -> Iterat
             value = converted(Encoded(codec, data, tag), type, flow_run_id, node_id)
         else:
             value = decode(Encoded(codec, data, tag))
-        yield Output(flow_run_id, node_id, value, time_of(written_at), size)
+        yield Output(flow_run_id, node_id, value, time_of(written_at), size, tag)
 
 
 def global_entry_of(record: GlobalRecord, type: Any = None) -> GlobalEntry:

@@ -93,8 +93,8 @@ RUNS = {"page": Call("list_runs", (), _length), "fork": Call("fork_run", _RUN)}
 WAITS = {
     "get_or_put": Call("get_or_put", _OUTPUT),
     "wait_for": Call("wait_for", _OUTPUT),
-    "watch": Call("watch", _RUN),
 }
+WATCHING = {"watch": Call("watch", _RUN)}
 RETENTION = {"delete_run": Call("delete_run", _RUN, _itself), "prune": Call("prune", (), _runs)}
 MAINTENANCE = {name: Call(name) for name in ("stats", "ping", "check", "backup")}
 BATCH = Call("batch", (), _written)

@@ -24,6 +24,7 @@ from .runs import RunService
 from .session import Session
 from .target import Target, engine_for
 from .waits import WaitService
+from .watching import WatchService
 
 MakeCallers: TypeAlias = Callable[[Backend], Callers]
 """How the calls of a face on a backend wait."""
@@ -52,6 +53,7 @@ class Core:
         self.globals = noted.of(GlobalService(self.session), calls.GLOBALS)
         self.runs = noted.of(runs, calls.RUNS)
         self.waits = noted.of(WaitService(self.session, outputs, runs), calls.WAITS)
+        self.watching = noted.of(WatchService(self.session), calls.WATCHING)
         self.retention = noted.of(RetentionService(self.session), calls.RETENTION)
         self.maintenance = noted.of(maintenance, calls.MAINTENANCE)
         self.commit_batch = noted.noted(calls.BATCH, self.session.commit_when_writable)

@@ -5,30 +5,27 @@ Rules of this module: operations and records; no SQL, no threads. What the user 
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from .._dispatch.subscriptions import ClosedWith
 from .._engine.epochs import Epoch, is_known
 from .._engine.operations import PutOutput
 from .._engine.records import OutputKey
-from .._results import Output
 from .._values.arguments import check_function, check_seconds
 from .._values.codec import Encoded
-from .._values.keys import Id, flow_run_key, named, output_key
+from .._values.keys import Id, named, output_key
 from .._waiting.deadline import Deadline
 from ..errors import AlreadyExistsError, DeserializationError, RunDeletedError
-from .answers import converted, output_of
+from .answers import converted
 from .outputs import OutputService
 from .runs import RunService
 from .session import Session
 
 
 class WaitService:
-    """What ``get_or_put``, ``wait_for`` and ``watch`` do: the async face has their documentation."""
+    """What ``get_or_put`` and ``wait_for`` do: the async face has their documentation."""
 
     def __init__(self, session: Session, outputs: OutputService, runs: RunService) -> None:
         self._session = session
@@ -128,42 +125,6 @@ class WaitService:
         finally:
             subscription.close()
             session.engine.reports.waited("output", time.monotonic() - began, timed_out=timed_out)
-
-    async def watch(self, flow_run_id: Id) -> AsyncIterator[Output]:
-        session = self._session
-        await session.ready()
-        flow_run = flow_run_key(flow_run_id)
-        subscription = session.subscriptions.subscription(flow_run, None)
-        frame = ClosedWith(subscription)
-        try:
-            await subscription.begin(session.host, session.callers)
-            seen = set()
-            run = None
-            # Closed here and not by the collector, which on the thread of a loop would leave that to a task.
-            async with contextlib.aclosing(self._outputs.records(flow_run, "")) as records:
-                async for record in records:
-                    run = record.run
-                    seen.add(record.node_id)
-                    yield output_of(flow_run, record)
-            await self._runs.refuse_if_deleted(flow_run)
-            while True:
-                nodes = await subscription.next(None)
-                if not nodes:
-                    await self._runs.refuse_if_deleted(flow_run)
-                # One at least, for its run's serial: of an id that was used anew, all nodes may have been seen before.
-                for node_id in [node_id for node_id in nodes if node_id not in seen] or nodes[-1:]:
-                    found = await session.fetch((flow_run, node_id))
-                    if found is None:  # its run was deleted, which the subscription will tell
-                        continue
-                    if found.run != (run or found.run):
-                        raise RunDeletedError(flow_run)
-                    run = found.run
-                    if node_id not in seen:
-                        seen.add(node_id)
-                        yield output_of(flow_run, found)
-        finally:
-            del frame
-            subscription.close()
 
 
 class _Computation:

@@ -60,16 +60,16 @@ class _Poller:
 
 
 class Subscription:
-    """What one waiter is told: node ids of its run that have an output now, or why it will wait in vain.
+    """What one waiter is told: that something of its run, or of any run, is there now, or why it will wait in vain.
 
     It is made first, begun within a ``try`` and closed in its ``finally``: an interrupt may come between any two steps.
     """
 
-    def __init__(self, subscriptions: Subscriptions, flow_run_id: str, node_id: str | None) -> None:
+    def __init__(self, subscriptions: Subscriptions, flow_run_id: str | None, node_id: str | None) -> None:
         self._subscriptions = subscriptions
         self.flow_run_id = flow_run_id
         self.node_id = node_id
-        self.nodes: deque[str] = deque()
+        self.nodes: deque[str] = deque(maxlen=1)  # the last one: who is slow has to look, and not to remember
         self.maybe_deleted = False
         self.error: ContextStoreError | None = None
         self._callers: Callers | None = None
@@ -82,7 +82,7 @@ class Subscription:
         await self._subscriptions.subscribe(self, host, callers)
 
     async def next(self, timeout: float | None) -> list[str]:
-        """The node ids reported since the last call; waits for one. Raises the builtin TimeoutError.
+        """The node reported last since the last call; waits for one. Raises the builtin TimeoutError.
 
         None at all: look whether the run is deleted.
         """
@@ -156,12 +156,12 @@ class Subscriptions:
         self._polled: deque[tuple[Collection[OutputKey], Collection[str]]] = deque()
         """What the poller has found."""
         self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
-        self._by_run: dict[str, dict[Subscription, None]] = {}
+        self._by_run: dict[str | None, dict[Subscription, None]] = {}  # None: of any run
         self._of_run: dict[str, dict[Subscription, None]] = {}  # both, by their run
         self._look_for_lost_at = 0.0
 
-    def subscription(self, flow_run_id: str, node_id: str | None) -> Subscription:
-        """To be told of an output, or of all outputs of a run."""
+    def subscription(self, flow_run_id: str | None, node_id: str | None) -> Subscription:
+        """To be told of an output, of all outputs of a run, or of all there are."""
         return Subscription(self, flow_run_id, node_id)
 
     async def subscribe(self, subscription: Subscription, host: EngineHost, callers: Callers) -> None:
@@ -306,7 +306,7 @@ class Subscriptions:
         self._tell_all()
         return bool(self._everyone) and not self._closed
 
-    def _waited_for(self) -> tuple[list[OutputKey], list[str]]:
+    def _waited_for(self) -> tuple[list[OutputKey], list[str | None]]:
         self._tell_all()  # or those who have just come would not be among them
         return list(self._by_output), list(self._by_run)
 
@@ -316,7 +316,7 @@ class Subscriptions:
     def _tell_polled(self, found: Collection[OutputKey], deleted: Collection[str] = ()) -> bool:
         """Returns whether a caller waits for one of the outputs."""
         self._polled.append((found, deleted))
-        is_waited_for = any(key in self._by_output or key[0] in self._by_run for key in found)
+        is_waited_for = any(key in self._by_output or key[0] in self._by_run or None in self._by_run for key in found)
         self._tell_all()
         return is_waited_for
 
@@ -344,7 +344,8 @@ class Subscriptions:
         self._keep_up()  # after these were committed: who came before and did not find them is to be told
         waiters: list[Waiter[Outcome[None]]] = []
         for key in found:
-            for subscription in (*self._by_output.get(key, ()), *self._by_run.get(key[0], ())):
+            of_runs = *self._by_run.get(key[0], ()), *self._by_run.get(None, ())
+            for subscription in (*self._by_output.get(key, ()), *of_runs):
                 subscription.nodes.append(key[1])
                 _take_waiter(subscription, waiters)
         for flow_run_id in deleted:
@@ -366,6 +367,8 @@ class Subscriptions:
 
     def _places_of(self, subscription: Subscription) -> list[tuple[dict[Any, dict[Subscription, None]], object]]:
         flow_run_id, node_id = subscription.flow_run_id, subscription.node_id
+        if flow_run_id is None:
+            return [(self._by_run, None)]  # which no deletion ends
         if node_id is None:
             return [(self._of_run, flow_run_id), (self._by_run, flow_run_id)]
         return [(self._of_run, flow_run_id), (self._by_output, (flow_run_id, node_id))]

@@ -27,16 +27,21 @@ from .records import (
     AppendKey,
     Counts,
     Cursor,
+    CursorFields,
     EngineStats,
     Extent,
     Fetched,
     GlobalRecord,
     GlobalRow,
     IdleRuns,
+    NewsPage,
     OutputKey,
+    Place,
     RunRecord,
     RunRow,
     Wanted,
+    Watched,
+    WatchStart,
 )
 from .reports import Reports
 
@@ -184,6 +189,16 @@ class Reads(Protocol):
 
     async def count(self) -> Counts:
         """A scan."""
+
+    async def watch_from(self, watched: Watched, cursor: tuple[str, CursorFields] | None) -> WatchStart:
+        """Where a watcher begins: at the place that a cursor names, in a history; None: at the first commit."""
+
+    async def page_since(self, watched: Watched, place: Place, limit: int, max_bytes: int) -> NewsPage:
+        """What is watched of all that was committed behind the place, in the order of the commits; within one, by run
+        and node id: at most so many, and about so many bytes.
+
+        No output is told before one that can still come to lie before it. A damaged one is an error in its own place.
+        """
 
 
 class Inline(Protocol):

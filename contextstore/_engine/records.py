@@ -20,8 +20,8 @@ OutputKey: TypeAlias = tuple[str, str]
 """flow_run_id, node_id"""
 
 
-Wanted: TypeAlias = tuple[Sequence[OutputKey], Sequence[str]]
-"""What is waited for: outputs, and runs of which any output is."""
+Wanted: TypeAlias = tuple[Sequence[OutputKey], Sequence[str | None]]
+"""What is waited for: outputs, and runs of which any output is; None: any output of any run."""
 
 
 class OutputRecord(NamedTuple):
@@ -34,6 +34,59 @@ class OutputRecord(NamedTuple):
 
 Fetched: TypeAlias = "Outcome[OutputRecord | None]"
 """An output; None: it is not there; or CorruptStoreError."""
+
+
+class Watched(NamedTuple):
+    """What a watcher is to be told of."""
+
+    flow_run_id: str | None
+    """None: the outputs of all runs."""
+    prefix: str
+    until: str | None
+    """A node of the run, which is told of whether or not it has the prefix, and also once it is deleted."""
+
+
+Place: TypeAlias = Any
+"""How far a watcher has come in a store's history: the engine's own."""
+
+CursorFields: TypeAlias = tuple[int | str, ...]
+"""What a cursor says of a place."""
+
+
+class WatchStart(NamedTuple):
+    """Where a watcher begins."""
+
+    history: str
+    """The name of the store's history."""
+    place: Place | None
+    """None: there is no such place in it."""
+    is_past_until: bool
+    """Whether the output at which the watcher ends lies at the place, or before it."""
+
+
+class News(NamedTuple):
+    """An output that was committed."""
+
+    flow_run_id: str
+    node_id: str
+    output: Outcome[OutputRecord] | None
+    """None: it was deleted, and its mark stands there."""
+    cursor: CursorFields
+    """Of the place behind it."""
+
+
+class NewsPage(NamedTuple):
+    """Some of what was committed behind a place."""
+
+    news: list[News]
+    place: Place
+    """Behind which to go on."""
+    is_last: bool
+    """Whether nothing more was there, just now."""
+    run: int | None
+    """The serial of the one run that was asked for; None: there is no trace of it."""
+    is_deleted: bool
+    """Whether that run is deleted."""
 
 
 def is_intact(owner: str, name: str, encoded: Encoded, checksum: object, size: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
@@ -618,17 +618,41 @@ class AsyncContextStore:
         """
         return await self._core.waits.wait_for(flow_run_id, node_id, timeout, type)
 
-    def watch(self, flow_run_id: Id) -> AsyncIterator[Output]:
-        """Iterate over the outputs of a run: those already there by node id, then each once as it is written.
+    def watch(
+        self,
+        flow_run_id: Id | None = None,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        until: Id | None = None,
+        type: Any = None,
+    ) -> AsyncGenerator[Output, None]:
+        """Iterate over the outputs of a run, or of all runs: those already there, then each once as it is written.
 
-        It goes on for ever, and ends when its consumer stops: leave the loop, or cancel it.
+        They come in the order of the commits from the first one on, whichever process makes them; within one commit by
+        run, in the order in which the store first saw the runs, and node id. It goes on for ever, and ends when its
+        consumer stops: leave the loop, or cancel it. To go on later, in another process or after a restart, keep the
+        ``cursor`` of the output that was dealt with last.
+
+        Args:
+            flow_run_id: None: all runs. Of a run that is deleted meanwhile the rest is passed over then.
+            prefix: only node ids that begin with it, literally.
+            after: the ``cursor`` of an output that ``watch`` gave. All that was not given before it is given; the last
+                ones before it may be given again.
+            until: the node, with a ``flow_run_id``, whose output ends the iteration: it is given, whether or not it has
+                the prefix. If it lies at ``after`` or before it, the iteration ends at once.
+            type: see ``get``.
 
         Raises:
-            RunDeletedError: the run is deleted, or is being deleted.
+            ValueError: ``after`` is no cursor of this store as it is now: one of another store, or from before a
+                ``restore``; or ``until`` is passed without a ``flow_run_id``.
+            RunDeletedError: the run is deleted, or is being deleted, also if its id has been used anew since.
+            OutputDeletedError: the output ``until`` is deleted.
             StoreClosedError: the store was closed while the call waited.
+            DeserializationError: a value does not fit ``type``.
             CorruptStoreError: a stored value is damaged.
         """
-        return self._core.waits.watch(flow_run_id)
+        return self._core.watching.watch(flow_run_id, prefix, after, until, type)
 
     def run(self, flow_run_id: Id) -> AsyncFlowRun:
         """The calls of this store bound to one run, and ``step``."""

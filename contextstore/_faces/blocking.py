@@ -5,7 +5,7 @@ Rules of this module: nothing of a store is known here but what is passed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import Any, TypeVar, cast
 
 from .._core.core import Core
@@ -26,7 +26,7 @@ def documented_as(original: Callable[..., Any]) -> Callable[[F], F]:
     return copy_docstring
 
 
-def iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
+def iterate(iterator: AsyncIterator[T]) -> Generator[T, None, None]:
     """An async generator that never suspends, as a plain one."""
     generator = cast("AsyncGenerator[T, None]", iterator)
     try:

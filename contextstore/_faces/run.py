@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -165,9 +165,11 @@ class AsyncFlowRun:
         """Wait until a node has an output: see the store's ``wait_for``."""
         return await self._core.waits.wait_for(self.flow_run_id, node_id, timeout, type)
 
-    def watch(self) -> AsyncIterator[Output]:
+    def watch(
+        self, *, prefix: str = "", after: str | None = None, until: Id | None = None, type: Any = None
+    ) -> AsyncGenerator[Output, None]:
         """The outputs that are there, and each further one as it is written: see the store's ``watch``."""
-        return self._core.waits.watch(self.flow_run_id)
+        return self._core.watching.watch(self.flow_run_id, prefix, after, until, type)
 
     def iter_outputs(
         self, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
@@ -294,8 +296,10 @@ class FlowRun:
         return wait_for(self._core, self.flow_run_id, node_id, timeout, type)
 
     @documented_as(AsyncFlowRun.watch)
-    def watch(self) -> Iterator[Output]:
-        return iterate(self._core.waits.watch(self.flow_run_id))
+    def watch(
+        self, *, prefix: str = "", after: str | None = None, until: Id | None = None, type: Any = None
+    ) -> Generator[Output, None, None]:
+        return iterate(self._core.watching.watch(self.flow_run_id, prefix, after, until, type))
 
     @documented_as(AsyncFlowRun.iter_outputs)
     def iter_outputs(

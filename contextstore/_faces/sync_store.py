@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
@@ -272,8 +272,16 @@ class ContextStore:
         return wait_for(self._core, flow_run_id, node_id, timeout, type)
 
     @documented_as(AsyncContextStore.watch)
-    def watch(self, flow_run_id: Id) -> Iterator[Output]:
-        return iterate(self._core.waits.watch(flow_run_id))
+    def watch(
+        self,
+        flow_run_id: Id | None = None,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        until: Id | None = None,
+        type: Any = None,
+    ) -> Generator[Output, None, None]:
+        return iterate(self._core.watching.watch(flow_run_id, prefix, after, until, type))
 
     @documented_as(AsyncContextStore.run)
     def run(self, flow_run_id: Id) -> FlowRun:

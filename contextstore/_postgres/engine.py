@@ -25,15 +25,20 @@ from .._engine.records import (
     AppendCounter,
     AppendKey,
     Counts,
+    CursorFields,
     EngineStats,
     Extent,
     Fetched,
     GlobalRecord,
     GlobalRow,
     IdleRuns,
+    NewsPage,
     OutputKey,
+    Place,
     RunRecord,
     RunRow,
+    Watched,
+    WatchStart,
 )
 from .._engine.reports import Reports
 from .._engine.serials import Serials
@@ -49,6 +54,7 @@ from .connection import Connection, import_driver
 from .epoch import StoreEpoch
 from .errors import TransientError
 from .feed import Feed
+from .news import HistoryReads
 from .opening import Opening, Terms, session_settings
 from .outputs import GROUP_LIMITS
 from .pool import ReadPool
@@ -135,6 +141,7 @@ class PostgresEngine:
         self._units = Units(context, self._epoch)
         self._pool = ReadPool(address, settings, self.reports, timeout, max_connections - 1)  # the other one writes
         self._reads = Reads(self.location, self._pool, statements, self._epoch, timeout)
+        self._history = HistoryReads(self.location, self._pool, statements)
         self.inline = None
         self.feed = Feed(self._pool, statements, self._reads)
 
@@ -311,6 +318,12 @@ class PostgresEngine:
 
     async def count(self) -> Counts:
         return await self._reads.count()
+
+    async def watch_from(self, watched: Watched, cursor: tuple[str, CursorFields] | None) -> WatchStart:
+        return await self._history.watch_from(watched, cursor)
+
+    async def page_since(self, watched: Watched, place: Place, limit: int, max_bytes: int) -> NewsPage:
+        return await self._history.page_since(watched, place, limit, max_bytes)
 
     # -- beside the reads and writes ----------------------------------------------------------------------------------
 

@@ -1,8 +1,7 @@
 """What other clients write, for the callers that wait for it.
 
-Rules of this module: it looks for what is waited for, and for nothing else. There is no feed of all that is committed:
-ids and times are given before the commit, so that one may become visible behind another that was seen already. To look
-for what is waited for misses nothing.
+Rules of this module: it looks for the outputs that are waited for, and for the runs that have any output which the last
+snapshot had not: see ``news`` for why a snapshot. Who watches a run, or all of them, then looks for itself.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .._engine.records import Cursor, OutputKey, Wanted
+from .news import Snapshot
 from .pool import ReadPool
 from .reads import Reads
 from .statements import Statements
@@ -26,22 +26,27 @@ class Feed:
         self._reads = reads
 
     async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
-        """The cursor has, of each run that is waited for, its serial and how many outputs it had."""
-        counts = dict(cursor or {})
+        """The cursor has the number of the look, and the snapshot of the last one that anybody watched at."""
+        looks, since = cursor or (0, None)
         found: list[OutputKey] = []
         outputs, runs = wanted() if cursor is not None else ((), ())
         if outputs:
             columns = [key[0] for key in outputs], [key[1] for key in outputs]
             found += [(run, node) for run, node in await self._pool.fetch(self._statements.waited_for, *columns)]
-        for flow_run_id, *count in await self._count(runs):
-            if counts.get(flow_run_id) != count:  # or another run of that id has as many
-                counts[flow_run_id] = count
-                found += [(flow_run_id, node_id) for node_id in await self._reads.every_node_id(flow_run_id)]
+        now = None
+        if runs:
+            now, written = await self._look(since)
+            # Whoever has come before the first look has to look once more.
+            found += [(run, "") for run in (written if since is not None else [run or "" for run in runs])]
         # Never the same cursor as before: a deletion changes nothing that is looked at here.
-        return counts | {"": counts.get("", 0) + 1}, found
+        return (looks + 1, now), found
 
-    async def _count(self, runs: Sequence[str]) -> list[tuple[str, int, int]]:
-        return await self._pool.fetch(self._statements.count_of_runs, list(runs)) if runs else []
+    async def _look(self, since: Snapshot | None) -> tuple[Snapshot, list[str]]:
+        """The present snapshot, and the runs with outputs that it has and the last one had not."""
+        end = since.end if since is not None else 2**63 - 1
+        late = [str(one) for one in since.open] if since is not None else []
+        rows = await self._pool.fetch(self._statements.runs_with_news, late, str(end))
+        return Snapshot.read(rows[0][0]), [name for _, name in rows if name is not None]
 
     def deletion_epoch(self) -> int | None:
         return None

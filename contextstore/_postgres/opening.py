@@ -14,6 +14,7 @@ from typing import NamedTuple
 from .._process.log import log
 from .._waiting.deadline import Deadline
 from ..errors import IncompatibleStoreError, ReadOnlyStoreError, StorageError, StoreBusyError, StoreNotFoundError
+from .adoption import Adoption
 from .epoch import StoreEpoch
 from .errors import NO_CONNECTION_LEFT, NO_TABLE, ConnectionLostError, TransientError, TryAgainError
 from .migration import Migration
@@ -26,6 +27,8 @@ _MAX_MILLISECONDS = 2**31 - 1
 _MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710", NO_TABLE)
 """Another client creates, or migrates, it at the same moment. The first come also in spite of IF NOT EXISTS."""
 _MAX_COLLISIONS = 20
+_LEAST_SERVER = 13
+"""The first with snapshots of 64 bits, by which outputs are watched."""
 
 
 class Terms(NamedTuple):
@@ -67,6 +70,7 @@ class Opening:
         self._statements = context.statements
         self._epoch = epoch
         self._migration = Migration(context.location, context.connection, address.schema)
+        self._adoption = Adoption(context.location, context.connection, context.statements, terms.timeout)
 
     async def run(self) -> None:
         deadline = deadline_of_call(self._terms.timeout)
@@ -81,6 +85,8 @@ class Opening:
                         await self._set_up(deadline)
                     else:
                         await self._migrate(version, deadline)
+                if not self._terms.read_only:
+                    await self._adoption.run(deadline)
                 await self._epoch.ask(deadline)
                 return
             except ConnectionLostError as lost:
@@ -162,6 +168,11 @@ class Opening:
 
     async def _look_at_settings(self, deadline: Deadline) -> None:
         settings = dict(await self._connection.fetch(deadline, self._statements.settings))
+        if int(settings.get("server_version_num", 0)) < _LEAST_SERVER * 10_000:
+            raise IncompatibleStoreError(
+                f"{self._location} is on a server of version {settings.get('server_version_num')}; a store needs "
+                f"PostgreSQL {_LEAST_SERVER} or newer"
+            )
         if settings.get("server_encoding") != "UTF8":
             raise IncompatibleStoreError(
                 f"{self._location} has the encoding {settings.get('server_encoding')}; a store needs UTF8"

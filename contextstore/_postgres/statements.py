@@ -80,7 +80,8 @@ CREATE VIEW {schema}.globals AS
            to_timestamp(written_at / 1e6) AS written_at, to_timestamp(expires_at / 1e6) AS expires_at
     FROM {schema}.global_values
     WHERE value IS NOT NULL AND (expires_at IS NULL OR to_timestamp(expires_at / 1e6) > clock_timestamp());
-INSERT INTO {schema}.store_format (version, history) VALUES (3, gen_random_uuid());
+INSERT INTO {schema}.store_format (version, history, cluster)
+    SELECT 3, gen_random_uuid(), system_identifier FROM pg_control_system();
 """
 
 STILL_BUSY = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[])"
@@ -103,6 +104,22 @@ Joined as usual, it was looked for among all outputs of its run where the planne
 gets from a run of 3,000 took it 30 ms instead of 0.3. OFFSET 0 keeps it from taking the two conditions apart.
 """
 
+_NOW = """
+    (SELECT CASE WHEN pg_is_in_recovery() THEN format('%1$s:%1$s:', pg_snapshot_xmin(s))::pg_snapshot ELSE s END
+        FROM pg_current_snapshot() AS s)
+"""
+"""The present snapshot: which transactions are committed. A standby does not say which are open, but for the first."""
+
+_WINDOW = """
+    SELECT xact::text::bigint, run, node_id, nth, is_watched FROM (
+        SELECT xact, run, node_id, row_number() OVER (ORDER BY xact, run, node_id) AS nth, count(*) OVER () AS total,
+            is_news AND ($4::bigint IS NULL OR run = $4)
+                AND (node_id >= $5 AND node_id < $6 OR node_id = $7::text) AS is_watched
+        FROM ({rows} LIMIT $8) AS looked_at
+    ) AS page WHERE {is_known} AND (is_watched OR nth = total) ORDER BY nth
+"""
+"""The keys of the next so many rows behind ($1, $2, $3): of those that are watched, and of the last one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class WriteStatements(AppendStatements):
@@ -120,9 +137,25 @@ class WriteStatements(AppendStatements):
         FROM (SELECT deletions FROM {schema}.store_format FOR UPDATE) AS before
         RETURNING before.deletions, f.deletions
     """
+    clusters: str = """
+        SELECT cluster, (SELECT system_identifier FROM pg_control_system()) FROM {schema}.store_format
+    """
+    lock_format: str = "SELECT cluster FROM {schema}.store_format FOR UPDATE"
+    # Those that would count as not yet begun here.
+    renew_transactions: str = """
+        UPDATE {schema}.node_outputs SET xact = pg_current_xact_id()
+        WHERE {is_known} AND (run, node_id) IN (
+            SELECT run, node_id FROM {schema}.node_outputs
+            WHERE xact >= pg_snapshot_xmax(pg_current_snapshot()) LIMIT $1
+        )
+    """
+    begin_history: str = """
+        UPDATE {schema}.store_format SET cluster = $1, history = gen_random_uuid() WHERE {is_known}
+    """
     settings: str = """
         SELECT name, setting FROM pg_settings WHERE name IN
-            ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_encoding')
+            ('server_version_num', 'fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names',
+                'server_encoding')
     """
     has_standby: str = "SELECT FROM pg_stat_replication LIMIT 1"
     # -- writes ------------------------------------------------------------------------------------------------------
@@ -405,9 +438,83 @@ class Statements(WriteStatements, PartStatements):
         CROSS JOIN LATERAL ({output_of_key}) AS o
         WHERE {is_known}
     """
-    count_of_runs: str = """
-        SELECT r.flow_run_id, r.serial, (SELECT count(*) FROM {schema}.node_outputs WHERE run = r.serial)
-        FROM {schema}.flow_runs r WHERE {is_known} AND r.flow_run_id = ANY($1::text[]) AND r.deleted_at IS NULL
+    # -- what was committed behind a place in the history: see ``news`` ------------------------------------------------
+    history: str = """
+        SELECT history::text, cluster, (SELECT system_identifier FROM pg_control_system()), {now}::text,
+            pg_is_in_recovery()
+        FROM {schema}.store_format WHERE {is_known}
+    """
+    transaction_of: str = """
+        SELECT coalesce(o.xact::text::bigint, 0), o.run FROM {schema}.flow_runs r
+        JOIN {schema}.node_outputs o ON o.run = r.serial
+        WHERE {is_known} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
+    """
+    look: str = """
+        SELECT {now}::text, pg_is_in_recovery(), r.serial, coalesce(r.deleted_at IS NOT NULL, false)
+        FROM {schema}.store_format LEFT JOIN {schema}.flow_runs r ON r.flow_run_id = $1 WHERE {is_known}
+    """
+    # Of any run: the rows of certain transactions; of those from one on; those that name none.
+    rows_of_late: str = _WINDOW.replace(
+        "{rows}",
+        """
+            SELECT xact, run, node_id, true AS is_news FROM {schema}.node_outputs
+            WHERE xact = ANY($10::text[]::xid8[]) AND pg_visible_in_snapshot(xact, $9::text::pg_snapshot)
+                AND (xact, run, node_id) > ($1::text::xid8, $2::bigint, $3::text)
+            ORDER BY xact, run, node_id
+        """,
+    )
+    rows_of_new: str = _WINDOW.replace(
+        "{rows}",
+        """
+            SELECT xact, run, node_id, true AS is_news FROM {schema}.node_outputs
+            WHERE xact >= $10::text::xid8 AND xact < pg_snapshot_xmax($9::text::pg_snapshot)
+                AND pg_visible_in_snapshot(xact, $9::text::pg_snapshot)
+                AND (xact, run, node_id) > ($1::text::xid8, $2::bigint, $3::text)
+            ORDER BY xact, run, node_id
+        """,
+    )
+    rows_of_before: str = _WINDOW.replace(
+        "{rows}",
+        """
+            SELECT '0'::xid8 AS xact, run, node_id, xact IS NULL AS is_news FROM {schema}.node_outputs
+            WHERE $1::text = '0' AND (run, node_id) > ($2::bigint, $3::text) ORDER BY run, node_id
+        """,
+    )
+    # Of one run, by its own index.
+    rows_of_run: str = _WINDOW.replace(
+        "{rows}",
+        """
+            SELECT xact, run, node_id, true AS is_news FROM (
+                SELECT coalesce(xact, '0'::xid8) AS xact, run, node_id FROM {schema}.node_outputs
+                WHERE run = $4 AND (node_id >= $5 AND node_id < $6 OR node_id = $7::text)
+            ) AS of_run
+            WHERE (xact, run, node_id) > ($1::text::xid8, $2::bigint, $3::text)
+                AND pg_visible_in_snapshot(xact, $9::text::pg_snapshot)
+                AND ($10::text IS NULL OR NOT pg_visible_in_snapshot(xact, $10::text::pg_snapshot))
+            ORDER BY xact, run, node_id
+        """,
+    )
+    news: str = """
+        SELECT flow_run_id, node_id, codec, value, checksum, written_at, size, run, tag, nth FROM (
+            SELECT r.flow_run_id, o.*, t.nth, sum(o.size) OVER (ORDER BY t.nth) - o.size AS before
+            FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (serial, node_id, nth)
+            JOIN {schema}.flow_runs r ON r.serial = t.serial AND r.deleted_at IS NULL
+            CROSS JOIN LATERAL ({output_of_key}) AS o
+            WHERE o.codec >= 0 OR o.node_id = $3::text
+        ) AS sized WHERE {is_known} AND before < $4 ORDER BY nth
+    """
+    name_of: str = "SELECT flow_run_id FROM {schema}.flow_runs WHERE {is_known} AND serial = $1"
+    runs_with_news: str = """
+        SELECT s.now::text, r.flow_run_id FROM (SELECT {now} AS now) AS s
+        LEFT JOIN LATERAL (
+            SELECT r.flow_run_id FROM {schema}.flow_runs r WHERE serial IN (
+                SELECT run FROM {schema}.node_outputs
+                WHERE xact = ANY($1::text[]::xid8[]) AND pg_visible_in_snapshot(xact, s.now)
+                UNION ALL
+                SELECT run FROM {schema}.node_outputs
+                WHERE xact >= $2::text::xid8 AND pg_visible_in_snapshot(xact, s.now)
+            )
+        ) AS r ON true WHERE {is_known}
     """
     size: str = """
         SELECT split_part(version(), ' ', 2), sum(pg_total_relation_size(oid)) FROM pg_class
@@ -442,6 +549,7 @@ def statements_for(schema: str) -> Statements:
             name: text.replace("{is_known}", _IS_KNOWN)
             .replace("{output_of_key}", _OUTPUT_OF_KEY)
             .replace("{has_rest}", HAS_REST)
+            .replace("{now}", _NOW)
             .replace("{schema}", quoted)
             for name, text in texts.items()
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from ..errors import CorruptStoreError
@@ -17,7 +17,7 @@ from .connection import harden, uri_of
 from .migrations import migrate
 from .placing import new_file, put_in_place, refuse_existing
 from .reads import snapshot
-from .schema import SCHEMA_VERSION, refuse_other_format, schema_version
+from .schema import NEW_HISTORY, SCHEMA_VERSION, refuse_other_format, schema_version
 
 _ROWS_A_REPORT = 500
 
@@ -43,6 +43,7 @@ def back_up(
         copy_snapshot(connection, part, report, 2 if check else 1)
         confirm()
         _refuse_copy_of_other_format(part, location)  # else a newer one would pass for damage
+        begin_history(part)
         if check:
             verify(part, report, f"the backup to {path} was not made: what it would hold")
         put_in_place(part, path, overwrite=overwrite, is_store=False)
@@ -76,12 +77,25 @@ def copy_snapshot(connection: sqlite3.Connection, part: str, report: Report, rou
 
 def migrate_copy(part: str, location: str) -> None:
     """Bring a copy of an older schema up to the present one."""
+    with _alone(part) as connection:
+        if schema_version(connection, location) != SCHEMA_VERSION:
+            migrate(connection, location)
+
+
+def begin_history(part: str) -> None:
+    """Have a copy be a store of its own to whoever watches. Of damage the check tells."""
+    with contextlib.suppress(sqlite3.Error), _alone(part) as connection:
+        connection.execute(NEW_HISTORY)
+
+
+@contextlib.contextmanager
+def _alone(part: str) -> Iterator[sqlite3.Connection]:
+    """A connection that writes to a copy; what it has written is in the file itself."""
     with contextlib.closing(sqlite3.connect(uri_of(part, "rw"), uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE").close()  # no -shm for this
         harden(connection)
-        if schema_version(connection, location) != SCHEMA_VERSION:
-            migrate(connection, location)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        yield connection
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def verify(part: str, report: Report, what: str) -> None:

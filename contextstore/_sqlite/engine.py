@@ -20,21 +20,26 @@ from .._engine.records import (
     AppendCounter,
     AppendKey,
     Counts,
+    CursorFields,
     EngineStats,
     Extent,
     Fetched,
     GlobalRecord,
     GlobalRow,
     IdleRuns,
+    NewsPage,
     OutputKey,
+    Place,
     RunRecord,
     RunRow,
+    Watched,
+    WatchStart,
 )
 from .._results import CheckReport
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
-from . import appends, deletion, parts, reads
+from . import appends, deletion, news, parts, reads
 from .backup import back_up
 from .check import check_store
 from .database import Database
@@ -192,6 +197,15 @@ class SQLiteEngine:
 
     async def count(self) -> Counts:
         return self._database.read("the counts", reads.count)
+
+    async def watch_from(self, watched: Watched, cursor: tuple[str, CursorFields] | None) -> WatchStart:
+        return self._database.read("the history", lambda here: news.watch_from(here, self.location, watched, cursor))
+
+    async def page_since(self, watched: Watched, place: Place, limit: int, max_bytes: int) -> NewsPage:
+        def query(connection: sqlite3.Connection) -> NewsPage:
+            return news.page_since(connection, self.location, watched, place, Portion(limit, max_bytes))
+
+        return self._database.read("the outputs", query)
 
     # -- on the host's loop, beside the reads and writes ---------------------------------------------------------------
 

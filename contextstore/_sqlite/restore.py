@@ -14,7 +14,7 @@ from typing import Any
 
 from .._values.arguments import check_function
 from ..errors import IncompatibleStoreError, StorageError
-from .backup import Report, copy_snapshot, migrate_copy, verify
+from .backup import Report, begin_history, copy_snapshot, migrate_copy, verify
 from .errors import translated, translated_os
 from .location import check_place
 from .placing import new_file, put_in_place, refuse_existing
@@ -79,6 +79,7 @@ def restore(
         with new_file(path, "restore to") as part:
             _copy(source, part, report)
             migrate_copy(part, source)
+            begin_history(part)
             verify(part, report, f"nothing was restored: {source}")
             put_in_place(part, path, overwrite=overwrite, is_store=True)
     except sqlite3.Error as error:

@@ -104,6 +104,8 @@ CREATE VIEW globals AS
 )
 NEW_FACTS = "INSERT INTO store_facts VALUES ('history', lower(hex(randomblob(16)))), ('freed_version', 0)"
 """What a new store knows of itself."""
+NEW_HISTORY = "UPDATE store_facts SET value = lower(hex(randomblob(16))) WHERE name = 'history'"
+"""Of a copy, which goes its own way from then on: no cursor of before is one of it."""
 KNOWN_SCHEMAS = {**FORMER_SCHEMAS, SCHEMA_VERSION: _SCHEMA}
 """By their number, as the statements that make them."""
 

@@ -11,6 +11,7 @@ import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, cast
 
 from .._engine.epochs import LocalEpochs
@@ -65,6 +66,8 @@ def _insert_outputs(rows: int) -> str:
 
 
 _INSERT_OUTPUTS = {rows: _insert_outputs(rows) for rows in _INSERT_SIZES}
+_RUN_AND_NODE = itemgetter(0, 1)
+"""Of an output's row."""
 
 _WRITE_GLOBAL = """
     INSERT INTO global_values (key, version, codec, checksum, written_at, size, value)
@@ -268,12 +271,34 @@ class Transaction:
         self._serials.clear()
 
     def _apply_all(self, unit: Unit) -> list[Any]:
+        """Each in its turn. Puts alone go in the order in which watchers are told of one commit."""
+        if len(unit) > 1 and all(type(operation) is PutOutput for operation in unit):
+            return self._put_sorted(cast("Sequence[PutOutput]", unit))
         results: list[Any] = []
         for kind, some in itertools.groupby(unit, key=type):
             if kind is AppendOutput:
                 results += [outcome.unwrap() for outcome in self._append(cast("list[AppendOutput]", list(some)))]
             else:
                 results += [self._apply_operation(operation) for operation in some]
+        return results
+
+    def _put_sorted(self, puts: Sequence[PutOutput]) -> list[Any]:
+        """Of those that are refused, the first of the unit is raised."""
+        results: list[Any] = [None] * len(puts)
+        refused: dict[int, ContextStoreError] = {}
+        order: list[tuple[int, str, int]] = []
+        for index, put in enumerate(puts):
+            try:
+                order.append((self._serial(put.flow_run_id, self._now), put.node_id, index))
+            except RunDeletedError as error:
+                refused[index] = error
+        for _, _, index in sorted(order):
+            try:
+                results[index] = self._apply_operation(puts[index])
+            except ContextStoreError as error:
+                refused[index] = error
+        if refused:
+            raise refused[min(refused)]
         return results
 
     def _apply_operation(self, operation: Operation) -> Any:
@@ -320,6 +345,7 @@ class Transaction:
             rows = [self._output_row(put, self._now) for put in puts]
         except RunDeletedError:
             return False
+        rows.sort(key=_RUN_AND_NODE)  # the order in which watchers are told of one commit
         start = 0
         while start < len(rows):
             size = next(size for size in _INSERT_SIZES if size <= len(rows) - start)

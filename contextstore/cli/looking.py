@@ -6,6 +6,7 @@ value is loaded once, and kept in short.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from .._display.text import escaped, shown_id
 from .._inspect.folding import tree
 from .._inspect.runs import run_page, was_deleted
 from .._inspect.timeline import Damaged, Mark, TimeLine, outputs, time_line
+from ..errors import ContextStoreError
 from .call import Call
 from .columns import Column
 from .errors import UNUSABLE, CommandError, NotFound, WrongUse
@@ -44,7 +46,7 @@ def add_to(app: App) -> None:
     """Add the commands of this room."""
     app.command("show", "[RUN] [NODE]", examples=_SHOW)(show)
     app.command("get", "RUN NODE", examples=_GET)(get)
-    app.command("watch", "RUN", examples=_WATCH)(watch)
+    app.command("watch", "[RUN]", examples=_WATCH)(watch)
 
 
 _SHOW = """
@@ -241,36 +243,59 @@ def get(
 _WATCH = """
     contextstore watch flows.db nightly-1 --until report
     contextstore watch flows.db nightly-1 --until report --output jsonl
+    contextstore watch flows.db --prefix report- --output jsonl
+    contextstore watch flows.db --after CURSOR
 """
 
 
 def watch(
     call: Call,
-    until: Annotated[str | None, typer.Option("--until", metavar="NODE", help="End once this one is written.")] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="TEXT", help="Only nodes whose ids begin with it, and that of --until.")
+    ] = "",
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="CURSOR", help="Only what comes behind an output, by its cursor in the JSON."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="NODE", help="End once this one of the run is written.")
+    ] = None,
 ) -> None:
-    """Follow a run: its outputs so far, then each as it is written.
+    """Follow a run, or all runs: the outputs so far, then each as it is written.
 
-    Whichever process writes them. It goes on until Ctrl-C, or until the node of --until has its output. JSON is a line
-    for each output, also with --output json.
+    In the order of the commits, whichever process makes them. It goes on until Ctrl-C, or until the node of --until has
+    its output. JSON is a line for each output, also with --output json, and has its cursor.
     """
-    (run,) = call.words
+    (run,) = call.optional
+    if run is None and until is not None:
+        raise WrongUse("--until names a node of one run, and RUN is missing")
     with call.looked_at() as store:
-        if next(outputs(store, run), None) is None and not was_deleted(store, run):
+        if run is not None and next(outputs(store, run), None) is None and not was_deleted(store, run):
             call.screen.note(f"run {run!r} has no outputs yet: waiting for the first")
-        call.screen.live(_watched(store, run, until), lambda found: (_watch_line(call, output) for output in found))
+        watched = _watched(store, run, prefix, after, until)
+        call.screen.live(watched, lambda found: (_watch_line(call, output, run) for output in found))
 
 
-def _watched(store: ContextStore, run: str, until: str | None) -> Iterator[Output]:
-    for output in store.watch(run):
-        yield output
-        if output.node_id == until:
-            return
+def _watched(
+    store: ContextStore, run: str | None, prefix: str, after: str | None, until: str | None
+) -> Iterator[Output]:
+    with contextlib.closing(store.watch(run, prefix=prefix, after=after, until=until)) as watched:
+        try:
+            first = next(watched, None)
+        except ValueError as error:
+            if isinstance(error, ContextStoreError):
+                raise
+            raise WrongUse(f"--{error}") from error  # it begins with the name of the argument
+        if first is not None:
+            yield first
+            yield from watched
 
 
-def _watch_line(call: Call, output: Output) -> str:
+def _watch_line(call: Call, output: Output, run: str | None) -> str:
     return "  ".join(
         [
             iso(output.written_at),  # an age would be "now" in each line
+            *([shown_id(output.flow_run_id)] if run is None else []),
             shown_id(output.node_id),
             size_words(output.size),
             brief(output.value, _BRIEF),

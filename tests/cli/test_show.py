@@ -85,6 +85,8 @@ def test_a_run_is_shown_by_node_with_whole_values_as_json(filled: str) -> None:
             "value": {"rows": 3},
             "written_at": extract.written_at.isoformat(),
             "size": extract.size,
+            "tag": None,
+            "cursor": None,
         },
         {
             "flow_run_id": "run-1",
@@ -92,6 +94,8 @@ def test_a_run_is_shown_by_node_with_whole_values_as_json(filled: str) -> None:
             "base64": base64.b64encode(b"\x00\xff").decode(),
             "written_at": report.written_at.isoformat(),
             "size": 2,
+            "tag": None,
+            "cursor": None,
         },
     ]
 
@@ -174,6 +178,13 @@ def test_a_run_is_watched_until_the_output_that_was_named(filled: str) -> None:
     for form in ("json", "jsonl"):
         shown = ran("watch", filled, "run-1", "--until", "extract", "--output", form).jsonl
         assert [output["value"] for output in shown] == [{"rows": 3}]
+
+
+def test_what_is_no_cursor_or_has_no_run_is_2(filled: str) -> None:
+    done = run("watch", filled, "--after", "no cursor")
+    assert done.code == 2
+    assert "after" in done.err
+    assert run("watch", filled, "--until", "report").code == 2
 
 
 def test_a_watched_run_that_is_deleted_is_a_conflict(filled: str) -> None:

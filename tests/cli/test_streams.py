@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import pty
@@ -23,7 +24,7 @@ from contextstore import ContextStore
 
 from ..sqlite.files import left_as_it_was
 from ..support.processes import ROOT
-from .lines import command, environment, run_process
+from .lines import command, environment, ran, run_process
 
 PATIENCE = 120
 
@@ -119,6 +120,28 @@ def test_a_watch_of_a_run_that_has_nothing_yet_says_that_it_waits(filled_file: s
             store.put("run-new", "first", 1)
         assert b'"first"' in process.stdout.readline()
         assert process.wait(PATIENCE) == 0
+
+
+def test_all_runs_are_watched_from_the_cursor_of_a_line_on(filled_file: str) -> None:
+    with started("watch", filled_file, "--output", "jsonl", "--prefix", "re") as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        with ContextStore(filled_file) as store:
+            store.put("another run", "result", 1)
+            store.put("another run", "other", 1)
+            store.put("run-1", "retry", 2)
+        seen = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE)
+    assert [(line["flow_run_id"], line["node_id"]) for line in seen] == [("another run", "result"), ("run-1", "retry")]
+    after = ("--after", first["cursor"])
+    again = ran("watch", filled_file, "run-1", "--until", "retry", *after, "--output", "jsonl").jsonl
+    assert again[-1] == seen[1]
+    with started("watch", filled_file, *after) as process:
+        assert process.stdout is not None
+        assert b"  another run  result  " in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE)
 
 
 def test_ctrl_c_while_a_value_is_typed_stores_nothing(filled_file: str) -> None:

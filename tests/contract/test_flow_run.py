@@ -34,7 +34,7 @@ STORES_CALLS = {
     "get_many": ("get_many", (["node"],), {}),
     "get_or_put": ("get_or_put", ("node", int), {"type": int}),
     "wait_for": ("wait_for", ("node",), {"timeout": 5, "type": int}),
-    "watch": ("watch", (), {}),
+    "watch": ("watch", (), {"prefix": "n", "after": "cursor", "until": "node", "type": int}),
     "iter_outputs": ("iter_outputs", (), {"after": "a"}),
     "fork": ("fork_run", (), {"new_flow_run_id": "other", "node_ids": ["node"]}),
     "delete": ("delete_run", (), {}),

@@ -66,7 +66,7 @@ class TestEachLoop:
         seen: list[str] = []
 
         async def watch() -> None:
-            async with contextlib.aclosing(store.watch("run")) as outputs:  # type: ignore[type-var]
+            async with contextlib.aclosing(store.watch("run")) as outputs:
                 async for output in outputs:
                     seen.append(output.node_id)
                     if output.node_id == "last":

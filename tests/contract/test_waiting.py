@@ -283,14 +283,16 @@ class TestDeletions:
 
 
 class TestWatch:
-    async def test_those_already_there_come_by_node_id_and_then_each_as_it_is_written(self, store: Any) -> None:
+    async def test_those_already_there_come_in_the_order_of_the_commits_and_then_each_as_it_is_written(
+        self, store: Any
+    ) -> None:
         for node in ("c", "a", "b"):
             await store.put("run", node, node.upper())
         async with watching(store) as watch:
             first = await watch.next()
-            assert (first.flow_run_id, first.node_id, first.value, first.size) == ("run", "a", "A", 3)
+            assert (first.flow_run_id, first.node_id, first.value, first.size) == ("run", "c", "C", 3)
             assert first.written_at.tzinfo is datetime.UTC
-            assert await watch.take(2) == ["b", "c"]
+            assert await watch.take(2) == ["a", "b"]
             for node in ("z", "d", "y"):
                 await store.put("run", node, 0)
                 assert await watch.take(1) == [node]
@@ -421,7 +423,7 @@ class TestWatch:
                 writer.tell()
             outputs = store.watch("run")
             seen = [next(outputs).node_id for _ in range(450)]
-            outputs.close()  # type: ignore[attr-defined]
+            outputs.close()
             assert sorted(seen) == [f"{writer} {i:03}" for writer in range(3) for i in range(150)]
             assert subscriptions(store) == []
             assert [writer.end()[0] for writer in writers] == [0] * 3

@@ -190,7 +190,7 @@ class TestTheEndOfAWatch:
 
     async def test_closing_it_ends_it(self, store: AsyncContextStore) -> None:
         for taken in range(4):
-            async with contextlib.aclosing(store.watch("run")) as outputs:  # type: ignore[type-var]
+            async with contextlib.aclosing(store.watch("run")) as outputs:
                 for _ in range(min(taken, 2)):
                     await anext(outputs)
                 if taken == 3:
@@ -234,7 +234,7 @@ class TestTheEndOfABlockingWatch:
 
     def test_closing_it_ends_it(self, store: ContextStore) -> None:
         for taken in range(3):
-            with contextlib.closing(store.watch("run")) as outputs:  # type: ignore[type-var]
+            with contextlib.closing(store.watch("run")) as outputs:
                 for _ in range(taken):
                     next(outputs)
             assert subscriptions(store) == []
@@ -261,7 +261,7 @@ class TestTheEndOfABlockingWatch:
         async def main() -> list[str]:
             outputs = store.watch("run")
             seen = [next(outputs).node_id for _ in range(2)]
-            outputs.close()  # type: ignore[attr-defined]
+            outputs.close()
             return seen
 
         assert asyncio.run(main()) == ["a", "b"]

@@ -40,17 +40,32 @@ async def outcomes_of(tasks: Iterable[asyncio.Future[Any]]) -> list[Any]:
 class Watching:
     """A watch of either face, stepped by the awaited call."""
 
-    def __init__(self, store: Any, run: str = "run") -> None:
-        self.iterator: Any = getattr(store, "plain", store).watch(run)
+    def __init__(self, store: Any, run: str | None = "run", **options: Any) -> None:
+        self.iterator: Any = getattr(store, "plain", store).watch(run, **options)
 
     async def next(self) -> Output:
-        step = asyncio.to_thread(next, self.iterator) if isinstance(self.iterator, Iterator) else anext(self.iterator)
+        step = asyncio.to_thread(self._next) if isinstance(self.iterator, Iterator) else anext(self.iterator)
         async with asyncio.timeout(TOLD):
             output: Output = await step
         return output
 
+    def _next(self) -> Output:
+        try:
+            output: Output = next(self.iterator)
+        except StopIteration:  # which no future can be given
+            raise StopAsyncIteration from None
+        return output
+
     async def take(self, count: int) -> list[str]:
         return [(await self.next()).node_id for _ in range(count)]
+
+    async def rest(self) -> list[str]:
+        """Of one that ends."""
+        nodes = []
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                nodes.append((await self.next()).node_id)
+        return nodes
 
     async def close(self) -> None:
         if isinstance(self.iterator, Iterator):
@@ -60,8 +75,8 @@ class Watching:
 
 
 @contextlib.asynccontextmanager
-async def watching(store: Any, run: str = "run") -> AsyncIterator[Watching]:
-    watch = Watching(store, run)
+async def watching(store: Any, run: str | None = "run", **options: Any) -> AsyncIterator[Watching]:
+    watch = Watching(store, run, **options)
     try:
         yield watch
     finally:

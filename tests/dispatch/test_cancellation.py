@@ -55,7 +55,7 @@ async def _iterate(store: AsyncContextStore, name: str) -> None:
 
 
 async def _watch_one(store: AsyncContextStore, name: str) -> None:
-    async with contextlib.aclosing(store.watch("run")) as outputs:  # type: ignore[type-var]
+    async with contextlib.aclosing(store.watch("run")) as outputs:
         async for _ in outputs:
             return
 

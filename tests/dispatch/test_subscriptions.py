@@ -47,13 +47,27 @@ class TestASubscription:
         waiting.commit(PUT)
         assert await outcomes_of([task]) == [["node"]]
 
-    async def test_to_a_run_is_told_of_all_its_outputs_and_of_several_at_once(self, waiting: Waiting) -> None:
+    async def test_to_a_run_is_told_of_all_its_outputs_and_keeps_the_last_alone(self, waiting: Waiting) -> None:
         subscription = await waiting.subscribe(node_id=None)
         waiting.commit(PUT, PutOutput("other", "node", ONE, False), LoadOutput("run", "loaded", ONE, 5))
-        assert await subscription.next(None) == ["node", "loaded"]
+        assert await subscription.next(None) == ["loaded"]
         task = await next_of(subscription)
         waiting.commit(PutOutput("run", "later", ONE, False))
         assert await outcomes_of([task]) == [["later"]]
+
+    async def test_to_everything_is_told_of_the_outputs_of_all_runs_and_of_no_deletion(self, waiting: Waiting) -> None:
+        subscription = await waiting.subscribe(None, None)
+        for run in ("run", "other"):
+            waiting.commit(PutOutput(run, "node", ONE, False))
+            assert await subscription.next(None) == ["node"]
+        waiting.engine.place.put("a third", "node", ONE)
+        await waiting.poll()
+        assert await subscription.next(None) == ["node"]
+        task = await next_of(subscription)
+        waiting.commit(DeleteRun("run"))
+        await waiting.poll()
+        assert not task.done()
+        task.cancel()
 
     async def test_is_told_of_what_others_have_written_by_the_poller(self, waiting: Waiting) -> None:
         tasks = [

@@ -196,7 +196,10 @@ class TestStatements:
         assert type(statements) is Statements
 
     # What makes a store, looks for one, or is said behind a statement of the same transaction.
-    WITHOUT_A_LOOK = frozenset(["has_schema", "create_schema", "create_tables", "format", "epoch", "change_epoch"])
+    WITHOUT_A_LOOK = frozenset(["has_schema", "create_schema", "create_tables", "format", "epoch", "change_epoch"]) | {
+        "clusters",
+        "lock_format",
+    }
     OF_THE_SERVER = frozenset(["settings", "has_standby", "size"])
 
     def test_every_text_that_reads_or_writes_a_store_looks_at_its_format_once(self) -> None:

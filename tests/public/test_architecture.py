@@ -428,6 +428,8 @@ class WithoutAwait(ast.NodeTransformer):
         return ast.Name(BLOCKING_NAMES.get(node.id, node.id))
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        if ast.unparse(node.value) == "AsyncGenerator" and isinstance(node.slice, ast.Tuple):
+            node.slice.elts.append(ast.Constant(None))  # a plain one returns something, too
         self.generic_visit(node)
         return node.slice if ast.unparse(node.value) == "Awaitable" else node
 

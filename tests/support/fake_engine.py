@@ -28,16 +28,21 @@ from contextstore._engine.portions import Portion
 from contextstore._engine.records import (
     Counts,
     Cursor,
+    CursorFields,
     EngineStats,
     Extent,
     Fetched,
     GlobalRecord,
     GlobalRow,
     IdleRuns,
+    News,
+    NewsPage,
     OutputKey,
     RunRecord,
     RunRow,
     Wanted,
+    Watched,
+    WatchStart,
     after_prefix,
 )
 from contextstore._engine.reports import Reports
@@ -442,6 +447,31 @@ class FakeEngine:
         size = sum(row.size for row in rows) + sum(row.size for row in values)
         return Counts(len(alive), len(self.place.runs) - len(alive), len(rows), len(values), size)
 
+    async def watch_from(self, watched: Watched, cursor: tuple[str, CursorFields] | None) -> WatchStart:
+        await self._called("watch_from")
+        if cursor is None:
+            return WatchStart("fake", 0, False)
+        place = int(cursor[1][0])
+        return WatchStart("fake", place, (watched.flow_run_id, watched.until) in self.place.history[:place])
+
+    async def page_since(self, watched: Watched, place: int, limit: int, max_bytes: int) -> NewsPage:
+        await self._called("page_since")
+        name = watched.flow_run_id
+        run = None if name is None else self.place.runs.get(name)
+        is_deleted = run is not None and run.deleted_at is not None
+        news: list[News] = []
+        portion = Portion(limit, max_bytes)
+        while place < len(self.place.history) and not portion.is_full:
+            key = self.place.history[place]
+            place += 1
+            if key is not None and name in (None, key[0]) and _is_watched(watched, key[1]):
+                output = self.place.read(key)
+                if output.result is not None or output.error is not None:
+                    portion.takes(0 if output.result is None else len(output.result.value.data))
+                    news.append(News(*key, output, (place,)))  # type: ignore[arg-type]  # it is there
+        is_last = place == len(self.place.history)
+        return NewsPage(news, place, is_last, None if run is None else run.serial, is_deleted)
+
     # -- beside the reads and writes ----------------------------------------------------------------------------------
 
     async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
@@ -455,7 +485,8 @@ class FakeEngine:
             return len(history), []
         outputs, runs = wanted()
         written = [key for key in itertools.islice(history, cursor, None) if key is not None]
-        return len(history), [key for key in written if self.tells_more or key in outputs or key[0] in runs]
+        is_any = self.tells_more or None in runs
+        return len(history), [key for key in written if is_any or key in outputs or key[0] in runs]
 
     def deletion_epoch(self) -> int | None:
         return self.place.deletions if self.knows_deletions else None
@@ -474,6 +505,10 @@ class FakeEngine:
 
     async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
         raise StorageError(f"{self.location} is in memory alone and has no backups")
+
+
+def _is_watched(watched: Watched, node_id: str) -> bool:
+    return node_id == watched.until or node_id.startswith(watched.prefix)
 
 
 def _record(name: str, run: Run) -> RunRecord:

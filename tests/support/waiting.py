@@ -29,7 +29,7 @@ class Waiting:
         self.subscriptions = Subscriptions(self.engine)
         self.callers = task_callers(self.engine)
 
-    async def subscribe(self, flow_run_id: str = "run", node_id: str | None = "node") -> Subscription:
+    async def subscribe(self, flow_run_id: str | None = "run", node_id: str | None = "node") -> Subscription:
         """One that is begun: the poller, if one is needed, has taken its place."""
         subscription = self.subscriptions.subscription(flow_run_id, node_id)
         (beginning,) = spawn(subscription.begin(self.host, self.callers))  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ What stands in ``assert_type`` is what a user's editor shows. ``misuses.py`` has
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import pathlib
@@ -185,6 +186,10 @@ async def steps_and_waiting(store: AsyncContextStore, run_id: uuid.UUID) -> None
     several: Sequence[Rows] = await store.get_or_put("run", "node", compute, type=Sequence[Rows])
     async for output in store.watch("run"):
         assert_type(output, Output)
+    async with contextlib.aclosing(store.watch(prefix="a", after="a cursor", type=Rows)) as outputs:
+        assert_type(await anext(outputs), Output)
+    async with contextlib.aclosing(store.run(run_id).watch(until=run_id, after=None)) as outputs:
+        assert_type(await anext(outputs), Output)
     print(either, several)
 
 
@@ -337,6 +342,10 @@ def steps_and_waiting_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
     several: Sequence[Rows] = store.get_or_put("run", "node", list, type=Sequence[Rows])
     for output in store.watch("run"):
         assert_type(output, Output)
+    with contextlib.closing(store.watch(prefix="a", after="a cursor", type=Rows)) as outputs:
+        assert_type(next(outputs), Output)
+    with contextlib.closing(store.run(run_id).watch(until=run_id, after=None)) as outputs:
+        assert_type(next(outputs), Output)
     print(either, several)
 
 
