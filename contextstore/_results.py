@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._display.brief import brief_repr
 from ._display.html import record_table
@@ -35,8 +35,37 @@ class RecordWithValue(Record):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def time_of(microseconds: int) -> datetime.datetime:
+    """When something was written, as users see it."""
+    return _EPOCH + datetime.timedelta(0, 0, microseconds)
+
+
+class OutputDraft(RecordWithValue):
+    """An output in the making, whose class is then set to ``Output``: a listing makes very many.
+
+    A frozen class calls for each field that it is made with, and a time costs as much as all of them. Together they
+    took longer than to read the row, and to decode what is in it.
+    """
+
+    __slots__ = ("_microseconds", "cursor", "flow_run_id", "node_id", "size", "tag", "value", "written_at")
+
+    def __init__(
+        self, flow_run_id: str, node_id: str, value: Any, microseconds: int, size: int, tag: str | None
+    ) -> None:
+        self.flow_run_id = flow_run_id
+        self.node_id = node_id
+        self.value = value
+        self._microseconds = microseconds
+        self.size = size
+        self.tag = tag
+        self.cursor: str | None = None
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class Output(RecordWithValue):
+class Output(OutputDraft):
     """What a node has produced, with when it was written and how large it is.
 
     Attributes:
@@ -55,6 +84,16 @@ class Output(RecordWithValue):
     size: int
     tag: str | None = None
     cursor: str | None = None
+
+    if not TYPE_CHECKING:  # else any attribute would do
+
+        def __getattr__(self, name: str) -> datetime.datetime:
+            """The time of what was a draft, made when it is asked for first: most who list outputs do not."""
+            if name != "written_at":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            written_at = time_of(self._microseconds)
+            object.__setattr__(self, "written_at", written_at)
+            return written_at
 
 
 @dataclass(frozen=True, slots=True)

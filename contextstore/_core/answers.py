@@ -5,19 +5,16 @@ Rules of this module: pure functions. An error of a value names the key that it 
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from .._engine.pages import OutputRow
 from .._engine.records import Fetched, GlobalRecord, OutputRecord, RunRecord
-from .._results import GlobalEntry, Output, RunInfo
-from .._values.codec import Encoded, decode
+from .._results import GlobalEntry, Output, OutputDraft, RunInfo, time_of
+from .._values.codec import JSON, Encoded, decode, json_value
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import DeserializationError
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def converted(value: Encoded, type: Any, *key: object) -> Any:
@@ -37,12 +34,17 @@ def output_of(flow_run_id: str, record: OutputRecord, type: Any = None, cursor: 
 
 def outputs_of(flow_run_id: str, rows: Iterable[OutputRow], type: Any) -> Iterator[Output]:
     """The same for each row of a page, as its turn comes."""
-    for node_id, codec, data, _, written_at, size, _, tag in rows:
-        if type is not None:
-            value = converted(Encoded(codec, data, tag), type, flow_run_id, node_id)
-        else:
-            value = decode(Encoded(codec, data, tag))
-        yield Output(flow_run_id, node_id, value, time_of(written_at), size, tag)
+    for row in rows:
+        node_id, codec, data, _, written_at, size, _, tag = row
+        value = json_value(data) if type is None and codec == JSON else value_of(flow_run_id, row, type)
+        output = OutputDraft(flow_run_id, node_id, value, written_at, size, tag)
+        output.__class__ = Output
+        yield cast("Output", output)
+
+
+def value_of(flow_run_id: str, row: OutputRow, type: Any) -> Any:
+    node_id, codec, data, _, _, _, _, tag = row
+    return converted(Encoded(codec, data, tag), type, flow_run_id, node_id)
 
 
 def global_entry_of(record: GlobalRecord, type: Any = None) -> GlobalEntry:
@@ -58,11 +60,6 @@ def run_info_of(record: RunRecord) -> RunInfo:
         None if first is None else time_of(first),
         None if last is None else time_of(last),
     )
-
-
-def time_of(microseconds: int) -> datetime.datetime:
-    """When something was written, as users see it."""
-    return _EPOCH + datetime.timedelta(microseconds=microseconds)
 
 
 def there(some: Iterable[Fetched]) -> list[Outcome[OutputRecord]]:

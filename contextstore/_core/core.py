@@ -15,6 +15,7 @@ from .answers import converted
 from .backend import Backend
 from .calls import Calls
 from .globals import GlobalService
+from .lives import Lives
 from .maintenance import MaintenanceService
 from .options import Options
 from .outputs import OutputService
@@ -44,17 +45,18 @@ class Core:
         """Be calls on this backend from now on: another one in a forked child."""
         self.backend = backend
         self.session = Session(backend, self._make_callers(backend))
-        outputs = OutputService(self.session)
-        runs = RunService(self.session, outputs)
+        lives = Lives(self.session)
+        outputs = OutputService(self.session, lives)
+        runs = RunService(self.session, outputs, lives)
         maintenance = MaintenanceService(self.session)
         noted = Calls(backend.engine.reports)
         self.outputs = noted.of(outputs, calls.OUTPUTS)
-        self.parts = noted.of(PartService(self.session), calls.PARTS)
+        self.parts = noted.of(PartService(self.session, lives), calls.PARTS)
         self.globals = noted.of(GlobalService(self.session), calls.GLOBALS)
         self.runs = noted.of(runs, calls.RUNS)
-        self.waits = noted.of(WaitService(self.session, outputs, runs), calls.WAITS)
-        self.watching = noted.of(WatchService(self.session), calls.WATCHING)
-        self.retention = noted.of(RetentionService(self.session), calls.RETENTION)
+        self.waits = noted.of(WaitService(self.session, outputs, lives), calls.WAITS)
+        self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)
+        self.retention = noted.of(RetentionService(self.session, lives), calls.RETENTION)
         self.maintenance = noted.of(maintenance, calls.MAINTENANCE)
         self.commit_batch = noted.noted(calls.BATCH, self.session.commit_when_writable)
         self.counters = maintenance.counters

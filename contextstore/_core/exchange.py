@@ -31,6 +31,7 @@ from .._results import (
     ExportedRun,
     ImportReport,
     Problem,
+    time_of,
 )
 from .._values.arguments import check_count
 from .._values.codec import JSON, Encoded, encode
@@ -42,7 +43,6 @@ from ..errors import (
     SerializationError,
     VersionConflictError,
 )
-from .answers import time_of
 from .archive import Archive, Selection
 from .backend import LARGEST_VALUE
 

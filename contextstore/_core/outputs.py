@@ -22,6 +22,7 @@ from .._waiting.outcome import Outcome
 from .answers import converted, output_of, there
 from .arguments import output_keys, several
 from .backend import State
+from .lives import Life, Lives
 from .session import Session
 
 PAGE_ROWS = 200  # rows of a page at most,
@@ -47,55 +48,69 @@ async def _id_of(commit: Coroutine[Any, Any, list[Any]]) -> str:
 
 
 class OutputService:
-    """What the stores' calls for outputs do: the async face has their documentation."""
+    """What the stores' calls for outputs do: the async face has their documentation.
 
-    def __init__(self, session: Session) -> None:
+    A run object's calls name their life: see ``lives``.
+    """
+
+    def __init__(self, session: Session, lives: Lives) -> None:
         self._session = session
+        self._lives = lives
 
     # -- one ----------------------------------------------------------------------------------------------------------
 
-    def put(self, flow_run_id: Id, node_id: Id, value: Any, exist_ok: bool) -> Coroutine[Any, Any, list[Any]]:
+    def put(
+        self, flow_run_id: Id, node_id: Id, value: Any, exist_ok: bool, life: Life | None = None
+    ) -> Coroutine[Any, Any, list[Any]]:
         session = self._session
         session.callers.admit()
         flow_run, node = output_key(flow_run_id, node_id)
-        return session.commit([PutOutput(flow_run, node, session.encode(value, flow_run, node), exist_ok)])
+        put = PutOutput(flow_run, node, session.encode(value, flow_run, node), exist_ok)
+        return session.commit([put]) if life is None else self._lives.commit(life, [put])
 
     def append(
-        self, flow_run_id: Id, prefix: str, value: Any, key: Id | None, tag: str | None
+        self, flow_run_id: Id, prefix: str, value: Any, key: Id | None, tag: str | None, life: Life | None = None
     ) -> Coroutine[Any, Any, str]:
         session = self._session
         session.callers.admit()
-        return _id_of(session.commit([append_operation(session, flow_run_id, prefix, value, key, tag)]))
+        append = append_operation(session, flow_run_id, prefix, value, key, tag)
+        return _id_of(self._lives.commit(life, [append]))
 
-    async def get(self, flow_run_id: Id, node_id: Id, default: Any, type: Any) -> Any:
+    async def get(self, flow_run_id: Id, node_id: Id, default: Any, type: Any, life: Life | None = None) -> Any:
         session = self._session
         session.callers.admit()
         if session.backend.state is not State.OPEN:
             await session.open()
         key = output_key(flow_run_id, node_id)
-        value = session.cache.get(key)
+        value = session.cache.get(key) if life is None else await self._lives.get(life, key)
         if value is None:
-            record = await session.fetch(key)
+            record = await session.fetch(key) if life is None else None
             if record is None:
                 return default
             value = record.value
         return decode(value) if type is None else converted(value, type, flow_run_id, node_id)
 
-    async def exists(self, flow_run_id: Id, node_id: Id) -> bool:
+    async def exists(self, flow_run_id: Id, node_id: Id, life: Life | None = None) -> bool:
         session = self._session
         await session.ready()
         key = output_key(flow_run_id, node_id)
-        return session.cache.get(key) is not None or await session.read(session.engine.exists, key)
+        if life is not None and self._lives.cached(life, key) is not None:
+            return True
+        if life is None and session.cache.get(key) is not None:
+            return True
+        return await self._lives.read(life, session.read(session.engine.exists, key), False)
 
-    async def get_entry(self, flow_run_id: Id, node_id: Id, type: Any) -> Output | None:
+    async def get_entry(self, flow_run_id: Id, node_id: Id, type: Any, life: Life | None = None) -> Output | None:
         await self._session.ready()
         key = output_key(flow_run_id, node_id)
-        record = await self._session.fetch(key)
+        record = await self._lives.read(life, self._session.fetch(key), None)
         return None if record is None else output_of(key[0], record, type)
 
     # -- several ------------------------------------------------------------------------------------------------------
 
-    def put_many(self, flow_run_id: Id, outputs: Outputs, exist_ok: bool) -> Coroutine[Any, Any, object]:
+    def put_many(
+        self, flow_run_id: Id, outputs: Outputs, exist_ok: bool, life: Life | None = None
+    ) -> Coroutine[Any, Any, object]:
         session = self._session
         session.callers.admit()
         flow_run = flow_run_key(flow_run_id)
@@ -105,13 +120,16 @@ class OutputService:
         for node_id, value in dict(outputs).items():
             node = node_key(node_id)
             puts.append(PutOutput(flow_run, node, session.encode(value, flow_run, node), exist_ok))
-        return session.commit(puts) if puts else session.ready()
+        return self._lives.commit(life, puts) if puts else session.ready()
 
-    async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], type: Any) -> dict[str, Any]:
+    async def get_many(
+        self, flow_run_id: Id, node_ids: Iterable[Id], type: Any, life: Life | None = None
+    ) -> dict[str, Any]:
         await self._session.ready()
         flow_run = flow_run_key(flow_run_id)
         keys = list(dict.fromkeys((flow_run, node_key(node_id)) for node_id in several(node_ids)))
-        return {key[1]: value for key, value in (await self._values(keys, type)).items()}
+        found = await self._lives.read(life, self._values(keys, type), {})
+        return {key[1]: value for key, value in found.items()}
 
     async def get_outputs(self, pairs: Iterable[tuple[Id, Id]], type: Any) -> dict[OutputKey, Any]:
         await self._session.ready()
@@ -176,9 +194,14 @@ class OutputService:
 
     # -- for the services that go through a run -----------------------------------------------------------------------
 
-    async def records(self, flow_run: str, after: str) -> AsyncGenerator[OutputRecord, None]:
+    async def records(self, flow_run: str, after: str, life: Life | None = None) -> AsyncGenerator[OutputRecord, None]:
         """The outputs with a node id above ``after``, by node id, a page at a time."""
         run = None
+        if life is not None:
+            await self._session.ready()
+            run = await self._lives.serial(life)
+            if run is None:
+                return
         while page := await self.page(flow_run, run, after):
             for outcome in page:
                 record = outcome.unwrap()

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from .._engine.pages import OutputPage, OutputRow, Part
+from .._engine.pages import OutputPage, Part
 from .._results import Output
-from .._values.codec import Encoded, decode
+from .._values.codec import JSON, json_value
 from .._values.keys import Id, flow_run_key
 from .._waiting.threads import run_now
 from ..errors import CorruptStoreError
-from .answers import converted, outputs_of
+from .answers import outputs_of, value_of
 from .arguments import page_size, part_of
+from .lives import Life, Lives
 from .outputs import PAGE_BYTES, PAGE_ROWS
 from .session import Session
 
@@ -27,10 +28,22 @@ _LIST_BYTES = 2**24  # of the values in a page that a caller asks for, about
 class PartService:
     """What the stores' calls for parts of a run do: the async face has their documentation."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, lives: Lives) -> None:
         self._session = session
+        self._lives = lives
 
     async def list_keys(
+        self,
+        flow_run_id: Id,
+        prefix: str,
+        after: Id | None,
+        limit: int | None,
+        reverse: bool,
+        life: Life | None = None,
+    ) -> list[str]:
+        return await self._lives.read(life, self._list_keys(flow_run_id, prefix, after, limit, reverse), [])
+
+    async def _list_keys(
         self, flow_run_id: Id, prefix: str, after: Id | None, limit: int | None, reverse: bool
     ) -> list[str]:
         session = self._session
@@ -45,6 +58,18 @@ class PartService:
         return await session.scan(session.engine.list_node_ids, flow_run, part, most)
 
     async def list_outputs(
+        self,
+        flow_run_id: Id,
+        prefix: str,
+        after: Id | None,
+        limit: int,
+        reverse: bool,
+        type: Any,
+        life: Life | None = None,
+    ) -> list[Output]:
+        return await self._lives.read(life, self._list_outputs(flow_run_id, prefix, after, limit, reverse, type), [])
+
+    async def _list_outputs(
         self, flow_run_id: Id, prefix: str, after: Id | None, limit: int, reverse: bool, type: Any
     ) -> list[Output]:
         session = self._session
@@ -55,7 +80,10 @@ class PartService:
             raise page.damaged
         return list(outputs_of(flow_run, page.rows, type))
 
-    async def get_run(self, flow_run_id: Id, prefix: str, type: Any) -> dict[str, Any]:
+    async def get_run(self, flow_run_id: Id, prefix: str, type: Any, life: Life | None = None) -> dict[str, Any]:
+        return await self._lives.read(life, self._get_run(flow_run_id, prefix, type), {})
+
+    async def _get_run(self, flow_run_id: Id, prefix: str, type: Any) -> dict[str, Any]:
         await self._session.ready()
         flow_run, part = flow_run_key(flow_run_id), part_of(prefix, None, False)
         while True:
@@ -64,7 +92,8 @@ class PartService:
             try:
                 while (page := await walk.next_page()) is not None:
                     for row in page.rows:
-                        found[row[0]] = _value_of(flow_run, row, type)
+                        is_plain = type is None and row[1] == JSON
+                        found[row[0]] = json_value(row[2]) if is_plain else value_of(flow_run, row, type)
                     if page.damaged is not None:
                         raise page.damaged
             except CorruptStoreError as error:
@@ -75,29 +104,41 @@ class PartService:
     # Two forms of one loop: to run an async generator item by item takes longer than to read the items.
 
     async def iterate(
-        self, flow_run_id: Id, prefix: str, after: Id | None, reverse: bool, type: Any
+        self, flow_run_id: Id, prefix: str, after: Id | None, reverse: bool, type: Any, life: Life | None = None
     ) -> AsyncIterator[Output]:
-        walk = _Walk(self._session, flow_run_key(flow_run_id), part_of(prefix, after, reverse))
+        walk = await self._walk(flow_run_id, part_of(prefix, after, reverse), life)
         while (page := await walk.next_page()) is not None:
             for output in walk.outputs(page, type):
                 yield output
 
-    def iterate_now(self, flow_run_id: Id, prefix: str, after: Id | None, reverse: bool, type: Any) -> Iterator[Output]:
-        walk = _Walk(self._session, flow_run_key(flow_run_id), part_of(prefix, after, reverse))
+    def iterate_now(
+        self, flow_run_id: Id, prefix: str, after: Id | None, reverse: bool, type: Any, life: Life | None = None
+    ) -> Iterator[Output]:
+        walk = run_now(self._walk(flow_run_id, part_of(prefix, after, reverse), life))
         while (page := run_now(walk.next_page())) is not None:
             yield from walk.outputs(page, type)
+
+    async def _walk(self, flow_run_id: Id, part: Part, life: Life | None) -> _Walk:
+        flow_run = flow_run_key(flow_run_id)
+        if life is None:
+            return _Walk(self._session, flow_run, part)
+        await self._session.ready()
+        run = await self._lives.serial(life)
+        return _Walk(self._session, flow_run, part, run, is_over=run is None)
 
 
 class _Walk:
     """The way through a part of a run, page by page."""
 
-    def __init__(self, session: Session, flow_run: str, part: Part) -> None:
+    def __init__(
+        self, session: Session, flow_run: str, part: Part, run: int | None = None, *, is_over: bool = False
+    ) -> None:
         self._session = session
         self._flow_run = flow_run
         self._begun = self._part = part
-        self._run: int | None = None
+        self._run = run
         """The serial of the run, once an output of it was seen."""
-        self._is_over = False
+        self._is_over = is_over
         self._is_last_empty = False
 
     async def next_page(self) -> OutputPage | None:
@@ -131,11 +172,6 @@ class _Walk:
             refuse_unless_open()  # a closed store answers nothing more, not even with what was fetched ahead
         if page.damaged is not None:
             raise page.damaged
-
-
-def _value_of(flow_run: str, row: OutputRow, type: Any) -> Any:
-    value = Encoded(row[1], row[2], row[7])
-    return decode(value) if type is None else converted(value, type, flow_run, row[0])
 
 
 def _with_way_out(error: CorruptStoreError) -> CorruptStoreError:

@@ -18,7 +18,9 @@ from typing import Any, TypeAlias
 from .._engine.operations import (
     DeleteIdleRuns,
     DeleteRun,
+    ForgetRun,
     ForgetRuns,
+    Forgetting,
     GiveBackSpace,
     IdleDeletion,
     Removal,
@@ -29,6 +31,8 @@ from .._process.log import log
 from .._results import PruneReport
 from .._values.arguments import check_function
 from .._values.keys import Id, flow_run_key
+from ..errors import RunDeletedError
+from .lives import Life, Lives
 from .session import Session
 
 _PAGE_ROWS = 500  # runs that are found by one look
@@ -41,41 +45,51 @@ _Progress: TypeAlias = Callable[[int, int], Coroutine[Any, Any, object]]
 class RetentionService:
     """What ``delete_run`` and ``prune`` do: the async face has their documentation."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, lives: Lives) -> None:
         self._session = session
         self._engine = session.engine
+        self._lives = lives
 
-    async def delete_run(self, flow_run_id: Id) -> int:
+    async def delete_run(self, flow_run_id: Id, forget: bool, life: Life | None = None) -> int:
         session = self._session
-        await session.ready()
+        await session.writable()
         flow_run = flow_run_key(flow_run_id)
-        mark, remove = DeleteRun(flow_run), RemoveOutputs((flow_run,), _REMOVE_ROWS)
-        removal: Removal
-        if self._engine.deletes_at_once:
-            _, removal = await session.commit([mark, remove])
-        else:
-            await session.commit([mark])
-            removal = Removal(0, 0, (flow_run,))
-        outputs = removal.outputs + (await self._remove_outputs(removal.left)).outputs
+        run = None if life is None else await self._lives.serial(life)
+        try:
+            outputs = await self._delete_run(DeleteRun(flow_run, run), forget)
+        except RunDeletedError:  # the life is over, and nothing of it is left
+            return 0
         arguments = (logging.INFO, "run_deleted", session.location, "deleted run %r with %d outputs", flow_run, outputs)
-        log(*arguments, flow_run_id=flow_run, outputs=outputs)
+        log(*arguments, flow_run_id=flow_run, outputs=outputs, forgotten=forget)
+        return outputs
+
+    async def _delete_run(self, mark: DeleteRun, forget: bool) -> int:
+        flow_run = mark.flow_run_id
+        remove, forget_all = RemoveOutputs((flow_run,), _REMOVE_ROWS), ForgetRun(flow_run, _REMOVE_ROWS)
+        removal, forgetting = Removal(0, 0, (flow_run,)), Forgetting(0, is_done=not forget)
+        if not self._engine.deletes_at_once:
+            (run,) = await self._session.commit([mark])
+        elif forget:
+            run, forgetting = await self._session.commit([mark, forget_all])
+            removal = Removal(0, 0, ())
+        else:
+            run, removal = await self._session.commit([mark, remove])
+        outputs = removal.outputs + forgetting.outputs + (await self._remove_outputs(removal.left)).outputs
+        while not forgetting.is_done:  # by the serial: another life of the id, deleted by now, keeps its tombstone
+            (forgetting,) = await self._session.commit([forget_all._replace(run=run)])
+            outputs += forgetting.outputs
         return outputs
 
     async def prune(
-        self, older_than: datetime.timedelta, dry_run: bool, progress: Callable[[int, int], Any] | None
+        self, older_than: datetime.timedelta | None, dry_run: bool, progress: Callable[[int, int], Any] | None
     ) -> PruneReport:
         session = self._session
         await session.ready()
-        if not isinstance(older_than, datetime.timedelta):
-            raise TypeError(f"older_than must be a datetime.timedelta, not {type(older_than).__name__}")
-        if older_than < datetime.timedelta(0):
-            raise ValueError("older_than must not be negative")
+        before = _time_before(older_than)
         if progress is not None:
             check_function("progress", progress)
         if not dry_run:
             session.refuse_if_read_only()
-        # Not below 0: a timedelta reaches further back than the integers of an engine.
-        before = max(0, time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1))
         told = None if progress is None else partial(session.result_of, progress)
         if dry_run:
             return await self._plan(before, told)
@@ -93,35 +107,38 @@ class RetentionService:
         log(*arguments, seconds=seconds, **dataclasses.asdict(report))
         return report
 
-    async def _prune(self, before: int, progress: _Progress | None) -> PruneReport:
+    async def _prune(self, before: int | None, progress: _Progress | None) -> PruneReport:
         """Delete the runs last written to before, forget those deleted before, and give the space back."""
         runs = outputs = size = 0
 
-        async def delete(page: IdleRuns) -> None:
+        async def delete(page: IdleRuns, idle_since: int) -> None:
             nonlocal runs, outputs, size
             left = page.runs
             while left:
                 part = tuple(name for name, _ in _share_of_a_commit(left))
                 deletion: IdleDeletion
-                (deletion,) = await self._session.commit([DeleteIdleRuns(part, before, _REMOVE_ROWS, page.cursor)])
+                (deletion,) = await self._session.commit([DeleteIdleRuns(part, idle_since, _REMOVE_ROWS, page.cursor)])
                 left = left[deletion.done :]
                 rest = await self._remove_outputs(deletion.left)
                 runs += deletion.runs
                 outputs += deletion.outputs + rest.outputs
                 size += deletion.bytes + rest.bytes
 
-        await self._look_at_runs(before, delete, progress)
+        if before is not None:
+            await self._look_at_runs(before, delete, progress)
         await self._finish_deletions()
-        tombstones = await self._forget_runs(before)
+        tombstones = 0 if before is None else await self._forget_runs(before)
         while (await self._session.commit([GiveBackSpace(_GIVE_BACK_PAGES)]))[0]:
             pass
         return PruneReport(runs, outputs, size, tombstones)
 
-    async def _plan(self, before: int, progress: _Progress | None) -> PruneReport:
+    async def _plan(self, before: int | None, progress: _Progress | None) -> PruneReport:
         """What ``_prune`` would do."""
+        if before is None:
+            return PruneReport(0, 0, 0, 0)
         extents = [Extent(0, 0, 0)]
 
-        async def measure(page: IdleRuns) -> None:
+        async def measure(page: IdleRuns, _: int) -> None:
             names = [name for name, _ in page.runs]
             if names:
                 extents.append(await self._session.scan(self._engine.measure_runs, names))
@@ -132,13 +149,13 @@ class RetentionService:
         return PruneReport(runs, outputs, size, tombstones)
 
     async def _look_at_runs(
-        self, before: int, act: Callable[[IdleRuns], Coroutine[Any, Any, None]], progress: _Progress | None
+        self, before: int, act: Callable[[IdleRuns, int], Coroutine[Any, Any, None]], progress: _Progress | None
     ) -> None:
         total = 0 if progress is None else await self._session.scan(self._engine.count_runs)
         looked_at = 0
         page = await self._page_idle_runs(0, before)
         while page.after is not None:
-            await act(page)
+            await act(page, before)
             looked_at += page.looked_at
             if progress is not None:
                 await progress(looked_at, max(total, looked_at))
@@ -172,6 +189,18 @@ class RetentionService:
             some, since = (await self._session.commit([ForgetRuns(since, before, _REMOVE_ROWS)]))[0]
             tombstones += some
         return tombstones
+
+
+def _time_before(older_than: datetime.timedelta | None) -> int | None:
+    """The time before which what is older lies, as an engine has it. None: nothing is."""
+    if older_than is None:
+        return None
+    if not isinstance(older_than, datetime.timedelta):
+        raise TypeError(f"older_than must be a datetime.timedelta or None, not {type(older_than).__name__}")
+    if older_than < datetime.timedelta(0):
+        raise ValueError("older_than must not be negative")
+    # Not below 0: a timedelta reaches further back than the integers of an engine.
+    return max(0, time.time_ns() // 1000 - older_than // datetime.timedelta(microseconds=1))
 
 
 def _share_of_a_commit(runs: Sequence[tuple[str, int]]) -> Sequence[tuple[str, int]]:

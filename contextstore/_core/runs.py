@@ -16,6 +16,7 @@ from .._values.keys import Id, flow_run_key, new_flow_run_id, node_key, prefix_k
 from ..errors import InvalidKeyError, RunDeletedError
 from .answers import run_info_of, there
 from .arguments import behind, page_size, several
+from .lives import Life, Lives
 from .outputs import PAGE_BYTES, PAGE_ROWS, OutputService
 from .session import Session
 
@@ -25,9 +26,10 @@ _PART_ROWS = 8  # outputs that are fetched by name at a time, however large each
 class RunService:
     """What the stores' calls for runs do: the async face has their documentation."""
 
-    def __init__(self, session: Session, outputs: OutputService) -> None:
+    def __init__(self, session: Session, outputs: OutputService, lives: Lives) -> None:
         self._session = session
         self._outputs = outputs
+        self._lives = lives
 
     async def page(self, prefix: str, after: Id | None, limit: int) -> list[RunInfo]:
         session = self._session
@@ -41,49 +43,53 @@ class RunService:
             raise InvalidKeyError("after", f"{run!r} is no run that this store has a trace of: begin anew") from None
         return [run_info_of(record) for record in records]
 
-    async def fork(self, flow_run_id: Id, new_id: Id | None, node_ids: Iterable[Id] | None) -> str:
+    async def fork(
+        self, flow_run_id: Id, new_id: Id | None, node_ids: Iterable[Id] | None, life: Life | None = None
+    ) -> str:
         await self._session.writable()
         source = flow_run_key(flow_run_id)
         target = new_flow_run_id() if new_id is None else flow_run_key(new_id)
         if source == target:
             raise InvalidKeyError("new_flow_run_id", "must not be the run that is forked")
         wanted = None if node_ids is None else sorted({node_key(node_id) for node_id in several(node_ids)})
-        await self.refuse_if_deleted(source)
-        await self.refuse_if_deleted(target)  # now, since there may be nothing to copy, which no commit would refuse
+        origin, copy = life or Life(source), Life(target)
+        await self._lives.refuse_if_over(origin)
+        # Now, since there may be nothing to copy, which no commit would refuse.
+        await self._lives.refuse_if_over(copy)
         # First: of what is appended meanwhile the id may come along, and is then passed over, but no key without it.
-        run = await self._fork_appends(source, target, None if wanted is None else frozenset(wanted))
+        await self._fork_appends(origin, copy, None if wanted is None else frozenset(wanted))
         pages = self._pages(source) if wanted is None else self._pages_of(source, wanted)
-        has_outputs = False
         async with contextlib.aclosing(pages):
             async for page in pages:
-                has_outputs = True
                 puts: list[Operation] = []
                 for record in page:
-                    if record.run != (run or record.run):  # the id has another life since
+                    if not origin.owns(record.run):  # the id has another life since
                         raise RunDeletedError(source)
-                    run = record.run
                     puts.append(PutOutput(target, record.node_id, record.value, exist_ok=True))
-                await self._session.commit(puts)
+                await self._lives.commit(copy, puts)
         # If the run was deleted during the copying, a part of it was copied, which looks like the whole.
-        await self.refuse_if_deleted(source, run if has_outputs else None)
+        await self._lives.refuse_if_over(origin)
         return target
 
-    async def _fork_appends(self, source: str, target: str, wanted: frozenset[str] | None) -> int | None:
-        """All counters, and the keys of the outputs that are taken. Returns the serial of the run, if it has any."""
-        session, engine = self._session, self._session.engine
-        after, run = None, None
-        while counters := await session.read(engine.page_append_counters, source, after, PAGE_ROWS):
-            after, run = counters[-1].prefix, counters[-1].run
-            await session.commit([LoadAppendCounter(target, counter.prefix, counter.last) for counter in counters])
-        if run is None:
-            return None
+    async def _fork_appends(self, origin: Life, copy: Life, wanted: frozenset[str] | None) -> None:
+        """All counters, and the keys of the outputs that are taken."""
+        session, engine, target = self._session, self._session.engine, copy.flow_run_id
+        after = None
+        while counters := await session.read(engine.page_append_counters, origin.flow_run_id, after, PAGE_ROWS):
+            if not origin.owns(counters[-1].run):  # the id has another life since
+                raise RunDeletedError(origin.flow_run_id)
+            after = counters[-1].prefix
+            loads: list[Operation] = [LoadAppendCounter(target, counter.prefix, counter.last) for counter in counters]
+            await self._lives.commit(copy, loads)
+        if after is None or origin.serial is None:
+            return
         behind: tuple[str, str] | None = None
-        while keys := await session.read(engine.page_append_keys, source, run, behind, PAGE_ROWS):
+        while keys := await session.read(engine.page_append_keys, origin.flow_run_id, origin.serial, behind, PAGE_ROWS):
             behind = keys[-1].prefix, keys[-1].key
             taken = [key for key in keys if key.has_output and (wanted is None or key.node_id in wanted)]
             if taken:
-                await session.commit([LoadAppendKey(target, key.prefix, key.key, key.node_id) for key in taken])
-        return run
+                loads = [LoadAppendKey(target, key.prefix, key.key, key.node_id) for key in taken]
+                await self._lives.commit(copy, loads)
 
     async def _pages(self, flow_run: str) -> AsyncGenerator[list[OutputRecord], None]:
         run, after = None, ""
@@ -107,11 +113,3 @@ class RunService:
                 records, size = [], 0
         if records:
             yield records
-
-    async def refuse_if_deleted(self, flow_run: str, run: int | None = None) -> None:
-        """With the serial of a run that had outputs also if the id has another life since."""
-        session = self._session
-        if await session.read(session.engine.is_deleted, flow_run):
-            raise RunDeletedError(flow_run)
-        if run is not None and not await session.read(session.engine.page_outputs, flow_run, run, "", 1, 1):
-            raise RunDeletedError(flow_run)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from .._dispatch.subscriptions import Subscription
 from .._engine.epochs import Epoch, is_known
 from .._engine.operations import PutOutput
 from .._engine.records import OutputKey
@@ -19,54 +20,81 @@ from .._values.keys import Id, named, output_key
 from .._waiting.deadline import Deadline
 from ..errors import AlreadyExistsError, DeserializationError, RunDeletedError
 from .answers import converted
+from .lives import Life, Lives
 from .outputs import OutputService
-from .runs import RunService
 from .session import Session
 
 
 class WaitService:
     """What ``get_or_put`` and ``wait_for`` do: the async face has their documentation."""
 
-    def __init__(self, session: Session, outputs: OutputService, runs: RunService) -> None:
+    def __init__(self, session: Session, outputs: OutputService, lives: Lives) -> None:
         self._session = session
         self._outputs = outputs
-        self._runs = runs
+        self._lives = lives
 
     # -- computed -----------------------------------------------------------------------------------------------------
 
-    async def get_or_put(self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], type: Any) -> Any:
+    async def get_or_put(
+        self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], type: Any, life: Life | None = None
+    ) -> Any:
         session = self._session
         await session.ready()
         key = output_key(flow_run_id, node_id)
         check_function("factory", factory)
-        while (value := session.cache.get(key)) is None:
-            own = _Computation(session.engine.epochs.now[0])
+        while (value := self._cached(key, life)) is None:
+            if life is not None:
+                life.refuse_if_over()
+            own = _Computation(session.engine.epochs.now[0], life)
             compute = partial(self._compute, key, factory, type, own)
             found, epoch = await session.callers.single_flight(key, compute)
             if own.fitted:
                 return own.fitted[0]
             if isinstance(found, Encoded):
-                if own.is_begun or self._is_still(epoch):
+                if own.is_begun or await self._is_still(epoch, life):
                     value = found
                     break
                 # This call has joined another. A run was deleted since: perhaps this run, and before this call began.
-            elif found.type is type or found.type == type:
+            elif found.concerns(type, life):
                 raise found.error
-            # Else this call has joined one that asked for another type, which is no failure of what is asked for here.
+            # Else this call has joined one whose failure is none of what is asked for here.
         return converted(value, type, *key)
 
-    def _is_still(self, epoch: Epoch) -> bool:
+    def _cached(self, key: OutputKey, life: Life | None) -> Encoded | None:
+        return self._session.cache.get(key) if life is None else self._lives.cached(life, key)
+
+    async def _is_still(self, epoch: Epoch, life: Life | None) -> bool:
+        """Whether what another call has found, beginning in this epoch, is an answer here."""
         epochs = self._session.engine.epochs
+        if life is not None:
+            if not self._lives.is_current(life):
+                await self._lives.look(life)
+            # Where the epoch may be a second old, this call looks for itself.
+            return epochs.is_exact and is_known(epoch) and epochs.now[0] == life.epoch == epoch
         return not epochs.is_exact or (is_known(epoch) and epochs.now[0] == epoch)
 
     async def _compute(
         self, key: OutputKey, factory: Callable[[], Any], type: Any, own: _Computation
-    ) -> tuple[Encoded | _Misfit, Epoch]:
+    ) -> tuple[Encoded | _Misfit | _Over, Epoch]:
         """``own`` is the record of the call that computes. Returns the epoch, too, in which that was begun."""
         own.is_begun = True
-        record = await self._session.fetch(key)
-        found = record.value if record is not None else await self._make(key, factory, type, own)
+        try:
+            found: Encoded | _Misfit | _Over = await self._fetch(key, own.life) or await self._make(
+                key, factory, type, own
+            )
+        except RunDeletedError as error:
+            if own.life is None:
+                raise
+            found = _Over(own.life, error)
         return found, own.epoch
+
+    async def _fetch(self, key: OutputKey, life: Life | None) -> Encoded | None:
+        if life is not None:
+            value = await self._lives.find(life, key)
+            life.refuse_if_over()
+            return value
+        record = await self._session.fetch(key)
+        return None if record is None else record.value
 
     async def _make(
         self, key: OutputKey, factory: Callable[[], Any], type: Any, own: _Computation
@@ -81,44 +109,48 @@ class WaitService:
         except Exception as error:  # noqa: BLE001 - any error is told to the calls that asked for this type
             return _Misfit(type, _not_stored(error))
         try:
-            await session.commit([PutOutput(*key, value, exist_ok=False)])
+            await self._lives.commit(own.life, [PutOutput(*key, value, exist_ok=False)])
         except AlreadyExistsError:  # another process was first
-            record = await session.fetch(key)
-            if record is None:  # and its run was deleted since
+            there = await self._fetch(key, own.life)
+            if there is None:  # and its run was deleted since
                 raise RunDeletedError(key[0]) from None
-            return record.value
+            return there
         if type is not None:
             own.fitted.append(made)
         return value
 
     # -- waited for ---------------------------------------------------------------------------------------------------
 
-    async def wait_for(self, flow_run_id: Id, node_id: Id, timeout: float | None, type: Any) -> Any:
+    async def wait_for(
+        self, flow_run_id: Id, node_id: Id, timeout: float | None, type: Any, life: Life | None = None
+    ) -> Any:
         await self._session.ready()
         key = output_key(flow_run_id, node_id)
         if timeout is not None:
             check_seconds("timeout", timeout)
-        value = self._session.cache.get(key)
+        value = self._cached(key, life)
         if value is None:
             try:
-                value = await self._wait_for(key, None if timeout is None else Deadline(timeout))
+                # Whoever waits does so in one life: that of the run which has the id now, or comes to have it.
+                here, deadline = life or Life(key[0]), None if timeout is None else Deadline(timeout)
+                value = await self._wait_for(key, here, deadline)
             except TimeoutError:
                 raise TimeoutError(f"{named(*key)} had no output within {timeout:g} seconds") from None
         return converted(value, type, *key)
 
-    async def _wait_for(self, key: OutputKey, deadline: Deadline | None) -> Encoded:
+    async def _wait_for(self, key: OutputKey, life: Life, deadline: Deadline | None) -> Encoded:
         session = self._session
-        record = await session.fetch(key)
-        if record is not None:  # and no poller need be started: that is half of the cost
-            return record.value
+        value = await self._fetch(key, life)
+        if value is not None:  # and no poller need be started: that is half of the cost
+            return value
         subscription = session.subscriptions.subscription(*key)
         began, timed_out = time.monotonic(), False
         try:
             await subscription.begin(session.host, session.callers)
-            while (record := await session.fetch(key)) is None:
-                await self._runs.refuse_if_deleted(key[0])
+            while (value := await self._fetch(key, life)) is None:
+                await self._refuse_if_over(life, subscription)
                 await subscription.next(None if deadline is None else deadline.left)
-            return record.value
+            return value
         except TimeoutError:
             timed_out = True
             raise
@@ -126,12 +158,22 @@ class WaitService:
             subscription.close()
             session.engine.reports.waited("output", time.monotonic() - began, timed_out=timed_out)
 
+    async def _refuse_if_over(self, life: Life, subscription: Subscription) -> None:
+        """Raise RunDeletedError if the life is over; when it may be from now on, the subscription tells."""
+        await self._lives.refuse_if_over(life)
+        if subscription.run != life.serial:
+            subscription.run = life.serial
+            if not self._lives.is_current(life):
+                # Deleted since that look, perhaps, and told of already, to those who wait for its serial.
+                await self._lives.refuse_if_over(life)
+
 
 class _Computation:
     """What a call of ``get_or_put`` knows of its own computation, if it comes to one and does not join another's."""
 
-    def __init__(self, epoch: Epoch) -> None:
+    def __init__(self, epoch: Epoch, life: Life | None) -> None:
         self.epoch = epoch
+        self.life = life
         self.is_begun = False
         self.fitted: list[Any] = []
         """What was computed and stored as one of the caller's type, converted once."""
@@ -142,6 +184,21 @@ class _Misfit(NamedTuple):
 
     type: Any
     error: Exception
+
+    def concerns(self, type: Any, _: Life | None) -> bool:
+        """Whether it is the end of a call, too, that asks for this type, in this life."""
+        return self.type is type or bool(self.type == type)
+
+
+class _Over(NamedTuple):
+    """What a computation comes to, if the life that its caller belongs to is over."""
+
+    life: Life
+    error: RunDeletedError
+
+    def concerns(self, _: Any, life: Life | None) -> bool:
+        """Likewise."""
+        return life is self.life
 
 
 def _not_stored(error: Exception) -> Exception:

@@ -16,6 +16,7 @@ from .._results import Output
 from .._values.keys import Id, flow_run_key, node_key, prefix_key
 from ..errors import OutputDeletedError, RunDeletedError
 from .answers import output_of
+from .lives import Life, Lives
 from .outputs import PAGE_BYTES, PAGE_ROWS
 from .session import Session
 
@@ -23,8 +24,9 @@ from .session import Session
 class WatchService:
     """What ``watch`` does: the async face has its documentation."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, lives: Lives) -> None:
         self._session = session
+        self._lives = lives
 
     async def watch(
         self,
@@ -33,11 +35,15 @@ class WatchService:
         after: str | None,
         until: Id | None,
         type: Any,
-        run: int | None = None,
+        life: Life | None = None,
     ) -> AsyncGenerator[Output, None]:
-        """``run``: the serial of the life of the id that is watched; None: the one that it has at the first look."""
+        """``life``: of the id that is watched; None: the one that it has at the first look."""
         session = self._session
         await session.ready()
+        if life is None and flow_run_id is not None:
+            life = Life(flow_run_key(flow_run_id))
+        elif life is not None:
+            await self._lives.serial(life)
         watched = _watched(flow_run_id, prefix, until)
         cursor = _cursor(after)
         subscription = session.subscriptions.subscription(watched.flow_run_id, None)
@@ -52,7 +58,7 @@ class WatchService:
             place = start.place
             while True:
                 page = await session.read(session.engine.page_since, watched, place, PAGE_ROWS, PAGE_BYTES)
-                run = _life(watched, page, run)
+                _refuse_other_life(page, life)
                 if start.is_past_until:
                     return
                 for flow_run, node_id, outcome, fields in page.news:
@@ -64,8 +70,12 @@ class WatchService:
                     # A closed store answers nothing more, not even with what was fetched ahead.
                     await session.ready()
                 place = page.place
-                if page.is_last:
-                    await subscription.next(None)
+                if not page.is_last:
+                    continue
+                if life is not None and subscription.run != life.serial:
+                    subscription.run = life.serial
+                    continue  # it may have been deleted since that look, and told of to those who wait for its serial
+                await subscription.next(None)
         finally:
             del frame
             subscription.close()
@@ -91,9 +101,10 @@ def _cursor(after: str | None) -> tuple[str, CursorFields] | None:
         raise ValueError(f"after must be the cursor of an output: {error}") from error
 
 
-def _life(watched: Watched, page: NewsPage, run: int | None) -> int | None:
-    """The serial of the run that is watched. Raises RunDeletedError if it is over."""
-    flow_run = watched.flow_run_id
-    if flow_run is not None and (page.is_deleted or page.run != (page.run if run is None else run)):
-        raise RunDeletedError(flow_run)
-    return page.run if run is None else run
+def _refuse_other_life(page: NewsPage, life: Life | None) -> None:
+    """Raise RunDeletedError if the run that is watched is over."""
+    if life is None:
+        return
+    is_gone = page.run is None and life.serial is not None
+    if page.is_deleted or life.is_over or is_gone or (page.run is not None and not life.owns(page.run)):
+        raise RunDeletedError(life.flow_run_id)

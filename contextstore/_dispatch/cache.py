@@ -98,9 +98,36 @@ class OutputCache:
         self.quick_hits += quick
         return value
 
+    def find_of(self, key: tuple[object, object], epoch: Epoch, quick: int = 1) -> Encoded | None:
+        """The same for a run of which no more is known than that it was alive in this epoch."""
+        if self._epoch != epoch:
+            return None
+        # As above, but that the epoch is given: to call the one from the other would cost a quarter.
+        try:
+            value = self._entries.get(key)
+            if value is None or self._epochs.now[0] != epoch or get_ident() in OWNERS:
+                return None
+            self._entries.move_to_end(key)
+        except (KeyError, TypeError):  # gone by now; no id
+            return None
+        self.quick_hits += quick
+        return value
+
     def get(self, key: OutputKey) -> Encoded | None:
-        """The same, where it counts that there is none."""
+        """What ``find`` gives, where it counts that there is none."""
         return self.counting(self.find(key, 0))
+
+    def get_of(self, key: OutputKey, epoch: Epoch) -> Encoded | None:
+        """What ``find_of`` gives, likewise."""
+        return self.counting(self.find_of(key, epoch, 0))
+
+    def epoch_of(self, key: OutputKey, value: Encoded) -> Epoch:
+        """An epoch in which the run of this output was alive: that of the entries, if this very value is one of them.
+
+        None: it was not kept.
+        """
+        epoch = self._epoch
+        return epoch if self._entries.get(key) is value and self._epoch == epoch else None
 
     def counting(self, value: Encoded | None) -> Encoded | None:
         next(self._misses if value is None else self._other_hits)

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from .._engine.contract import Inline
+from .._engine.epochs import Epoch
 from .._engine.operations import Operation, value_bytes
 from .._engine.records import OutputKey, OutputRecord
 from .._engine.reports import code_of
@@ -77,14 +78,25 @@ class ObservedCache(OutputCache):
         """Nothing: a get of a face's goes the long way, on which it is told of, also to what is in memory."""
         return
 
+    def find_of(self, key: tuple[object, object], epoch: Epoch, quick: int = 1) -> None:
+        """Likewise."""
+        return
+
     def get(self, key: OutputKey) -> Encoded | None:
-        value = self.counting(super().find(key, 0))
-        here = passage.get()
-        if here is not None:
-            here.asked_cache = True
-            if value is not None:
-                here.add(len(value.data))
-        return value
+        return _noted(self.counting(super().find(key, 0)))
+
+    def get_of(self, key: OutputKey, epoch: Epoch) -> Encoded | None:
+        return _noted(self.counting(super().find_of(key, epoch, 0)))
+
+
+def _noted(value: Encoded | None) -> Encoded | None:
+    """What the cache has answered."""
+    here = passage.get()
+    if here is not None:
+        here.asked_cache = True
+        if value is not None:
+            here.add(len(value.data))
+    return value
 
 
 class ObservedReader(Reader):

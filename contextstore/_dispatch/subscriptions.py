@@ -19,7 +19,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from .._engine.contract import Engine, Feed
@@ -69,6 +69,8 @@ class Subscription:
         self._subscriptions = subscriptions
         self.flow_run_id = flow_run_id
         self.node_id = node_id
+        self.run: int | None = None
+        """The serial of the run that is waited for, once its caller knows it: another may have the id from then on."""
         self.nodes: deque[str] = deque(maxlen=1)  # the last one: who is slow has to look, and not to remember
         self.maybe_deleted = False
         self.error: ContextStoreError | None = None
@@ -310,8 +312,9 @@ class Subscriptions:
         self._tell_all()  # or those who have just come would not be among them
         return list(self._by_output), list(self._by_run)
 
-    def _runs_waited_for(self) -> list[str]:
-        return list(self._of_run)
+    def _runs_waited_for(self) -> set[tuple[str, int | None]]:
+        """With their serials, where these are known."""
+        return {(run, subscription.run) for run, some in self._of_run.items() for subscription in list(some)}
 
     def _tell_polled(self, found: Collection[OutputKey], deleted: Collection[str] = ()) -> bool:
         """Returns whether a caller waits for one of the outputs."""
@@ -415,10 +418,15 @@ class _Deletions:
         epoch = self._feed.deletion_epoch()
         return epoch is None or epoch != self._epoch or now >= self._sure_at
 
-    async def among(self, flow_run_ids: Sequence[str]) -> list[str]:
+    async def among(self, runs: Collection[tuple[str, int | None]]) -> list[str]:
+        """The ids of those runs that are deleted, or forgotten; of one without a serial only if it is deleted."""
         began = time.monotonic()
         self._epoch, self._may_be_some = self._feed.deletion_epoch(), False  # before the look, not after it
-        deleted = await self._feed.deleted_among(flow_run_ids)
+        unknown = [flow_run_id for flow_run_id, serial in runs if serial is None]
+        known = {serial: flow_run_id for flow_run_id, serial in runs if serial is not None}
+        deleted = await self._feed.deleted_among(unknown) if unknown else []
+        alive = set(await self._feed.alive_among(list(known))) if known else set()
+        deleted += [flow_run_id for serial, flow_run_id in known.items() if serial not in alive]
         now = time.monotonic()
         self._next_at = now + max(_DELETIONS_SECONDS, self._rest.after(now - began))
         self._sure_at = now + _SURE_SECONDS

@@ -37,6 +37,7 @@ from .records import (
     NewsPage,
     OutputKey,
     Place,
+    RunLife,
     RunRecord,
     RunRow,
     Wanted,
@@ -75,6 +76,9 @@ class Feed(Protocol):
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         """Those of the runs that are deleted."""
+
+    async def alive_among(self, serials: Sequence[int]) -> list[int]:
+        """Those of the runs, by serial, that are not deleted, let alone forgotten."""
 
 
 class Writes(Protocol):
@@ -158,7 +162,8 @@ class Reads(Protocol):
     async def count_runs(self) -> int:
         """How many there are that are not deleted. A scan."""
 
-    async def is_deleted(self, flow_run_id: str) -> bool: ...
+    async def find_run(self, flow_run_id: str) -> tuple[Epoch, RunLife | None]:
+        """What has the id, deleted or not, and the epoch then, as ``fetch`` has it. None: there is no trace of it."""
 
     async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
         """Deleted runs that still have outputs, since their deletion was interrupted: some of those deleted after that

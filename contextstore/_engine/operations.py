@@ -71,10 +71,12 @@ class DeleteGlobal(NamedTuple):
 class DeleteRun(NamedTuple):
     """Mark a run as deleted, for good: a tombstone, also for a run never seen. Its outputs are gone for every reader.
 
-    Result: whether this marked it.
+    Refused: RunDeletedError, if another run than ``run`` has the id by now, or none. Result: the serial of the run.
     """
 
     flow_run_id: str
+    run: int | None = None
+    """The serial of the run that is meant. None: whichever has the id."""
 
 
 class DeleteIdleRuns(NamedTuple):
@@ -103,8 +105,19 @@ class IdleDeletion(NamedTuple):
     left: tuple[str, ...]  # those deleted that still have outputs
 
 
+class FindRun(NamedTuple):
+    """Tell which run has the id, behind what else its unit writes to it. Refused: RunDeletedError, if it is deleted.
+
+    Result: its serial; None: there is none.
+    """
+
+    flow_run_id: str
+
+
 class RemoveOutputs(NamedTuple):
-    """Remove outputs of deleted runs, at most so many, and no more bytes than a group may have. Result: Removal."""
+    """Remove what deleted runs have: outputs, at most so many, and no more bytes than a group may have; then what else
+    is kept of a run. Result: Removal.
+    """
 
     flow_run_ids: tuple[str, ...]
     limit: int
@@ -115,11 +128,30 @@ class Removal(NamedTuple):
 
     outputs: int
     bytes: int
-    left: tuple[str, ...]  # those of the runs that still have outputs
+    left: tuple[str, ...]  # those of the runs that still have something
+
+
+class ForgetRun(NamedTuple):
+    """Remove what is left of a deleted run, as ``RemoveOutputs`` does, and once that was all, its tombstone.
+
+    Waits for puts to it that began before it was deleted. Result: Forgetting.
+    """
+
+    flow_run_id: str
+    limit: int
+    run: int | None = None
+    """The serial of the run that is meant: nothing is done if it is gone. None: whichever has the id, if deleted."""
+
+
+class Forgetting(NamedTuple):
+    """What became of a ``ForgetRun``."""
+
+    outputs: int
+    is_done: bool  # nothing of the run is left
 
 
 class ForgetRuns(NamedTuple):
-    """Remove at most so many tombstones from that time on until before that one, of runs without outputs.
+    """Remove at most so many tombstones from that time on until before that one, of runs of which nothing else is left.
 
     Result: how many, and from when on there may be more; None: there are none.
     """
@@ -205,7 +237,9 @@ Operation: TypeAlias = (
     | DeleteGlobal
     | DeleteRun
     | DeleteIdleRuns
+    | FindRun
     | RemoveOutputs
+    | ForgetRun
     | ForgetRuns
     | GiveBackSpace
     | LoadRun

@@ -12,7 +12,7 @@ from zlib import crc32
 
 from .._values.codec import BYTES, JSON
 from ..errors import CorruptStoreError
-from .records import after_prefix, is_time
+from .records import END_OF_TIME, after_prefix
 from .rules import read_output
 
 
@@ -82,7 +82,8 @@ class PageTaker:
                 and len(data) == size
                 and type(node_id) is str
                 and crc32(b"%b%b%b%b" % (owner, node_id.encode(), _SUFFIX[codec], data)) == checksum
-                and is_time(written_at)
+                and type(written_at) is int
+                and 0 <= written_at < END_OF_TIME
             ):
                 error = read_output(self._location, self._flow_run_id, row).error
                 if error is not None:

@@ -101,9 +101,12 @@ def is_intact(owner: str, name: str, encoded: Encoded, checksum: object, size: o
     )
 
 
+END_OF_TIME = 253_402_300_800_000_000
+
+
 def is_time(microseconds: object) -> bool:
     """Whether something can have been written then: before the year 10000, where the calendar of datetime ends."""
-    return type(microseconds) is int and 0 <= microseconds < 253_402_300_800_000_000
+    return type(microseconds) is int and 0 <= microseconds < END_OF_TIME
 
 
 def after_prefix(prefix: str) -> str | None:
@@ -152,6 +155,13 @@ class Extent(NamedTuple):
     runs: int
     outputs: int
     bytes: int
+
+
+class RunLife(NamedTuple):
+    """What has the id of a run: which run, by its serial, and whether it is deleted."""
+
+    serial: int
+    is_deleted: bool
 
 
 class RunRow(NamedTuple):

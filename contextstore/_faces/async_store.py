@@ -655,7 +655,12 @@ class AsyncContextStore:
         return self._core.watching.watch(flow_run_id, prefix, after, until, type)
 
     def run(self, flow_run_id: Id) -> AsyncFlowRun:
-        """The calls of this store bound to one run, and ``step``."""
+        """The calls of this store bound to one run, and ``step``.
+
+        The object belongs to one life of the id: from its first call on that finds the run, or makes it. Once that run
+        is deleted, whoever deleted it, the object's writes and waits raise ``RunDeletedError``, also if the id was
+        forgotten and names a new run by now. The store's own calls, by id, know no lives.
+        """
         return AsyncFlowRun(self._core, flow_run_key(flow_run_id))
 
     # -- runs ---------------------------------------------------------------------------------------------------------
@@ -694,12 +699,17 @@ class AsyncContextStore:
         """
         return await self._core.runs.fork(flow_run_id, new_flow_run_id, node_ids)
 
-    async def delete_run(self, flow_run_id: Id) -> int:
+    async def delete_run(self, flow_run_id: Id, *, forget: bool = False) -> int:
         """Delete a run, for good: later puts raise ``RunDeletedError``, ``get`` gives its default.
 
         The run is gone for every reader at once; its outputs are then removed in commits of bounded size. If that is
         interrupted, it stays deleted, and another ``delete_run`` or ``prune`` removes the rest. Another store object on
         a server, or a read-only one, may answer from its cache for a second more.
+
+        Args:
+            forget: leave no trace of the run: when this returns, its id is new. Interrupted, the id stays deleted until
+                the call is repeated. Run objects (``run``) that were of the run, in any process, go on refusing to
+                write; the store's own calls, by id, begin a new run.
 
         Returns:
             How many outputs were removed. 0, and the run is marked as deleted all the same, if it was never seen.
@@ -707,12 +717,12 @@ class AsyncContextStore:
         Raises:
             StorageError: the engine could not; see ``outcome_unknown``.
         """
-        return await self._core.retention.delete_run(flow_run_id)
+        return await self._core.retention.delete_run(flow_run_id, forget)
 
     async def prune(
         self,
         *,
-        older_than: datetime.timedelta,
+        older_than: datetime.timedelta | None,
         dry_run: bool = False,
         progress: Callable[[int, int], Any] | None = None,
     ) -> PruneReport:
@@ -723,7 +733,8 @@ class AsyncContextStore:
         interrupted, and the next ``prune`` goes on. Globals stay.
 
         Args:
-            older_than: the age, by the clock of this machine.
+            older_than: the age, by the clock of this machine. None: no runs are deleted, and no tombstones forgotten;
+                deletions that were interrupted are finished all the same, and space is given back.
             dry_run: only say what would be deleted.
             progress: called with how many runs were looked at, and how many there are.
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import Any, TypeVar, cast
 
 from .._core.core import Core
+from .._core.lives import Life
 from .._values.keys import Id
 from .._waiting.threads import run_now, warn_on_a_loop
 
@@ -40,8 +41,8 @@ def iterate(iterator: AsyncIterator[T]) -> Generator[T, None, None]:
         run_now(generator.aclose())
 
 
-def wait_for(core: Core, flow_run_id: Id, node_id: Id, timeout: float | None, type: Any) -> Any:
+def wait_for(core: Core, flow_run_id: Id, node_id: Id, timeout: float | None, type: Any, *life: Life) -> Any:
     """Wait for an output in the calling thread, which may be one that must not be blocked for ever."""
     if timeout is None:
         warn_on_a_loop("wait_for without a timeout", "await AsyncContextStore.wait_for, or pass a timeout")
-    return run_now(core.waits.wait_for(flow_run_id, node_id, timeout, type))
+    return run_now(core.waits.wait_for(flow_run_id, node_id, timeout, type, *life))

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar, overload
 
 from .._core.core import Core
+from .._core.lives import Life
 from .._process.fork import at_fork
 from .._results import Output
 from .._values.arguments import check_function
@@ -53,11 +54,14 @@ class AsyncFlowRun:
         rows = await run.step("extract", extract, "https://example.org")
         total = await run.step("sum", sum, rows)
 
-    A run keeps its store alive.
+    A run keeps its store alive. It is of one life of its id: from its first call on that finds the run, or makes it.
+    Once that run is deleted, its calls that write or wait raise ``RunDeletedError``, and its reads answer as for a
+    deleted run: also if the id was forgotten, and names another run by now.
     """
 
     def __init__(self, core: Core, flow_run_id: str) -> None:
         self._core = core
+        self._life = Life(flow_run_id)
         self.flow_run_id = flow_run_id
 
     def __repr__(self) -> str:
@@ -65,11 +69,11 @@ class AsyncFlowRun:
 
     async def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write the output of a node, once: see the store's ``put``."""
-        await self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok)
+        await self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok, self._life)
 
     async def append(self, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None) -> str:
         """Append an output, under the next id of a prefix: see the store's ``append``."""
-        return await self._core.outputs.append(self.flow_run_id, prefix, value, key, tag)
+        return await self._core.outputs.append(self.flow_run_id, prefix, value, key, tag, self._life)
 
     @overload
     async def get(self, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
@@ -79,28 +83,29 @@ class AsyncFlowRun:
     async def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any: ...
     async def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
         """The output of a node, or ``default``: see the store's ``get``."""
-        value = self._core.session.cache.find((self.flow_run_id, node_id))  # the quick way, as the store's face has it
+        # The quick way, as the store's face has it.
+        value = self._core.session.cache.find_of((self.flow_run_id, node_id), self._life.epoch)
         if value is None:
-            return await self._core.outputs.get(self.flow_run_id, node_id, default, type)
+            return await self._core.outputs.get(self.flow_run_id, node_id, default, type, self._life)
         return decode(value) if type is None else self._core.converted(value, type, self.flow_run_id, node_id)
 
     async def exists(self, node_id: Id) -> bool:
         """Whether a node has an output."""
-        return await self._core.outputs.exists(self.flow_run_id, node_id)
+        return await self._core.outputs.exists(self.flow_run_id, node_id, self._life)
 
     async def get_entry(self, node_id: Id, *, type: Any = None) -> Output | None:
         """The output of a node with its time and its size: see the store's ``get_entry``."""
-        return await self._core.outputs.get_entry(self.flow_run_id, node_id, type)
+        return await self._core.outputs.get_entry(self.flow_run_id, node_id, type, self._life)
 
     async def list_keys(
         self, *, prefix: str = "", after: Id | None = None, limit: int | None = None, reverse: bool = False
     ) -> list[str]:
         """The ids of the nodes that have an output, sorted: see the store's ``list_keys``."""
-        return await self._core.parts.list_keys(self.flow_run_id, prefix, after, limit, reverse)
+        return await self._core.parts.list_keys(self.flow_run_id, prefix, after, limit, reverse, self._life)
 
     async def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
         """Write several outputs in one commit: see the store's ``put_many``."""
-        await self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok)
+        await self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok, self._life)
 
     @overload
     async def get_many(self, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...
@@ -108,7 +113,7 @@ class AsyncFlowRun:
     async def get_many(self, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]: ...
     async def get_many(self, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]:
         """The outputs of these nodes: see the store's ``get_many``."""
-        return await self._core.outputs.get_many(self.flow_run_id, node_ids, type)
+        return await self._core.outputs.get_many(self.flow_run_id, node_ids, type, self._life)
 
     async def list_outputs(
         self,
@@ -120,7 +125,7 @@ class AsyncFlowRun:
         type: Any = None,
     ) -> list[Output]:
         """A page of the outputs, by node id: see the store's ``list_outputs``."""
-        return await self._core.parts.list_outputs(self.flow_run_id, prefix, after, limit, reverse, type)
+        return await self._core.parts.list_outputs(self.flow_run_id, prefix, after, limit, reverse, type, self._life)
 
     @overload
     async def get_run(self, *, prefix: str = "", type: type[T]) -> dict[str, T]: ...
@@ -128,7 +133,7 @@ class AsyncFlowRun:
     async def get_run(self, *, prefix: str = "", type: Any = None) -> dict[str, Any]: ...
     async def get_run(self, *, prefix: str = "", type: Any = None) -> dict[str, Any]:
         """The outputs by node id: see the store's ``get_run``."""
-        return await self._core.parts.get_run(self.flow_run_id, prefix, type)
+        return await self._core.parts.get_run(self.flow_run_id, prefix, type, self._life)
 
     @overload
     async def get_or_put(
@@ -142,7 +147,7 @@ class AsyncFlowRun:
         self, node_id: Id, factory: Callable[[], Awaitable[Any]] | Callable[[], Any], *, type: Any = None
     ) -> Any:
         """The stored output, or ``factory()``'s, stored: see the store's ``get_or_put``."""
-        return await self._core.waits.get_or_put(self.flow_run_id, node_id, factory, type)
+        return await self._core.waits.get_or_put(self.flow_run_id, node_id, factory, type, self._life)
 
     async def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
         """``fn(*args, **kwargs)``, computed once and recorded as the node's output: see the store's ``get_or_put``.
@@ -163,27 +168,27 @@ class AsyncFlowRun:
     async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any: ...
     async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
         """Wait until a node has an output: see the store's ``wait_for``."""
-        return await self._core.waits.wait_for(self.flow_run_id, node_id, timeout, type)
+        return await self._core.waits.wait_for(self.flow_run_id, node_id, timeout, type, self._life)
 
     def watch(
         self, *, prefix: str = "", after: str | None = None, until: Id | None = None, type: Any = None
     ) -> AsyncGenerator[Output, None]:
         """The outputs that are there, and each further one as it is written: see the store's ``watch``."""
-        return self._core.watching.watch(self.flow_run_id, prefix, after, until, type)
+        return self._core.watching.watch(self.flow_run_id, prefix, after, until, type, self._life)
 
     def iter_outputs(
         self, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
     ) -> AsyncIterator[Output]:
         """Iterate over the outputs, by node id: see the store's ``iter_outputs``."""
-        return self._core.parts.iterate(self.flow_run_id, prefix, after, reverse, type)
+        return self._core.parts.iterate(self.flow_run_id, prefix, after, reverse, type, self._life)
 
     async def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
         """A new run that begins with (these of) the outputs of this one: see the store's ``fork_run``."""
-        return await self._core.runs.fork(self.flow_run_id, new_flow_run_id, node_ids)
+        return await self._core.runs.fork(self.flow_run_id, new_flow_run_id, node_ids, self._life)
 
-    async def delete(self) -> int:
-        """Delete the run, for good: see the store's ``delete_run``."""
-        return await self._core.retention.delete_run(self.flow_run_id)
+    async def delete(self, *, forget: bool = False) -> int:
+        """Delete the run, for good: see the store's ``delete_run``. Of another life of its id nothing is touched."""
+        return await self._core.retention.delete_run(self.flow_run_id, forget, self._life)
 
 
 class FlowRun:
@@ -193,11 +198,14 @@ class FlowRun:
         rows = run.step("extract", extract, "https://example.org")
         total = run.step("sum", sum, rows)
 
-    A run keeps its store alive.
+    A run keeps its store alive. It is of one life of its id: from its first call on that finds the run, or makes it.
+    Once that run is deleted, its calls that write or wait raise ``RunDeletedError``, and its reads answer as for a
+    deleted run: also if the id was forgotten, and names another run by now.
     """
 
     def __init__(self, core: Core, flow_run_id: str) -> None:
         self._core = core
+        self._life = Life(flow_run_id)
         self.flow_run_id = flow_run_id
 
     def __repr__(self) -> str:
@@ -205,11 +213,11 @@ class FlowRun:
 
     @documented_as(AsyncFlowRun.put)
     def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
-        run_now(self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok))
+        run_now(self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok, self._life))
 
     @documented_as(AsyncFlowRun.append)
     def append(self, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None) -> str:
-        return run_now(self._core.outputs.append(self.flow_run_id, prefix, value, key, tag))
+        return run_now(self._core.outputs.append(self.flow_run_id, prefix, value, key, tag, self._life))
 
     @overload
     def get(self, node_id: Id, default: None = None, *, type: type[T]) -> T | None: ...
@@ -219,28 +227,28 @@ class FlowRun:
     def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any: ...
     @documented_as(AsyncFlowRun.get)
     def get(self, node_id: Id, default: Any = None, *, type: Any = None) -> Any:
-        value = self._core.session.cache.find((self.flow_run_id, node_id))
+        value = self._core.session.cache.find_of((self.flow_run_id, node_id), self._life.epoch)
         if value is None:
-            return run_now(self._core.outputs.get(self.flow_run_id, node_id, default, type))
+            return run_now(self._core.outputs.get(self.flow_run_id, node_id, default, type, self._life))
         return decode(value) if type is None else self._core.converted(value, type, self.flow_run_id, node_id)
 
     @documented_as(AsyncFlowRun.exists)
     def exists(self, node_id: Id) -> bool:
-        return run_now(self._core.outputs.exists(self.flow_run_id, node_id))
+        return run_now(self._core.outputs.exists(self.flow_run_id, node_id, self._life))
 
     @documented_as(AsyncFlowRun.get_entry)
     def get_entry(self, node_id: Id, *, type: Any = None) -> Output | None:
-        return run_now(self._core.outputs.get_entry(self.flow_run_id, node_id, type))
+        return run_now(self._core.outputs.get_entry(self.flow_run_id, node_id, type, self._life))
 
     @documented_as(AsyncFlowRun.list_keys)
     def list_keys(
         self, *, prefix: str = "", after: Id | None = None, limit: int | None = None, reverse: bool = False
     ) -> list[str]:
-        return run_now(self._core.parts.list_keys(self.flow_run_id, prefix, after, limit, reverse))
+        return run_now(self._core.parts.list_keys(self.flow_run_id, prefix, after, limit, reverse, self._life))
 
     @documented_as(AsyncFlowRun.put_many)
     def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
-        run_now(self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok))
+        run_now(self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok, self._life))
 
     @overload
     def get_many(self, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...
@@ -248,7 +256,7 @@ class FlowRun:
     def get_many(self, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]: ...
     @documented_as(AsyncFlowRun.get_many)
     def get_many(self, node_ids: Iterable[Id], *, type: Any = None) -> dict[str, Any]:
-        return run_now(self._core.outputs.get_many(self.flow_run_id, node_ids, type))
+        return run_now(self._core.outputs.get_many(self.flow_run_id, node_ids, type, self._life))
 
     @documented_as(AsyncFlowRun.list_outputs)
     def list_outputs(
@@ -260,7 +268,7 @@ class FlowRun:
         reverse: bool = False,
         type: Any = None,
     ) -> list[Output]:
-        return run_now(self._core.parts.list_outputs(self.flow_run_id, prefix, after, limit, reverse, type))
+        return run_now(self._core.parts.list_outputs(self.flow_run_id, prefix, after, limit, reverse, type, self._life))
 
     @overload
     def get_run(self, *, prefix: str = "", type: type[T]) -> dict[str, T]: ...
@@ -268,7 +276,7 @@ class FlowRun:
     def get_run(self, *, prefix: str = "", type: Any = None) -> dict[str, Any]: ...
     @documented_as(AsyncFlowRun.get_run)
     def get_run(self, *, prefix: str = "", type: Any = None) -> dict[str, Any]:
-        return run_now(self._core.parts.get_run(self.flow_run_id, prefix, type))
+        return run_now(self._core.parts.get_run(self.flow_run_id, prefix, type, self._life))
 
     @overload
     def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: type[T]) -> T: ...
@@ -276,7 +284,7 @@ class FlowRun:
     def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any: ...
     @documented_as(AsyncFlowRun.get_or_put)
     def get_or_put(self, node_id: Id, factory: Callable[[], Any], *, type: Any = None) -> Any:
-        return run_now(self._core.waits.get_or_put(self.flow_run_id, node_id, factory, type))
+        return run_now(self._core.waits.get_or_put(self.flow_run_id, node_id, factory, type, self._life))
 
     @documented_as(AsyncFlowRun.step)
     def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
@@ -293,24 +301,24 @@ class FlowRun:
     def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any: ...
     @documented_as(AsyncFlowRun.wait_for)
     def wait_for(self, node_id: Id, *, timeout: float | None = None, type: Any = None) -> Any:
-        return wait_for(self._core, self.flow_run_id, node_id, timeout, type)
+        return wait_for(self._core, self.flow_run_id, node_id, timeout, type, self._life)
 
     @documented_as(AsyncFlowRun.watch)
     def watch(
         self, *, prefix: str = "", after: str | None = None, until: Id | None = None, type: Any = None
     ) -> Generator[Output, None, None]:
-        return iterate(self._core.watching.watch(self.flow_run_id, prefix, after, until, type))
+        return iterate(self._core.watching.watch(self.flow_run_id, prefix, after, until, type, self._life))
 
     @documented_as(AsyncFlowRun.iter_outputs)
     def iter_outputs(
         self, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
     ) -> Iterator[Output]:
-        return self._core.parts.iterate_now(self.flow_run_id, prefix, after, reverse, type)
+        return self._core.parts.iterate_now(self.flow_run_id, prefix, after, reverse, type, self._life)
 
     @documented_as(AsyncFlowRun.fork)
     def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
-        return run_now(self._core.runs.fork(self.flow_run_id, new_flow_run_id, node_ids))
+        return run_now(self._core.runs.fork(self.flow_run_id, new_flow_run_id, node_ids, self._life))
 
     @documented_as(AsyncFlowRun.delete)
-    def delete(self) -> int:
-        return run_now(self._core.retention.delete_run(self.flow_run_id))
+    def delete(self, *, forget: bool = False) -> int:
+        return run_now(self._core.retention.delete_run(self.flow_run_id, forget, self._life))

@@ -298,14 +298,14 @@ class ContextStore:
         return run_now(self._core.runs.fork(flow_run_id, new_flow_run_id, node_ids))
 
     @documented_as(AsyncContextStore.delete_run)
-    def delete_run(self, flow_run_id: Id) -> int:
-        return run_now(self._core.retention.delete_run(flow_run_id))
+    def delete_run(self, flow_run_id: Id, *, forget: bool = False) -> int:
+        return run_now(self._core.retention.delete_run(flow_run_id, forget))
 
     @documented_as(AsyncContextStore.prune)
     def prune(
         self,
         *,
-        older_than: datetime.timedelta,
+        older_than: datetime.timedelta | None,
         dry_run: bool = False,
         progress: Callable[[int, int], Any] | None = None,
     ) -> PruneReport:

@@ -128,7 +128,7 @@ class Appends:
         firsts: dict[tuple[int, str, str], int] = {}
         for index, append in group.left.items():
             serial = self._serials.get(append.flow_run_id)
-            if serial is None:
+            if serial is None or append.run not in (None, serial):
                 return None
             head = placement.heads.get((serial, append.prefix))
             if head is None:
@@ -153,7 +153,7 @@ class Appends:
 
     async def _try(self, group: _Group) -> None:
         deadline = group.write.deadline
-        serials = await self._rows.serials_of(sorted({one.flow_run_id for one in group.left.values()}), group.write)
+        serials = await self._rows.serials_for(group.left.values(), group.write)
         self._rows.remember(serials)
         attempt: _Attempt | None = None
         written: set[tuple[int, str]] = set()

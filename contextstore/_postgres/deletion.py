@@ -15,7 +15,10 @@ from typing import Any
 from .._engine.operations import (
     DeleteIdleRuns,
     DeleteRun,
+    FindRun,
+    ForgetRun,
     ForgetRuns,
+    Forgetting,
     IdleDeletion,
     LoadRun,
     Removal,
@@ -24,6 +27,7 @@ from .._engine.operations import (
 from .._engine.portions import Portion
 from .._engine.rules import marks_deleted
 from .._waiting.deadline import Deadline
+from ..errors import RunDeletedError
 from .write import NO_WRITER, AlreadyDoneError, Write, WriteContext
 
 _REMOVE_BYTES = 4 * 2**20
@@ -38,17 +42,27 @@ class Deletions:
         self._statements = context.statements
         self._serials = context.serials
 
-    async def delete_run(self, delete: DeleteRun, write: Write) -> bool:
-        insert, name = self._statements.insert_runs, delete.flow_run_id
-        await self._connection.execute(write.deadline, insert, [name], NO_WRITER, write.now)
-        serial, is_deleted, writer = await self._lock(name, write.deadline)
+    async def delete_run(self, delete: DeleteRun, write: Write) -> int:
+        name, meant = delete
+        if meant is None:
+            insert = self._statements.insert_runs
+            await self._connection.execute(write.deadline, insert, [name], NO_WRITER, write.now)
+        rows = await self._connection.fetch(write.deadline, self._statements.lock_run, name)
         self._serials.forget([name])
-        if is_deleted:
-            if writer == write.write_id:
-                raise AlreadyDoneError
-            return False
-        await self._mark([serial], write.now, write)
-        return True
+        if not rows or meant not in (None, rows[0][0]):
+            raise RunDeletedError(name)
+        ((serial, is_deleted, writer),) = rows
+        if is_deleted and writer == write.write_id:
+            raise AlreadyDoneError
+        if not is_deleted:
+            await self._mark([serial], write.now, write)
+        return int(serial)
+
+    async def find_run(self, find: FindRun, write: Write) -> int | None:
+        rows = await self._connection.fetch(write.deadline, self._statements.find_run, find.flow_run_id)
+        if rows and rows[0][1]:
+            raise RunDeletedError(find.flow_run_id)
+        return rows[0][0] if rows else None
 
     async def load_run(self, load: LoadRun, write: Write) -> None:
         row = load.flow_run_id, load.created_at, load.deleted_at, write.write_id
@@ -116,7 +130,20 @@ class Deletions:
         if most:
             await self._connection.execute(deadline, self._statements.remove_append_counters, serials, most)
         left = await self._connection.fetch(deadline, self._statements.with_rest, serials)
-        return Removal(len(gone), sum(size for (size,) in gone), tuple(runs[serial] for (serial,) in left))
+        outputs = sum(codec >= 0 for _, codec in gone)
+        return Removal(outputs, sum(size for size, _ in gone), tuple(runs[serial] for (serial,) in left))
+
+    async def forget_run(self, forget: ForgetRun, write: Write) -> Forgetting:
+        name, limit, meant = forget
+        rows = await self._connection.fetch(write.deadline, self._statements.lock_deleted, name, meant)
+        serials = [serial for (serial,) in rows]
+        if not serials:
+            return Forgetting(0, True)
+        # By a statement of its own, which sees what the puts have left that it has waited for.
+        removal = await self._remove_outputs_of({serials[0]: name}, limit, write.deadline)
+        if not removal.left:
+            await self._connection.execute(write.deadline, self._statements.forget_runs, serials)
+        return Forgetting(removal.outputs, not removal.left)
 
     async def forget_runs(self, forget: ForgetRuns, write: Write) -> tuple[int, int | None]:
         rows = await self._connection.fetch(write.deadline, self._statements.lock_forgettable, *forget)

@@ -35,6 +35,7 @@ from .._engine.records import (
     NewsPage,
     OutputKey,
     Place,
+    RunLife,
     RunRecord,
     RunRow,
     Watched,
@@ -287,8 +288,8 @@ class PostgresEngine:
     async def count_runs(self) -> int:
         return await self._reads.count_runs()
 
-    async def is_deleted(self, flow_run_id: str) -> bool:
-        return bool(await self._reads.deleted_among([flow_run_id]))
+    async def find_run(self, flow_run_id: str) -> tuple[Epoch, RunLife | None]:
+        return await self._reads.find_run(flow_run_id)
 
     async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
         return await self._reads.page_unfinished_deletions(after)

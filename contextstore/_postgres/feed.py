@@ -51,5 +51,8 @@ class Feed:
     def deletion_epoch(self) -> int | None:
         return None
 
+    async def alive_among(self, serials: Sequence[int]) -> list[int]:
+        return await self._reads.alive_among(serials)
+
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         return await self._reads.deleted_among(flow_run_ids)

@@ -6,12 +6,12 @@ its own; nothing is tried again here. The SQL stands in ``statements``; whether 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .._engine.contract import GroupLimits
-from .._engine.operations import LoadOutput, PutOutput
+from .._engine.operations import AppendOutput, LoadOutput, PutOutput
 from .._engine.portions import portions
 from .._engine.records import is_intact
 from .._engine.rules import damaged_output, refusal_of_put
@@ -28,6 +28,11 @@ GROUP_LIMITS = GroupLimits(operations=256, bytes=2**20)
 Put: TypeAlias = PutOutput | LoadOutput
 Outcomes: TypeAlias = dict[int, Outcome[list[Any]]]
 """By index in the group, or in the unit."""
+
+
+def serial_meant(operation: Put | AppendOutput) -> int | None:
+    """Of the run that alone may take the output. None: whichever has the id."""
+    return None if isinstance(operation, LoadOutput) else operation.run
 
 
 @dataclass(slots=True)
@@ -64,6 +69,18 @@ class OutputRows:
                 missing = [run for run in missing if found[run] is None]  # another client has made them meanwhile
         return found
 
+    async def serials_for(self, operations: Iterable[Put | AppendOutput], write: Write) -> dict[str, int | None]:
+        """Those that the operations go to. No run is made for one that means a certain run, and so another life."""
+        operations = list(operations)
+        free = {one.flow_run_id for one in operations if serial_meant(one) is None}
+        serials = await self.serials_of(sorted(free), write)
+        others = sorted({one.flow_run_id for one in operations} - free)
+        if others:
+            rows = await self._connection.fetch(write.deadline, self._statements.find_runs, others)
+            serials |= dict.fromkeys(others)
+            serials |= {run: None if is_deleted else serial for run, serial, is_deleted in rows}
+        return serials
+
     def remember(self, serials: Mapping[str, int | None]) -> None:
         """What is committed, and so may be gone by."""
         self._serials.bound()
@@ -94,7 +111,7 @@ class OutputRows:
             run = row.put.flow_run_id
             if not run_is_there or is_deleted:
                 self._serials.forget([run])
-            if run_is_there and is_deleted:
+            if is_deleted or (not run_is_there and serial_meant(row.put) is not None):
                 outcomes[row.index] = Outcome.failure(RunDeletedError(run))
             elif writer == write.write_id:
                 outcomes[row.index] = Outcome([None])

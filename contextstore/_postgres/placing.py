@@ -95,7 +95,11 @@ class Placing:
             serials: of their runs; None: the run is deleted.
         """
         placement = Placement()
-        appends = {index: one for index, one in operations.items() if isinstance(one, AppendOutput)}
+        appends = {
+            index: one
+            for index, one in operations.items()
+            if isinstance(one, AppendOutput) and _is_alive(one, serials[one.flow_run_id])
+        }
         known = await self._known_keys(appends, serials, deadline)
         taken: dict[str, set[str]] = {append.flow_run_id: set() for append in appends.values()}
         placement.heads = await self._heads(appends.values(), serials, taken, deadline)
@@ -105,7 +109,7 @@ class Placing:
             if not isinstance(operation, AppendOutput):
                 if operation.flow_run_id in taken:
                     taken[operation.flow_run_id].add(operation.node_id)
-            elif serial is None:
+            elif serial is None or index not in appends:
                 placement.outcomes[index] = Outcome.failure(RunDeletedError(operation.flow_run_id))
             elif index in known:
                 placement.outcomes[index] = Outcome(Appended(known[index], False))
@@ -209,3 +213,8 @@ class Placing:
         columns = map(list, zip(*(key[:3] for key in keys), strict=True))
         rows = await self._connection.fetch(deadline, self._statements.find_append_keys, *columns)
         return [node_id for (node_id,) in rows]
+
+
+def _is_alive(append: AppendOutput, serial: int | None) -> bool:
+    """Whether the run that has the id is one that the append may go to."""
+    return serial is not None and append.run in (None, serial)

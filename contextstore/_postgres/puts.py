@@ -66,16 +66,18 @@ class Puts:
         left = len(group.left)
         # A key once at a time: a later put of the same is refused, or not, by what is there then.
         once = {(put.flow_run_id, put.node_id): index for index, put in reversed(group.left.items())}
-        serials = await self._rows.serials_of(sorted({run for run, _ in once}), group.write)
+        puts = {index: group.left[index] for index in once.values()}
+        names = {put.flow_run_id for put in puts.values() if put.run is None}
+        serials = await self._rows.serials_of(sorted(names), group.write)
         self._rows.remember(serials)
         rows: list[PutRow] = []
         refused: Outcomes = {}
-        for (run, _), index in once.items():
-            serial = serials[run]
+        for index, put in puts.items():
+            serial = serials[put.flow_run_id] if put.run is None else put.run
             if serial is None:
-                refused[index] = Outcome.failure(RunDeletedError(run))
+                refused[index] = Outcome.failure(RunDeletedError(put.flow_run_id))
             else:
-                rows.append(PutRow(serial, index, group.left[index]))
+                rows.append(PutRow(serial, index, put))
         if refused:
             group.settle(refused)
         if rows:

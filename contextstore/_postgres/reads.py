@@ -22,6 +22,7 @@ from .._engine.records import (
     GlobalRow,
     IdleRuns,
     OutputKey,
+    RunLife,
     RunRecord,
     RunRow,
     after_prefix,
@@ -220,6 +221,19 @@ class Reads:
     async def count_runs(self) -> int:
         ((count,),) = await self._pool.fetch(self._statements.count_runs)
         return int(count)
+
+    async def find_run(self, flow_run_id: str) -> tuple[Epoch, RunLife | None]:
+        asked_at = time.monotonic()
+        rows = await self._pool.fetch(self._statements.find_run, flow_run_id)
+        if not rows:
+            return None, None
+        ((serial, is_deleted, deletions),) = rows
+        self._epoch.asked.note((deletions,), asked_at)
+        return (deletions,), RunLife(serial, is_deleted)
+
+    async def alive_among(self, serials: Sequence[int]) -> list[int]:
+        rows = await self._pool.fetch(self._statements.alive_among, list(serials))
+        return [serial for (serial,) in rows]
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         rows = await self._pool.fetch(self._statements.deleted_among, list(flow_run_ids))

@@ -242,6 +242,10 @@ class WriteStatements(AppendStatements):
         UPDATE {schema}.flow_runs SET deleted_at = $3, writer = $2
         WHERE {is_known} AND serial = ANY($1::bigint[])
     """
+    find_run: str = """
+        SELECT serial, deleted_at IS NOT NULL, (SELECT deletions FROM {schema}.store_format) FROM {schema}.flow_runs
+        WHERE {is_known} AND flow_run_id = $1
+    """
     deleted_serials: str = """
         SELECT serial, flow_run_id FROM {schema}.flow_runs
         WHERE {is_known} AND flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
@@ -257,8 +261,9 @@ class WriteStatements(AppendStatements):
                     ) AS p LIMIT $2
                 ) AS page
             ) AS sized WHERE before < $3
-        ) RETURNING size
+        ) RETURNING size, codec
     """
+    # What is kept of a run beside its outputs goes behind them, in the order of these tables.
     load_run: str = """
         INSERT INTO {schema}.flow_runs (flow_run_id, created_at, deleted_at, writer)
         SELECT $1::text, $2::bigint, $3::bigint, $4::uuid WHERE {is_known}
@@ -266,6 +271,12 @@ class WriteStatements(AppendStatements):
     """
     with_rest: str = """
         SELECT r.serial FROM unnest($1::bigint[]) AS r (serial) WHERE {is_known} AND {has_rest}
+    """
+    # Waits for the puts that are under way to this run, and they for it: they see then that it is deleted, or gone.
+    lock_deleted: str = """
+        SELECT serial FROM {schema}.flow_runs
+        WHERE {is_known} AND flow_run_id = $1 AND serial = coalesce($2::bigint, serial) AND deleted_at IS NOT NULL
+        FOR UPDATE
     """
     # First locked, then looked at again by another statement: a put that was under way may have left a row in between.
     # From where the last look ended, so that no call goes again through what was forgotten before.
@@ -388,6 +399,10 @@ class Statements(WriteStatements, PartStatements):
     deleted_among: str = """
         SELECT flow_run_id FROM {schema}.flow_runs
         WHERE {is_known} AND flow_run_id = ANY($1::text[]) AND deleted_at IS NOT NULL
+    """
+    alive_among: str = """
+        SELECT serial FROM {schema}.flow_runs
+        WHERE {is_known} AND serial = ANY($1::bigint[]) AND deleted_at IS NULL
     """
     end_of_deletions: str = """
         SELECT max(deleted_at) FROM (

@@ -14,6 +14,8 @@ from .._engine.operations import (
     AppendOutput,
     DeleteIdleRuns,
     DeleteRun,
+    FindRun,
+    ForgetRun,
     ForgetRuns,
     GiveBackSpace,
     LoadAppendCounter,
@@ -33,7 +35,7 @@ from ..errors import AlreadyExistsError, ContextStoreError, RunDeletedError, Sto
 from .deletion import Deletions
 from .epoch import StoreEpoch
 from .errors import TransientError
-from .outputs import GROUP_LIMITS, OutputRows, Put, PutRow
+from .outputs import GROUP_LIMITS, OutputRows, Put, PutRow, serial_meant
 from .placing import Placing
 from .retry import Retry
 from .write import NO_WRITER, AlreadyDoneError, IdTakenError, RunForgottenError, Write, WriteContext
@@ -159,8 +161,12 @@ class Units:
                 return await self._deletions.delete_run(operation, write)
             case DeleteIdleRuns():
                 return await self._deletions.delete_idle_runs(operation, write)
+            case FindRun():
+                return await self._deletions.find_run(operation, write)
             case RemoveOutputs():
                 return await self._deletions.remove_outputs(operation, write)
+            case ForgetRun():
+                return await self._deletions.forget_run(operation, write)
             case ForgetRuns():
                 return await self._deletions.forget_runs(operation, write)
             case GiveBackSpace():  # the server does so by itself
@@ -175,7 +181,7 @@ class Units:
         outputs = {index: one for index, one in enumerate(attempt.unit) if isinstance(one, Put | AppendOutput)}
         if not outputs:
             return False
-        serials = await self._rows.serials_of([one.flow_run_id for one in outputs.values()], attempt.write)
+        serials = await self._rows.serials_for(outputs.values(), attempt.write)
         puts = await self._placed(outputs, serials, attempt)
         rows = _rows_of(puts, serials, attempt)
         is_anything_new = False
@@ -237,7 +243,7 @@ class Units:
         outcomes = await self._rows.resolve_conflicts(conflicts, attempt.write)
         for row in conflicts:
             if row.index not in outcomes:
-                raise RunForgottenError
+                raise RunForgottenError  # of a put that means no run in particular
             error = outcomes[row.index].error
             if isinstance(error, AlreadyExistsError) and isinstance(attempt.unit[row.index], AppendOutput):
                 raise IdTakenError
@@ -288,7 +294,8 @@ class Units:
         await self._connection.execute(write.deadline, statement, key, change.version, write.write_id, *columns, at)
 
 
-_DELETIONS = DeleteRun | DeleteIdleRuns | RemoveOutputs | ForgetRuns | GiveBackSpace
+_DELETIONS = DeleteRun | DeleteIdleRuns | FindRun | RemoveOutputs | ForgetRun | ForgetRuns | GiveBackSpace
+"""What comes last, and each by itself."""
 
 
 def _deletes(unit: Unit) -> bool:
@@ -301,7 +308,8 @@ def _rows_of(puts: dict[int, Put], serials: dict[str, int | None], attempt: Atte
     rows: list[PutRow] = []
     first: dict[OutputKey, Put] = {}
     for index, put in puts.items():
-        serial = serials[put.flow_run_id]
+        meant = serial_meant(put)
+        serial = serials[put.flow_run_id] if meant is None else meant
         twin = first.setdefault((put.flow_run_id, put.node_id), put)
         refusal = None if twin is put else refusal_of_put(put, twin.value)
         if serial is None:

@@ -45,10 +45,10 @@ class Placing:
     """Appends of one transaction that are written together: each gets its id, then all are written.
 
     Args:
-        serial_of: the serial of a run that is not deleted, which is made if it is new.
+        serial_of: the serial of a run that is not deleted, which is made if it is new, unless another is meant.
     """
 
-    def __init__(self, connection: sqlite3.Connection, serial_of: Callable[[str], int]) -> None:
+    def __init__(self, connection: sqlite3.Connection, serial_of: Callable[[str, int | None], int]) -> None:
         self._connection = connection
         self._serial_of = serial_of
         self._ids: dict[tuple[int, str], NextIds] = {}
@@ -58,7 +58,7 @@ class Placing:
 
     def place(self, append: AppendOutput) -> Appended:
         """Raises what it is refused for; then nothing is left of it."""
-        serial = self._serial_of(append.flow_run_id)
+        serial = self._serial_of(append.flow_run_id, append.run)
         if append.key is not None:
             key = (serial, append.prefix, append.key)
             node_id = self._keys.get(key) or self._stored(key)

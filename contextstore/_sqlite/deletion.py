@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .._engine.operations import DeleteIdleRuns, ForgetRuns, GiveBackSpace, IdleDeletion, Removal, RemoveOutputs
+from .._engine.operations import (
+    DeleteIdleRuns,
+    ForgetRun,
+    ForgetRuns,
+    Forgetting,
+    GiveBackSpace,
+    IdleDeletion,
+    Removal,
+    RemoveOutputs,
+)
 from .._engine.portions import Portion
 from .._engine.records import Extent, IdleRuns
 from .._process.pacing import Pacer
@@ -60,7 +69,7 @@ _DELETED = """
 """
 _OUTPUTS_OF = """
     SELECT node_outputs.run, node_outputs.id, CAST(node_outputs.size AS INTEGER),
-        node_outputs.written_at NOT BETWEEN 0 AND ? - 1
+        node_outputs.written_at NOT BETWEEN 0 AND ? - 1, node_outputs.codec >= 0
     FROM json_each(?) AS wanted CROSS JOIN node_outputs ON node_outputs.run = wanted.value LIMIT ?
 """
 # By id, in the order of commits: what came after the cursor.
@@ -88,6 +97,8 @@ class _Row(NamedTuple):
     id: int
     size: int
     is_young: int
+    is_output: int
+    """Else it is the mark of one that was deleted."""
 
 
 class _Run(NamedTuple):
@@ -154,7 +165,7 @@ def delete_idle_runs(
         most = max(0, delete.limit - len(gone))
         if appends.erase(connection, json_array(marked), most) == most:
             left = tuple(name for (name,) in connection.execute(_WITH_REST, (json_array(names),)).fetchall())
-    return IdleDeletion(done, len(marked), len(gone), _size(gone), left), pages
+    return IdleDeletion(done, len(marked), _outputs(gone), _size(gone), left), pages
 
 
 def _runs_to_look_at(connection: sqlite3.Connection, delete: DeleteIdleRuns) -> list[_Run]:
@@ -195,6 +206,10 @@ def _size(rows: Sequence[_Row]) -> int:
     return sum(row.size for row in rows)
 
 
+def _outputs(rows: Sequence[_Row]) -> int:
+    return sum(row.is_output for row in rows)
+
+
 def _up_to(rows: Sequence[_Row], max_bytes: int) -> list[_Row]:
     """The first of them, up to the one with which they reach so many bytes."""
     some: list[_Row] = []
@@ -217,7 +232,19 @@ def remove_outputs(connection: sqlite3.Connection, remove: RemoveOutputs, max_by
     most = remove.limit - len(some)
     if len(some) < len(found) or appends.erase(connection, json_array(serials), most) == most:
         left = [name for (name,) in connection.execute(_WITH_REST, (names,)).fetchall()]
-    return Removal(len(some), _size(some), tuple(left)), pages
+    return Removal(_outputs(some), _size(some), tuple(left)), pages
+
+
+def forget_run(connection: sqlite3.Connection, forget: ForgetRun, max_bytes: int) -> tuple[Forgetting, int]:
+    """What became of it, and about how many pages were written."""
+    query = "SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL"
+    (serial,) = connection.execute(query, (forget.flow_run_id,)).fetchone() or (None,)
+    if serial is None or forget.run not in (None, serial):
+        return Forgetting(0, True), 0
+    removal, pages = remove_outputs(connection, RemoveOutputs((forget.flow_run_id,), forget.limit), max_bytes)
+    if not removal.left:
+        connection.execute("DELETE FROM flow_runs WHERE serial = ?", (serial,))
+    return Forgetting(removal.outputs, not removal.left), pages
 
 
 def forget_runs(connection: sqlite3.Connection, forget: ForgetRuns) -> tuple[int, int | None]:
@@ -247,6 +274,11 @@ def give_back_space(connection: sqlite3.Connection, give_back: GiveBackSpace) ->
 
 def deleted_among(connection: sqlite3.Connection, flow_run_ids: Sequence[str]) -> list[str]:
     return [name for name, _ in connection.execute(_DELETED, (json_array(flow_run_ids),)).fetchall()]
+
+
+def alive_among(connection: sqlite3.Connection, serials: Sequence[int]) -> list[int]:
+    query = "SELECT serial FROM flow_runs WHERE serial IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL"
+    return [serial for (serial,) in connection.execute(query, (json_array(serials),)).fetchall()]
 
 
 def page_idle_runs(connection: sqlite3.Connection, after: int, idle_since: int, limit: int) -> IdleRuns:

@@ -30,6 +30,7 @@ from .._engine.records import (
     NewsPage,
     OutputKey,
     Place,
+    RunLife,
     RunRecord,
     RunRow,
     Watched,
@@ -156,8 +157,13 @@ class SQLiteEngine:
     async def count_runs(self) -> int:
         return self._database.read("the runs", reads.count_runs)
 
-    async def is_deleted(self, flow_run_id: str) -> bool:
-        return self._database.read(f"flow run {flow_run_id!r}", lambda here: reads.is_deleted(here, flow_run_id))
+    async def find_run(self, flow_run_id: str) -> tuple[Epoch, RunLife | None]:
+        def query(connection: sqlite3.Connection) -> tuple[Epoch, RunLife | None]:
+            before = self._database.epoch_before(connection)
+            found = reads.find_run(connection, flow_run_id)
+            return self._database.epoch_after(connection, before), found
+
+        return self._database.read(f"flow run {flow_run_id!r}", query)
 
     async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
         def query(connection: sqlite3.Connection) -> tuple[list[str], int | None]:

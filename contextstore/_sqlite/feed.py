@@ -14,7 +14,7 @@ from .._engine.epochs import Epochs, is_known
 from .._engine.records import Cursor, OutputKey, Wanted
 from ..errors import StorageError
 from .connection import set_up_reader, uri_of
-from .deletion import deleted_among
+from .deletion import alive_among, deleted_among
 from .errors import code_of, translated
 from .location import StoreFile
 from .schema import refuse_other_format
@@ -53,6 +53,12 @@ class FileFeed:
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         try:
             return deleted_among(self._poll_connection(), flow_run_ids)
+        except sqlite3.Error as error:
+            raise self._failure(error, "could not look for deleted runs in") from error
+
+    async def alive_among(self, serials: Sequence[int]) -> list[int]:
+        try:
+            return alive_among(self._poll_connection(), serials)
         except sqlite3.Error as error:
             raise self._failure(error, "could not look for deleted runs in") from error
 

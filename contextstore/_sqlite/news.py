@@ -140,20 +140,20 @@ class _Reading:
 
     def window(self, after: int, last: int, portion: Portion) -> tuple[list[News], RowPlace]:
         """Those up to the id ``last``, and the place behind them."""
-        news, is_all = self._news(_IN_WINDOW, {"last": last}, portion)
+        news, is_all = self._watched_rows(_IN_WINDOW, {"last": last}, portion)
         is_all = is_all and len(news) < portion.most
         return news, RowPlace(last if is_all else int(news[-1].cursor[0]))
 
     def ahead(self, place: RowPlace, portion: Portion) -> tuple[list[News], RowPlace]:
         """Those with the next ids that are known, as far as they are there still."""
         ids, later = place.ahead[: portion.most], place.ahead[portion.most :]
-        news, is_all = self._news(_BY_ID, {"ids": json_array(ids)}, portion)
+        news, is_all = self._watched_rows(_BY_ID, {"ids": json_array(ids)}, portion)
         if is_all:
             return news, RowPlace(ids[-1], later)
         last = int(news[-1].cursor[0])
         return news, RowPlace(last, tuple(one for one in ids if one > last) + later)
 
-    def _news(self, query: str, more: dict[str, Any], portion: Portion) -> tuple[list[News], bool]:
+    def _watched_rows(self, query: str, more: dict[str, Any], portion: Portion) -> tuple[list[News], bool]:
         """As many as go into the portion, and whether these are all."""
         news: list[News] = []
         cursor = self._connection.cursor()

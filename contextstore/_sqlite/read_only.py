@@ -24,7 +24,7 @@ from ..errors import ContextStoreError, ReadOnlyStoreError, StorageError
 from .additions import refuse_unreadable_schema
 from .connection import set_busy_timeout, uri_of
 from .database import NoWrites, run_query
-from .deletion import deleted_among
+from .deletion import alive_among, deleted_among
 from .epochs import read_epoch
 from .errors import code_of, translated, translated_os
 from .feed import POLL_SECONDS, failure_of_look, known_epoch, news_since
@@ -220,6 +220,12 @@ class ReadOnlyFeed:
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         def query(visit: Visit) -> list[str]:
             return deleted_among(visit.connection, flow_run_ids)
+
+        return until_right(self._visitor.timeout, lambda: self._read("deleted runs", query))
+
+    async def alive_among(self, serials: Sequence[int]) -> list[int]:
+        def query(visit: Visit) -> list[int]:
+            return alive_among(visit.connection, serials)
 
         return until_right(self._visitor.timeout, lambda: self._read("deleted runs", query))
 

@@ -18,6 +18,7 @@ from .._engine.records import (
     GlobalRecord,
     GlobalRow,
     OutputKey,
+    RunLife,
     RunRecord,
     RunRow,
     after_prefix,
@@ -223,9 +224,10 @@ def _run_record(connection: sqlite3.Connection, serial: int, flow_run_id: str) -
     return run_record(serial, flow_run_id, outputs, int(size), (first, last))
 
 
-def is_deleted(connection: sqlite3.Connection, flow_run_id: str) -> bool:
-    query = "SELECT 1 FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NOT NULL"
-    return connection.execute(query, (flow_run_id,)).fetchone() is not None
+def find_run(connection: sqlite3.Connection, flow_run_id: str) -> RunLife | None:
+    query = "SELECT serial, deleted_at IS NOT NULL FROM flow_runs WHERE flow_run_id = ?"
+    row = connection.execute(query, (flow_run_id,)).fetchone()
+    return None if row is None else RunLife(row[0], bool(row[1]))
 
 
 def count_runs(connection: sqlite3.Connection) -> int:

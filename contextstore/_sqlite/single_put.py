@@ -27,6 +27,8 @@ _PUT = f"""
             AND (SELECT user_version FROM pragma_user_version) = {SCHEMA_VERSION}
     ), ?, ?, ?, ?, ?, ?, ?)
 """  # noqa: S608 - no input in it
+# The same for one run alone, whoever has its id by now.
+_PUT_TO_RUN = _PUT.replace("flow_run_id = ?", "flow_run_id = ? AND serial = ?")
 
 _BEFORE_THE_COMMIT = frozenset(
     [
@@ -62,10 +64,12 @@ def put_alone(connection: sqlite3.Connection, location: str, put: PutOutput, now
     program is writing, or the store has another format, or it failed before the commit: the usual transaction decides,
     and says what is the matter. Raises StorageError with ``outcome_unknown`` if the commit itself failed.
     """
-    run, node, value, *_ = put
-    row = (run, node, value.codec, checksum(run, node, value), now, len(value.data), value_of(value), value.tag)
+    run, node, value, _, serial = put
+    row = (node, value.codec, checksum(run, node, value), now, len(value.data), value_of(value), value.tag)
     try:
-        return connection.execute(_PUT, row).rowcount == 1
+        if serial is None:
+            return connection.execute(_PUT, (run, *row)).rowcount == 1
+        return connection.execute(_PUT_TO_RUN, (run, serial, *row)).rowcount == 1
     except sqlite3.Error as error:
         code = code_of(error)
         if code in _BEFORE_THE_COMMIT or code & 0xFF in _BEFORE_THE_COMMIT:

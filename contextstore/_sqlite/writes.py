@@ -21,7 +21,10 @@ from .._engine.operations import (
     DeleteGlobal,
     DeleteIdleRuns,
     DeleteRun,
+    FindRun,
+    ForgetRun,
     ForgetRuns,
+    Forgetting,
     GiveBackSpace,
     IdleDeletion,
     LoadAppendCounter,
@@ -45,7 +48,7 @@ from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
 from . import appends
 from .connection import roll_back
-from .deletion import delete_idle_runs, forget_runs, give_back_space, remove_outputs
+from .deletion import delete_idle_runs, forget_run, forget_runs, give_back_space, remove_outputs
 from .epochs import MappedEpochs
 from .errors import code_of, translated, translated_os
 from .lock import try_again
@@ -289,7 +292,7 @@ class Transaction:
         order: list[tuple[int, str, int]] = []
         for index, put in enumerate(puts):
             try:
-                order.append((self._serial(put.flow_run_id, self._now), put.node_id, index))
+                order.append((self._serial(put.flow_run_id, self._now, put.run), put.node_id, index))
             except RunDeletedError as error:
                 refused[index] = error
         for _, _, index in sorted(order):
@@ -311,8 +314,12 @@ class Transaction:
                 return self._delete_run(operation)
             case DeleteIdleRuns():
                 return self._delete_idle_runs(operation)
+            case FindRun():
+                return self._find_run(operation)
             case RemoveOutputs():
                 return self._remove_outputs(operation)
+            case ForgetRun():
+                return self._forget_run(operation)
             case ForgetRuns():
                 return forget_runs(self._connection, operation)
             case GiveBackSpace():
@@ -368,7 +375,7 @@ class Transaction:
 
     def _append(self, some: Sequence[AppendOutput]) -> list[Outcome[Appended]]:
         """Append outputs, in their order; each is refused for itself."""
-        placing = appends.Placing(self._connection, lambda run: self._serial(run, self._now))
+        placing = appends.Placing(self._connection, lambda run, meant: self._serial(run, self._now, meant))
         outcomes: list[Outcome[Appended]] = []
         for append in some:
             try:
@@ -381,28 +388,30 @@ class Transaction:
         return outcomes
 
     def _output_row(self, put: PutOutput | LoadOutput, written_at: int) -> tuple[Any, ...]:
-        run = self._serial(put.flow_run_id, written_at)
+        run = self._serial(put.flow_run_id, written_at, put.run if type(put) is PutOutput else None)
         value = put.value
         size = len(value.data)
         self.value_bytes += size
         of_all = checksum(put.flow_run_id, put.node_id, value)
         return (run, put.node_id, value.codec, of_all, written_at, size, value_of(value), value.tag)
 
-    def _serial(self, flow_run_id: str, created_at: int) -> int:
-        """The run's serial; a run not seen before gets one. Raises RunDeletedError."""
+    def _serial(self, flow_run_id: str, created_at: int, meant: int | None = None) -> int:
+        """The run's serial; a run not seen before gets one. Raises RunDeletedError, also if it is not ``meant``."""
         serial = self._serials.get(flow_run_id)
         if serial is None:
             query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
             row = self._connection.execute(query, (flow_run_id,)).fetchone()
-            if row is None:
+            if row is None and meant is None:
                 insert = "INSERT INTO flow_runs (flow_run_id, created_at) VALUES (?, ?)"
                 serial = cast("int", self._connection.execute(insert, (flow_run_id, created_at)).lastrowid)
-            elif row[1] is not None:
+            elif row is None or row[1] is not None:
                 raise RunDeletedError(flow_run_id)
             else:
                 serial = cast("int", row[0])
             self._serials.bound()  # also within a transaction: a serial that is forgotten is looked up again
             self._serials.add(flow_run_id, serial)
+        if meant is not None and serial != meant:
+            raise RunDeletedError(flow_run_id)
         return serial
 
     # -- globals -------------------------------------------------------------------------------------------------------
@@ -422,19 +431,29 @@ class Transaction:
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def _delete_run(self, delete: DeleteRun) -> bool:
+    def _delete_run(self, delete: DeleteRun) -> int:
+        name, meant = delete
         query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
-        run = self._connection.execute(query, (delete.flow_run_id,)).fetchone()
-        if run is None:
+        serial, deleted_at = self._connection.execute(query, (name,)).fetchone() or (None, None)
+        if meant not in (None, serial):
+            raise RunDeletedError(name)
+        if serial is None:
             insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)"
-            self._connection.execute(insert, (delete.flow_run_id, self._now, self._now))
-        elif run[1] is None:
-            self._connection.execute("UPDATE flow_runs SET deleted_at = ? WHERE serial = ?", (self._now, run[0]))
+            serial = self._connection.execute(insert, (name, self._now, self._now)).lastrowid
+        elif deleted_at is None:
+            self._connection.execute("UPDATE flow_runs SET deleted_at = ? WHERE serial = ?", (self._now, serial))
         else:
-            return False
-        self._serials.forget([delete.flow_run_id])
+            return cast("int", serial)
+        self._serials.forget([name])
         self.deletes_runs = True
-        return True
+        return cast("int", serial)
+
+    def _find_run(self, find: FindRun) -> int | None:
+        query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
+        serial, deleted_at = self._connection.execute(query, find).fetchone() or (None, None)
+        if deleted_at is not None:
+            raise RunDeletedError(find.flow_run_id)
+        return cast("int | None", serial)
 
     def _load_run(self, load: LoadRun) -> None:
         query = "SELECT deleted_at FROM flow_runs WHERE flow_run_id = ?"
@@ -459,6 +478,11 @@ class Transaction:
         removal, pages = remove_outputs(self._connection, remove, MAX_BYTES)
         self.freed_pages += pages
         return removal
+
+    def _forget_run(self, forget: ForgetRun) -> Forgetting:
+        forgetting, pages = forget_run(self._connection, forget, MAX_BYTES)
+        self.freed_pages += pages
+        return forgetting
 
     def _give_back_space(self, give_back: GiveBackSpace) -> int:
         pages = give_back_space(self._connection, give_back)

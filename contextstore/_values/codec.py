@@ -59,11 +59,23 @@ def decode(encoded: Encoded, type: Any = None) -> Any:
     value: Any
     codec, value, _ = encoded
     if codec == JSON:
-        try:
+        try:  # a copy of json_value: each get would pay for the call
             value = orjson.loads(value)
         except orjson.JSONDecodeError as error:
-            raise DeserializationError("$", f"the stored text is not JSON ({error})") from error
+            raise _not_json(error) from error
     return value if type is None else convert(value, type)
+
+
+def json_value(data: bytes) -> Any:
+    """What ``decode`` gives for JSON, by a step less: for listings, which decode very many."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(error) from error
+
+
+def _not_json(error: orjson.JSONDecodeError) -> DeserializationError:
+    return DeserializationError("$", f"the stored text is not JSON ({error})")
 
 
 def equal(one: Encoded, other: Encoded) -> bool:

@@ -1,7 +1,8 @@
 """Event loops other than asyncio's, and the cancel scopes of anyio, which asyncio's tasks may be in as well.
 
 Rules of this module: it is imported when it is first needed, and only in a program that has imported trio or anyio; so
-what it imports is there. Nothing on the blocking face comes here.
+what it imports is there. A blocking call comes here only if it has to wait for another's computation or update, to ask
+whether its thread runs such a loop.
 """
 
 from __future__ import annotations

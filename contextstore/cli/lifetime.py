@@ -11,6 +11,7 @@ import datetime
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -41,6 +42,7 @@ def add_to(app: App) -> None:
         examples="""
             contextstore prune flows.db --older-than 30d --dry-run
             contextstore prune flows.db --older-than 30d --yes
+            contextstore prune flows.db
         """,
     )(prune)
     app.command(
@@ -48,6 +50,7 @@ def add_to(app: App) -> None:
         "RUN...",
         examples="""
             contextstore delete flows.db nightly-1 nightly-2 --yes
+            contextstore delete flows.db nightly-1 --forget --yes
             contextstore delete flows.db no-such-run --yes  # exit 1
         """,
     )(delete)
@@ -102,7 +105,14 @@ class Deleted:
     outputs: int
 
 
-def delete(call: Call, yes: Annotated[bool, YES] = False, quiet: Annotated[bool, QUIET] = False) -> None:
+def delete(
+    call: Call,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Leave no trace: their ids are new, and may be used anew.")
+    ] = False,
+    yes: Annotated[bool, YES] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
     """Delete runs, for good: with all of their outputs, and no writer can bring them back.
 
     It asks first; where nobody can answer, it wants --yes. Interrupted, the same command goes on.
@@ -111,29 +121,30 @@ def delete(call: Call, yes: Annotated[bool, YES] = False, quiet: Annotated[bool,
     with call.written_to() as store:
         _refuse_unknown(store, runs)
         what = f"run {shown_id(runs[0])}" if len(runs) == 1 else f"these {counted(len(runs), 'run')}"
-        _ask(f"Delete {what}, for good?", yes=yes)
+        _ask(f"Delete {what}, for good{', and forget it all' if forget else ''}?", yes=yes)
         with bar("delete", "runs", quiet=quiet) as report:
-            call.screen.results(_deleted(store, runs, report), _deleted_lines)
+            call.screen.results(_deleted(store, runs, report, forget=forget), partial(_deleted_lines, forget=forget))
 
 
-def _deleted(store: ContextStore, runs: list[str], report: object) -> Iterator[Deleted]:
+def _deleted(store: ContextStore, runs: list[str], report: object, *, forget: bool) -> Iterator[Deleted]:
     for number, run in enumerate(runs, 1):
         with interruption_is_told(lambda: f"interrupted: {number - 1} of {len(runs)} runs are deleted"):  # noqa: B023 - called within
-            yield Deleted(run, store.delete_run(run))
+            yield Deleted(run, store.delete_run(run, forget=forget))
         if callable(report):
             report(number, len(runs))
 
 
-def _deleted_lines(deleted: Iterable[Deleted]) -> Iterator[str]:
+def _deleted_lines(deleted: Iterable[Deleted], *, forget: bool) -> Iterator[str]:
     for one in deleted:
-        yield f"{shown_id(one.flow_run_id)}: deleted, with {counted(one.outputs, 'output')}"
+        done = "deleted and forgotten" if forget else "deleted"
+        yield f"{shown_id(one.flow_run_id)}: {done}, with {counted(one.outputs, 'output')}"
 
 
 def prune(
     call: Call,
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="AGE", help="Such as 30d, 12h, 90m, 1w, 1d12h.", show_default=False)
-    ],
+        str | None, typer.Option("--older-than", metavar="AGE", help="Such as 30d, 12h, 90m, 1w, 1d12h.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     yes: Annotated[bool, YES] = False,
     quiet: Annotated[bool, QUIET] = False,
@@ -141,9 +152,11 @@ def prune(
     """Delete the runs that were last written to longer ago, and give the space back.
 
     What was deleted that long ago is forgotten, too. Globals stay. It looks first, and asks; where
-    nobody can answer, it wants --yes. Interrupted, the same command goes on.
+    nobody can answer, it wants --yes. Interrupted, the same command goes on. Without --older-than no run
+    is deleted, and nothing asked: it only finishes deletions that were interrupted.
     """
-    age = age_of(older_than)
+    age = None if older_than is None else age_of(older_than)
+    yes = yes or age is None
     if dry_run:
         with call.looked_at() as store:
             call.screen.result(_prune(store, age, "look", dry_run=True, quiet=quiet), _would_delete)
@@ -161,7 +174,9 @@ def prune(
     call.screen.result(report, _has_deleted)
 
 
-def _prune(store: ContextStore, age: datetime.timedelta, title: str, *, dry_run: bool, quiet: bool) -> PruneReport:
+def _prune(
+    store: ContextStore, age: datetime.timedelta | None, title: str, *, dry_run: bool, quiet: bool
+) -> PruneReport:
     with bar(title, "runs", quiet=quiet) as report:
         return store.prune(older_than=age, dry_run=dry_run, progress=report)
 

@@ -37,6 +37,13 @@ def _stdin() -> bytes:
     return b"".join(iter(lambda: stream.read1(2**16), b""))
 
 
+def tag_of(word: str | None) -> str | None:
+    """A tag that the store takes."""
+    if word is not None and not (1 <= len(word) <= 64 and word.isascii() and word.isprintable()):
+        raise WrongUse("--tag takes 1 to 64 printable characters of ASCII")
+    return word
+
+
 def json_of(text: str, where: str) -> Any:
     """The value of a JSON text.
 

@@ -63,6 +63,17 @@ class TestDelete:
         assert (done.code, done.err) == (1, "contextstore: there is no run nope; nothing was done\n")
         assert records_of(filled) == before
 
+    def test_a_forgotten_run_leaves_no_trace_and_its_id_is_new(self, filled: str) -> None:
+        with ContextStore(filled) as store:
+            former = store.run("run-1")
+            outputs = len(former.list_keys())
+            done = ran("delete", filled, "run-1", "--forget", "--yes")
+            assert done.lines == [f"run-1: deleted and forgotten, with {outputs} outputs"]
+            assert store.stats().tombstones == 0
+            with pytest.raises(RunDeletedError):
+                former.put("late", 1)
+            store.put("run-1", "new", 1)
+
     def test_where_nobody_can_answer_it_wants_to_be_told_and_does_not_wait(self, filled: str) -> None:
         before = records_of(filled)
         done = run("delete", filled, "run-1", stdin=b"y\n")
@@ -109,8 +120,11 @@ class TestPrune:
         assert done.code == 2
         assert "--yes" in done.err
 
-    def test_it_wants_an_age(self, filled: str) -> None:
-        assert run("prune", filled, "--yes").code == 2
+    def test_without_an_age_it_deletes_no_run_and_asks_nothing(self, filled: str) -> None:
+        before = records_of(filled)
+        assert ran("prune", filled).lines == ["deleted 0 runs with 0 outputs, 0 bytes"]
+        assert ran("prune", filled, "--dry-run", "--json").json["runs"] == 0
+        assert records_of(filled) == before
 
     @pytest.mark.parametrize(("answer", "left"), [("y", 0), ("n", 2)])
     def test_on_a_terminal_it_looks_first_and_asks(self, filled_file: str, answer: str, left: int) -> None:

@@ -22,6 +22,7 @@ from contextstore import (
     InvalidKeyError,
     RunDeletedError,
 )
+from contextstore._core.lives import Life
 
 from ..conftest import Target
 
@@ -37,7 +38,7 @@ STORES_CALLS = {
     "watch": ("watch", (), {"prefix": "n", "after": "cursor", "until": "node", "type": int}),
     "iter_outputs": ("iter_outputs", (), {"after": "a"}),
     "fork": ("fork_run", (), {"new_flow_run_id": "other", "node_ids": ["node"]}),
-    "delete": ("delete_run", (), {}),
+    "delete": ("delete_run", (), {"forget": True}),
 }
 """Each call of a run: the store's call that it is, with arguments none of which is a default."""
 
@@ -47,7 +48,9 @@ FACES: list[tuple[type, type]] = [(AsyncFlowRun, AsyncContextStore), (FlowRun, C
 class Recorder:
     """Stands for a core, and takes down what its services are asked for."""
 
-    session = types.SimpleNamespace(cache=types.SimpleNamespace(find=lambda _: None))  # where nothing is in memory
+    session = types.SimpleNamespace(  # where nothing is in memory
+        cache=types.SimpleNamespace(find=lambda _: None, find_of=lambda *_: None)
+    )
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -105,18 +108,21 @@ class TestEachCall:
 
     @pytest.mark.parametrize("name", STORES_CALLS)
     @pytest.mark.parametrize(("run", "store"), FACES)
-    async def test_it_asks_the_core_for_what_the_stores_asks_for(self, run: type, store: type, name: str) -> None:
+    async def test_it_asks_the_core_for_what_the_stores_asks_for_in_its_life(
+        self, run: type, store: type, name: str
+    ) -> None:
         stores_name, args, kwargs = STORES_CALLS[name]
         of_run: Any = Recorder()
         answer = await answer_of(getattr(run(of_run, "run"), name)(*args, **kwargs))
         assert answer == {"put": None, "put_many": None, "watch": [ANSWER], "iter_outputs": [ANSWER]}.get(name, ANSWER)
-        ((_, _, handed_over, by_name),) = of_run.asked
-        assert (handed_over, by_name) == (("run", *args, *kwargs.values()), {})
+        ((service, call, (*handed_over, life), by_name),) = of_run.asked
+        assert (handed_over, by_name) == (["run", *args, *kwargs.values()], {})
+        assert (type(life), life.flow_run_id) == (Life, "run")
         of_store: Any = Recorder()
         made = store.__new__(store)
         made._core, made._session = of_store, of_store.session
         assert await answer_of(getattr(made, stores_name)("run", *args, **kwargs)) == answer
-        assert of_store.asked == of_run.asked
+        assert of_store.asked == [(service, call, tuple(handed_over), by_name)]
 
     def test_a_run_is_shown_with_its_id_and_its_store(self) -> None:
         assert repr(AsyncContextStore(":memory:").run("r-1")) == (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import pickle
 import random
 import sqlite3
 import uuid
@@ -12,7 +14,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from contextstore import CorruptStoreError, DeserializationError, InvalidKeyError, StoreClosedError, new_flow_run_id
+from contextstore import (
+    CorruptStoreError,
+    DeserializationError,
+    InvalidKeyError,
+    Output,
+    StoreClosedError,
+    new_flow_run_id,
+)
 
 from ..conftest import Target
 from ..support.doubles import core_of
@@ -402,3 +411,32 @@ class TestIdsOfTheGreatestLength:
             assert (await store.check()).ok
             core_of(store)._session.cache.clear()
             assert await store.get_many(run, nodes) == {node: {"id": node} for node in nodes}
+
+
+class TestWhatAListedOutputIs:
+    """It is made in a quicker way than any other output, and that is not to be seen."""
+
+    async def listed(self, store: Any) -> tuple[Any, Any]:
+        await store.put("run", "a", {"x": 1})
+        (output,) = await store.list_outputs("run")
+        return output, await store.get_entry("run", "a")
+
+    async def test_it_is_an_output_like_any_other(self, store: Any) -> None:
+        output, entry = await self.listed(store)
+        assert type(output) is type(entry) is Output
+        assert repr(output) == repr(entry)
+        assert dataclasses.asdict(output) == dataclasses.asdict(entry)
+        assert dataclasses.replace(output, node_id="b").written_at == entry.written_at
+
+    async def test_it_travels_and_is_copied(self, store: Any) -> None:
+        output, entry = await self.listed(store)
+        for other in (pickle.loads(pickle.dumps(output)), copy.copy(output), copy.deepcopy(output)):
+            assert other == output == entry
+
+    async def test_it_is_frozen(self, store: Any) -> None:
+        output, _ = await self.listed(store)
+        for name in ("value", "written_at"):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(output, name, 1)
+        with pytest.raises(AttributeError):
+            _ = output.nothing

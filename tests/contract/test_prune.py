@@ -103,7 +103,7 @@ class TestPrune:
         assert await runs_of(store) == ["run"]
 
     async def test_an_age_that_cannot_be_meant_is_refused(self, store: Any) -> None:
-        for other in (7, 7.0, None, "7 days"):
+        for other in (7, 7.0, False, "7 days"):
             with pytest.raises(TypeError, match="timedelta"):
                 await store.prune(older_than=other)
         with pytest.raises(ValueError, match="negative"):

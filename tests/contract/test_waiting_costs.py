@@ -217,7 +217,7 @@ class TestLooks:
         while time.monotonic() < ends:
             if deletions.may_be_news(True):
                 looks += 1
-                await deletions.among(["run"])
+                await deletions.among([("run", None)])
             await asyncio.sleep(0.002)
         assert 2 <= looks <= 6  # each takes 20 ms: two at first, then one in 600 ms
 

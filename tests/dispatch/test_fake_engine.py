@@ -24,7 +24,7 @@ from contextstore._engine.operations import (
     Removal,
     RemoveOutputs,
 )
-from contextstore._engine.records import Counts, Extent, GlobalRow, IdleRuns, RunRecord, RunRow
+from contextstore._engine.records import Counts, Extent, GlobalRow, IdleRuns, RunLife, RunRecord, RunRow
 from contextstore._values.codec import JSON, Encoded
 
 from ..support.fake_engine import FakeEngine, run_now
@@ -92,15 +92,15 @@ def test_a_unit_that_is_refused_leaves_nothing(engine: FakeEngine) -> None:
 
 def test_a_deleted_run_is_gone_for_readers_and_its_outputs_are_removed_later(engine: FakeEngine) -> None:
     committed(engine, put("run", "a"), put("run", "b"))
-    assert committed(engine, DeleteRun("run"), DeleteRun("run"), DeleteRun("never seen")) == [True, False, True]
+    assert committed(engine, DeleteRun("run"), DeleteRun("run"), DeleteRun("never seen")) == [1, 1, 2]
     assert not asked(engine.exists(("run", "a")))
-    assert asked(engine.is_deleted("run"))
+    assert asked(engine.find_run("run"))[1] == RunLife(1, is_deleted=True)
     assert asked(engine.page_unfinished_deletions(0)) == (["run"], None)
     assert committed(engine, RemoveOutputs(("run", "alive"), 1)) == [Removal(1, 1, ("run",))]
     assert committed(engine, RemoveOutputs(("run",), 9)) == [Removal(1, 1, ())]
     assert asked(engine.count_tombstones(99)) == 2
     assert committed(engine, ForgetRuns(0, 99, 1), ForgetRuns(0, 99, 9)) == [(1, 2), (1, None)]
-    assert not asked(engine.is_deleted("run"))
+    assert asked(engine.find_run("run"))[1] is None
     assert committed(engine, put("run", "a"), GiveBackSpace(1)) == [None, 0]
 
 
@@ -128,7 +128,7 @@ def test_runs_are_listed_newest_first_and_taken_over_with_their_times(engine: Fa
         asked(engine.list_runs("", "absent", 9))
     assert asked(engine.page_run_rows(1, 9)) == [RunRow(2, "run", 1, None), RunRow(3, "gone", 7, 8)]
     assert committed(engine, LoadRun("loaded", 5, 9)) == [None]
-    assert asked(engine.is_deleted("loaded"))
+    assert asked(engine.find_run("loaded"))[1] == RunLife(1, is_deleted=True)
 
 
 def test_what_is_damaged_is_an_error_in_its_place(engine: FakeEngine) -> None:

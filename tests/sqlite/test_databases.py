@@ -35,7 +35,7 @@ READS: dict[str, tuple[Any, ...]] = {
     "page_idle_runs": (0, 2**60, 10),
     "measure_runs": (["run"],),
     "count_runs": (),
-    "is_deleted": ("run",),
+    "find_run": ("run",),
     "page_unfinished_deletions": (0,),
     "count_tombstones": (2**60,),
     "fetch_global": ("key",),
@@ -82,7 +82,7 @@ class Disturbed:
 class TestAFileThatIsOnlyRead:
     def test_every_call_of_the_contract_is_among_those_that_are_tried(self) -> None:
         assert calls_of(Engine) == READS.keys() | ASIDE | NO_ROWS
-        assert calls_of(Feed) == {"poll", "deleted_among"}
+        assert calls_of(Feed) == {"poll", "alive_among", "deleted_among"}
 
     @pytest.mark.parametrize("call", READS)
     def test_what_was_changed_while_it_was_read_is_read_again(
@@ -128,6 +128,8 @@ class TestAFileThatIsOnlyRead:
                 assert await engine.feed.poll(cursor, lambda: ((), ())) == (cursor, [])
                 disturbed.left = 3
                 assert await engine.feed.deleted_among(["run", "gone"]) == ["gone"]
+                disturbed.left = 3
+                assert await engine.feed.alive_among([1, 2, 3]) == [1]
                 assert disturbed.left == 0
             finally:
                 await engine.close()

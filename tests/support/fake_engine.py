@@ -38,6 +38,7 @@ from contextstore._engine.records import (
     News,
     NewsPage,
     OutputKey,
+    RunLife,
     RunRecord,
     RunRow,
     Wanted,
@@ -174,9 +175,10 @@ class FakeEngine:
     # -- the test's side ----------------------------------------------------------------------------------------------
 
     def hold(self, *points: str) -> None:
-        """Hold jobs there from now on: at the names of the calls, before anything is done, and at two more.
+        """Hold jobs there from now on: at the names of the calls, before anything is done, and at a few more.
 
-        "deleting": a deletion is about to be committed; "committed", "fetched": it is done, and not answered.
+        "deleting": a deletion is about to be committed; "committed", "fetched", "run_found": it is done, and not
+        answered.
         """
         self._held |= set(points)
 
@@ -401,9 +403,13 @@ class FakeEngine:
         await self._called("count_runs")
         return len(list(self.place.all_alive()))
 
-    async def is_deleted(self, flow_run_id: str) -> bool:
-        await self._called("is_deleted")
-        return self.place.is_deleted(flow_run_id)
+    async def find_run(self, flow_run_id: str) -> tuple[Epoch, RunLife | None]:
+        await self._called("find_run")
+        run = self.place.runs.get(flow_run_id)
+        found = None if run is None else RunLife(run.serial, run.deleted_at is not None)
+        epoch = self.place.epoch
+        await self._stand_at("run_found")
+        return epoch, found
 
     async def page_unfinished_deletions(self, after: int) -> tuple[list[str], int | None]:
         await self._called("page_unfinished_deletions")
@@ -490,6 +496,10 @@ class FakeEngine:
 
     def deletion_epoch(self) -> int | None:
         return self.place.deletions if self.knows_deletions else None
+
+    async def alive_among(self, serials: Sequence[int]) -> list[int]:
+        await self._called("alive_among")
+        return [run.serial for _, run in self.place.all_alive() if run.serial in serials]
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         await self._called("deleted_among")

@@ -15,7 +15,10 @@ from contextstore._engine.operations import (
     DeleteGlobal,
     DeleteIdleRuns,
     DeleteRun,
+    FindRun,
+    ForgetRun,
     ForgetRuns,
+    Forgetting,
     GiveBackSpace,
     IdleDeletion,
     LoadGlobal,
@@ -160,7 +163,11 @@ class Place:
             case PutGlobal() | UpsertGlobal() | DeleteGlobal() | LoadGlobal():
                 return self._change_global(operation)
             case DeleteRun():
-                return self._mark_deleted(operation.flow_run_id)
+                return self._mark_deleted(operation)
+            case FindRun():
+                return self._find_run(operation)
+            case ForgetRun():
+                return self._forget_run(operation)
             case LoadRun():
                 return self._load_run(operation)
             case DeleteIdleRuns():
@@ -179,7 +186,8 @@ class Place:
         return self.runs[flow_run_id]
 
     def _put(self, put: PutOutput | LoadOutput, written_at: int) -> None:
-        if self.is_deleted(put.flow_run_id):
+        run, meant = self.runs.get(put.flow_run_id), put.run if isinstance(put, PutOutput) else None
+        if self.is_deleted(put.flow_run_id) or (meant is not None and (run is None or run.serial != meant)):
             raise RunDeletedError(put.flow_run_id)
         stored = self.read((put.flow_run_id, put.node_id)).unwrap()
         if stored is not None:
@@ -204,12 +212,29 @@ class Place:
             self.globals[key] = row
         return change.result
 
-    def _mark_deleted(self, flow_run_id: str) -> bool:
-        run = self._run(flow_run_id, self.now)
-        if run.deleted_at is not None:
-            return False
-        run.deleted_at = self.now
-        return True
+    def _mark_deleted(self, delete: DeleteRun) -> int:
+        there = self.runs.get(delete.flow_run_id)
+        if delete.run is not None and (there is None or there.serial != delete.run):
+            raise RunDeletedError(delete.flow_run_id)
+        run = self._run(delete.flow_run_id, self.now)
+        if run.deleted_at is None:
+            run.deleted_at = self.now
+        return run.serial
+
+    def _find_run(self, find: FindRun) -> int | None:
+        if self.is_deleted(find.flow_run_id):
+            raise RunDeletedError(find.flow_run_id)
+        run = self.runs.get(find.flow_run_id)
+        return None if run is None else run.serial
+
+    def _forget_run(self, forget: ForgetRun) -> Forgetting:
+        run = self.runs.get(forget.flow_run_id)
+        if run is None or run.deleted_at is None or forget.run not in (None, run.serial):
+            return Forgetting(0, True)
+        removal = self._remove_outputs([forget.flow_run_id], forget.limit)
+        if not removal.left:
+            del self.runs[forget.flow_run_id]
+        return Forgetting(removal.outputs, not removal.left)
 
     def _load_run(self, load: LoadRun) -> None:
         is_new = load.flow_run_id not in self.runs
