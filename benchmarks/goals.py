@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from . import gets, puts, whole
+from . import gets, puts, reads, whole
 from .contestants import PEERS
 from .rounds import Times
 
@@ -119,6 +119,17 @@ GOALS = [
     ),
     Goal("awaited get, hot", "LMDB with orjson", "get-hot", ratio_of(gets.AWAITED, "lmdb"), 0.8),
     Goal("sync get, hot", "the awaited one", "get-hot", ratio_of(gets.SYNC, gets.AWAITED), 1.5),
+    Goal("the last output of a run", "a get, cold", "parts", ratio_of(reads.LAST, reads.GET), 1.2),
+    Goal("a page of 100 outputs", _RAW, "parts", ratio_of(reads.PAGE, reads.RAW_PAGE), 1.5),
+    Goal("each of 10,000 outputs", _RAW, "parts", ratio_of(reads.WALK, reads.RAW_WALK), 1.5),
+    Goal(
+        "the newest output of 1,000", "the newest checkpoint of LangGraph's saver", "peers-parts",
+        ratio_of(reads.NEWEST, reads.SAVER_NEWEST), 1,
+    ),
+    Goal(
+        "the newest 100 outputs of 1,000", "the newest 100 checkpoints of LangGraph's saver", "peers-parts",
+        ratio_of(reads.LIST, reads.SAVER_LIST), 1,
+    ),
     Goal("bytes of file an output of 200 bytes", "", "bytes", lambda figures: figures[whole.BYTES], 280),
     Goal("PostgreSQL: put", _POOL, "postgres", ratio_of("contextstore, one put", "asyncpg, one put"), 1.2),
     Goal(

@@ -12,7 +12,7 @@ from functools import partial
 
 from tests.support.servers import binaries, running_server
 
-from . import gets, puts, whole
+from . import gets, puts, reads, whole
 from . import postgres as _postgres
 from .rounds import Size, Times
 
@@ -38,6 +38,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "threads": puts.by_threads,
     "get-cold": gets.cold,
     "get-hot": gets.hot,
+    "parts": reads.parts,
+    "peers-parts": reads.peers,
     "bytes": whole.file_bytes,
     "postgres": postgres,
     "processes": whole.of_processes,

@@ -51,7 +51,7 @@ class Turns:
     """The loop on which everybody awaited is awaited, and the folder in which everybody has one."""
 
     def __init__(self, runner: asyncio.Runner, folder: pathlib.Path) -> None:
-        self._runner, self._folder = runner, folder
+        self._runner, self.folder = runner, folder
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Its result, awaited if it is to be."""
@@ -59,7 +59,7 @@ class Turns:
         return self._runner.run(result) if isinstance(result, Coroutine) else result
 
     def open(self, one: Contestant, number: int, durability: str) -> None:
-        folder = self._folder / str(number)
+        folder = self.folder / str(number)
         folder.mkdir()
         self.call(one.open, folder, durability)  # type: ignore[attr-defined]
 
@@ -85,7 +85,7 @@ class Turns:
                 break
 
     def _wal_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._folder.rglob("*-wal"))
+        return sum(path.stat().st_size for path in self.folder.rglob("*-wal"))
 
 
 @contextlib.contextmanager

@@ -185,20 +185,22 @@ class ExportedRun(Record):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ExportedOutput(RecordWithValue):
-    """An output as it is stored.
+    """An output as it is stored, or what is left of a deleted one: its id, which stays used up.
 
     Attributes:
         flow_run_id, node_id: under which it is stored.
-        encoding: ``"json"`` or ``"bytes"``.
-        data: the JSON text as UTF-8, or the bytes themselves.
-        written_at: when it was written; aware, in UTC.
+        encoding: ``"json"`` or ``"bytes"``. None: it is deleted.
+        data: the JSON text as UTF-8, or the bytes themselves. None: it is deleted.
+        written_at: when it was written, or deleted; aware, in UTC.
+        tag: what the writer put beside the value. None: nothing.
     """
 
     flow_run_id: str
     node_id: str
-    encoding: Literal["json", "bytes"]
-    data: bytes
+    encoding: Literal["json", "bytes"] | None
+    data: bytes | None
     written_at: datetime.datetime
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

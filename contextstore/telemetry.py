@@ -37,7 +37,8 @@ _SHORT_DURATIONS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.0
 _GROUPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 _COLLECTIONS = {
-    "outputs": "put get exists get_entry put_many get_many list_keys get_run iter_outputs get_or_put wait_for watch",
+    "outputs": "put get exists get_entry put_many get_many list_keys get_run iter_outputs get_or_put wait_for watch "
+    "delete_outputs append get_outputs list_outputs",
     "globals": "put_global upsert_global get_global get_global_entry list_globals delete_global update_global",
     "flow_runs": "list_runs fork_run delete_run prune",
 }

@@ -99,6 +99,7 @@ NOT_IN_TRIO = {
     "test_the_function_runs_where_update_global_was_called": "asks for asyncio's current task",
     "test_it_is_called_where_backup_was_called": "asks for asyncio's current task",
     "test_progress_is_called_where_prune_was_called": "asks for asyncio's current task",
+    "test_write_and_complete_completes_nothing": "makes an AtomicWriter of a wrapper",
     "test_what_cannot_be_called_completes_nothing_and_writes_nothing": "makes an AtomicWriter of a wrapper",
     "test_an_iteration_paused_within_a_page_that_bytes_have_cut_holds_nothing": "takes the store for a blocking one",
     "test_a_copy_of_a_store_that_is_read_meanwhile_is_whole": "hands the store to copy(), which takes no wrapper",

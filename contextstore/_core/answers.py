@@ -63,9 +63,9 @@ def run_info_of(record: RunRecord) -> RunInfo:
 
 
 def there(some: Iterable[Fetched]) -> list[Outcome[OutputRecord]]:
-    """Without what is not there."""
+    """Without what is not there, and without the marks of what was deleted."""
     return [
         outcome  # type: ignore[misc]  # mypy does not narrow a type by what one of its attributes is
         for outcome in some
-        if outcome.result is not None or outcome.error is not None
+        if isinstance(outcome.result, OutputRecord) or outcome.error is not None
     ]

@@ -15,12 +15,13 @@ from .._engine.operations import (
     LoadAppendCounter,
     LoadAppendKey,
     LoadGlobal,
+    LoadMark,
     LoadOutput,
     LoadRun,
     Operation,
     value_bytes,
 )
-from .._engine.records import Fetched, RunRow, is_time
+from .._engine.records import Fetched, OutputMark, RunRow, is_time
 from .._results import CopyReport, Problem
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, StorageError
@@ -184,7 +185,8 @@ class Archive:
         created_at = run.created_at if is_time(run.created_at) else 0
         return LoadRun(run.flow_run_id, created_at, run.deleted_at if is_deleted_then else created_at)
 
-    async def _outputs(self, flow_run_id: str) -> AsyncIterator[LoadOutput]:
+    async def _outputs(self, flow_run_id: str) -> AsyncIterator[LoadOutput | LoadMark]:
+        """With the marks of those that were deleted."""
         after, run = "", None
         any_whole = any_damaged = False
         while page := await self._page(flow_run_id, run, after):
@@ -193,7 +195,10 @@ class Archive:
                 if record is not None:
                     after, run = record.node_id, record.run
                     any_whole = True
-                    yield LoadOutput(flow_run_id, record.node_id, record.value, record.written_at)
+                    if isinstance(record, OutputMark):
+                        yield LoadMark(flow_run_id, record.node_id, record.written_at)
+                    else:
+                        yield LoadOutput(flow_run_id, record.node_id, record.value, record.written_at)
                 elif isinstance(damaged, CorruptStoreError):
                     any_damaged = True
                     if damaged.node_id is None or damaged.node_id <= after:  # there is no way round it
@@ -208,7 +213,7 @@ class Archive:
     async def _page(self, flow_run_id: str, run: int | None, after: str) -> list[Fetched]:
         page = self.session.engine.page_outputs
         try:
-            return await self.read(page, flow_run_id, run, after, _PAGE_ROWS, _PAGE_BYTES)
+            return await self.read(page, flow_run_id, run, after, _PAGE_ROWS, _PAGE_BYTES, True)
         except CorruptStoreError as error:  # not even the names can be read
             return [Outcome.failure(error)]
 
@@ -238,6 +243,8 @@ class Digest:
         self._hash.update(repr(facts).encode())
         if value is not None:
             self._hash.update(f"{value.codec} {len(value.data)} ".encode())
+            if value.tag is not None:  # told apart from what follows by its length
+                self._hash.update(f"{len(value.tag)} {value.tag} ".encode())
             self._hash.update(value.data)
             self.bytes += len(value.data)
         match operation:

@@ -95,6 +95,7 @@ WAITS = {
     "wait_for": Call("wait_for", _OUTPUT),
 }
 WATCHING = {"watch": Call("watch", _RUN)}
+DELETIONS = {"delete_outputs": Call("delete_outputs", _RUN, _itself)}
 RETENTION = {"delete_run": Call("delete_run", _RUN, _itself), "prune": Call("prune", (), _runs)}
 MAINTENANCE = {name: Call(name) for name in ("stats", "ping", "check", "backup")}
 BATCH = Call("batch", (), _written)

@@ -14,6 +14,7 @@ from . import calls
 from .answers import converted
 from .backend import Backend
 from .calls import Calls
+from .deletion import DeletionService
 from .globals import GlobalService
 from .lives import Lives
 from .maintenance import MaintenanceService
@@ -56,6 +57,7 @@ class Core:
         self.runs = noted.of(runs, calls.RUNS)
         self.waits = noted.of(WaitService(self.session, outputs, lives), calls.WAITS)
         self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)
+        self.deletions = noted.of(DeletionService(self.session, lives), calls.DELETIONS)
         self.retention = noted.of(RetentionService(self.session, lives), calls.RETENTION)
         self.maintenance = noted.of(maintenance, calls.MAINTENANCE)
         self.commit_batch = noted.noted(calls.BATCH, self.session.commit_when_writable)

@@ -18,6 +18,7 @@ from .._engine.operations import (
     LoadAppendCounter,
     LoadAppendKey,
     LoadGlobal,
+    LoadMark,
     LoadOutput,
     LoadRun,
     Operation,
@@ -33,11 +34,12 @@ from .._results import (
     Problem,
     time_of,
 )
-from .._values.arguments import check_count
+from .._values.arguments import check_count, check_tag
 from .._values.codec import JSON, Encoded, encode
 from .._values.keys import flow_run_key, global_key, named, node_key, prefix_key
 from ..errors import (
     AlreadyExistsError,
+    OutputDeletedError,
     RunAlreadyExistsError,
     RunDeletedError,
     SerializationError,
@@ -50,8 +52,8 @@ ExportedRecord: TypeAlias = ExportedRun | ExportedOutput | ExportedAppendCounter
 
 Tell: TypeAlias = Callable[[Problem], Coroutine[Any, Any, Any]]
 
-_CONFLICTS = (AlreadyExistsError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
-_OF_A_RUN = LoadOutput | LoadAppendCounter | LoadAppendKey
+_CONFLICTS = (AlreadyExistsError, OutputDeletedError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
+_OF_A_RUN = LoadOutput | LoadMark | LoadAppendCounter | LoadAppendKey
 _UNIT_ROWS = 200
 _UNIT_BYTES = 2**20
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -86,7 +88,9 @@ def _record_of(operation: Operation) -> ExportedRecord:
         case LoadRun(name, created_at, deleted_at):
             return ExportedRun(name, time_of(created_at), None if deleted_at is None else time_of(deleted_at))
         case LoadOutput(run, node, value, written_at):
-            return ExportedOutput(run, node, _encoding_of(value), value.data, time_of(written_at))
+            return ExportedOutput(run, node, _encoding_of(value), value.data, time_of(written_at), value.tag)
+        case LoadMark(run, node, written_at):
+            return ExportedOutput(run, node, None, None, time_of(written_at))
         case LoadAppendCounter():
             return ExportedAppendCounter(*operation)
         case LoadAppendKey():
@@ -181,10 +185,12 @@ class _Loader:
     async def _leave_out(self, operation: Operation, error: Exception, tell: Tell) -> None:
         self._conflicts += 1
         match operation:
-            case LoadOutput(run) | LoadAppendCounter(run) | LoadAppendKey(run) if isinstance(error, RunDeletedError):
+            case LoadOutput(run) | LoadMark(run) | LoadAppendCounter(run) | LoadAppendKey(run) if isinstance(
+                error, RunDeletedError
+            ):
                 self._refused_run = run  # one conflict, however many outputs
                 problem = Problem("run", (run,), str(error))
-            case LoadOutput(run, node):
+            case LoadOutput(run, node) | LoadMark(run, node):
                 problem = Problem("output", (run, node), str(error))
             case LoadAppendKey(run, prefix, key):
                 message = (
@@ -220,9 +226,12 @@ def _operation_of(record: ExportedRecord) -> Operation:
         case ExportedRun(name, created_at, deleted_at):
             deleted = None if deleted_at is None else _microseconds("deleted_at", deleted_at)
             return LoadRun(flow_run_key(name), _microseconds("created_at", created_at), deleted, replaces=False)
-        case ExportedOutput(run, node, encoding, data, written_at):
+        case ExportedOutput(run, node, encoding, data, written_at, tag):
             key = flow_run_key(run), node_key(node)
-            return LoadOutput(*key, _encoded(encoding, data, *key), _microseconds("written_at", written_at))
+            if encoding is None and data is None and tag is None:
+                return LoadMark(*key, _microseconds("written_at", written_at), replaces=False)
+            tagged = _encoded(encoding, data, *key)._replace(tag=check_tag(tag))
+            return LoadOutput(*key, tagged, _microseconds("written_at", written_at))
         case ExportedAppendCounter(run, prefix, last):
             if check_count("last", last, 1) > LAST_NUMBER:
                 raise ValueError(f"last must be at most {LAST_NUMBER}, not {last}")

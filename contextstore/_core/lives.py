@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .._engine.epochs import Epoch, is_known
-from .._engine.operations import AppendOutput, FindRun, Operation, PutOutput
+from .._engine.operations import AppendOutput, DeleteOutputs, FindRun, Operation, PutOutput
 from .._engine.records import OutputKey, RunLife
 from .._values.codec import Encoded
 from .._waiting.key_lock import KeyedLock
-from ..errors import ContextStoreError, RunDeletedError, StorageError
+from ..errors import ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
 from .session import Session
 
 T = TypeVar("T")
@@ -124,10 +124,16 @@ class Lives:
             self.recall(life)
         return self._session.cache.get_of(key, life.epoch)
 
-    async def find(self, life: Life, key: OutputKey) -> Encoded | None:
-        """An output of the life, from the engine."""
+    async def find(self, life: Life, key: OutputKey, *, refuse_deleted: bool = False) -> Encoded | None:
+        """An output of the life, from the engine. Raises OutputDeletedError of a deleted one, if that is refused."""
         before = life.serial
-        record = await self._session.fetch(key)
+        try:
+            record = await self._session.fetch(key, refuse_deleted=refuse_deleted)
+        except OutputDeletedError:
+            await self.look(life)
+            if life.is_over:  # it is another life's that is deleted
+                return None
+            raise
         if record is None:
             return None
         if self._note(life, record.run, self._session.cache.epoch_of(key, record.value)):
@@ -209,4 +215,4 @@ class Lives:
 
 def _meant_for(run: int, operations: Sequence[Operation]) -> list[Operation]:
     """The operations, with the serial of the run in those that go to a life of an id."""
-    return [o._replace(run=run) if isinstance(o, PutOutput | AppendOutput) else o for o in operations]
+    return [o._replace(run=run) if isinstance(o, PutOutput | AppendOutput | DeleteOutputs) else o for o in operations]

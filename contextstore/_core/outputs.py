@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any
 
 from .._engine.epochs import is_known
-from .._engine.operations import Appended, AppendOutput, Operation, PutOutput
+from .._engine.operations import Appended, AppendOutput, Operation
 from .._engine.portions import portions
 from .._engine.records import OutputKey, OutputRecord
 from .._results import Output
-from .._values.arguments import tag_of
+from .._values.arguments import ExistOk, check_exist_ok, check_tag
 from .._values.codec import Encoded, decode
 from .._values.keys import Id, Outputs, append_prefix_key, flow_run_key, node_key, output_key
 from .._waiting.outcome import Outcome
@@ -36,7 +36,7 @@ def append_operation(
     """What is to be appended, checked and encoded."""
     flow_run, literal = flow_run_key(flow_run_id), append_prefix_key(prefix)
     name = None if key is None else node_key(key, "key")
-    checked = tag_of(tag)
+    checked = check_tag(tag)
     encoded = session.encode(value, flow_run, f"{literal}…")
     return AppendOutput(flow_run, literal, encoded if checked is None else encoded._replace(tag=checked), name)
 
@@ -60,12 +60,18 @@ class OutputService:
     # -- one ----------------------------------------------------------------------------------------------------------
 
     def put(
-        self, flow_run_id: Id, node_id: Id, value: Any, exist_ok: bool, life: Life | None = None
+        self,
+        flow_run_id: Id,
+        node_id: Id,
+        value: Any,
+        exist_ok: ExistOk,
+        tag: str | None = None,
+        life: Life | None = None,
     ) -> Coroutine[Any, Any, list[Any]]:
         session = self._session
         session.callers.admit()
         flow_run, node = output_key(flow_run_id, node_id)
-        put = PutOutput(flow_run, node, session.encode(value, flow_run, node), exist_ok)
+        put = session.put_of(flow_run, node, value, exist_ok, tag)
         return session.commit([put]) if life is None else self._lives.commit(life, [put])
 
     def append(
@@ -109,18 +115,28 @@ class OutputService:
     # -- several ------------------------------------------------------------------------------------------------------
 
     def put_many(
-        self, flow_run_id: Id, outputs: Outputs, exist_ok: bool, life: Life | None = None
-    ) -> Coroutine[Any, Any, object]:
+        self, flow_run_id: Id, outputs: Outputs, exist_ok: ExistOk, life: Life | None = None
+    ) -> Coroutine[Any, Any, list[str]]:
         session = self._session
         session.callers.admit()
         flow_run = flow_run_key(flow_run_id)
         if not isinstance(outputs, Mapping):
             raise TypeError(f"outputs must be a mapping of node ids to values, not {type(outputs).__name__}")
+        check_exist_ok(exist_ok)  # also of an empty mapping
         puts: list[Operation] = []
+        nodes: list[str] = []
         for node_id, value in dict(outputs).items():
             node = node_key(node_id)
-            puts.append(PutOutput(flow_run, node, session.encode(value, flow_run, node), exist_ok))
-        return self._lives.commit(life, puts) if puts else session.ready()
+            puts.append(session.put_of(flow_run, node, value, exist_ok))
+            nodes.append(node)
+        return self._written(self._lives.commit(life, puts) if puts else None, nodes)
+
+    async def _written(self, commit: Coroutine[Any, Any, list[Any]] | None, nodes: list[str]) -> list[str]:
+        """Those of the nodes whose puts have written an output."""
+        if commit is None:
+            await self._session.ready()
+            return []
+        return [node for node, is_written in zip(nodes, await commit, strict=True) if is_written]
 
     async def get_many(
         self, flow_run_id: Id, node_ids: Iterable[Id], type: Any, life: Life | None = None

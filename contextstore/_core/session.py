@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from .._dispatch.host import EngineHost
-from .._engine.operations import Operation
+from .._engine.operations import Operation, PutOutput
 from .._engine.records import OutputKey, OutputRecord
+from .._values.arguments import ExistOk, check_exist_ok, check_tag
 from .._values.codec import Encoded, encode
 from .._values.keys import named
 from .._waiting.callers import Callers
@@ -96,6 +97,15 @@ class Session:
         except SerializationError as error:
             raise SerializationError(error.path, f"{error.problem} ({named(*key)})") from error.__cause__
 
+    def put_of(self, flow_run: str, node: str, value: Any, exist_ok: ExistOk, tag: str | None = None) -> PutOutput:
+        """The put of an output, by what a caller has passed for it."""
+        if exist_ok is not False:
+            exist_ok = check_exist_ok(exist_ok)
+        if tag is None:
+            return PutOutput(flow_run, node, self.encode(value, flow_run, node), exist_ok)
+        checked = check_tag(tag)
+        return PutOutput(flow_run, node, self.encode(value, flow_run, node)._replace(tag=checked), exist_ok)
+
     def commit(self, operations: list[Operation]) -> Coroutine[Any, Any, list[Any]]:
         """Commit the operations as one unit; awaited, it gives their results once they are durable.
 
@@ -120,9 +130,12 @@ class Session:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def fetch(self, key: OutputKey) -> Coroutine[Any, Any, OutputRecord | None]:
-        """One output, in a trip that is shared with whoever asks at the same time."""
-        return self.reader.fetch(key, self.callers)
+    def fetch(self, key: OutputKey, *, refuse_deleted: bool = False) -> Coroutine[Any, Any, OutputRecord | None]:
+        """One output, in a trip that is shared with whoever asks at the same time.
+
+        Of a deleted one there is nothing; raises OutputDeletedError instead, if that is to be refused.
+        """
+        return self.reader.fetch(key, self.callers, refuse_deleted=refuse_deleted)
 
     def fetch_many(self, keys: list[OutputKey]) -> Coroutine[Any, Any, dict[OutputKey, OutputRecord]]:
         """Those of the outputs that are there, all as they were at one moment. Raises if one is damaged."""

@@ -90,10 +90,10 @@ class WaitService:
 
     async def _fetch(self, key: OutputKey, life: Life | None) -> Encoded | None:
         if life is not None:
-            value = await self._lives.find(life, key)
+            value = await self._lives.find(life, key, refuse_deleted=True)
             life.refuse_if_over()
             return value
-        record = await self._session.fetch(key)
+        record = await self._session.fetch(key, refuse_deleted=True)
         return None if record is None else record.value
 
     async def _make(

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from .._engine.epochs import Epoch, Epochs, is_known
-from .._engine.operations import LoadOutput, Operation, PutOutput, runs_deleted_by
+from .._engine.operations import DeleteOutputs, LoadMark, LoadOutput, Operation, PutOutput, runs_deleted_by
 from .._engine.records import OutputKey
 from .._engine.reports import counted
 from .._process.fork import at_fork
@@ -205,17 +205,22 @@ class OutputCache:
         deleted = _runs_deleted_by_all(operations)
         for flow_run_id in deleted:
             self._forget_run(flow_run_id)
+        deletions = [operation for operation in operations if type(operation) is DeleteOutputs]
+        for deletion in deletions:
+            self._forget_outputs(deletion)
         if not self._go_on_to(before, after):
             return
         for operation in operations:
             if type(operation) is PutOutput:
                 flow_run_id, node_id, value, exist_ok, _ = operation
                 key = (flow_run_id, node_id)
+                if any(deletion.takes(*key) for deletion in deletions):
+                    continue
                 if not exist_ok and flow_run_id not in deleted:
                     written.append((key, value))
                 elif self._entries.get(key) != value:  # the stored value is equal, but may be of another form
                     self._drop(key)
-            elif type(operation) is LoadOutput:
+            elif isinstance(operation, LoadOutput | LoadMark):
                 self._drop((operation.flow_run_id, operation.node_id))
         # If the epoch before is not known, a run may have been deleted between these writes and the turn's end.
         if is_known(before):
@@ -285,6 +290,14 @@ class OutputCache:
             for node_id in list(run.node_ids):
                 self._drop((flow_run_id, node_id))
 
+    def _forget_outputs(self, deletion: DeleteOutputs) -> None:
+        run = self._runs.get(deletion.flow_run_id)
+        if run is not None:
+            wanted = run.node_ids if deletion.node_ids is None else deletion.node_ids
+            for node_id in run.node_ids & wanted:
+                if deletion.takes(run.name, node_id):
+                    self._drop((run.name, node_id))
+
     # -- anywhere -----------------------------------------------------------------------------------------------------
 
     def clear(self) -> None:
@@ -341,7 +354,8 @@ def _runs_deleted_by_all(operations: Iterable[Operation]) -> set[str]:
 
 
 def _size(node_id: str, value: Encoded) -> int:
-    return ENTRY_BYTES + getsizeof(node_id) + len(value.data)
+    size = ENTRY_BYTES + getsizeof(node_id) + len(value.data)
+    return size if value.tag is None else size + getsizeof(value.tag)
 
 
 def _size_of_run(flow_run_id: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from .._engine.contract import Inline
 from .._engine.epochs import Epoch
 from .._engine.operations import Operation, value_bytes
+from .._engine.pages import OutputPage
 from .._engine.records import OutputKey, OutputRecord
 from .._engine.reports import code_of
 from .._values.codec import Encoded
@@ -52,6 +53,8 @@ passage: ContextVar[Passage | None] = ContextVar("passage", default=None)
 
 def _bytes_in(answer: object) -> int | None:
     """Of the values that an engine has answered with, in whatever form; None: there is none."""
+    if isinstance(answer, OutputPage):
+        return sum(len(row[2]) for row in answer.rows)
     if isinstance(answer, Encoded):
         return len(answer.data)
     if isinstance(answer, Outcome):
@@ -100,8 +103,8 @@ def _noted(value: Encoded | None) -> Encoded | None:
 
 
 class ObservedReader(Reader):
-    async def fetch(self, key: OutputKey, callers: Callers) -> OutputRecord | None:
-        record = await super().fetch(key, callers)
+    async def fetch(self, key: OutputKey, callers: Callers, *, refuse_deleted: bool = False) -> OutputRecord | None:
+        record = await super().fetch(key, callers, refuse_deleted=refuse_deleted)
         _note_trip(record)
         return record
 

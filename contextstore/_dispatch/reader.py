@@ -14,11 +14,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from .._engine.contract import Engine, Job
 from .._engine.failures import error_for_caller
-from .._engine.records import Fetched, OutputKey, OutputRecord
+from .._engine.records import Fetched, OutputKey, OutputMark, OutputRecord
 from .._waiting.callers import Callers
 from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
-from ..errors import StoreBusyError, StoreClosedError
+from ..errors import OutputDeletedError, StoreBusyError, StoreClosedError
 from .cache import OutputCache
 from .shared_job import SharedJob
 
@@ -47,17 +47,20 @@ class Reader:
         """Accept no more reads. Those under way are answered."""
         self._closed = True
 
-    async def fetch(self, key: OutputKey, callers: Callers) -> OutputRecord | None:
-        """One output. Calls that ask while a fetch is under way are served together by the next one."""
+    async def fetch(self, key: OutputKey, callers: Callers, *, refuse_deleted: bool = False) -> OutputRecord | None:
+        """One output. Calls that ask while a fetch is under way are served together by the next one.
+
+        Of a deleted one there is nothing; raises OutputDeletedError instead, if that is to be refused.
+        """
         if self._inline is not None and callers.may_block:
             if self._closed:
                 raise StoreClosedError(self._engine.location)
             found = self._inline.fetch_one(key)
             if found is not None:
                 epoch, fetched = found
-                if fetched.result is not None:
+                if type(fetched.result) is OutputRecord:
                     self._cache.fill([(key, fetched.result.value)], epoch)
-                return fetched.unwrap()
+                return _output_in(key, fetched, refuse_deleted)
         waiter: Waiter[Fetched] = callers.waiter()
         if self._closed:
             raise StoreClosedError(self._engine.location)
@@ -71,7 +74,7 @@ class Reader:
             raise StoreClosedError(self._engine.location)
         # Without a deadline, as all reads: an engine that waits for something keeps to the timeout itself.
         outcome = await callers.wait(waiter)
-        return outcome.unwrap()
+        return _output_in(key, outcome, refuse_deleted)
 
     def _refuse_if_closed(self) -> None:
         """Once it has asked, too: by then the engine may have been at its end, and runs no job that is posted."""
@@ -82,7 +85,7 @@ class Reader:
         """Those of the outputs that are there, all as they were at one moment. Raises if one is damaged."""
         outcomes = await self.call(lambda: self._fetch_and_keep(keys), callers)
         records = zip(keys, [outcome.unwrap() for outcome in outcomes], strict=True)
-        return {key: record for key, record in records if record is not None}
+        return {key: record for key, record in records if isinstance(record, OutputRecord)}
 
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]], callers: Callers) -> T:
         """Any other read of the engine, as a job of its own."""
@@ -133,8 +136,8 @@ class Reader:
 
     async def _fetch_and_keep(self, keys: Sequence[OutputKey]) -> list[Fetched]:
         epoch, found = await self._engine.fetch(keys)
-        pairs = zip(keys, found, strict=True)
-        self._cache.fill([(key, outcome.result.value) for key, outcome in pairs if outcome.result is not None], epoch)
+        records = [(key, outcome.result) for key, outcome in zip(keys, found, strict=True)]
+        self._cache.fill([(key, record.value) for key, record in records if type(record) is OutputRecord], epoch)
         return found
 
     async def _answer_call(self, read: Callable[[], Coroutine[Any, Any, Any]], waiter: Waiter[Any]) -> None:
@@ -146,3 +149,13 @@ class Reader:
         except Exception as error:  # noqa: BLE001 - any error is handed over to the call that waits
             outcome = self._failure(error)
         resolve([(waiter, outcome)])
+
+
+def _output_in(key: OutputKey, fetched: Fetched, refuse_deleted: bool) -> OutputRecord | None:
+    """What a trip has brought. Raises its error, and OutputDeletedError if a mark is to be refused."""
+    found = fetched.unwrap()
+    if not isinstance(found, OutputMark):
+        return found
+    if refuse_deleted:
+        raise OutputDeletedError(*key)
+    return None

@@ -24,7 +24,7 @@ from typing import Any
 
 from .._engine.contract import Engine, Feed
 from .._engine.failures import error_for_caller
-from .._engine.operations import LoadOutput, Operation, PutOutput, runs_deleted_by
+from .._engine.operations import LoadMark, LoadOutput, Operation, PutOutput, runs_deleted_by
 from .._engine.records import OutputKey
 from .._waiting.callers import Callers
 from .._waiting.deadline import Deadline
@@ -226,7 +226,7 @@ class Subscriptions:
             commit.found = [
                 (operation.flow_run_id, operation.node_id)
                 for operation in operations
-                if isinstance(operation, PutOutput | LoadOutput)
+                if isinstance(operation, PutOutput | LoadOutput | LoadMark)  # of a mark, too, those learn who wait
             ]
             # Perhaps deleted: prune leaves a run alone that has been written to since.
             commit.deleted = [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)]

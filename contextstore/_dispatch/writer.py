@@ -130,7 +130,7 @@ class Writer:
         """
         inline = self._inline if callers.may_block else None
         if inline is not None and len(operations) == 1 and self._commit_inline(inline, operations[0]):
-            return [None]
+            return [True]
         entry = QueuedUnit(self, operations, callers.waiter(), time.monotonic() + self._timeout)
         try:
             self._submit(entry)
@@ -311,7 +311,7 @@ class Writer:
         except StorageError as error:
             return self._failures(error, group)
         if is_stored:
-            return [Outcome([None])]
+            return [Outcome([True])]
         entry.claim.append(True)
         self._queue.appendleft(entry)
         return None

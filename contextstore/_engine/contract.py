@@ -113,7 +113,7 @@ class Reads(Protocol):
     """What a read job asks, in the place to which ``post_read`` or ``post_scan`` brings it."""
 
     async def fetch(self, keys: Sequence[OutputKey]) -> tuple[Epoch, list[Fetched]]:
-        """The outputs under the keys, in their order, all as they were at one moment, and the epoch then.
+        """The outputs under the keys, or their marks, in their order, as they were at one moment, and the epoch then.
 
         The epoch may be one before, if that is seen to be over as soon as the deletion between them is committed; None
         if it cannot be had. A damaged output is an error in its own place only.
@@ -140,12 +140,13 @@ class Reads(Protocol):
         """
 
     async def page_outputs(
-        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int, with_marks: bool = False
     ) -> list[Fetched]:
         """The run's outputs with a node id above ``after``, by node id: at most so many, and about so many bytes.
 
-        With its serial ``run`` only if the id is still that run's. A damaged one is an error in its own place, which
-        names it. Raises where not even its name can be read.
+        Without the marks of deleted ones, unless they are asked for. With its serial ``run`` only if the id is still
+        that run's. A damaged one is an error in its own place, which names it. Raises where not even its name can be
+        read.
         """
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:

@@ -1,7 +1,7 @@
-"""The epoch of a store: it changes with each deletion of a run, by any client, and tells a cache when to go.
+"""The epoch of a store: it changes with each deletion of runs or outputs, by any client, and tells a cache when to go.
 
-Rules of this module: no SQL, no values. Outputs never change, so a cached one is right for as long as its run lives. An
-id that was deleted, forgotten and used anew has other outputs; the deleter may be another process. So what is cached
+Rules of this module: no SQL, no values. Outputs never change, so a cached one is right until it is deleted, or its run.
+An id that was deleted, forgotten and used anew has other outputs; the deleter may be another process. So what is cached
 is good for one epoch only, and each answer from memory looks at the present one first.
 
 An epoch is compared for equality and nothing else. None, and an odd number, stand for "not known just now": nothing is
@@ -72,7 +72,7 @@ class LocalEpochs:
 
     @contextlib.contextmanager
     def deleting(self) -> Iterator[None]:
-        """Around a commit that deletes runs."""
+        """Around a commit that deletes runs, or outputs."""
         self.now[0] += 1
         try:
             yield

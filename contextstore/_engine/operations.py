@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
+from .._values.arguments import ExistOk
 from .._values.codec import Encoded
 from .records import Cursor
 
 
 class PutOutput(NamedTuple):
-    """Write an output once. Refused: AlreadyExistsError, RunDeletedError. Result: None."""
+    """Write an output once. Refused: AlreadyExistsError, OutputDeletedError, RunDeletedError.
+
+    Result: whether this wrote it; else what was there stands, as ``exist_ok`` allows.
+    """
 
     flow_run_id: str
     node_id: str
     value: Encoded
-    exist_ok: bool
+    exist_ok: ExistOk
     run: int | None = None
     """The serial of the run that is meant: refused if the id has another life by now. None: whichever has it."""
 
@@ -66,6 +70,38 @@ class DeleteGlobal(NamedTuple):
     """Delete a global; its version is kept, to be counted on. Result: whether it was there."""
 
     key: str
+
+
+class DeleteOutputs(NamedTuple):
+    """Delete outputs of a run: of each a mark stays, so that its id is used up. Ids without an output are passed over.
+
+    By node id, those above ``after``; at most so many, and no more bytes than a commit deletes, one at least. Without a
+    limit all of them. Refused: RunDeletedError, where it names the run's serial, and the id has another life by now.
+    Result: OutputDeletion.
+    """
+
+    flow_run_id: str
+    node_ids: frozenset[str] | None
+    """None: those that begin with the prefix."""
+    prefix: str = ""
+    after: str = ""
+    limit: int | None = None
+    run: int | None = None
+    """As for ``PutOutput``."""
+
+    def takes(self, flow_run_id: str, node_id: str) -> bool:
+        """Whether an output would be deleted if it is there."""
+        if flow_run_id != self.flow_run_id or node_id <= self.after:
+            return False
+        return node_id.startswith(self.prefix) if self.node_ids is None else node_id in self.node_ids
+
+
+class OutputDeletion(NamedTuple):
+    """What became of a ``DeleteOutputs``."""
+
+    outputs: int  # how many it has deleted
+    after: str | None = None  # above which node id to go on; None: that was all
+    run: int | None = None  # the serial of the run; None: there is none
 
 
 class DeleteRun(NamedTuple):
@@ -181,7 +217,10 @@ class LoadRun(NamedTuple):
 
 
 class LoadOutput(NamedTuple):
-    """Take over an output of another store with its time. Refused: AlreadyExistsError, if it differs. Result: None."""
+    """Take over an output of another store with its time. Result: whether this wrote it.
+
+    Refused: AlreadyExistsError, if it differs; OutputDeletedError; RunDeletedError.
+    """
 
     flow_run_id: str
     node_id: str
@@ -216,6 +255,18 @@ class LoadAppendKey(NamedTuple):
     node_id: str
 
 
+class LoadMark(NamedTuple):
+    """Take over the mark of an output that another store has deleted. Result: whether an output here went for it.
+
+    Refused: AlreadyExistsError, if an output is here that is not to be replaced; RunDeletedError.
+    """
+
+    flow_run_id: str
+    node_id: str
+    written_at: int
+    replaces: bool = True
+
+
 class LoadGlobal(NamedTuple):
     """Take over a global of another store with its version and time; None: it is deleted. Result: None.
 
@@ -235,6 +286,7 @@ Operation: TypeAlias = (
     | PutGlobal
     | UpsertGlobal
     | DeleteGlobal
+    | DeleteOutputs
     | DeleteRun
     | DeleteIdleRuns
     | FindRun
@@ -246,6 +298,7 @@ Operation: TypeAlias = (
     | LoadOutput
     | LoadAppendCounter
     | LoadAppendKey
+    | LoadMark
     | LoadGlobal
 )
 
@@ -278,6 +331,11 @@ def as_committed(unit: Unit, results: Sequence[Any]) -> Unit:
             run, node = operation.flow_run_id, result.node_id
             written.append(PutOutput(run, node, operation.value, exist_ok=False, run=operation.run))
     return written
+
+
+def may_delete_outputs(operation: Operation) -> TypeGuard[DeleteOutputs | LoadMark]:
+    """Whether single outputs may be deleted when this is committed."""
+    return type(operation) in (DeleteOutputs, LoadMark)
 
 
 def value_bytes(operation: Operation) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from .._values.codec import BYTES, JSON, Encoded
+from .._values.codec import BYTES, JSON, MARK, Encoded
 from .._values.codec import checksum as value_checksum
 from .._waiting.outcome import Outcome
 
@@ -32,8 +32,16 @@ class OutputRecord(NamedTuple):
     """The serial of its run: another one if the run's id was deleted, forgotten and used anew."""
 
 
-Fetched: TypeAlias = "Outcome[OutputRecord | None]"
-"""An output; None: it is not there; or CorruptStoreError."""
+class OutputMark(NamedTuple):
+    """What is left of an output that was deleted: its id stays used up."""
+
+    node_id: str
+    written_at: int  # when it was deleted
+    run: int
+
+
+Fetched: TypeAlias = "Outcome[OutputRecord | OutputMark | None]"
+"""An output, or the mark of one; None: there never was one; or CorruptStoreError."""
 
 
 class Watched(NamedTuple):
@@ -102,6 +110,11 @@ def is_intact(owner: str, name: str, encoded: Encoded, checksum: object, size: o
 
 
 END_OF_TIME = 253_402_300_800_000_000
+
+
+def is_intact_mark(owner: str, name: str, encoded: Encoded, checksum: object, size: object) -> bool:
+    """The same for the mark of a deleted output."""
+    return (*encoded, size) == (*MARK, 0) and type(name) is str and value_checksum(owner, name, MARK) == checksum
 
 
 def is_time(microseconds: object) -> bool:

@@ -9,37 +9,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from .._values.codec import Encoded, equal
+from .._values.codec import DELETED, Encoded, equal
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import (
     AlreadyExistsError,
     CorruptStoreError,
     GlobalAlreadyExistsError,
+    OutputDeletedError,
     RunAlreadyExistsError,
     RunDeletedError,
     VersionConflictError,
 )
 from .operations import DeleteGlobal, LoadGlobal, LoadOutput, LoadRun, PutGlobal, PutOutput, UpsertGlobal
-from .records import Fetched, GlobalRecord, GlobalRow, OutputRecord, RunRecord, is_intact, is_time
+from .records import (
+    Fetched,
+    GlobalRecord,
+    GlobalRow,
+    OutputMark,
+    OutputRecord,
+    RunRecord,
+    is_intact,
+    is_intact_mark,
+    is_time,
+)
 
 GlobalOperation: TypeAlias = PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal
 
 # -- outputs ----------------------------------------------------------------------------------------------------------
 
 
-def refusal_of_put(put: PutOutput | LoadOutput, stored: Encoded) -> AlreadyExistsError | None:
-    """Why an output is not put where this one stands; None: it is the same, and the put a retry."""
+def refusal_of_put(put: PutOutput | LoadOutput, stored: Encoded) -> AlreadyExistsError | OutputDeletedError | None:
+    """Why an output is not put where this one, or a mark, stands; None: it may stand, to the put as well."""
+    if stored.codec == DELETED:
+        return OutputDeletedError(put.flow_run_id, put.node_id)
+    if put.exist_ok == "keep":
+        return None
     same_value = equal(stored, put.value)
     return None if put.exist_ok and same_value else AlreadyExistsError(put.flow_run_id, put.node_id, same_value)
 
 
 def read_output(location: str, flow_run_id: str, row: Sequence[Any]) -> Fetched:
-    """The output of a row: node_id, codec, value, checksum, written_at, size, serial of the run, tag."""
+    """The output of a row, or its mark: node_id, codec, value, checksum, written_at, size, serial of the run, tag."""
     node_id, codec, data, checksum, written_at, size, run, tag = row
     encoded = Encoded(codec, data, tag)
     if is_intact(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
         return Outcome(OutputRecord(node_id, encoded, written_at, run))
+    if codec == DELETED and is_intact_mark(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
+        return Outcome(OutputMark(node_id, written_at, run))
     return Outcome.failure(damaged_output(location, flow_run_id, node_id))
 
 

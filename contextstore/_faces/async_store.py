@@ -18,6 +18,7 @@ from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
 from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
+from .._values.arguments import ExistOk
 from .._values.codec import decode
 from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.tasks import TaskCallers
@@ -175,7 +176,9 @@ class AsyncContextStore:
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
-    async def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
+    async def put(
+        self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: ExistOk = False, tag: str | None = None
+    ) -> None:
         """Write the output of a node, once. When this returns, the output is durable.
 
         Args:
@@ -184,14 +187,18 @@ class AsyncContextStore:
                 dataclasses, attrs, msgspec and pydantic objects, datetimes, UUIDs, enums, numpy scalars), or, as a
                 whole, bytes. An object of a class comes back equal by ``type=`` that class, or is refused.
             exist_ok: take an equal value that is stored already as success. That is what makes a retry safe.
+                ``"keep"``: whatever is there stands, and nothing is raised.
+            tag: what is to stand beside the value, in ``Output.tag``: a media type, a serializer's name. 1 to 64
+                printable characters of ASCII. It is part of the value: with another tag an output is another one.
 
         Raises:
             AlreadyExistsError: there is an output already, and it stands.
+            OutputDeletedError: there was one, which ``delete_outputs`` has deleted: its id stays used up.
             RunDeletedError: the run was deleted.
             InvalidKeyError, SerializationError: it cannot be stored as it is; the message names the place.
             StoreBusyError, StoreFullError, StorageError: the engine could not; see ``outcome_unknown``.
         """
-        put = self._core.outputs.put(flow_run_id, node_id, value, exist_ok)
+        put = self._core.outputs.put(flow_run_id, node_id, value, exist_ok, tag)
         del value  # a call that waits for its commit keeps what is stored, and not what it was made of as well
         await put
 
@@ -407,20 +414,46 @@ class AsyncContextStore:
         """
         return await self._core.outputs.get_entry(flow_run_id, node_id, type)
 
-    async def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: bool = False) -> None:
+    async def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: ExistOk = False) -> list[str]:
         """Write several outputs of a run in one commit: all of them, or none.
 
         Args:
             outputs: values by node id. An empty mapping does nothing.
             exist_ok: outputs that are there already with an equal value stay, missing ones are written, and a single
-                different one refuses all.
+                different one refuses all. ``"keep"``: whatever is there stands, and only what is missing is written.
+
+        Returns:
+            The ids that were written, in the order of ``outputs``: all of them, unless ``exist_ok`` let some stand.
 
         Raises:
             AlreadyExistsError and the others of ``put``, for the first that is refused; then nothing was stored.
         """
         put = self._core.outputs.put_many(flow_run_id, outputs, exist_ok)
         del outputs
-        await put
+        return await put
+
+    async def delete_outputs(
+        self, flow_run_id: Id, node_ids: Iterable[Id] | None = None, *, prefix: str | None = None
+    ) -> int:
+        """Delete outputs of a run: their values go, and their ids stay used up, so that no late writer brings one back.
+
+        Every put of such an id raises ``OutputDeletedError``, and so do ``get_or_put``, before it calls anything, and
+        ``wait_for``, also where it waits already; ``get`` gives its default, and no list or count has the output. It is
+        done in commits of bounded size, each of them final if it is interrupted; the same call then goes on. Another
+        store object on a server, or a read-only one, may answer from its cache for a second more.
+
+        Args:
+            node_ids: those to delete. The ones without an output are passed over, and stay free.
+            prefix: those that begin with it, literally; ``""``: all. Exactly one of the two is passed.
+
+        Returns:
+            How many outputs were deleted. 0 also for a run that was deleted, or was never seen.
+
+        Raises:
+            TypeError: both of ``node_ids`` and ``prefix``, or neither.
+            StorageError: the engine could not; see ``outcome_unknown``. What was deleted by then is gone.
+        """
+        return await self._core.deletions.delete_outputs(flow_run_id, node_ids, prefix)
 
     @overload
     async def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...
@@ -534,7 +567,8 @@ class AsyncContextStore:
 
         The calls within check and encode at once, and return None; on both faces they are plain calls. The commit is
         made when the block ends, and the first refusal is raised there, with nothing stored. A block that is left by
-        an exception stores nothing. The same output twice is a conflict; of the same global twice the last stands.
+        an exception stores nothing. The same output twice is a conflict, a put behind a deletion of it an
+        ``OutputDeletedError``; of the same global twice the last stands.
 
         Raises:
             AlreadyExistsError, GlobalAlreadyExistsError, VersionConflictError and the others of ``put``: at the end of
@@ -593,6 +627,7 @@ class AsyncContextStore:
             DeserializationError: the value does not fit ``type``. If ``factory`` has just returned it, the message says
                 that nothing was stored, and the next call computes anew; else it is that of an output which stands.
             RuntimeError: the factory asked for its own output, perhaps by way of others': it would wait for itself.
+            OutputDeletedError: the output was deleted. ``factory`` is not called.
             RunDeletedError, SerializationError, StorageError: what ``factory`` returned could not be stored.
         """
         return await self._core.waits.get_or_put(flow_run_id, node_id, factory, type)
@@ -613,6 +648,7 @@ class AsyncContextStore:
 
         Raises:
             TimeoutError: the builtin one: the output was not written in time.
+            OutputDeletedError: the output was deleted, also if that was before this call had seen it.
             RunDeletedError: the run is deleted, or is being deleted, so that the output will never be written.
             StoreClosedError: the store was closed while the call waited.
         """

@@ -6,13 +6,15 @@ Rules of this module: each call checks and encodes at once, and nothing is writt
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
 from .._core.core import Core
+from .._core.deletion import deletion_of
 from .._core.outputs import append_operation
-from .._engine.operations import Operation, PutGlobal, PutOutput, UpsertGlobal
-from .._values.arguments import check_count
+from .._engine.operations import Operation, PutGlobal, UpsertGlobal
+from .._values.arguments import ExistOk, check_count
 from .._values.keys import Id, flow_run_key, global_key, node_key
 from .._waiting.threads import run_now
 
@@ -29,11 +31,13 @@ class BatchBuilder:
         self._numbers = itertools.count()
         self._is_open = False
 
-    def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
+    def put(
+        self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: ExistOk = False, tag: str | None = None
+    ) -> None:
         """Write an output when the block ends. See the store's ``put``."""
         self._check_open()
         flow_run, node = flow_run_key(flow_run_id), node_key(node_id)
-        put = PutOutput(flow_run, node, self._session.encode(value, flow_run, node), exist_ok)
+        put = self._session.put_of(flow_run, node, value, exist_ok, tag)
         self._operations[next(self._numbers)] = put
 
     def append(
@@ -43,6 +47,17 @@ class BatchBuilder:
         self._check_open()
         append = append_operation(self._session, flow_run_id, prefix, value, key, tag)
         self._operations[next(self._numbers)] = append
+
+    def delete_outputs(
+        self, flow_run_id: Id, node_ids: Iterable[Id] | None = None, *, prefix: str | None = None
+    ) -> None:
+        """Delete outputs of a run when the block ends: those that are there then, all in its one commit.
+
+        What the batch itself puts before this call is deleted, too; what it puts behind it is a put of a deleted output
+        if there was one. See the store's ``delete_outputs``.
+        """
+        self._check_open()
+        self._operations[next(self._numbers)] = deletion_of(flow_run_id, node_ids, prefix)
 
     def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
         """Write a global, once, when the block ends. See the store's ``put_global``."""

@@ -16,7 +16,7 @@ from .._core.core import Core
 from .._core.lives import Life
 from .._process.fork import at_fork
 from .._results import Output
-from .._values.arguments import check_function
+from .._values.arguments import ExistOk, check_function
 from .._values.codec import decode
 from .._values.keys import Id, Outputs, node_key
 from .._waiting.threads import run_now
@@ -67,9 +67,9 @@ class AsyncFlowRun:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.flow_run_id!r} of <AsyncContextStore {self._core}>>"
 
-    async def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
+    async def put(self, node_id: Id, value: Any, *, exist_ok: ExistOk = False, tag: str | None = None) -> None:
         """Write the output of a node, once: see the store's ``put``."""
-        await self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok, self._life)
+        await self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok, tag, self._life)
 
     async def append(self, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None) -> str:
         """Append an output, under the next id of a prefix: see the store's ``append``."""
@@ -103,9 +103,13 @@ class AsyncFlowRun:
         """The ids of the nodes that have an output, sorted: see the store's ``list_keys``."""
         return await self._core.parts.list_keys(self.flow_run_id, prefix, after, limit, reverse, self._life)
 
-    async def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
+    async def put_many(self, outputs: Outputs, *, exist_ok: ExistOk = False) -> list[str]:
         """Write several outputs in one commit: see the store's ``put_many``."""
-        await self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok, self._life)
+        return await self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok, self._life)
+
+    async def delete_outputs(self, node_ids: Iterable[Id] | None = None, *, prefix: str | None = None) -> int:
+        """Delete outputs of the run; their ids stay used up: see the store's ``delete_outputs``."""
+        return await self._core.deletions.delete_outputs(self.flow_run_id, node_ids, prefix, self._life)
 
     @overload
     async def get_many(self, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...
@@ -212,8 +216,8 @@ class FlowRun:
         return f"<{type(self).__name__} {self.flow_run_id!r} of <ContextStore {self._core}>>"
 
     @documented_as(AsyncFlowRun.put)
-    def put(self, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
-        run_now(self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok, self._life))
+    def put(self, node_id: Id, value: Any, *, exist_ok: ExistOk = False, tag: str | None = None) -> None:
+        run_now(self._core.outputs.put(self.flow_run_id, node_id, value, exist_ok, tag, self._life))
 
     @documented_as(AsyncFlowRun.append)
     def append(self, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None) -> str:
@@ -247,8 +251,12 @@ class FlowRun:
         return run_now(self._core.parts.list_keys(self.flow_run_id, prefix, after, limit, reverse, self._life))
 
     @documented_as(AsyncFlowRun.put_many)
-    def put_many(self, outputs: Outputs, *, exist_ok: bool = False) -> None:
-        run_now(self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok, self._life))
+    def put_many(self, outputs: Outputs, *, exist_ok: ExistOk = False) -> list[str]:
+        return run_now(self._core.outputs.put_many(self.flow_run_id, outputs, exist_ok, self._life))
+
+    @documented_as(AsyncFlowRun.delete_outputs)
+    def delete_outputs(self, node_ids: Iterable[Id] | None = None, *, prefix: str | None = None) -> int:
+        return run_now(self._core.deletions.delete_outputs(self.flow_run_id, node_ids, prefix, self._life))
 
     @overload
     def get_many(self, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...

@@ -23,6 +23,7 @@ from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
 from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
+from .._values.arguments import ExistOk
 from .._values.codec import decode
 from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.threads import ThreadCallers, run_now
@@ -128,8 +129,10 @@ class ContextStore:
         run_now(self._core.session.leave())
 
     @documented_as(AsyncContextStore.put)
-    def put(self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: bool = False) -> None:
-        run_now(self._core.outputs.put(flow_run_id, node_id, value, exist_ok))
+    def put(
+        self, flow_run_id: Id, node_id: Id, value: Any, *, exist_ok: ExistOk = False, tag: str | None = None
+    ) -> None:
+        run_now(self._core.outputs.put(flow_run_id, node_id, value, exist_ok, tag))
 
     @documented_as(AsyncContextStore.append)
     def append(self, flow_run_id: Id, prefix: str, value: Any, *, key: Id | None = None, tag: str | None = None) -> str:
@@ -205,8 +208,14 @@ class ContextStore:
         return run_now(self._core.outputs.get_entry(flow_run_id, node_id, type))
 
     @documented_as(AsyncContextStore.put_many)
-    def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: bool = False) -> None:
-        run_now(self._core.outputs.put_many(flow_run_id, outputs, exist_ok))
+    def put_many(self, flow_run_id: Id, outputs: Outputs, *, exist_ok: ExistOk = False) -> list[str]:
+        return run_now(self._core.outputs.put_many(flow_run_id, outputs, exist_ok))
+
+    @documented_as(AsyncContextStore.delete_outputs)
+    def delete_outputs(
+        self, flow_run_id: Id, node_ids: Iterable[Id] | None = None, *, prefix: str | None = None
+    ) -> int:
+        return run_now(self._core.deletions.delete_outputs(flow_run_id, node_ids, prefix))
 
     @overload
     def get_many(self, flow_run_id: Id, node_ids: Iterable[Id], *, type: type[T]) -> dict[str, T]: ...

@@ -55,26 +55,19 @@ class TimeLine(NamedTuple):
 
 
 def outputs(
-    store: ContextStore, flow_run_id: str, *, prefix: str = "", after: str | None = None
+    store: ContextStore, flow_run_id: str, *, prefix: str = "", after: str | None = None, reverse: bool = False
 ) -> Iterator[Output | Damaged]:
     """The outputs of a run by node id, and in the place of each that is damaged what is wrong with it."""
-    after = _before(prefix, after)
     while True:
         try:
-            for output in store.iter_outputs(flow_run_id, after=after):
+            for output in store.iter_outputs(flow_run_id, prefix=prefix, after=after, reverse=reverse):
                 after = output.node_id
-                if after.startswith(prefix):
-                    yield output
-                elif after > prefix:
-                    return
+                yield output
         except CorruptStoreError as error:
-            if error.node_id is None or (after is not None and error.node_id <= after):
+            if error.node_id is None or error.node_id == after:
                 raise  # there is no way round it
             after = error.node_id
-            if after.startswith(prefix):
-                yield Damaged(flow_run_id, after, str(error))
-            elif after > prefix:
-                return
+            yield Damaged(flow_run_id, after, str(error))
         else:
             return
 
@@ -86,17 +79,19 @@ def time_line(
     prefix: str = "",
     after: str | None = None,
     limit: int = 1000,
+    reverse: bool = False,
     most: int = 60,
 ) -> TimeLine:
     """The time line of a run.
 
     Args:
         limit: how many outputs at most, by node id.
+        reverse: those with the last node ids.
         most: how long a value in short may be.
     """
     rows: list[tuple[str, datetime.datetime | None, int | None, str]] = []
     next_after = None
-    for output in outputs(store, flow_run_id, prefix=prefix, after=after):
+    for output in outputs(store, flow_run_id, prefix=prefix, after=after, reverse=reverse):
         if len(rows) == limit:
             next_after = rows[-1][0]
             break
@@ -120,14 +115,3 @@ def _marks(rows: Iterable[tuple[str, datetime.datetime | None, int | None, str]]
         gap, since = (written_at - before).total_seconds(), (written_at - times[0]).total_seconds()
         yield Mark(node_id, written_at, size, value, gap, since / whole if whole else 0.0)
         before = written_at
-
-
-def _before(prefix: str, after: str | None) -> str | None:
-    """An id below all that have the prefix, and above most of the others: what lies before it is not read."""
-    below = prefix[:-1]
-    one_less = ord(prefix[-1:] or "\0") - 1
-    if one_less > 0 and not 0xD800 <= one_less <= 0xDFFF:
-        below += chr(one_less)
-        if len(below.encode()) < 500:  # an id has its greatest length
-            below += "\U0010ffff"
-    return max(below, after or "") or None

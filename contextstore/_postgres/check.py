@@ -6,6 +6,7 @@ cannot be read is a problem of its own key and keeps no other from being looked 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ class Check:
         self._reads = reads
         self._problems: list[Problem] = []
         self._outputs = self._globals = self._leftovers = 0
+        self._marks: Counter[int] = Counter()
+        """How many marks of deleted outputs there are, by the serial of the run."""
 
     async def run(self) -> CheckReport:
         await self._check_outputs()
@@ -41,6 +44,7 @@ class Check:
         for flow_run_id, created_at, deleted_at in await self._pool.fetch(self._statements.check_runs, _MAX_TIME):
             self._report("run", (flow_run_id,), f"{created_at!r} or {deleted_at!r} is no time")
         await self._check_appends()
+        await self._check_marks()
         note = f"{self._leftovers} outputs of deleted runs still take up space: prune() removes them"
         notes = (note,) if self._leftovers else ()
         runs = (await self._reads.count()).runs
@@ -56,8 +60,9 @@ class Check:
         while rows := await self._pool.fetch(self._statements.check_outputs, run, node_id):
             run, node_id = rows[-1][:2]
             sizes: dict[OutputKey, int] = {}
-            for serial, node, flow_run_id, is_deleted, written_at, size in rows:
-                self._outputs += 1
+            for serial, node, flow_run_id, is_deleted, written_at, size, is_output in rows:
+                self._outputs += is_output
+                self._marks[serial] += not is_output
                 self._leftovers += is_deleted
                 if flow_run_id is None:
                     self._report("output", (f"run number {serial}", node), "it belongs to no run")
@@ -83,6 +88,14 @@ class Check:
             self._report("run", (name,), f"its counter of prefix {prefix!r} {problem}")
         for serial, key in await self._pool.fetch(self._statements.check_append_keys):
             self._report("run", (f"run number {serial}",), f"its append key {key!r} belongs to no run")
+
+    async def _check_marks(self) -> None:
+        """Whether each run has as many as its row says; looked at again, since others may have deleted some since."""
+        said = dict(await self._pool.fetch(self._statements.said_marks))
+        doubtful = [serial for serial in said.keys() | self._marks if said.get(serial, 0) != self._marks[serial]]
+        for flow_run_id, marks, found in await self._pool.fetch(self._statements.check_marks, doubtful):
+            message = f"{found} of its outputs are marked as deleted, and its row says {marks}"
+            self._report("run", (flow_run_id,), message)
 
     # -- globals ------------------------------------------------------------------------------------------------------
 

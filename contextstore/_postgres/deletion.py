@@ -130,7 +130,7 @@ class Deletions:
         if most:
             await self._connection.execute(deadline, self._statements.remove_append_counters, serials, most)
         left = await self._connection.fetch(deadline, self._statements.with_rest, serials)
-        outputs = sum(codec >= 0 for _, codec in gone)
+        outputs = sum(is_output for _, is_output in gone)
         return Removal(outputs, sum(size for size, _ in gone), tuple(runs[serial] for (serial,) in left))
 
     async def forget_run(self, forget: ForgetRun, write: Write) -> Forgetting:

@@ -272,9 +272,9 @@ class PostgresEngine:
         return await self._reads.list_outputs(flow_run_id, run, part, limit, max_bytes)
 
     async def page_outputs(
-        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int, with_marks: bool = False
     ) -> list[Fetched]:
-        return await self._reads.page_outputs(flow_run_id, run, after, limit, max_bytes)
+        return await self._reads.page_outputs(flow_run_id, run, after, limit, max_bytes, with_marks)
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
         return await self._reads.list_runs(prefix, after, limit)

@@ -15,9 +15,9 @@ from .._engine.operations import AppendOutput, LoadOutput, PutOutput
 from .._engine.portions import portions
 from .._engine.records import is_intact
 from .._engine.rules import damaged_output, refusal_of_put
-from .._values.codec import Encoded, checksum
+from .._values.codec import DELETED, Encoded, checksum
 from .._waiting.outcome import Outcome
-from ..errors import CorruptStoreError, RunDeletedError
+from ..errors import CorruptStoreError, OutputDeletedError, RunDeletedError
 from .arrays import integers, texts
 from .retry import halved
 from .write import Write, WriteContext
@@ -107,18 +107,24 @@ class OutputRows:
         """What became of rows that were not inserted; an index that is missing is to be tried again."""
         outcomes: Outcomes = {}
         of_others: list[tuple[PutRow, int]] = []
-        for row, (run_is_there, is_deleted, writer, size) in await self._conflicts(rows, write):
+        for row, (run_is_there, is_deleted, writer, size, codec) in await self._conflicts(rows, write):
             run = row.put.flow_run_id
             if not run_is_there or is_deleted:
                 self._serials.forget([run])
             if is_deleted or (not run_is_there and serial_meant(row.put) is not None):
                 outcomes[row.index] = Outcome.failure(RunDeletedError(run))
             elif writer == write.write_id:
-                outcomes[row.index] = Outcome([None])
-            elif writer is not None:
+                outcomes[row.index] = Outcome([True])
+            elif writer is None:
+                continue
+            elif codec == DELETED:
+                outcomes[row.index] = Outcome.failure(OutputDeletedError(run, row.put.node_id))
+            elif row.put.exist_ok == "keep":  # whatever it is: nothing of it need be read
+                outcomes[row.index] = Outcome([False])
+            else:
                 of_others.append((row, size))
         for some in portions(of_others, lambda row_and_size: max(0, row_and_size[1]), *GROUP_LIMITS):
-            outcomes |= await self._compare_stored([row for row, _ in some], write)
+            outcomes |= await self.compare_stored([row for row, _ in some], write)
         return outcomes
 
     async def is_written_by(self, write: Write, rows: Sequence[PutRow]) -> bool:
@@ -127,10 +133,10 @@ class OutputRows:
 
     async def written_by(self, write: Write, rows: Sequence[PutRow]) -> list[PutRow]:
         """Those of the rows that bear the id."""
-        return [row for row, (_, _, writer, _) in await self._conflicts(rows, write) if writer == write.write_id]
+        return [row for row, found in await self._conflicts(rows, write) if found[2] == write.write_id]
 
     async def _conflicts(self, rows: Sequence[PutRow], write: Write) -> list[tuple[PutRow, Any]]:
-        """Each with what stands in its place: whether its run is there, and deleted; the output's writer and size."""
+        """Each with what stands there: whether its run is there, and deleted; the output's writer, size and codec."""
         if not rows:
             return []
         names = [row.put.flow_run_id for row in rows]
@@ -138,7 +144,7 @@ class OutputRows:
         found = await self._connection.fetch(write.deadline, statement, *_keys(rows), names)
         return list(zip(rows, found, strict=True))
 
-    async def _compare_stored(self, rows: Sequence[PutRow], write: Write) -> Outcomes:
+    async def compare_stored(self, rows: Sequence[PutRow], write: Write) -> Outcomes:
         """The outcomes of puts to outputs that another write has stored; none of one that is deleted since."""
 
         async def compare(some: Sequence[PutRow]) -> Outcomes:
@@ -155,10 +161,10 @@ class OutputRows:
     def _compared(self, put: Put, columns: Sequence[Any]) -> Outcome[list[Any]]:
         codec, data, crc, size, tag = columns
         stored = Encoded(codec, data, tag)
-        if not is_intact(put.flow_run_id, put.node_id, stored, crc, size):
+        if codec != DELETED and not is_intact(put.flow_run_id, put.node_id, stored, crc, size):
             return self._damaged(put)
         refusal = refusal_of_put(put, stored)
-        return Outcome([None]) if refusal is None else Outcome.failure(refusal)
+        return Outcome([False]) if refusal is None else Outcome.failure(refusal)
 
     def _damaged(self, put: Put, error: CorruptStoreError | None = None) -> Outcome[list[Any]]:
         return Outcome.failure(damaged_output(self._location, put.flow_run_id, put.node_id, error))

@@ -92,7 +92,7 @@ class Puts:
         except TransientError as lost:
             group.in_doubt = group.in_doubt or not lost.is_refusal
             raise
-        group.settle(dict.fromkeys(inserted, Outcome([None])))
+        group.settle(dict.fromkeys(inserted, Outcome([True])))
         conflicts = [row for row in rows if row.index not in inserted]
         if conflicts:
             group.settle(await self._rows.resolve_conflicts(conflicts, group.write))

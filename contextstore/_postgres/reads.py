@@ -111,7 +111,7 @@ class Reads:
         await self._pool.fetch(self._statements.format)
 
     async def first_node_ids(self, flow_run_id: str, part: Part, limit: int) -> list[str]:
-        statement = self._statements.first_node_ids_in[part.reverse]
+        statement = self._statements.last_node_ids if part.reverse else self._statements.first_node_ids
         ((names,),) = await self._pool.fetch(statement, flow_run_id, *_bounds(part), limit)
         return names or []
 
@@ -129,7 +129,7 @@ class Reads:
         while True:
             most = _NODE_IDS if limit is None else min(_NODE_IDS, limit - len(names))
             deadline = deadline_of_call(self._timeout)  # of each answer: there may be many
-            statement = self._statements.first_node_ids_in[part.reverse]
+            statement = self._statements.last_node_ids if part.reverse else self._statements.first_node_ids
             ((page,),) = await connection.fetch(deadline, statement, flow_run_id, *_bounds(part), most)
             names += page or []
             if len(page or []) < _NODE_IDS or len(names) == limit:
@@ -144,28 +144,29 @@ class Reads:
     async def list_outputs(
         self, flow_run_id: str, run: int | None, part: Part, limit: int, max_bytes: int
     ) -> OutputPage:
-        statement = self._statements.list_outputs_in[part.reverse]
+        listed = self._statements.list_outputs_reversed if part.reverse else self._statements.list_outputs
         page = PageTaker(self._location, flow_run_id, limit, max_bytes)
         try:
-            page.take(await self._pool.fetch(statement, flow_run_id, run, *_bounds(part), limit, max_bytes))
+            page.take(await self._pool.fetch(listed, flow_run_id, run, *_bounds(part), limit, max_bytes))
         except CorruptStoreError as error:
             if limit > 1:
                 return (await self.list_outputs(flow_run_id, run, part, 1, max_bytes))._replace(is_last=False)
-            statement = self._statements.next_node_id_in[part.reverse]
-            names = await self._pool.fetch(statement, flow_run_id, *_bounds(part))
+            last, first = self._statements.last_node_id_in_part, self._statements.next_node_id_in_part
+            names = await self._pool.fetch(last if part.reverse else first, flow_run_id, *_bounds(part))
             if not names:
                 raise
             return OutputPage([], damaged_output(self._location, flow_run_id, names[0][0], error), is_last=False)
         return page.page()
 
     async def page_outputs(
-        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int, with_marks: bool = False
     ) -> list[Fetched]:
+        statement = self._statements.page_outputs
         try:
-            rows = await self._pool.fetch(self._statements.page_outputs, flow_run_id, run, after, limit, max_bytes)
+            rows = await self._pool.fetch(statement, flow_run_id, run, after, limit, max_bytes, with_marks)
         except CorruptStoreError as error:
             if limit > 1:
-                return await self.page_outputs(flow_run_id, run, after, 1, max_bytes)
+                return await self.page_outputs(flow_run_id, run, after, 1, max_bytes, with_marks)
             names = await self._pool.fetch(self._statements.next_node_id, flow_run_id, after)
             if not names:
                 raise

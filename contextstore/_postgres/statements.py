@@ -9,7 +9,15 @@ from __future__ import annotations
 import dataclasses
 
 from .append_statements import HAS_REST, AppendStatements
-from .part_statements import PartStatements
+from .mark_statements import MarkStatements
+from .part_statements import (
+    FIRST_NODE_IDS,
+    LAST_NODE_IDS,
+    LIST_OUTPUTS,
+    LIST_OUTPUTS_REVERSED,
+    NEXT_NODE_ID,
+    NEXT_NODE_ID_REVERSED,
+)
 
 SCHEMA_VERSION = 3
 
@@ -122,7 +130,7 @@ _WINDOW = """
 
 
 @dataclasses.dataclass(frozen=True)
-class WriteStatements(AppendStatements):
+class WriteStatements(AppendStatements, MarkStatements):
     """What is said over the connection that writes."""
 
     has_schema: str = "SELECT FROM pg_namespace WHERE nspname = $1"
@@ -185,7 +193,7 @@ class WriteStatements(AppendStatements):
         ON CONFLICT (run, node_id) DO NOTHING RETURNING run, node_id
     """
     find_conflicts: str = """
-        SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.size
+        SELECT r.serial IS NOT NULL, r.deleted_at IS NOT NULL, o.writer, o.size, o.codec
         FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS t (run, node_id, flow_run_id, nth)
         LEFT JOIN {schema}.flow_runs r ON r.serial = t.run AND r.flow_run_id = t.flow_run_id
         LEFT JOIN LATERAL ({output_of_key}) AS o ON true
@@ -261,7 +269,7 @@ class WriteStatements(AppendStatements):
                     ) AS p LIMIT $2
                 ) AS page
             ) AS sized WHERE before < $3
-        ) RETURNING size, codec
+        ) RETURNING size, codec >= 0
     """
     # What is kept of a run beside its outputs goes behind them, in the order of these tables.
     load_run: str = """
@@ -292,7 +300,7 @@ class WriteStatements(AppendStatements):
 
 
 @dataclasses.dataclass(frozen=True)
-class Statements(WriteStatements, PartStatements):
+class Statements(WriteStatements):
     """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
 
     fetch_outputs: str = """
@@ -308,8 +316,14 @@ class Statements(WriteStatements, PartStatements):
     """
     exists: str = """
         SELECT FROM {schema}.flow_runs r JOIN {schema}.node_outputs o ON o.run = r.serial
-        WHERE {is_known} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
+        WHERE {is_known} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2 AND o.codec >= 0
     """
+    first_node_ids: str = FIRST_NODE_IDS
+    last_node_ids: str = LAST_NODE_IDS
+    list_outputs: str = LIST_OUTPUTS
+    list_outputs_reversed: str = LIST_OUTPUTS_REVERSED
+    next_node_id_in_part: str = NEXT_NODE_ID
+    last_node_id_in_part: str = NEXT_NODE_ID_REVERSED
     page_outputs: str = """
         SELECT node_id, codec, value, checksum, written_at, size, run, tag FROM (
             SELECT *, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
@@ -317,7 +331,7 @@ class Statements(WriteStatements, PartStatements):
                 WHERE run = (
                     SELECT serial FROM {schema}.flow_runs
                     WHERE flow_run_id = $1 AND deleted_at IS NULL AND serial = coalesce($2::bigint, serial)
-                ) AND node_id > $3
+                ) AND node_id > $3 AND (codec >= 0 OR $6)
                 ORDER BY node_id LIMIT $4
             ) AS page
         ) AS sized WHERE {is_known} AND before < $5 ORDER BY node_id
@@ -346,9 +360,10 @@ class Statements(WriteStatements, PartStatements):
                 AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
             ORDER BY serial DESC LIMIT $4
         ) AS page CROSS JOIN LATERAL (
-            SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
+            SELECT count(*) AS rows, count(*) FILTER (WHERE codec >= 0) AS outputs, sum(size) AS bytes,
+                min(written_at) FILTER (WHERE codec >= 0) AS first, max(written_at) FILTER (WHERE codec >= 0) AS last
             FROM {schema}.node_outputs WHERE run = page.serial
-        ) AS c WHERE {is_known} AND c.outputs > 0 ORDER BY page.serial DESC
+        ) AS c WHERE {is_known} AND c.rows > 0 ORDER BY page.serial DESC
     """
     # A few, found by their name before anything else is asked of them.
     list_few_runs: str = """
@@ -361,9 +376,10 @@ class Statements(WriteStatements, PartStatements):
                 AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
             ORDER BY serial DESC LIMIT $4
         ) AS page CROSS JOIN LATERAL (
-            SELECT count(*) AS outputs, sum(size) AS bytes, min(written_at) AS first, max(written_at) AS last
+            SELECT count(*) AS rows, count(*) FILTER (WHERE codec >= 0) AS outputs, sum(size) AS bytes,
+                min(written_at) FILTER (WHERE codec >= 0) AS first, max(written_at) FILTER (WHERE codec >= 0) AS last
             FROM {schema}.node_outputs WHERE run = page.serial
-        ) AS c WHERE {is_known} AND c.outputs > 0 ORDER BY page.serial DESC
+        ) AS c WHERE {is_known} AND c.rows > 0 ORDER BY page.serial DESC
     """
     # A run's own age decides first, which costs least; then each of its outputs, but no more than many of each run.
     end_of_page: str = """
@@ -392,8 +408,9 @@ class Statements(WriteStatements, PartStatements):
         SELECT count(*), coalesce(sum(c.outputs), 0), coalesce(sum(c.bytes), 0) FROM (
             SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NULL OFFSET 0
         ) AS r CROSS JOIN LATERAL (
-            SELECT count(*) AS outputs, sum(size) AS bytes FROM {schema}.node_outputs WHERE run = r.serial
-        ) AS c WHERE {is_known} AND c.outputs > 0
+            SELECT count(*) AS rows, count(*) FILTER (WHERE codec >= 0) AS outputs, sum(size) AS bytes
+            FROM {schema}.node_outputs WHERE run = r.serial
+        ) AS c WHERE {is_known} AND c.rows > 0
     """
     count_runs: str = "SELECT count(*) FROM {schema}.flow_runs WHERE {is_known} AND deleted_at IS NULL"
     deleted_among: str = """
@@ -441,7 +458,7 @@ class Statements(WriteStatements, PartStatements):
     count: str = """
         SELECT (SELECT count(*) FROM {schema}.flow_runs r WHERE deleted_at IS NULL
                 AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)),
-            (SELECT count(*) FROM {schema}.flow_runs WHERE deleted_at IS NOT NULL), count(*),
+            (SELECT count(*) FROM {schema}.flow_runs WHERE deleted_at IS NOT NULL), count(*) FILTER (WHERE codec >= 0),
             (SELECT count(*) FROM {schema}.global_values WHERE value IS NOT NULL),
             coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_values), 0)
         FROM {schema}.node_outputs
@@ -462,7 +479,7 @@ class Statements(WriteStatements, PartStatements):
     transaction_of: str = """
         SELECT coalesce(o.xact::text::bigint, 0), o.run FROM {schema}.flow_runs r
         JOIN {schema}.node_outputs o ON o.run = r.serial
-        WHERE {is_known} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2
+        WHERE {is_known} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2 AND o.codec >= 0
     """
     look: str = """
         SELECT {now}::text, pg_is_in_recovery(), r.serial, coalesce(r.deleted_at IS NOT NULL, false)
@@ -537,7 +554,7 @@ class Statements(WriteStatements, PartStatements):
     """
     # Without the values, which may be damaged, and large.
     check_outputs: str = """
-        SELECT o.run, o.node_id, r.flow_run_id, r.deleted_at IS NOT NULL, o.written_at, o.size
+        SELECT o.run, o.node_id, r.flow_run_id, r.deleted_at IS NOT NULL, o.written_at, o.size, o.codec >= 0
         FROM {schema}.node_outputs o LEFT JOIN {schema}.flow_runs r ON r.serial = o.run
         WHERE {is_known} AND (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 500
     """
@@ -549,6 +566,15 @@ class Statements(WriteStatements, PartStatements):
         SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_values
         WHERE {is_known} AND key = ANY($1::text[]) ORDER BY key
     """
+    # One by one, for each in one statement, and so of one moment.
+    check_marks: str = """
+        SELECT flow_run_id, marks, found FROM {schema}.flow_runs CROSS JOIN LATERAL (
+            SELECT count(*) AS found FROM {schema}.node_outputs WHERE run = serial AND codec = -1
+        ) AS counted WHERE {is_known} AND serial = ANY($1::bigint[]) AND deleted_at IS NULL AND marks <> found
+    """
+    said_marks: str = (
+        "SELECT serial, marks FROM {schema}.flow_runs WHERE {is_known} AND marks <> 0 AND deleted_at IS NULL"
+    )
     check_runs: str = """
         SELECT flow_run_id, created_at, deleted_at FROM {schema}.flow_runs
         WHERE {is_known} AND (created_at NOT BETWEEN 0 AND $1 OR deleted_at NOT BETWEEN 0 AND $1)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from .._engine.operations import (
     AppendOutput,
     DeleteIdleRuns,
+    DeleteOutputs,
     DeleteRun,
     FindRun,
     ForgetRun,
@@ -20,22 +21,25 @@ from .._engine.operations import (
     GiveBackSpace,
     LoadAppendCounter,
     LoadAppendKey,
+    LoadMark,
     LoadRun,
     Operation,
     RemoveOutputs,
     Unit,
     is_deletion,
+    may_delete_outputs,
 )
 from .._engine.portions import portions
 from .._engine.records import OutputKey
 from .._engine.rules import GlobalChange, GlobalOperation, StoredGlobal, change_global, refusal_of_put
 from .._values.codec import checksum
 from .._waiting.outcome import Outcome
-from ..errors import AlreadyExistsError, ContextStoreError, RunDeletedError, StorageError
+from ..errors import AlreadyExistsError, ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
 from .deletion import Deletions
 from .epoch import StoreEpoch
 from .errors import TransientError
-from .outputs import GROUP_LIMITS, OutputRows, Put, PutRow, serial_meant
+from .marks import Marks
+from .outputs import GROUP_LIMITS, Outcomes, OutputRows, Put, PutRow, serial_meant
 from .placing import Placing
 from .retry import Retry
 from .write import NO_WRITER, AlreadyDoneError, IdTakenError, RunForgottenError, Write, WriteContext
@@ -92,6 +96,7 @@ class Units:
         self._rows = OutputRows(context)
         self._placing = Placing(context)
         self._deletions = Deletions(context)
+        self._marks = Marks(context)
 
     async def commit(self, unit: Unit, write: Write) -> Outcome[list[Any]]:
         try:
@@ -128,7 +133,7 @@ class Units:
                 await self._placing.lock(appends, attempt.write.deadline)
             await self._apply(attempt)
             attempt.is_applied = True
-            if _deletes(attempt.unit):
+            if _has_deleted(attempt):
                 changed = await self._epoch.change(attempt.write.deadline)
         if changed is not None:
             self._epoch.asked.deleted(*changed)
@@ -147,10 +152,14 @@ class Units:
                 await self._deletions.load_run(operation, attempt.write)
         is_anything_new = await self._apply_puts(attempt)
         await self._load_appends(attempt)
+        _refuse_puts_of_deleted(attempt)
         # What was not there before cannot be of an earlier attempt, which thus cannot have succeeded.
-        await self._apply_globals(attempt, None if is_anything_new else attempt.in_doubt)
+        in_doubt = None if is_anything_new else attempt.in_doubt
+        await self._apply_globals(attempt, in_doubt)
         if attempt.refused:
             raise attempt.refused[min(attempt.refused)]
+        await self._delete_outputs(attempt, in_doubt)
+        await self._load_marks(attempt)
         for index, operation in enumerate(attempt.unit):
             if isinstance(operation, _DELETIONS):
                 attempt.results[index] = await self._delete(operation, attempt.write)
@@ -183,12 +192,14 @@ class Units:
             return False
         serials = await self._rows.serials_for(outputs.values(), attempt.write)
         puts = await self._placed(outputs, serials, attempt)
-        rows = _rows_of(puts, serials, attempt)
+        rows, second = _rows_of(puts, serials, attempt)
         is_anything_new = False
         for some in portions(rows, lambda row: len(row.put.value.data), *GROUP_LIMITS):
             is_anything_new |= await self._insert(some, attempt)
         if attempt.in_doubt and rows and not is_anything_new and await self._rows.is_written_by(attempt.write, rows):
             raise AlreadyDoneError
+        for some in portions(second, lambda row: len(row.put.value.data), *GROUP_LIMITS):
+            _settle(await self._rows.compare_stored(some, attempt.write), attempt)
         return is_anything_new
 
     async def _placed(
@@ -244,12 +255,41 @@ class Units:
         for row in conflicts:
             if row.index not in outcomes:
                 raise RunForgottenError  # of a put that means no run in particular
-            error = outcomes[row.index].error
-            if isinstance(error, AlreadyExistsError) and isinstance(attempt.unit[row.index], AppendOutput):
+            is_taken = isinstance(outcomes[row.index].error, AlreadyExistsError | OutputDeletedError)
+            if is_taken and isinstance(attempt.unit[row.index], AppendOutput):
                 raise IdTakenError
-            if isinstance(error, ContextStoreError):
-                attempt.refused[row.index] = error
+        for index in inserted:
+            if isinstance(attempt.unit[index], Put):
+                attempt.results[index] = True
+        _settle({index: one for index, one in outcomes.items() if isinstance(attempt.unit[index], Put)}, attempt)
         return bool(inserted)
+
+    async def _delete_outputs(self, attempt: Attempt, in_doubt: Attempt | None) -> None:
+        """After all puts, which wait for a row that is being marked: so that no two units wait for each other."""
+        deletions = [(i, operation) for i, operation in enumerate(attempt.unit) if isinstance(operation, DeleteOutputs)]
+        if not deletions:
+            return
+        serials = await self._marks.lock({delete.flow_run_id for _, delete in deletions}, attempt.write.deadline)
+        if in_doubt is not None:
+            deleted = {delete.flow_run_id: in_doubt.results[index] for index, delete in deletions}
+            await self._marks.refuse_if_done(deleted, attempt.write)
+            self._marks.refuse_if_unknown(deleted, serials)
+        for index, delete in deletions:
+            spared = _put_behind(index, delete, attempt)
+            serial = serials.get(delete.flow_run_id)
+            attempt.results[index] = await self._marks.delete(delete, serial, spared, attempt.write)
+
+    async def _load_marks(self, attempt: Attempt) -> None:
+        by_run: dict[str, dict[int, LoadMark]] = {}
+        for index, operation in enumerate(attempt.unit):
+            if isinstance(operation, LoadMark):
+                by_run.setdefault(operation.flow_run_id, {})[index] = operation
+        for _, loads in sorted(by_run.items()):
+            replaced = await self._marks.load(list(loads.values()), attempt.write)
+            attempt.results = [
+                loads[index].node_id in replaced if index in loads else result
+                for index, result in enumerate(attempt.results)
+            ]
 
     # -- globals ------------------------------------------------------------------------------------------------------
 
@@ -299,13 +339,57 @@ _DELETIONS = DeleteRun | DeleteIdleRuns | FindRun | RemoveOutputs | ForgetRun | 
 
 
 def _deletes(unit: Unit) -> bool:
-    """Whether a run may be deleted when the unit is committed."""
-    return any(map(is_deletion, unit))
+    """Whether a run, or an output, may be deleted when the unit is committed."""
+    return any(is_deletion(operation) or may_delete_outputs(operation) for operation in unit)
 
 
-def _rows_of(puts: dict[int, Put], serials: dict[str, int | None], attempt: Attempt) -> list[PutRow]:
-    """What is to be inserted, sorted by key; a second put of the same key is refused, or not, by the first."""
+def _has_deleted(attempt: Attempt) -> bool:
+    """Whether one is. A deletion that has found nothing keeps no cache from being of use."""
+    for operation, result in zip(attempt.unit, attempt.results, strict=True):
+        if isinstance(operation, DeleteOutputs):
+            if result.outputs:
+                return True
+        elif is_deletion(operation) or (isinstance(operation, LoadMark) and result):
+            return True
+    return False
+
+
+def _refuse_puts_of_deleted(attempt: Attempt) -> None:
+    """A put that finds an output which the same unit deletes, before it, comes to its mark."""
+    deletions = [(i, operation) for i, operation in enumerate(attempt.unit) if isinstance(operation, DeleteOutputs)]
+    if not deletions:
+        return
+    for index, put in enumerate(attempt.unit):
+        if isinstance(put, Put) and attempt.results[index] is not True:
+            key = put.flow_run_id, put.node_id
+            is_refused = isinstance(attempt.refused.get(index), AlreadyExistsError) or index not in attempt.refused
+            if is_refused and any(at < index and delete.takes(*key) for at, delete in deletions):
+                attempt.refused[index] = OutputDeletedError(*key)
+
+
+def _put_behind(index: int, delete: DeleteOutputs, attempt: Attempt) -> list[str]:
+    """Those of the nodes that the unit has put behind the deletion: when it was their turn, there was nothing yet."""
+    later = attempt.unit[index + 1 :]
+    return [put.node_id for put in later if isinstance(put, Put) and put.flow_run_id == delete.flow_run_id]
+
+
+def _settle(outcomes: Outcomes, attempt: Attempt) -> None:
+    for index, outcome in outcomes.items():
+        if isinstance(outcome.error, ContextStoreError):
+            attempt.refused[index] = outcome.error
+        else:
+            (attempt.results[index],) = outcome.result
+
+
+def _rows_of(
+    puts: dict[int, Put], serials: dict[str, int | None], attempt: Attempt
+) -> tuple[list[PutRow], list[PutRow]]:
+    """What is to be inserted, sorted by key; a second put of the same key is refused, or not, by the first.
+
+    And those for which the first does not decide, since it leaves alone whatever is there: to be compared with that.
+    """
     rows: list[PutRow] = []
+    second: list[PutRow] = []
     first: dict[OutputKey, Put] = {}
     for index, put in puts.items():
         meant = serial_meant(put)
@@ -316,6 +400,10 @@ def _rows_of(puts: dict[int, Put], serials: dict[str, int | None], attempt: Atte
             attempt.refused[index] = RunDeletedError(put.flow_run_id)
         elif twin is put:
             rows.append(PutRow(serial, index, put))
+        elif twin.exist_ok == "keep":
+            second.append(PutRow(serial, index, put))
         elif refusal is not None:
             attempt.refused[index] = refusal
-    return sorted(rows, key=lambda row: (row.serial, row.put.node_id))
+        else:
+            attempt.results[index] = False
+    return sorted(rows, key=lambda row: (row.serial, row.put.node_id)), second

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .._engine.records import is_intact, is_time
+from .._engine.records import is_intact, is_intact_mark, is_time
 from .._process.pacing import paced
 from .._results import CheckReport, Problem
-from .._values.codec import Encoded, decode
+from .._values.codec import DELETED, Encoded, decode
 from ..errors import ContextStoreError
 from .additions import additions_in, missing_or_altered, trusting
 from .schema import APPLICATION_ID, SCHEMA_VERSION, schema_in
@@ -54,6 +55,12 @@ _GLOBALS = _Table(
 )
 
 
+# In one statement, and so of one moment: others may have deleted outputs while the check went through them.
+_MARKS_OF = f"""
+    SELECT flow_run_id, marks, (SELECT count(*) FROM node_outputs WHERE run = serial AND codec = {DELETED})
+    FROM flow_runs WHERE serial = ? AND deleted_at IS NULL
+"""  # noqa: S608 - no input in it
+
 _MARK = (0, "")
 """Run and node of what keeps the highest id: see the trigger in ``schema``."""
 
@@ -76,10 +83,12 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
     problems += _check_file(connection)
     problems += _check_schema(connection, notes)
     outputs = globals_ = runs = 0
+    marks: Counter[object] = Counter()
     for row in paced(_Scan(connection, _OUTPUTS, problems).rows()):
         if row[2:4] == _MARK:
             continue
-        outputs += 1
+        outputs += row[5] != DELETED
+        marks[row[2]] += row[5] == DELETED
         on_row()
         problems += _check_output(row)
     for row in paced(_Scan(connection, _GLOBALS, problems).rows()):
@@ -90,6 +99,7 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
         ((runs,),) = connection.execute("SELECT count(*) FROM flow_runs WHERE deleted_at IS NULL").fetchall()
         problems += _check_runs(connection)
         problems += _check_appends(connection)
+        problems += _check_marks(connection, marks)
         notes += _leftovers(connection)
     except DAMAGE as error:
         problems.append(Problem("file", (), f"the runs could not be read: {error}"))
@@ -240,6 +250,9 @@ def _check_time(kind: str, key: tuple[str, ...], written_at: object) -> list[Pro
 def _check_value(kind: str, key: tuple[str, ...], owner: Any, name: Any, value: tuple[Any, ...]) -> list[Problem]:
     codec, data, checksum, size, *tag = value
     encoded = Encoded(codec, data, *tag)
+    if kind == "output" and codec == DELETED:
+        is_whole = is_intact_mark(owner, name, encoded, checksum, size)
+        return [] if is_whole else [Problem(kind, key, "it was deleted, and its mark is damaged")]
     if not is_intact(owner, name, encoded, checksum, size):
         return [Problem(kind, key, "its checksum does not fit: the value, or whose it is, was changed")]
     try:
@@ -280,6 +293,16 @@ def _check_appends(connection: sqlite3.Connection) -> Iterator[Problem]:
 
 def _run_name(serial: object, flow_run_id: object) -> str:
     return f"run number {serial}" if flow_run_id is None else str(flow_run_id)
+
+
+def _check_marks(connection: sqlite3.Connection, counted: Counter[object]) -> Iterator[Problem]:
+    """Whether each run has as many marks of deleted outputs as its row says."""
+    said = dict(connection.execute("SELECT serial, marks FROM flow_runs WHERE marks IS NOT 0 AND deleted_at IS NULL"))
+    for serial in {serial for serial in said.keys() | counted.keys() if said.get(serial, 0) != counted[serial]}:
+        for flow_run_id, marks, found in connection.execute(_MARKS_OF, (serial,)).fetchall():
+            if marks != found:
+                message = f"{found} of its outputs are marked as deleted, and its row says {marks}"
+                yield Problem("run", (str(flow_run_id),), message)
 
 
 def _leftovers(connection: sqlite3.Connection) -> list[str]:

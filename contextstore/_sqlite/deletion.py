@@ -317,7 +317,7 @@ def _is_idle(connection: sqlite3.Connection, serial: int, idle_since: int, pacer
 
 def measure_runs(connection: sqlite3.Connection, flow_run_ids: Sequence[str]) -> Extent:
     query = """
-        SELECT count(DISTINCT run), count(*), coalesce(sum(CAST(size AS INTEGER)), 0)
+        SELECT count(DISTINCT run), coalesce(sum(codec >= 0), 0), coalesce(sum(CAST(size AS INTEGER)), 0)
         FROM flow_runs CROSS JOIN node_outputs ON node_outputs.run = flow_runs.serial
         WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL
     """

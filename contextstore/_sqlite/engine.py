@@ -133,11 +133,11 @@ class SQLiteEngine:
         return self._database.read(f"the outputs of flow run {flow_run_id!r}", query)
 
     async def page_outputs(
-        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int, with_marks: bool = False
     ) -> list[Fetched]:
         def query(connection: sqlite3.Connection) -> list[Fetched]:
             portion = Portion(limit, max_bytes)
-            return reads.page_outputs(connection, self.location, flow_run_id, run, after, portion)
+            return reads.page_outputs(connection, self.location, flow_run_id, run, after, portion, with_marks)
 
         return self._database.read(f"the outputs of flow run {flow_run_id!r}", query)
 

@@ -49,7 +49,7 @@ _PAGE_OUTPUTS = f"""
     SELECT {OUTPUT_COLUMNS} FROM node_outputs
     WHERE run = (
         SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL AND serial = coalesce(?, serial)
-    ) AND node_id > ?
+    ) AND node_id > ? AND (codec >= 0 OR ?)
     ORDER BY node_id LIMIT ?
 """  # noqa: S608 - no input in it
 _NEXT_NODE_ID = """
@@ -73,7 +73,7 @@ _COUNT = """
         (SELECT count(*) FROM flow_runs WHERE deleted_at IS NOT NULL), count(*),
         (SELECT count(*) FROM global_values WHERE value IS NOT NULL),
         CAST(total(size) + (SELECT total(size) FROM global_values) AS INTEGER)
-    FROM node_outputs WHERE run IN (SELECT serial FROM flow_runs WHERE deleted_at IS NULL)
+    FROM node_outputs WHERE run IN (SELECT serial FROM flow_runs WHERE deleted_at IS NULL) AND codec >= 0
 """
 
 
@@ -138,10 +138,20 @@ def unreadable_output(location: str, key: OutputKey, error: sqlite3.DatabaseErro
     return corrupt
 
 
+def codec_of(connection: sqlite3.Connection, key: OutputKey) -> int:
+    """Of an output that is there, or of its mark."""
+    query = """
+        SELECT codec FROM node_outputs WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ?) AND node_id = ?
+    """
+    ((codec,),) = connection.execute(query, key).fetchall()
+    return int(codec)
+
+
 def exists(connection: sqlite3.Connection, key: OutputKey) -> bool:
     query = """
         SELECT 1 FROM node_outputs
         WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id = ?
+            AND codec >= 0
     """
     return connection.execute(query, key).fetchone() is not None
 
@@ -152,12 +162,18 @@ def look(connection: sqlite3.Connection) -> None:
 
 
 def page_outputs(
-    connection: sqlite3.Connection, location: str, flow_run_id: str, run: int | None, after: str, portion: Portion
+    connection: sqlite3.Connection,
+    location: str,
+    flow_run_id: str,
+    run: int | None,
+    after: str,
+    portion: Portion,
+    with_marks: bool = False,
 ) -> list[Fetched]:
     page: list[Fetched] = []
     cursor = connection.cursor()
     try:
-        for row in cursor.execute(_PAGE_OUTPUTS, (flow_run_id, run, after, portion.most)):
+        for row in cursor.execute(_PAGE_OUTPUTS, (flow_run_id, run, after, with_marks, portion.most)):
             page.append(read_output(location, flow_run_id, row))
             if not portion.takes(len(row[2] or b"")) or portion.is_full:
                 break
@@ -212,13 +228,18 @@ def _serial_of(connection: sqlite3.Connection, flow_run_id: str) -> int:
 
 
 def _run_record(connection: sqlite3.Connection, serial: int, flow_run_id: str) -> RunRecord:
-    query = "SELECT count(*), total(size), min(written_at), max(written_at) FROM node_outputs WHERE run = ?"
+    query = """
+        SELECT count(*), total(size), min(written_at), max(written_at) FROM node_outputs WHERE run = ? AND codec >= 0
+    """
     try:
         outputs, size, first, last = connection.execute(query, (serial,)).fetchone()
     except sqlite3.DatabaseError as error:
         raise_unless_damage(error)
         # By the index alone, which lies on other pages.
-        query = "SELECT count(*) FROM node_outputs INDEXED BY sqlite_autoindex_node_outputs_1 WHERE run = ?"
+        query = """
+            SELECT count(*) - (SELECT marks FROM flow_runs WHERE serial = run)
+            FROM node_outputs INDEXED BY sqlite_autoindex_node_outputs_1 WHERE run = ?
+        """
         (outputs,) = connection.execute(query, (serial,)).fetchone()
         return run_record(serial, flow_run_id, outputs, 0, (None, None))
     return run_record(serial, flow_run_id, outputs, int(size), (first, last))

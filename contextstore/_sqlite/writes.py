@@ -20,6 +20,7 @@ from .._engine.operations import (
     AppendOutput,
     DeleteGlobal,
     DeleteIdleRuns,
+    DeleteOutputs,
     DeleteRun,
     FindRun,
     ForgetRun,
@@ -30,9 +31,11 @@ from .._engine.operations import (
     LoadAppendCounter,
     LoadAppendKey,
     LoadGlobal,
+    LoadMark,
     LoadOutput,
     LoadRun,
     Operation,
+    OutputDeletion,
     PutGlobal,
     PutOutput,
     Removal,
@@ -40,9 +43,10 @@ from .._engine.operations import (
     Unit,
     UpsertGlobal,
 )
+from .._engine.records import OutputRecord
 from .._engine.rules import GlobalOperation, change_global, marks_deleted, refusal_of_put
 from .._engine.serials import Serials
-from .._values.codec import checksum
+from .._values.codec import MARK, Encoded, checksum
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
@@ -52,7 +56,8 @@ from .deletion import delete_idle_runs, forget_run, forget_runs, give_back_space
 from .epochs import MappedEpochs
 from .errors import code_of, translated, translated_os
 from .lock import try_again
-from .reads import fetch_output, stored_global
+from .marks import delete_outputs, load_mark
+from .reads import codec_of, fetch_output, stored_global
 from .schema import refuse_other_format
 from .single_put import put_alone, value_of
 
@@ -85,7 +90,7 @@ class Transactions:
     """Those of one connection.
 
     Args:
-        epochs: changed around each commit that deletes runs.
+        epochs: changed around each commit that deletes runs, or outputs.
         timeout: how long a second commit within one turn waits for a program that knows no lock file.
     """
 
@@ -203,10 +208,11 @@ class Transaction:
         self._begin_anew = begin_anew
         self._now = _now()
         self.deletes_runs = False
+        """Or outputs: whether the epoch changes with the commit."""
         self.value_bytes = 0
         """How many bytes of values were written."""
         self.freed_pages = 0
-        """About how many pages were written to remove outputs."""
+        """About how many pages were written to delete outputs."""
         self.shortens_file = False
         """Whether the file gets shorter as soon as this is copied into it."""
 
@@ -230,7 +236,7 @@ class Transaction:
         puts = [unit[0] for unit in units if len(unit) == 1 and type(unit[0]) is PutOutput]
         if len(puts) < 2 or not self._put_all_new_first(puts):
             return [self._apply_unit(unit) for unit in units]
-        put: Outcome[list[Any]] = Outcome([None])
+        put: Outcome[list[Any]] = Outcome([True])
         if len(puts) == len(units):
             return [put] * len(units)
         return [put if len(unit) == 1 and type(unit[0]) is PutOutput else self._apply_unit(unit) for unit in units]
@@ -239,7 +245,7 @@ class Transaction:
         """A unit that is all that this transaction has."""
         puts = [operation for operation in unit if type(operation) is PutOutput]
         if len(unit) > 1 and len(puts) == len(unit) and self._put_all_new_first(puts):
-            return Outcome([None] * len(unit))
+            return Outcome([True] * len(unit))
         try:
             return Outcome(self._apply_all(unit))
         except ContextStoreError as error:
@@ -258,7 +264,7 @@ class Transaction:
         try:
             puts = [operation for operation in unit if type(operation) is PutOutput]
             if len(puts) == len(unit) and self._put_all_new(puts):
-                outcome: Outcome[list[Any]] = Outcome([None] * len(unit))
+                outcome: Outcome[list[Any]] = Outcome([True] * len(unit))
             else:
                 if len(puts) == len(unit):
                     self._undo_unit()
@@ -332,6 +338,10 @@ class Transaction:
                 return appends.load(self._connection, self._serial(operation.flow_run_id, self._now), operation)
             case AppendOutput():
                 raise AssertionError("appends are applied together")
+            case DeleteOutputs():
+                return self._delete_outputs(operation)
+            case LoadMark():
+                return self._load_mark(operation)
 
     # -- outputs -------------------------------------------------------------------------------------------------------
 
@@ -362,16 +372,24 @@ class Transaction:
             start += size
         return True
 
-    def _put_output(self, put: PutOutput | LoadOutput, written_at: int) -> None:
+    def _put_output(self, put: PutOutput | LoadOutput, written_at: int) -> bool:
         row = self._output_row(put, written_at)
         if self._connection.execute(_INSERT_OUTPUTS[1], row).rowcount == 1:
-            return
-        record = fetch_output(self._connection, self._location, (put.flow_run_id, put.node_id)).unwrap()
-        if record is None:
-            raise CorruptStoreError(f"{self._location}: its indexes disagree; restore a backup")
-        refusal = refusal_of_put(put, record.value)
+            return True
+        refusal = refusal_of_put(put, self._stored(put))
         if refusal is not None:
             raise refusal
+        return False
+
+    def _stored(self, put: PutOutput | LoadOutput) -> Encoded:
+        """What keeps an output from being inserted: another one, or a mark."""
+        key = (put.flow_run_id, put.node_id)
+        if put.exist_ok == "keep":  # whatever it is: no value need be read, nor be whole
+            return Encoded(codec_of(self._connection, key), b"")
+        found = fetch_output(self._connection, self._location, key).unwrap()
+        if found is None:
+            raise CorruptStoreError(f"{self._location}: its indexes disagree; restore a backup")
+        return found.value if isinstance(found, OutputRecord) else MARK
 
     def _append(self, some: Sequence[AppendOutput]) -> list[Outcome[Appended]]:
         """Append outputs, in their order; each is refused for itself."""
@@ -413,6 +431,17 @@ class Transaction:
         if meant is not None and serial != meant:
             raise RunDeletedError(flow_run_id)
         return serial
+
+    def _delete_outputs(self, delete: DeleteOutputs) -> OutputDeletion:
+        deletion, pages = delete_outputs(self._connection, delete, self._now, MAX_BYTES)
+        self.deletes_runs = self.deletes_runs or deletion.outputs > 0
+        self.freed_pages += pages
+        return deletion
+
+    def _load_mark(self, load: LoadMark) -> bool:
+        has_deleted = load_mark(self._connection, load, self._serial(load.flow_run_id, load.written_at))
+        self.deletes_runs = self.deletes_runs or has_deleted
+        return has_deleted
 
     # -- globals -------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,10 @@ class Encoded(NamedTuple):
     """What the caller has put beside the value: a media type, say. Of globals, none."""
 
 
+MARK = Encoded(DELETED, b"")
+"""What stands in the place of a value that was deleted."""
+
+
 def encode(value: Any, max_bytes: int, default: Default | None = None) -> Encoded:
     """The stored form of ``value``. Raises ``SerializationError`` that names the place.
 

@@ -6,7 +6,6 @@ would have to be quoted is left out.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
@@ -46,7 +45,7 @@ def _found(store: ContextStore, kind: str, words: Sequence[str], incomplete: str
     if kind == "RUN":
         return [run.flow_run_id for run in store.list_runs(prefix=incomplete, limit=_MOST)]
     if kind == "NODE":
-        return list(itertools.islice(store.list_keys(words[0], prefix=incomplete), _MOST))
+        return store.list_keys(words[0], prefix=incomplete, limit=_MOST)
     if kind == "KEY":
         return [entry.key for entry in store.list_globals(incomplete, limit=_MOST)]
     return []

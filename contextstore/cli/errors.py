@@ -60,6 +60,7 @@ _CODES: list[tuple[type[BaseException], int]] = [
     (errors.TargetExistsError, CONFLICT),
     (errors.StorageError, UNUSABLE),
     (errors.AlreadyExistsError, CONFLICT),
+    (errors.OutputDeletedError, CONFLICT),
     (errors.GlobalAlreadyExistsError, CONFLICT),
     (errors.VersionConflictError, CONFLICT),
     (errors.RunDeletedError, CONFLICT),

@@ -18,6 +18,7 @@ from .. import (
     AlreadyExistsError,
     ContextStore,
     CorruptStoreError,
+    OutputDeletedError,
     Problem,
     RunAlreadyExistsError,
     RunDeletedError,
@@ -33,7 +34,7 @@ from .output import complain
 from .progress import QUIET, Report, bar, interruption_is_told
 from .transfer import Damaged, contents_lines, counted, file_named
 
-_CONFLICTS = (AlreadyExistsError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
+_CONFLICTS = (AlreadyExistsError, OutputDeletedError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
 _REPORT_EVERY = 100
 
 

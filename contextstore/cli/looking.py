@@ -36,6 +36,7 @@ _BRIEF_ON_A_TERMINAL = 300
 
 Prefix = Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only ids that begin with it.")]
 After = Annotated[str | None, typer.Option("--after", metavar="ID", help="Only what comes behind this id in the list.")]
+Reverse = Annotated[bool, typer.Option("--reverse", help="Of a run's outputs the last ids first.")]
 Limit = Annotated[
     int | None,
     typer.Option("--limit", metavar="N", min=1, help=f"How many at most; else {RUNS} runs, or {OUTPUTS} outputs."),
@@ -53,26 +54,29 @@ _SHOW = """
     contextstore flows.db
     contextstore flows.db --prefix nightly- --limit 20 --time iso
     contextstore flows.db nightly-1
+    contextstore flows.db nightly-1 --prefix step- --reverse --limit 10
     contextstore flows.db nightly-1 extract
     contextstore show flows.db --output jsonl
     contextstore show --store flows.db nightly-1 --json
 """
 
 
-def show(call: Call, prefix: Prefix = "", after: After = None, limit: Limit = None) -> None:
+def show(call: Call, prefix: Prefix = "", after: After = None, limit: Limit = None, reverse: Reverse = False) -> None:
     """Show the runs of a store, the outputs of a run, or one output.
 
     It is what is meant where the first word is no command. Runs come newest first; the outputs of a run in the order in
     which they were written (as JSON: by node id, with their whole values). Nothing in the store is changed.
     """
     run, node = call.optional
-    if node is not None and (prefix or after is not None or limit is not None):
-        raise WrongUse("--prefix, --after and --limit are for lists, and one output is none")
+    if node is not None and (prefix or after is not None or limit is not None or reverse):
+        raise WrongUse("--prefix, --after, --limit and --reverse are for lists, and one output is none")
+    if run is None and reverse:
+        raise WrongUse("--reverse is for the outputs of a run: name one")
     with call.looked_at() as store:
         if run is None:
             _show_runs(call, store, prefix, after, limit or RUNS)
         elif node is None:
-            _show_run(call, store, run, prefix, after, limit or OUTPUTS)
+            _show_run(call, store, run, prefix, after, limit or OUTPUTS, reverse)
         else:
             call.screen.result(_output(store, run, node), lambda output: _output_lines(call, output))
 
@@ -94,15 +98,18 @@ def _run_lines(call: Call, runs: Iterable[RunInfo]) -> list[str]:
     return call.screen.table(columns, rows) if rows else []
 
 
-def _show_run(call: Call, store: ContextStore, run: str, prefix: str, after: str | None, limit: int) -> None:
+def _show_run(
+    call: Call, store: ContextStore, run: str, prefix: str, after: str | None, limit: int, reverse: bool
+) -> None:
     if call.screen.is_text:
-        line = time_line(store, run, prefix=prefix, after=after, limit=limit, most=_brief_length(call))
+        most = _brief_length(call)
+        line = time_line(store, run, prefix=prefix, after=after, limit=limit, reverse=reverse, most=most)
         is_empty, next_after = not line.marks, line.next_after
         damaged = sum(mark.written_at is None for mark in line.marks)
         if not is_empty:
             call.screen.lines(_time_line_lines(call, line))
     else:
-        page = _Page(outputs(store, run, prefix=prefix, after=after), limit)
+        page = _Page(outputs(store, run, prefix=prefix, after=after, reverse=reverse), limit)
         is_empty = page.is_empty
         if not is_empty:
             call.screen.results(page, lambda _: [])
@@ -193,7 +200,8 @@ def _output(store: ContextStore, run: str, node: str) -> Output:
 
 
 def _output_lines(call: Call, output: Output) -> Iterator[str]:
-    facts = f"{call.when(output.written_at)}, {size_words(output.size)}"
+    tag = "" if output.tag is None else f", {output.tag}"
+    facts = f"{call.when(output.written_at)}, {size_words(output.size)}{tag}"
     title = f"{shown_id(output.flow_run_id)}  {shown_id(output.node_id)}"
     yield f"{title}  {call.screen.styled(facts, '2')}"
     yield from value_lines(call.screen, output.value, _folded)

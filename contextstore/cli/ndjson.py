@@ -92,6 +92,8 @@ class _Valued(_Line, kw_only=True):
 class Output(_Valued, kw_only=True):
     flow_run_id: str
     node_id: str
+    tag: str | None = None
+    deleted: bool = False
 
 
 class AppendCounter(_Line, tag="append_counter", kw_only=True):
@@ -167,7 +169,7 @@ class _Tally:
                 self._runs += 1
             case ExportedRun():
                 self._tombstones += 1
-            case ExportedOutput():
+            case ExportedOutput() if record.data is not None:
                 self._outputs += 1
                 self._bytes += len(record.data)
             case ExportedGlobal() if record.data is not None:
@@ -227,8 +229,10 @@ def _head_of(record: Record) -> bytes:
         case ExportedRun(name, created_at, deleted_at):
             deletion = b"" if deleted_at is None else b',"deleted_at":%b' % _time(deleted_at)
             return b'{"type":"run","flow_run_id":%b,"created_at":%b%b' % (_string(name), _time(created_at), deletion)
-        case ExportedOutput(run, node, encoding, data, written_at):
-            facts = _string(run), _string(node), _time(written_at), _value(encoding, data)
+        case ExportedOutput(run, node, encoding, data, written_at, tag):
+            beside = b"" if tag is None else b',"tag":%b' % _string(tag)
+            value = b',"deleted":true' if data is None else beside + _value(encoding, data)
+            facts = _string(run), _string(node), _time(written_at), value
             return b'{"type":"output","flow_run_id":%b,"node_id":%b,"written_at":%b%b' % facts
         case ExportedAppendCounter(run, prefix, last):
             return b'{"type":"append_counter","flow_run_id":%b,"prefix":%b,"last":%d' % (
@@ -241,8 +245,8 @@ def _head_of(record: Record) -> bytes:
             return b'{"type":"append_key","flow_run_id":%b,"prefix":%b,"key":%b,"node_id":%b' % names
         case ExportedGlobal(key, encoding, data, version, written_at):
             value = b',"deleted":true' if data is None else _value(encoding, data)
-            facts = _string(key), b"%d" % version, _time(written_at), value
-            return b'{"type":"global","key":%b,"version":%b,"written_at":%b%b' % facts
+            about = _string(key), b"%d" % version, _time(written_at), value
+            return b'{"type":"global","key":%b,"version":%b,"written_at":%b%b' % about
 
 
 def _string(text: str) -> bytes:
@@ -347,9 +351,11 @@ class Reader:
         match line:
             case Run():
                 return ExportedRun(line.flow_run_id, line.created_at, line.deleted_at)
-            case Output():
+            case Output(deleted=True, tag=None) if not bytes(line.value) and line.base64 is None:
+                return ExportedOutput(line.flow_run_id, line.node_id, None, None, line.written_at)
+            case Output(deleted=False):
                 encoding, data = self._value_of(line)
-                return ExportedOutput(line.flow_run_id, line.node_id, encoding, data, line.written_at)
+                return ExportedOutput(line.flow_run_id, line.node_id, encoding, data, line.written_at, line.tag)
             case AppendCounter():
                 return ExportedAppendCounter(line.flow_run_id, line.prefix, line.last)
             case AppendKey():
@@ -360,8 +366,8 @@ class Reader:
                 encoding, data = self._value_of(line)
                 return ExportedGlobal(line.key, encoding, data, line.version, line.written_at)
         self._refuse(
-            "a deleted global has no value"
-            if isinstance(line, Global)
+            "what is deleted has no value"
+            if isinstance(line, Global | Output)
             else "a second manifest; import each export by itself"
         )
 

@@ -30,7 +30,7 @@ _PUT = """
     contextstore put flows.db nightly-1 approval '{"approved": true}' --exist-ok
     echo '[1, 2, 3]' | contextstore put flows.db nightly-1 numbers -
     contextstore put flows.db nightly-1 comment 'looks good' --text
-    contextstore put flows.db nightly-1 page --bytes - < page.html
+    contextstore put flows.db nightly-1 page --bytes --tag text/html - < page.html
     contextstore put new.db run-1 first 1 --create
 """
 
@@ -40,6 +40,9 @@ def put(
     text: Text = False,
     bytes: Bytes = False,
     exist_ok: Annotated[bool, typer.Option("--exist-ok", help="An equal value that is there already is fine.")] = False,
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="TEXT", help="Stands beside the value: a media type, say.")
+    ] = None,
     create: Create = False,
 ) -> None:
     """Write the output of a node, once; - reads the value from a pipe.
@@ -50,8 +53,9 @@ def put(
     """
     run, node, word = call.words
     value: Any = value_of(word, as_text=text, as_bytes=bytes)
+    beside = tag_of(tag)
     with call.written_to(create=create) as store:
-        store.put(run, node, value, exist_ok=exist_ok)
+        store.put(run, node, value, exist_ok=exist_ok, tag=beside)
     call.screen.result({"flow_run_id": run, "node_id": node}, lambda _: [])
 
 

@@ -44,6 +44,7 @@ those of `AsyncContextStore`, and a call with **A** beside it is awaited there. 
 | functions that you pass in may be coroutine functions | they are plain ones |
 
 In signatures `Target` is `str | os.PathLike[str]`; `Durability` is `"full"` or `"normal"`; `Id` is `uuid.UUID | str`;
+`ExistOk` is `bool` or `"keep"`;
 `Outputs` is a mapping of values by node id; `Store` is either of the two stores; `Progress` is a function of two
 numbers, how many are done and how many there are; `Damaged` is `"raise"` or `"skip"`; `ExportedRecord` is any of the
 three records of an export.

@@ -49,6 +49,8 @@ def test_outputs_with_a_prefix_are_those_of_list_keys(place: str, prefix: str) -
         for after in (None, "a-1", "b", "日"):
             found = [one.node_id for one in outputs(store, "run", prefix=prefix, after=after)]
             assert found == [key for key in store.list_keys("run", prefix=prefix) if after is None or key > after]
+            turned = [one.node_id for one in outputs(store, "run", prefix=prefix, after=after, reverse=True)]
+            assert turned == store.list_keys("run", prefix=prefix, after=after, reverse=True)
 
 
 def test_damaged_outputs_stand_in_their_place(place: str, request: pytest.FixtureRequest, file_path: Any) -> None:
@@ -64,6 +66,7 @@ def test_damaged_outputs_stand_in_their_place(place: str, request: pytest.Fixtur
             ("c", True),
             ("d", False),
         ]
+        assert [one.node_id for one in outputs(store, "run", reverse=True)] == ["d", "c", "b", "a"]
         line = time_line(store, "run")
         assert [mark.node_id for mark in line.marks] == ["b", "d", "a", "c"]
         assert line.marks[-1].value.startswith("damaged: ")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, export_records, import_records
-from contextstore.cli.ndjson import ExchangeError, Reader
+from contextstore.cli.ndjson import VERSION, ExchangeError, Reader
 
 from .exports import (
     MANIFEST,
@@ -204,7 +204,10 @@ class TestWhatIsNoLine:
             {**OUTPUT, "base64": "A"},
             {**OUTPUT, "base64": "AA==\n"},
             {**OUTPUT, "base64": 1},
-            {**OUTPUT, "value": 1, "tag": "text/plain"},
+            {**OUTPUT, "value": 1, "more": "text/plain"},
+            {**OUTPUT, "value": 1, "tag": 1},
+            {**OUTPUT, "value": 1, "deleted": True},
+            {**OUTPUT, "tag": "text/plain", "deleted": True},
             {**OUTPUT, "value": 1, "written_at": "yesterday"},
             {**OUTPUT, "value": 1, "written_at": "2026-03-01T05:00:00"},
             {**OUTPUT, "value": 1, "node_id": None},
@@ -240,9 +243,9 @@ class TestWhatIsNoLine:
         assert (error.line, error.problem) == (1, "this is no export of a store: it does not begin with a manifest")
 
     def test_one_of_a_later_version_is_said_to_be_that(self) -> None:
-        error = refused(signed({**MANIFEST, "version": 3, "more": 1}))
+        error = refused(signed({**MANIFEST, "version": VERSION + 1, "more": 1}))
         assert error.line == 1
-        assert "version 3" in error.problem
+        assert f"version {VERSION + 1}" in error.problem
 
     def test_a_stream_without_line_feeds_is_given_up_early(self) -> None:
         class Endless:

@@ -74,7 +74,8 @@ def test_an_output_of_any_size_is_a_line(value: Any) -> None:
 def test_a_small_output_is_as_python_writes_it() -> None:
     assert repr(Output("run", "node", {"a": [1, None]}, TIME, 5)) == (
         "Output(flow_run_id='run', node_id='node', value={'a': [1, None]}, "
-        "written_at=datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), size=5)"
+        "written_at=datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), size=5, "
+        "tag=None, cursor=None)"
     )
 
 

@@ -123,6 +123,15 @@ def test_a_page_of_outputs_goes_by_node_id(filled: str) -> None:
     assert [output["node_id"] for output in some.jsonl] == ["report"]
 
 
+def test_the_last_outputs_of_a_run_are_asked_for_from_its_end(filled: str) -> None:
+    done = ran(filled, "run-1", "--reverse", "--limit", 1, "--output", "jsonl")
+    assert [output["node_id"] for output in done.jsonl] == ["report"]
+    assert "--after report" in done.err
+    rest = ran(filled, "run-1", "--reverse", "--after", "report", "--output", "jsonl")
+    assert [output["node_id"] for output in rest.jsonl] == ["extract"]
+    assert "report" in ran(filled, "run-1", "--reverse", "--limit", 1).out
+
+
 @pytest.mark.parametrize("form", ["text", "json", "jsonl"])
 def test_a_run_that_is_not_there_is_1_and_prints_nothing(filled: str, form: str) -> None:
     done = run(filled, "nobody", "--output", form)
@@ -160,6 +169,11 @@ def test_a_node_that_is_not_there_is_1(filled: str) -> None:
 
 def test_the_options_of_lists_are_refused_for_one_output(filled_file: str) -> None:
     assert run(filled_file, "run-1", "extract", "--limit", 1).code == 2
+    assert run(filled_file, "run-1", "extract", "--reverse").code == 2
+
+
+def test_runs_are_not_reversed(filled_file: str) -> None:
+    assert run(filled_file, "--reverse").code == 2
 
 
 def test_a_value_of_very_many_lines_is_folded_and_says_so(file_path: Any) -> None:

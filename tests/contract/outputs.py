@@ -35,6 +35,24 @@ async def ids_of(store: Any, flow_run_id: Any = "run", **options: Any) -> list[s
     return [output.node_id async for output in iterate(store, flow_run_id, **options)]
 
 
+@contextlib.asynccontextmanager
+async def begun(store: Any, batch: Any = None) -> AsyncIterator[Any]:
+    """The block of either face, awaited: what the blocking one does at its ends is done in a worker thread."""
+    if not hasattr(store, "plain"):
+        async with batch or store.batch() as begun_batch:
+            yield begun_batch
+        return
+    block = batch or store.plain.batch()
+    begun_batch = await asyncio.to_thread(block.__enter__)
+    try:
+        yield begun_batch
+    except BaseException as error:
+        await asyncio.to_thread(block.__exit__, type(error), error, None)
+        raise
+    else:
+        await asyncio.to_thread(block.__exit__, None, None, None)
+
+
 def damage(store: Target, statement: str, *parameters: Any) -> None:
     with contextlib.closing(sqlite3.connect(store.location)) as connection, connection:
         assert connection.execute(statement, parameters).rowcount > 0

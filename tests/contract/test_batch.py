@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import pathlib
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -29,27 +27,9 @@ from contextstore import (
 
 from ..conftest import Target
 from ..support.doubles import Gate, fail, queued, until
-from .outputs import Victims
+from .outputs import Victims, begun
 
 RUN = uuid.UUID("018f3a00-0000-7000-8000-00000000000f")
-
-
-@contextlib.asynccontextmanager
-async def begun(store: Any, batch: Any = None) -> AsyncIterator[Any]:
-    """The block of either face, awaited: what the blocking one does at its ends is done in a worker thread."""
-    if not hasattr(store, "plain"):
-        async with batch or store.batch() as begun_batch:
-            yield begun_batch
-        return
-    block = batch or store.plain.batch()
-    begun_batch = await asyncio.to_thread(block.__enter__)
-    try:
-        yield begun_batch
-    except BaseException as error:
-        await asyncio.to_thread(block.__exit__, type(error), error, None)
-        raise
-    else:
-        await asyncio.to_thread(block.__exit__, None, None, None)
 
 
 def made(store: Any) -> Any:

@@ -54,13 +54,14 @@ class TestCounters:
 
     async def test_a_get_of_a_run_object_is_answered_from_memory_as_quickly_as_the_stores(self, store: Any) -> None:
         await store.put("run", "a", 1)
-        for _ in range(2):
+        run = store.plain.run("run") if isinstance(store, Awaited) else store.run("run")
+        for _ in range(3):  # the first of them finds the run
             if isinstance(store, Awaited):
-                assert await asyncio.to_thread(store.plain.run("run").get, "a") == 1
+                assert await asyncio.to_thread(run.get, "a") == 1
             else:
-                assert await store.run("run").get("a", type=int) == 1
+                assert await run.get("a", type=int) == 1
         assert core_of(store)._session.cache.quick_hits == 2
-        assert counters_of(store).calls == {"get": 2, "put": 1}
+        assert counters_of(store).calls == {"get": 3, "put": 1}
 
     async def test_the_counters_say_when_the_last_commit_was(self, store: Any) -> None:
         assert counters_of(store).last_commit_at is None

@@ -27,16 +27,21 @@ from contextstore._core.lives import Life
 from ..conftest import Target
 
 STORES_CALLS = {
-    "put": ("put", ("node", 1), {"exist_ok": True}),
+    "put": ("put", ("node", 1), {"exist_ok": True, "tag": "text"}),
+    "append": ("append", ("log", 1), {"key": "key", "tag": "tag"}),
     "get": ("get", ("node", "default"), {"type": int}),
     "exists": ("exists", ("node",), {}),
-    "list_keys": ("list_keys", (), {"prefix": "n"}),
+    "get_entry": ("get_entry", ("node",), {"type": int}),
+    "list_keys": ("list_keys", (), {"prefix": "n", "after": "a", "limit": 5, "reverse": True}),
     "put_many": ("put_many", ({"node": 1},), {"exist_ok": True}),
-    "get_many": ("get_many", (["node"],), {}),
+    "delete_outputs": ("delete_outputs", (), {"node_ids": ["node"], "prefix": "n"}),
+    "get_many": ("get_many", (["node"],), {"type": int}),
+    "list_outputs": ("list_outputs", (), {"prefix": "n", "after": "a", "limit": 5, "reverse": True, "type": int}),
+    "get_run": ("get_run", (), {"prefix": "n", "type": int}),
     "get_or_put": ("get_or_put", ("node", int), {"type": int}),
     "wait_for": ("wait_for", ("node",), {"timeout": 5, "type": int}),
     "watch": ("watch", (), {"prefix": "n", "after": "cursor", "until": "node", "type": int}),
-    "iter_outputs": ("iter_outputs", (), {"after": "a"}),
+    "iter_outputs": ("iter_outputs", (), {"prefix": "n", "after": "a", "reverse": True, "type": int}),
     "fork": ("fork_run", (), {"new_flow_run_id": "other", "node_ids": ["node"]}),
     "delete": ("delete_run", (), {"forget": True}),
 }
@@ -74,6 +79,8 @@ class Service:
             async def answers() -> AsyncIterator[Any]:
                 yield ANSWER
 
+            if name == "iterate_now":
+                return iter([ANSWER])
             return answers() if name in ("watch", "iterate") else answer()
 
         return call
@@ -114,7 +121,7 @@ class TestEachCall:
         stores_name, args, kwargs = STORES_CALLS[name]
         of_run: Any = Recorder()
         answer = await answer_of(getattr(run(of_run, "run"), name)(*args, **kwargs))
-        assert answer == {"put": None, "put_many": None, "watch": [ANSWER], "iter_outputs": [ANSWER]}.get(name, ANSWER)
+        assert answer == {"put": None, "watch": [ANSWER], "iter_outputs": [ANSWER]}.get(name, ANSWER)
         ((service, call, (*handed_over, life), by_name),) = of_run.asked
         assert (handed_over, by_name) == (["run", *args, *kwargs.values()], {})
         assert (type(life), life.flow_run_id) == (Life, "run")
@@ -175,12 +182,19 @@ class TestWithAStore:
         assert (await run.exists("a"), await run.exists("z")) == (True, False)
         assert await run.list_keys() == ["a", "b", "c"] == await run.outputs()
         assert await run.list_keys(prefix="b") == ["b"]
+        assert await run.list_keys(after="a", limit=1) == ["b"]
         assert await run.get_many(["c", "z", "a"]) == {"c": 3, "a": 1}
+        assert await run.get_run(prefix="b", type=tuple[int]) == {"b": (2,)}
+        assert [output.value for output in await run.list_outputs(limit=2, reverse=True)] == [3, [2]]
+        entry = await run.get_entry("b")
+        assert (entry.node_id, entry.value, await run.get_entry("z")) == ("b", [2], None)
         assert await run.get_or_put("d", lambda: 4) == 4
         assert await run.wait_for("d", timeout=0) == 4
         assert await run.fork(new_flow_run_id="fork", node_ids=["a"]) == "fork"
         assert await store.get_run("fork") == {"a": 1}
-        assert await run.delete() == 4
+        assert await run.append("log/", "begun", key="first") == await run.append("log/", "begun", key="first")
+        assert await run.get_run(prefix="log/") == {"log/000000000001": "begun"}
+        assert await run.delete() == 5
         with pytest.raises(RunDeletedError):
             await run.put("e", 5)
         assert await store.get_run("fork") == {"a": 1}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ from contextstore import AlreadyExistsError, RunDeletedError
 
 from ..conftest import Target
 from ..support.doubles import core_of
-from .runs import runs_of
+from .runs import rows_of, runs_of
 from .test_flow_run import Bound
 
 WRITES: dict[str, Callable[[Bound], Any]] = {
@@ -263,6 +265,27 @@ class TestForget:
         assert 0 < await store.delete_run("run", forget=True) <= 1200
         assert (await store.stats()).tombstones == 0
         await store.put("run", "new", 1)
+
+    async def test_what_appending_has_left_goes_with_the_run(self, make_store: Target, embedded: None) -> None:
+        store = make_store()
+        if make_store.engine == "memory":
+            pytest.skip("no other connection can look")
+        for how in ("forget", "prune"):
+            await store.put("run", "node", 1)
+            with contextlib.closing(sqlite3.connect(make_store.location)) as connection, connection:
+                ((serial,),) = connection.execute("SELECT serial FROM flow_runs WHERE flow_run_id = 'run'")
+                connection.execute("INSERT INTO append_counters VALUES (?, 'log/', 700)", (serial,))
+                keys = [(serial, "log/", f"{number}", f"log/{number}") for number in range(700)]
+                connection.executemany("INSERT INTO append_keys VALUES (?, ?, ?, ?)", keys)
+            if how == "forget":
+                assert await store.delete_run("run", forget=True) == 1
+            else:
+                await asyncio.sleep(0.002)
+                assert (await store.prune(older_than=datetime.timedelta(0))).outputs == 1
+                await asyncio.sleep(0.002)
+                assert (await store.prune(older_than=datetime.timedelta(0))).tombstones == 1
+            for table in ("flow_runs", "append_counters", "append_keys", "node_outputs WHERE run > 0"):
+                assert rows_of(make_store, f"SELECT count(*) FROM {table}") == [(0,)]
 
 
 class TestPruneOfNoAge:

@@ -92,12 +92,15 @@ async def _iterate(store: Any) -> list[Any]:
 
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "put": (lambda s: s.put("run", "new", [1]), {"flow_run_id": "run", "node_id": "new", "size": 3}),
+    "append": (lambda s: s.append("run", "p", [1]), {"flow_run_id": "run", "node_id": None, "size": 3}),
     "get": (lambda s: s.get("run", "a"), {"flow_run_id": "run", "node_id": "a", "size": 5, "cached": True}),
     "exists": (lambda s: s.exists("run", "a"), {"flow_run_id": "run", "node_id": "a", "cached": True}),
     "get_entry": (lambda s: s.get_entry("run", "a"), {"flow_run_id": "run", "node_id": "a", "size": 5}),
     "put_many": (lambda s: s.put_many("run", {"x": 1, "y": 22}), {"flow_run_id": "run", "items": 2, "size": 3}),
     "get_many": (lambda s: s.get_many("run", ["a", "b"]), {"flow_run_id": "run", "items": 2, "size": 10}),
     "list_keys": (lambda s: s.list_keys("run"), {"flow_run_id": "run", "items": 2, "size": None}),
+    "get_outputs": (lambda s: s.get_outputs([("run", "a"), ("no", "a")]), {"items": 1, "size": 5}),
+    "list_outputs": (lambda s: s.list_outputs("run"), {"flow_run_id": "run", "items": 2, "size": 10}),
     "get_run": (lambda s: s.get_run("run"), {"flow_run_id": "run", "items": 2, "size": 10}),
     "put_global": (lambda s: s.put_global("k", 1), {"key": "k", "size": 1}),
     "upsert_global": (lambda s: s.upsert_global("k", 1), {"key": "k", "size": 1}),
@@ -110,6 +113,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "wait_for": (lambda s: s.wait_for("run", "a"), {"flow_run_id": "run", "node_id": "a", "cached": True}),
     "list_runs": (lambda s: s.list_runs(), {"items": 1}),
     "fork_run": (lambda s: s.fork_run("run", new_flow_run_id="other"), {"flow_run_id": "run"}),
+    "delete_outputs": (lambda s: s.delete_outputs("run", ["a", "x"]), {"flow_run_id": "run", "items": 1}),
     "delete_run": (lambda s: s.delete_run("run"), {"flow_run_id": "run", "items": 2}),
     "prune": (lambda s: s.prune(older_than=datetime.timedelta(days=1)), {"items": 0}),
     "stats": (lambda s: s.stats(), {}),

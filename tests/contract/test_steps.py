@@ -258,11 +258,11 @@ class TestFailures:
             core = core_of(store)
             fetch = core._session.reader.fetch
 
-            async def fetch_late(key: Any, callers: Any) -> Any:
+            async def fetch_late(key: Any, callers: Any, **options: Any) -> Any:
                 core._session.reader.fetch = fetch  # type: ignore[method-assign]
                 # It runs where the caller is, on both faces, and must not wait there for the loop.
                 await core.delete_run("run")
-                return await fetch(key, callers)
+                return await fetch(key, callers, **options)
 
             core._session.reader.fetch = fetch_late  # type: ignore[method-assign]
 

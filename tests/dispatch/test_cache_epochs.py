@@ -318,8 +318,8 @@ class TestOneCall:
         fetch, found = reader.fetch, threading.Event()
         blocked = threading.Event()
 
-        async def held(key: Any, callers: Any) -> Any:
-            record = await fetch(key, callers)
+        async def held(key: Any, callers: Any, **options: Any) -> Any:
+            record = await fetch(key, callers, **options)
             found.set()
             while not blocked.is_set():
                 if make_store.face == "async":

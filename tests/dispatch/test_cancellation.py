@@ -98,6 +98,7 @@ OPERATIONS = {
     "batch": Operation(_batch, _both_and_global),
     "get_or_put": Operation(lambda store, name: store.get_or_put(name, "one", _compute), _output),
     "fork_run": Operation(lambda store, name: store.fork_run("run", new_flow_run_id=name)),
+    "delete_outputs": Operation(lambda store, name: store.delete_outputs(name, prefix="")),
     "delete_run": Operation(lambda store, name: store.delete_run(name)),
     "delete_global": Operation(lambda store, name: store.delete_global(name)),
     "prune": Operation(lambda store, name: store.prune(older_than=datetime.timedelta(days=1))),

@@ -70,7 +70,7 @@ def test_it_has_every_call_of_the_contract_with_its_parameters() -> None:
 
 
 def test_what_was_committed_is_read(engine: FakeEngine) -> None:
-    assert committed(engine, put("run", "a"), put("run", "ab"), PutGlobal("key", ONE, False)) == [None] * 3
+    assert committed(engine, put("run", "a"), put("run", "ab"), PutGlobal("key", ONE, False)) == [True, True, None]
     epoch, (found, absent) = asked(engine.fetch([("run", "a"), ("run", "b")]))
     assert (epoch, found.unwrap().value, absent.unwrap()) == (0, ONE, None)
     assert [asked(engine.exists(("run", node))) for node in ("a", "b")] == [True, False]
@@ -101,7 +101,7 @@ def test_a_deleted_run_is_gone_for_readers_and_its_outputs_are_removed_later(eng
     assert asked(engine.count_tombstones(99)) == 2
     assert committed(engine, ForgetRuns(0, 99, 1), ForgetRuns(0, 99, 9)) == [(1, 2), (1, None)]
     assert asked(engine.find_run("run"))[1] is None
-    assert committed(engine, put("run", "a"), GiveBackSpace(1)) == [None, 0]
+    assert committed(engine, put("run", "a"), GiveBackSpace(1)) == [True, 0]
 
 
 def test_idle_runs_are_deleted_with_their_outputs(engine: FakeEngine) -> None:

@@ -38,7 +38,7 @@ class TestGroups:
         desk.engine.release()
         job.finish()
         desk.engine.run_writes()
-        assert await outcomes_of(tasks) == [[None]] * 4
+        assert await outcomes_of(tasks) == [[True]] * 4
         assert desk.nodes() == [["first"], ["a", "b", "c"]]
 
     async def test_what_comes_while_the_right_to_commit_is_waited_for_goes_with_it(self, desk: Desk) -> None:
@@ -47,7 +47,7 @@ class TestGroups:
         job = desk.engine.begin_write()
         tasks += await desk.submit(put("a"))
         job.finish()
-        assert await outcomes_of(tasks) == [[None]] * 2
+        assert await outcomes_of(tasks) == [[True]] * 2
         assert desk.nodes() == [["first", "a"]]
 
     async def test_one_job_at_a_time_drains_the_queue(self, desk: Desk) -> None:
@@ -105,7 +105,7 @@ class TestWhatEachIsTold:
         desk.engine.run_next_write()
         outcomes = await outcomes_of(tasks)
         assert len(desk.engine.groups) == 1
-        assert [outcomes[i] for i in (0, 2, 5)] == [[None], [None], [1]]
+        assert [outcomes[i] for i in (0, 2, 5)] == [[True], [False], [1]]
         assert [type(outcomes[i]) for i in (1, 3, 4)] == [AlreadyExistsError, RunDeletedError, AlreadyExistsError]
 
     async def test_a_unit_commits_whole_or_not_at_all(self, desk: Desk) -> None:
@@ -113,7 +113,7 @@ class TestWhatEachIsTold:
         tasks = await desk.submit([put("a"), put("taken", b"2")], [put("b")])
         desk.engine.run_writes()
         outcomes = await outcomes_of(tasks)
-        assert [type(outcomes[0]), outcomes[1]] == [AlreadyExistsError, [None]]
+        assert [type(outcomes[0]), outcomes[1]] == [AlreadyExistsError, [True]]
         assert [desk.engine.place.has(("run", node)) for node in ("a", "b")] == [False, True]
 
     async def test_others_are_told_of_what_was_committed_before_the_callers_and_of_nothing_else(
@@ -144,7 +144,7 @@ class TestAGroupThatFailsAsAWhole:
         tasks = await desk.submit(put("a"), put("large"), put("c"))
         desk.engine.run_next_write()
         outcomes = await outcomes_of(tasks)
-        assert [outcomes[0], type(outcomes[1]), outcomes[2]] == [[None], StoreFullError, [None]]
+        assert [outcomes[0], type(outcomes[1]), outcomes[2]] == [[True], StoreFullError, [True]]
         assert desk.nodes() == [["a", "large", "c"], ["a"], ["large"], ["c"]]
         assert [desk.engine.place.has(("run", node)) for node in ("a", "large", "c")] == [True, False, True]
         assert desk.told == [[put("a"), put("c")]]
@@ -190,7 +190,7 @@ class TestAGroupThatFailsAsAWhole:
         desk.engine.run_writes()
         outcomes = await outcomes_of(tasks)
         assert [type(outcome) for outcome in outcomes[:4]] == [StoreBusyError] * 4
-        assert outcomes[4:] == [[None]] * 2
+        assert outcomes[4:] == [[True]] * 2
 
     async def test_is_told_to_each_if_the_right_to_commit_cannot_be_had(self, desk: Desk) -> None:
         reason = OSError("no such file")
@@ -284,7 +284,7 @@ class TestRoom:
     async def test_a_unit_larger_than_the_queue_is_taken_if_the_queue_is_empty(self, desk: Desk) -> None:
         tasks = await desk.submit(put("large", b"1" * 50_000))
         desk.engine.run_writes()
-        assert await outcomes_of(tasks) == [[None]]
+        assert await outcomes_of(tasks) == [[True]]
 
     async def test_small_ones_do_not_overtake_a_large_one_that_waits_for_room(self, desk: Desk) -> None:
         desk.engine.hold("acquire_write")
@@ -294,7 +294,7 @@ class TestRoom:
         desk.engine.release()
         job.finish()
         desk.engine.run_writes()
-        assert await outcomes_of(tasks) == [[None]] * 5
+        assert await outcomes_of(tasks) == [[True]] * 5
         assert desk.nodes() == [["a"], ["large"], ["b", "c", "d"]]
 
     async def test_what_waits_for_room_comes_into_the_queue_when_a_commit_has_taken_what_was_before_it(
@@ -321,7 +321,7 @@ class TestRoom:
         desk.engine.release()
         job.finish()
         desk.engine.run_writes()
-        assert await outcomes_of(tasks) == [[None]] * 2
+        assert await outcomes_of(tasks) == [[True]] * 2
 
 
 class TestTimeout:
@@ -345,7 +345,7 @@ class TestTimeout:
         )
         engine.release()
         job.finish()
-        assert await outcomes_of(tasks[1:]) == [[None]]
+        assert await outcomes_of(tasks[1:]) == [[True]]
         assert desk.nodes() == [["late"]]
 
     async def test_nothing_is_wanted_any_more_once_the_time_of_all_is_over(
@@ -385,7 +385,7 @@ class TestTimeout:
         await asyncio.sleep(0.01)
         assert not tasks[0].done()
         job.finish()
-        assert await outcomes_of(tasks) == [[None]]
+        assert await outcomes_of(tasks) == [[True]]
 
     async def test_the_writer_tries_once_whatever_the_timeout(self, engine: FakeEngine) -> None:
         desk = Desk(engine, timeout=0.0)
@@ -408,7 +408,7 @@ class TestClose:
         assert not tasks[0].done()
         assert desk.writer.queued == 1
         await desk.engine.close()
-        assert await outcomes_of(tasks[:1]) == [[None]]
+        assert await outcomes_of(tasks[:1]) == [[True]]
         assert desk.nodes() == [["a"]]
 
     async def test_nothing_more_is_accepted(self, desk: Desk) -> None:
@@ -423,14 +423,14 @@ class TestClose:
         job = desk.engine.begin_write()
         desk.writer.close()
         job.finish()
-        assert await outcomes_of(tasks) == [[None]]
+        assert await outcomes_of(tasks) == [[True]]
 
     async def test_it_may_come_twice(self, desk: Desk) -> None:
         tasks = await desk.submit(put("a"))
         desk.writer.close()
         desk.writer.close()
         desk.engine.run_writes()
-        assert await outcomes_of(tasks) == [[None]]
+        assert await outcomes_of(tasks) == [[True]]
 
 
 class TestTheRightToCommit:
@@ -439,7 +439,7 @@ class TestTheRightToCommit:
         tasks = await desk.submit(put("a"))
         job = desk.engine.begin_write()
         assert desk.engine.calls == ["acquire_write", "commit", "release_write", "maintain"]
-        assert await outcomes_of(tasks) == [[None]]  # while the store is looked after
+        assert await outcomes_of(tasks) == [[True]]  # while the store is looked after
         job.finish()
 
     async def test_is_not_asked_for_where_nothing_is_queued(self, desk: Desk) -> None:
@@ -456,7 +456,7 @@ class TestTheRightToCommit:
         desk.engine.place.put("run", "b", Encoded(JSON, b"2"))
         desk.engine.run_writes()
         outcomes = await outcomes_of(tasks)
-        assert [outcomes[0], type(outcomes[1])] == [[None], AlreadyExistsError]
+        assert [outcomes[0], type(outcomes[1])] == [[True], AlreadyExistsError]
 
     async def test_another_process_may_delete_the_run_while_it_is_waited_for(self, desk: Desk) -> None:
         desk.engine.hold("acquire_write")
@@ -465,13 +465,13 @@ class TestTheRightToCommit:
         desk.engine.place.delete("run")
         job.finish()
         outcomes = await outcomes_of(tasks)
-        assert [type(outcomes[0]), outcomes[1]] == [RunDeletedError, [None]]
+        assert [type(outcomes[0]), outcomes[1]] == [RunDeletedError, [True]]
 
     async def test_a_deletion_and_puts_into_its_run_commit_in_their_order(self, desk: Desk) -> None:
         tasks = await desk.submit(put("a"), DeleteRun("run"), put("b"))
         desk.engine.run_writes()
         outcomes = await outcomes_of(tasks)
-        assert [*outcomes[:2], type(outcomes[2])] == [[None], [True], RunDeletedError]
+        assert [*outcomes[:2], type(outcomes[2])] == [[True], [True], RunDeletedError]
 
 
 class TestThreads:
@@ -495,7 +495,7 @@ class TestThreads:
         engine.run_writes()
         for thread in threads:
             thread.join(10)
-        assert (outcomes["a"], outcomes["b"], type(outcomes["taken"])) == ([None], [None], AlreadyExistsError)
+        assert (outcomes["a"], outcomes["b"], type(outcomes["taken"])) == ([True], [True], AlreadyExistsError)
         assert len(engine.groups) == 1
 
     def test_a_thread_gives_up_when_its_time_is_over_and_nothing_is_stored(

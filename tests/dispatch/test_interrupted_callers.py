@@ -45,7 +45,7 @@ class Writes:
         self.engine.run_writes()
 
     def is_right(self, name: str, result: Any) -> bool:
-        return result == [None] and self.engine.place.has(("run", name))
+        return result == [True] and self.engine.place.has(("run", name))
 
     def is_idle(self) -> bool:
         return (len(self.writer._queue), len(self.engine.writes)) == (0, 0)
@@ -192,7 +192,7 @@ def test_a_put_that_close_refuses_is_told_so_though_close_is_interrupted(monkeyp
     for at, where, outcome in at_each_instruction(lambda at: stores[at].close(), act, *FOLDERS):
         assert isinstance(outcome, KeyboardInterrupt), where
         stores[at].run_jobs()
-        assert puts[at][0].result() == [None], where
+        assert puts[at][0].result() == [True], where
         try:
             result = puts[at][1].result()
         except StoreClosedError:

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StorageError, copy
-from contextstore._core import outputs as _outputs
+from contextstore._core import parts as _parts
 from contextstore._postgres import reads as _postgres_reads
 from contextstore._postgres.statements import statements_for
 from contextstore._process import pacing as _breath
@@ -69,7 +69,7 @@ class TestAGetBesideAScan:
     async def test_it_is_answered_meanwhile(
         self, make_store: Target, monkeypatch: pytest.MonkeyPatch, what: str
     ) -> None:
-        monkeypatch.setattr(_outputs, "_LIST_KEYS", 2)
+        monkeypatch.setattr(_parts, "_LIST_KEYS", 2)
         call, scan = SCANS[what]
         async with make_store(cache_bytes=0) as store:
             await store.put_many("run", {"a": 1, "b": 2, "c": 3})
@@ -193,7 +193,7 @@ class TestTheConnectionOfScans:
 class TestLongLists:
     @pytest.fixture(autouse=True)
     def short_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_outputs, "_LIST_KEYS", 50)
+        monkeypatch.setattr(_parts, "_LIST_KEYS", 50)
         for module in (_sqlite_reads, _postgres_reads):
             monkeypatch.setattr(module, "_NODE_IDS", 50)
 

@@ -81,10 +81,10 @@ class TestAnOutputIsPutWhereOneStands:
 
 
 class TestTheRowOfAnOutput:
-    ROW = ("node", JSON, b"1", checksum("run", "node", ONE), 5, 1, 7)
+    ROW = ("node", JSON, b"1", checksum("run", "node", ONE), 5, 1, 7, None)
 
     def row(self, **damage: Any) -> tuple[Any, ...]:
-        names = ("node_id", "codec", "data", "checksum", "written_at", "size", "run")
+        names = ("node_id", "codec", "data", "checksum", "written_at", "size", "run", "tag")
         return tuple((dict(zip(names, self.ROW, strict=True)) | damage).values())
 
     def test_that_is_intact_is_its_record(self) -> None:

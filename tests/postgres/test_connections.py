@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, Observer, StoreBusyError
-from contextstore._core import outputs
+from contextstore._core import parts
 from contextstore._postgres import reads
 from contextstore._postgres.connection import Connection
 from contextstore.observers import WaitEvent
@@ -153,7 +153,7 @@ async def test_a_list_may_take_longer_than_the_timeout_if_each_of_its_answers_is
 
     async with AsyncContextStore(url, timeout=1) as store:
         await store.put_many("run", {f"{i}": i for i in range(8)})
-        monkeypatch.setattr(outputs, "_LIST_KEYS", 2)
+        monkeypatch.setattr(parts, "_LIST_KEYS", 2)
         monkeypatch.setattr(reads, "_NODE_IDS", 2)
         monkeypatch.setattr(Connection, "fetch", fetch_slowly)
         assert await store.list_keys("run") == [f"{i}" for i in range(8)]

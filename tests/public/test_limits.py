@@ -21,7 +21,7 @@ from contextstore._postgres.engine import PostgresEngine
 from contextstore._process import log_handover
 from contextstore._sqlite import lending, writes
 from contextstore._sqlite.engine import SQLiteEngine
-from contextstore._values import encode, keys, plain
+from contextstore._values import arguments, encode, keys, plain
 
 from .pages import rows, section
 from .test_readme import ROOT
@@ -57,6 +57,7 @@ LIMITS = {
     ),
     "a global's key, a prefix": (f"0 to {keys.MAX_KEY_BYTES:,} bytes, likewise", SAME),
     "a value as it is stored (`max_value_bytes`)": (value(SQLiteEngine), value(PostgresEngine)),
+    "a tag": (f"1 to {arguments.TAG_BYTES} printable characters of ASCII", SAME),
     "nesting of a value": (f"200 levels always, {plain.MAX_DEPTH} at most", SAME),
     "an integer": ("`-2**63 to 2**64-1`", SAME),
     "how often `encode_default` is asked for one object": (f"{encode._MOST_ASKED} times", SAME),

@@ -46,7 +46,8 @@ async def test_a_life_is_told_at_info(make_store: Target, caplog: pytest.LogCapt
     opened, deleted, pruned, closed = facts_of(caplog)
     assert opened["event"] == "opened"
     assert opened["seconds"] >= 0
-    assert deleted == {"event": "run_deleted", "location": location, "flow_run_id": "run", "outputs": 2}
+    told = {"event": "run_deleted", "location": location, "flow_run_id": "run", "outputs": 2, "forgotten": False}
+    assert deleted == told
     assert pruned["event"] == "pruned"
     assert (pruned["runs"], pruned["outputs"]) == (1, 1)
     assert closed == {"event": "closed", "location": location}

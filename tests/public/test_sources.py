@@ -88,6 +88,7 @@ PARTS_OF_TEXT = {"replace", "split", "strip", "join", "format", "removesuffix", 
 FOLLOWED_BY_HAND = {
     ("_sqlite.worker", "self._serve"): "a function, which is called and not parsed",
     ("_sqlite.file", "self._synchronous"): "1 or 2, looked up in a dict of the two durabilities",
+    ("_sqlite.migrations", "sql"): "a part of a schema of ours, as SQLite itself tells it of a new store in memory",
     ("_sqlite.check", "self._table.name"): "_OUTPUTS or _GLOBALS, of constants",
     ("_sqlite.check", "self._table.rows"): "_OUTPUTS or _GLOBALS, of constants",
     ("_sqlite.check", "self._table.keys"): "_OUTPUTS or _GLOBALS, of constants",
@@ -96,7 +97,11 @@ FOLLOWED_BY_HAND = {
     ("_postgres.connection", "query"): "hands on what the other modules give it, which is looked at there",
     ("_postgres.pool", "statement"): "hands on what the modules that read give it, which is looked at there",
 }
-RECORDS = {"Statements", "WriteStatements"}  # made in one place alone, with the schema's name in each text
+RECORDS = {
+    "Statements",
+    "WriteStatements",
+    "MarkStatements",
+}  # made in one place alone, with the schema's name in each text
 
 
 class SQLRule:
@@ -146,8 +151,10 @@ class SQLRule:
             self.followed_by_hand.add((module, ast.unparse(node)))
             return True
         match node:
-            case ast.Constant():
+            case ast.Constant() | ast.UnaryOp(operand=ast.Constant()):
                 return True
+            case ast.Starred(value=value) | ast.UnaryOp(op=ast.USub(), operand=value):
+                return self.is_fixed(module, value)
             case ast.JoinedStr(values=values):
                 return all(self.is_fixed(module, value) for value in values)
             case ast.FormattedValue(value=value):

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from contextstore import ContextStoreError, CorruptStoreError, StorageError
 from contextstore._engine.contract import Feed, GroupLimits, Job
 from contextstore._engine.epochs import Epoch
-from contextstore._engine.operations import PutOutput, Unit, is_deletion
+from contextstore._engine.operations import PutOutput, Unit, is_deletion, may_delete_outputs
 from contextstore._engine.pages import OutputPage, OutputRow, Part
 from contextstore._engine.portions import Portion
 from contextstore._engine.records import (
@@ -285,7 +285,7 @@ class FakeEngine:
         self.groups.append([list(unit) for unit in units])
         await self._called("commit")
         before = self.place.epoch
-        if any(is_deletion(operation) for unit in units for operation in unit):
+        if any(is_deletion(operation) or may_delete_outputs(operation) for unit in units for operation in unit):
             self.place.epoch += 1
             await self._stand_at("deleting")
             self.place.epoch -= 1
@@ -329,7 +329,8 @@ class FakeEngine:
 
     def _node_ids(self, flow_run_id: str, part: Part) -> list[str]:
         run = self.place.alive(flow_run_id)
-        found = [] if run is None else [node_id for node_id in run.outputs if node_id.startswith(part.prefix)]
+        names = [] if run is None else [node_id for node_id in run.outputs if node_id.startswith(part.prefix)]
+        found = [node_id for node_id in names if self.place.has((flow_run_id, node_id))]
         if part.after:
             found = [one for one in found if (one < part.after if part.reverse else one > part.after)]
         return sorted(found, reverse=part.reverse)
@@ -357,7 +358,7 @@ class FakeEngine:
         return OutputPage(rows, None, is_last=True)
 
     async def page_outputs(
-        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int
+        self, flow_run_id: str, run: int | None, after: str, limit: int, max_bytes: int, with_marks: bool = False
     ) -> list[Fetched]:
         await self._called("page_outputs")
         there = self.place.alive(flow_run_id)
@@ -366,6 +367,8 @@ class FakeEngine:
         page: list[Fetched] = []
         portion = Portion(limit, max_bytes)
         for node_id in sorted(node_id for node_id in there.outputs if node_id > after):
+            if not (with_marks or self.place.has((flow_run_id, node_id))):
+                continue
             if portion.is_full:
                 break
             portion.takes(len(there.outputs[node_id].data or b""))

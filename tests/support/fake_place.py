@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from contextstore import ContextStoreError, RunDeletedError
+from contextstore import AlreadyExistsError, ContextStoreError, RunDeletedError
 from contextstore._engine.operations import (
     DeleteGlobal,
     DeleteIdleRuns,
+    DeleteOutputs,
     DeleteRun,
     FindRun,
     ForgetRun,
@@ -22,9 +23,11 @@ from contextstore._engine.operations import (
     GiveBackSpace,
     IdleDeletion,
     LoadGlobal,
+    LoadMark,
     LoadOutput,
     LoadRun,
     Operation,
+    OutputDeletion,
     PutGlobal,
     PutOutput,
     Removal,
@@ -32,11 +35,12 @@ from contextstore._engine.operations import (
     Unit,
     UpsertGlobal,
     is_deletion,
+    may_delete_outputs,
 )
 from contextstore._engine.portions import Portion
-from contextstore._engine.records import Fetched, OutputKey
+from contextstore._engine.records import Fetched, OutputKey, OutputRecord
 from contextstore._engine.rules import StoredGlobal, change_global, marks_deleted, read_output, refusal_of_put
-from contextstore._values.codec import Encoded, checksum
+from contextstore._values.codec import DELETED, MARK, Encoded, checksum
 from contextstore._waiting.outcome import Outcome
 
 LOCATION = "fake"
@@ -84,7 +88,7 @@ class Place:
 
     def commit_units(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         """Those that are not refused, at one moment."""
-        deletes = any(is_deletion(operation) for unit in units for operation in unit)
+        deletes = any(is_deletion(operation) or may_delete_outputs(operation) for unit in units for operation in unit)
         self.epoch += deletes
         self.now += 1
         outcomes = [self._commit_unit(unit) for unit in units]
@@ -126,11 +130,11 @@ class Place:
     def value(self, flow_run_id: str, node_id: str) -> Encoded | None:
         """What every reader gets; None: nothing."""
         record = self.read((flow_run_id, node_id)).unwrap()
-        return None if record is None else record.value
+        return record.value if isinstance(record, OutputRecord) else None
 
     def has(self, key: OutputKey) -> bool:
         run = self.alive(key[0])
-        return run is not None and key[1] in run.outputs
+        return run is not None and key[1] in run.outputs and run.outputs[key[1]].codec != DELETED
 
     def is_deleted(self, flow_run_id: str) -> bool:
         run = self.runs.get(flow_run_id)
@@ -153,7 +157,9 @@ class Place:
 
     def _apply(self, operation: Operation) -> Any:
         self.history.append(
-            (operation.flow_run_id, operation.node_id) if isinstance(operation, PutOutput | LoadOutput) else None
+            (operation.flow_run_id, operation.node_id)
+            if isinstance(operation, PutOutput | LoadOutput | LoadMark)
+            else None
         )
         match operation:
             case PutOutput():
@@ -162,6 +168,10 @@ class Place:
                 return self._put(operation, operation.written_at)
             case PutGlobal() | UpsertGlobal() | DeleteGlobal() | LoadGlobal():
                 return self._change_global(operation)
+            case DeleteOutputs():
+                return self._delete_outputs(operation)
+            case LoadMark():
+                return self._load_mark(operation)
             case DeleteRun():
                 return self._mark_deleted(operation)
             case FindRun():
@@ -185,20 +195,45 @@ class Place:
             self.runs[flow_run_id] = Run(self._serials, created_at)
         return self.runs[flow_run_id]
 
-    def _put(self, put: PutOutput | LoadOutput, written_at: int) -> None:
+    def _put(self, put: PutOutput | LoadOutput, written_at: int) -> bool:
         run, meant = self.runs.get(put.flow_run_id), put.run if isinstance(put, PutOutput) else None
         if self.is_deleted(put.flow_run_id) or (meant is not None and (run is None or run.serial != meant)):
             raise RunDeletedError(put.flow_run_id)
         stored = self.read((put.flow_run_id, put.node_id)).unwrap()
         if stored is not None:
-            refusal = refusal_of_put(put, stored.value)
+            refusal = refusal_of_put(put, stored.value if isinstance(stored, OutputRecord) else MARK)
             if refusal is not None:
                 raise refusal
-            return
+            return False
         codec, data, tag = put.value
         whole = checksum(put.flow_run_id, put.node_id, put.value)
         row = StoredOutput(codec, data, whole, written_at, len(data), tag)
         self._run(put.flow_run_id, self.now).outputs[put.node_id] = row
+        return True
+
+    def _delete_outputs(self, delete: DeleteOutputs) -> OutputDeletion:
+        run = self.alive(delete.flow_run_id)
+        if delete.run is not None and (run is None or run.serial != delete.run):
+            raise RunDeletedError(delete.flow_run_id)
+        if run is None:
+            return OutputDeletion(0)
+        there = [name for name, row in sorted(run.outputs.items()) if row.codec != DELETED]
+        wanted = [name for name in there if delete.takes(delete.flow_run_id, name)]
+        some = wanted[: delete.limit]
+        for name in some:
+            run.outputs[name] = _mark(delete.flow_run_id, name, self.now)
+        return OutputDeletion(len(some), some[-1] if len(some) < len(wanted) else None, run.serial)
+
+    def _load_mark(self, load: LoadMark) -> bool:
+        if self.is_deleted(load.flow_run_id):
+            raise RunDeletedError(load.flow_run_id)
+        run = self._run(load.flow_run_id, self.now)
+        replaces = self.has((load.flow_run_id, load.node_id))
+        if replaces and not load.replaces:
+            raise AlreadyExistsError(load.flow_run_id, load.node_id, False)
+        if load.node_id not in run.outputs or replaces:
+            run.outputs[load.node_id] = _mark(load.flow_run_id, load.node_id, load.written_at)
+        return replaces
 
     def _change_global(self, operation: PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal) -> Any:
         key = operation.key
@@ -283,3 +318,8 @@ class Place:
         for _, name in some:
             del self.runs[name]
         return len(some), some[-1][0] if len(some) == forget.limit else None
+
+
+def _mark(flow_run_id: str, node_id: str, written_at: int) -> StoredOutput:
+    codec, data, tag = MARK
+    return StoredOutput(codec, data, checksum(flow_run_id, node_id, MARK), written_at, 0, tag)

@@ -43,6 +43,7 @@ from contextstore import (
     InvalidKeyError,
     Observer,
     Output,
+    OutputDeletedError,
     Problem,
     PruneReport,
     ReadOnlyStoreError,
@@ -122,9 +123,11 @@ async def outputs(store: AsyncContextStore, run_id: uuid.UUID, by_node: dict[str
     assert_type(await store.list_keys("run"), list[str])
     assert_type(await store.list_keys(run_id, prefix="a"), list[str])
     assert_type(await store.append("run", "log/", 1, key=run_id, tag="text/plain"), str)
-    assert_type(await store.put_many("run", {"a": 1, "b": "x"}), None)
-    assert_type(await store.put_many("run", {run_id: 1}, exist_ok=True), None)
-    assert_type(await store.put_many("run", by_node), None)
+    assert_type(await store.put_many("run", {"a": 1, "b": "x"}), list[str])
+    assert_type(await store.put_many("run", {run_id: 1}, exist_ok=True), list[str])
+    assert_type(await store.put_many("run", by_node), list[str])
+    assert_type(await store.delete_outputs("run", ["a", run_id]), int)
+    assert_type(await store.delete_outputs(run_id, prefix="a"), int)
     assert_type(await store.get_many("run", ["a", run_id]), dict[str, Any])
     assert_type(await store.get_many("run", by_node), dict[str, Any])
     assert_type(await store.get_many("run", by_node, type=Rows), dict[str, Rows])
@@ -223,8 +226,8 @@ async def one_run(store: AsyncContextStore, node: uuid.UUID, by_node: Mapping[st
     assert_type(await run.get(node, type=int), int | None)
     assert_type(await run.exists(node), bool)
     assert_type(await run.list_keys(prefix="a"), list[str])
-    assert_type(await run.put_many(by_node, exist_ok=True), None)
     assert_type(await run.append("log/", 1, key="first", tag="text/plain"), str)
+    assert_type(await run.put_many(by_node, exist_ok=True), list[str])
     assert_type(await run.get_many(["node", node]), dict[str, Any])
     assert_type(await run.get_many(["node", node], type=Rows), dict[str, Rows])
     assert_type(await run.get_run(type=Rows), dict[str, Rows])
@@ -286,9 +289,11 @@ def outputs_blocking(store: ContextStore, run_id: uuid.UUID, by_node: dict[str, 
     assert_type(store.list_keys("run"), list[str])
     assert_type(store.list_keys(run_id, prefix="a"), list[str])
     assert_type(store.append("run", "log/", 1, key=run_id, tag="text/plain"), str)
-    assert_type(store.put_many("run", {"a": 1, "b": "x"}), None)
-    assert_type(store.put_many("run", {run_id: 1}, exist_ok=True), None)
-    assert_type(store.put_many("run", by_node), None)
+    assert_type(store.put_many("run", {"a": 1, "b": "x"}), list[str])
+    assert_type(store.put_many("run", {run_id: 1}, exist_ok=True), list[str])
+    assert_type(store.put_many("run", by_node), list[str])
+    assert_type(store.delete_outputs("run", ["a", run_id]), int)
+    assert_type(store.delete_outputs(run_id, prefix="a"), int)
     assert_type(store.get_many("run", ["a", run_id]), dict[str, Any])
     assert_type(store.get_many("run", by_node), dict[str, Any])
     assert_type(store.get_many("run", by_node, type=Rows), dict[str, Rows])
@@ -379,8 +384,8 @@ def one_run_blocking(store: ContextStore, node: uuid.UUID, by_node: Mapping[str,
     assert_type(run.get(node, type=int), int | None)
     assert_type(run.exists(node), bool)
     assert_type(run.list_keys(prefix="a"), list[str])
-    assert_type(run.put_many(by_node, exist_ok=True), None)
     assert_type(run.append("log/", 1, key="first", tag="text/plain"), str)
+    assert_type(run.put_many(by_node, exist_ok=True), list[str])
     assert_type(run.get_many(["node", node]), dict[str, Any])
     assert_type(run.get_many(["node", node], type=Rows), dict[str, Rows])
     assert_type(run.get_run(type=Rows), dict[str, Rows])
@@ -456,7 +461,7 @@ def exchanged(one: ContextStore, other: ContextStore) -> None:
             case ExportedRun():
                 assert_type((record.created_at, record.deleted_at), tuple[datetime.datetime, datetime.datetime | None])
             case ExportedOutput():
-                assert_type((record.flow_run_id, record.node_id, record.data), tuple[str, str, bytes])
+                assert_type((record.flow_run_id, record.node_id, record.data), tuple[str, str, bytes | None])
             case ExportedAppendCounter():
                 assert_type((record.flow_run_id, record.prefix, record.last), tuple[str, str, int])
             case ExportedAppendKey():
@@ -475,8 +480,12 @@ async def awaited_copies(one: ContextStore, other: AsyncContextStore) -> None:
 
 def facts(error: Exception) -> None:
     match error:
+        case OutputDeletedError():
+            assert_type((error.flow_run_id, error.node_id), tuple[str, str])
         case AlreadyExistsError():
             assert_type((error.flow_run_id, error.node_id, error.same_value), tuple[str, str, bool])
+        case OutputDeletedError():
+            assert_type((error.flow_run_id, error.node_id), tuple[str, str])
         case GlobalAlreadyExistsError():
             assert_type((error.key, error.same_value), tuple[str, bool])
         case VersionConflictError():
