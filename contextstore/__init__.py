@@ -19,6 +19,7 @@ from ._results import (
     Counters,
     ExportedAppendCounter,
     ExportedAppendKey,
+    ExportedFreedVersion,
     ExportedGlobal,
     ExportedOutput,
     ExportedRun,
@@ -31,6 +32,7 @@ from ._results import (
     StoreStats,
 )
 from ._sqlite.restore import restore
+from ._values.expiry import KEEP
 from ._values.keys import new_flow_run_id
 from .errors import (
     AlreadyExistsError,
@@ -63,6 +65,7 @@ from .observers import Observer
 __version__ = "0.1.0"
 
 __all__ = [
+    "KEEP",
     "AlreadyExistsError",
     "AsyncContextStore",
     "AsyncFlowRun",
@@ -76,6 +79,7 @@ __all__ = [
     "Counters",
     "CorruptStoreError",
     "DeserializationError",
+    "ExportedFreedVersion",
     "ExportedGlobal",
     "ExportedOutput",
     "ExportedAppendCounter",

@@ -122,12 +122,15 @@ class GlobalEntry(RecordWithValue):
         value: a fresh object, without a ``type``.
         version: 1, 2, …; it rises with each write, and never repeats.
         written_at: when this version was written; aware, in UTC.
+        expires_at: when it will be there no more, by the clock of the machine that has the file, or of the server;
+            aware, in UTC. None: it stays.
     """
 
     key: str
     value: Any
     version: int
     written_at: datetime.datetime
+    expires_at: datetime.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +142,14 @@ class PruneReport(Record):
         outputs: how many outputs these had.
         bytes: bytes of the stored values of these outputs.
         tombstones: how many deleted runs were forgotten.
+        globals: how many globals, deleted or expired, were freed: nothing is left of them.
     """
 
     runs: int
     outputs: int
     bytes: int
     tombstones: int
+    globals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +249,7 @@ class ExportedGlobal(RecordWithValue):
         data: the JSON text as UTF-8, or the bytes themselves. None: it is deleted.
         version: its version; of a deleted one, the last that it had.
         written_at: when this version was written, or deleted; aware, in UTC.
+        expires_at: from when on it is not there, be that in the past; aware, in UTC. None: it stays.
     """
 
     key: str
@@ -251,6 +257,18 @@ class ExportedGlobal(RecordWithValue):
     data: bytes | None
     version: int
     written_at: datetime.datetime
+    expires_at: datetime.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFreedVersion(Record):
+    """How far the versions had come of those globals of which ``prune`` has left nothing: they begin above it.
+
+    Attributes:
+        version: the highest of them.
+    """
+
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +345,7 @@ class Counters(Record):
             they make, an iteration once it is begun. ``open``, ``close``, ``counters`` and ``copy`` are not counted.
         errors: how many of them ended by an exception, by the name of its class; cancellations, too.
         waits: how often something was waited for, by its kind: ``"lock"``, ``"connection"``, ``"commit"``,
-            ``"output"``, as ``contextstore.observers.WaitEvent`` has them.
+            ``"output"``, ``"global"``, as ``contextstore.observers.WaitEvent`` has them.
         busy_timeouts: how many of these were given up.
         troubles: how often there was trouble that no call has raised, by its kind: ``"checkpoint"``, ``"connection"``,
             ``"poll"``, ``"observer"`` (one has raised).

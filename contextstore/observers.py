@@ -93,7 +93,8 @@ class WaitEvent:
     Attributes:
         location, engine: as for ``OperationEvent``.
         kind: ``"lock"`` (the lock file of a store in a file, held by another process or object), ``"connection"`` (of
-            the pool to a server), ``"commit"`` (a write withdrawn at its ``timeout``), ``"output"`` (``wait_for``).
+            the pool to a server), ``"commit"`` (a write withdrawn at its ``timeout``), ``"output"`` (``wait_for``),
+            ``"global"`` (``wait_for_global``).
         seconds: how long.
         timed_out: whether it was given up.
     """

@@ -23,7 +23,7 @@ import anyio
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from web_worker import ANSWER, DRAFT, KEYS, LAST, OPEN, READY, REQUEST, Answer, NewRun, Worker
+from web_worker import ANSWER, DRAFT, KEEP, KEYS, LAST, OPEN, READY, REQUEST, Answer, NewRun, Worker
 
 import contextstore
 from contextstore import AsyncContextStore, AsyncFlowRun, Output
@@ -106,7 +106,7 @@ async def begin_run(
     flow_run_id, key = contextstore.new_flow_run_id(), KEYS + idempotency_key
     try:
         async with worker.store.batch() as batch:  # one commit: no key without its run, no run that is nobody's
-            batch.put_global(key, flow_run_id)
+            batch.put_global(key, flow_run_id, ttl=KEEP)
             batch.put(flow_run_id, REQUEST, new)
             batch.put_global(OPEN + flow_run_id, READY)
     except contextstore.GlobalAlreadyExistsError:

@@ -33,7 +33,8 @@ from contextstore import (
 )
 
 CLAIM_LASTS = float(os.environ.get("CLAIM_LASTS", "30"))  # seconds; it is renewed four times as often
-KEEP_DAYS = float(os.environ.get("KEEP_DAYS", "30"))  # since the last output, or of an idempotency key the first use
+# Since the last output, or of an idempotency key the first use. More than 0, if keys are to be taken at all.
+KEEP = datetime.timedelta(days=float(os.environ.get("KEEP_DAYS", "30")))
 MODEL_TAKES = float(os.environ.get("MODEL_TAKES", "0.5"))  # seconds
 AT_ONCE = 100  # runs that one worker works on; the rest is left to others
 
@@ -147,17 +148,16 @@ class Worker:
         await self.store.update_global(key, lambda value: state if value == self.name else value, default=READY)
 
     async def prune_once_a_day(self) -> None:
-        """Retention. Of the workers that find it due one gets the global, and does it."""
-        keep = datetime.timedelta(days=KEEP_DAYS)
+        """Retention. Of the workers that find it due one gets the global, and does it.
+
+        Idempotency keys pass by themselves (``KEEP``), and are freed by the way.
+        """
         while True:
             try:
                 last = await self.store.get_global_entry(RETENTION)
                 is_due = last is None or age_of(last) > datetime.timedelta(days=1)
                 if is_due and await replace(self.store, RETENTION, self.name, 0 if last is None else last.version):
-                    log.info("pruned: %s", await self.store.prune(older_than=keep))
-                    async for entry in all_globals(self.store, KEYS):
-                        if age_of(entry) > keep:
-                            await self.store.delete_global(entry.key)
+                    log.info("pruned: %s", await self.store.prune(older_than=KEEP))
             except StorageError as error:
                 log.warning("retention is left for later: %s", error)
             await asyncio.sleep(3600)

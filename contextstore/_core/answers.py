@@ -49,7 +49,8 @@ def value_of(flow_run_id: str, row: OutputRow, type: Any) -> Any:
 
 def global_entry_of(record: GlobalRecord, type: Any = None) -> GlobalEntry:
     value = converted(record.value, type, record.key)
-    return GlobalEntry(record.key, value, record.version, time_of(record.written_at))
+    expires_at = None if record.expires_at is None else time_of(record.expires_at)
+    return GlobalEntry(record.key, value, record.version, time_of(record.written_at), expires_at)
 
 
 def run_info_of(record: RunRecord) -> RunInfo:

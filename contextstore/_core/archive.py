@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from .._engine.operations import (
     LoadAppendCounter,
     LoadAppendKey,
+    LoadFreedVersion,
     LoadGlobal,
     LoadMark,
     LoadOutput,
@@ -128,6 +129,9 @@ class Archive:
         if selection.globals:
             async for one in self._globals():
                 yield one
+            # Behind the globals: so the versions of all that there were of these keys stand here already.
+            if freed := await self._freed_version():
+                yield LoadFreedVersion(freed)
 
     async def _globals(self) -> AsyncIterator[LoadGlobal]:
         key: str | None = None
@@ -138,6 +142,13 @@ class Archive:
                 else:
                     key = one.result.key
                     yield LoadGlobal(*one.result)
+
+    async def _freed_version(self) -> int:
+        try:
+            return await self.read(self.session.engine.freed_version)
+        except CorruptStoreError as error:
+            self._skip(Problem("file", (), error.message), error)
+            return 0
 
     async def _run(self, run: RunRow) -> AsyncIterator[Operation]:
         load = self._load_of(run)

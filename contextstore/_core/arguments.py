@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from .._engine.pages import Part
 from .._engine.records import OutputKey
 from .._values.arguments import check_count
-from .._values.keys import Id, node_key, output_key, prefix_key
+from .._values.keys import Id, global_key, node_key, output_key, prefix_key
 
 _MOST = 2**31 - 1  # what every engine takes for a limit
 
@@ -47,6 +47,15 @@ def part_of(prefix: str, after: Id | None, reverse: bool) -> Part:
 def behind(after: Id | None) -> Id | None:
     """What a page comes behind; None: it is the first, since nothing is named, or nothing but the empty text."""
     return None if after == "" else after
+
+
+def several_keys(keys: Iterable[Id]) -> list[str]:
+    """The same for the keys of globals."""
+    if isinstance(keys, str | uuid.UUID):
+        raise TypeError(f"keys must be several keys, not one: pass [{keys!r}]")
+    if not isinstance(keys, Iterable):
+        raise TypeError(f"keys must be several keys, not {type(keys).__name__}")
+    return [global_key(key, "keys") for key in keys]
 
 
 def page_size(limit: int) -> int:

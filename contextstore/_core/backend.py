@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from .._dispatch.cache import OutputCache
+from .._dispatch.global_reader import GlobalReader
 from .._dispatch.host import EngineHost
-from .._dispatch.observed import ObservedCache, ObservedReader, ObservedWriter
+from .._dispatch.observed import ObservedCache, ObservedGlobalReader, ObservedReader, ObservedWriter
 from .._dispatch.reader import Reader
 from .._dispatch.subscriptions import Subscriptions
 from .._dispatch.writer import LEAST_PATIENCE, Writer
@@ -50,11 +51,12 @@ class _Parts(NamedTuple):
 
     cache: type[OutputCache]
     reader: type[Reader]
+    global_reader: type[GlobalReader]
     writer: type[Writer]
 
 
-_PLAIN = _Parts(OutputCache, Reader, Writer)
-_OBSERVED = _Parts(ObservedCache, ObservedReader, ObservedWriter)
+_PLAIN = _Parts(OutputCache, Reader, GlobalReader, Writer)
+_OBSERVED = _Parts(ObservedCache, ObservedReader, ObservedGlobalReader, ObservedWriter)
 
 
 class Backend:
@@ -80,11 +82,13 @@ class Backend:
         self.patience = max(timeout, LEAST_PATIENCE)
         """Seconds that most calls wait at most."""
         self.reader = parts.reader(engine, cache, self.patience)
-        writer, reader = self.writer, self.reader
+        self.global_reader = parts.global_reader(engine)
+        writer, reader, global_reader = self.writer, self.reader, self.global_reader
 
         def refuse_calls() -> None:  # holds no reference to this object, which may be collected while its engine runs
             writer.close()
             reader.close()
+            global_reader.close()
             subscriptions.close()
 
         self._refuse_calls = refuse_calls

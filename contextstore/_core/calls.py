@@ -86,6 +86,9 @@ GLOBALS = {
     "get": Call("get_global", _KEY),
     "get_entry": Call("get_global_entry", _KEY),
     "page": Call("list_globals", (), _length),
+    "keys": Call("list_global_keys", (), _length),
+    "get_several": Call("get_globals", (), _length),
+    "delete_several": Call("delete_globals", (), _itself),
     "delete": Call("delete_global", _KEY),
     "update": Call("update_global", _KEY),
 }
@@ -95,6 +98,7 @@ WAITS = {
     "wait_for": Call("wait_for", _OUTPUT),
 }
 WATCHING = {"watch": Call("watch", _RUN)}
+GLOBAL_WAITS = {"wait_for": Call("wait_for_global", _KEY)}
 DELETIONS = {"delete_outputs": Call("delete_outputs", _RUN, _itself)}
 RETENTION = {"delete_run": Call("delete_run", _RUN, _itself), "prune": Call("prune", (), _runs)}
 MAINTENANCE = {name: Call(name) for name in ("stats", "ping", "check", "backup")}

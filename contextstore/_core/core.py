@@ -15,6 +15,7 @@ from .answers import converted
 from .backend import Backend
 from .calls import Calls
 from .deletion import DeletionService
+from .global_waits import GlobalWaitService
 from .globals import GlobalService
 from .lives import Lives
 from .maintenance import MaintenanceService
@@ -56,6 +57,7 @@ class Core:
         self.globals = noted.of(GlobalService(self.session), calls.GLOBALS)
         self.runs = noted.of(runs, calls.RUNS)
         self.waits = noted.of(WaitService(self.session, outputs, lives), calls.WAITS)
+        self.global_waits = noted.of(GlobalWaitService(self.session), calls.GLOBAL_WAITS)
         self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)
         self.deletions = noted.of(DeletionService(self.session, lives), calls.DELETIONS)
         self.retention = noted.of(RetentionService(self.session, lives), calls.RETENTION)

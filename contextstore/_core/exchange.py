@@ -17,6 +17,7 @@ from .._engine.appending import LAST_NUMBER
 from .._engine.operations import (
     LoadAppendCounter,
     LoadAppendKey,
+    LoadFreedVersion,
     LoadGlobal,
     LoadMark,
     LoadOutput,
@@ -27,6 +28,7 @@ from .._engine.operations import (
 from .._results import (
     ExportedAppendCounter,
     ExportedAppendKey,
+    ExportedFreedVersion,
     ExportedGlobal,
     ExportedOutput,
     ExportedRun,
@@ -48,7 +50,9 @@ from ..errors import (
 from .archive import Archive, Selection
 from .backend import LARGEST_VALUE
 
-ExportedRecord: TypeAlias = ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal
+ExportedRecord: TypeAlias = (
+    ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal | ExportedFreedVersion
+)
 
 Tell: TypeAlias = Callable[[Problem], Coroutine[Any, Any, Any]]
 
@@ -97,8 +101,11 @@ def _record_of(operation: Operation) -> ExportedRecord:
             return ExportedAppendKey(*operation)
         case LoadGlobal(key, None, version, written_at):
             return ExportedGlobal(key, None, None, version, time_of(written_at))
-        case LoadGlobal(key, Encoded() as value, version, written_at):
-            return ExportedGlobal(key, _encoding_of(value), value.data, version, time_of(written_at))
+        case LoadGlobal(key, Encoded() as value, version, written_at, expires_at):
+            expiry = None if expires_at is None else time_of(expires_at)
+            return ExportedGlobal(key, _encoding_of(value), value.data, version, time_of(written_at), expiry)
+        case LoadFreedVersion(version):
+            return ExportedFreedVersion(version)
         case _:
             raise AssertionError(f"an archive gave {type(operation).__name__}")
 
@@ -238,14 +245,24 @@ def _operation_of(record: ExportedRecord) -> Operation:
             return LoadAppendCounter(flow_run_key(run), prefix_key(prefix), last)
         case ExportedAppendKey(run, prefix, key, node):
             return LoadAppendKey(flow_run_key(run), prefix_key(prefix), node_key(key, "key"), node_key(node))
-        case ExportedGlobal(key, encoding, data, version, written_at):
+        case ExportedGlobal(key, encoding, data, version, written_at, expires_at):
             name = global_key(key)
-            if check_count("version", version, 1) > _LAST_VERSION:
-                raise ValueError(f"version must be at most {_LAST_VERSION}, not {version}")
             value = None if encoding is None and data is None else _encoded(encoding, data, name)
-            return LoadGlobal(name, value, version, _microseconds("written_at", written_at), replaces=False)
+            expiry = None if expires_at is None else _microseconds("expires_at", expires_at)
+            if expiry is not None and value is None:
+                raise ValueError(f"expires_at must be None of a global that is deleted ({named(name)})")
+            written = _microseconds("written_at", written_at)
+            return LoadGlobal(name, value, _version(version), written, expiry, replaces=False)
+        case ExportedFreedVersion(version):
+            return LoadFreedVersion(_version(version))
         case _:
             raise TypeError(f"a record is what export_records gives, not {type(record).__name__}")
+
+
+def _version(version: int) -> int:
+    if check_count("version", version, 1) > _LAST_VERSION:
+        raise ValueError(f"version must be at most {_LAST_VERSION}, not {version}")
+    return version
 
 
 def _microseconds(name: str, when: datetime.datetime) -> int:

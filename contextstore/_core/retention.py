@@ -21,6 +21,8 @@ from .._engine.operations import (
     ForgetRun,
     ForgetRuns,
     Forgetting,
+    Freed,
+    FreeGlobals,
     GiveBackSpace,
     IdleDeletion,
     Removal,
@@ -128,14 +130,16 @@ class RetentionService:
             await self._look_at_runs(before, delete, progress)
         await self._finish_deletions()
         tombstones = 0 if before is None else await self._forget_runs(before)
+        freed = await self._free_globals()
         while (await self._session.commit([GiveBackSpace(_GIVE_BACK_PAGES)]))[0]:
             pass
-        return PruneReport(runs, outputs, size, tombstones)
+        return PruneReport(runs, outputs, size, tombstones, freed)
 
     async def _plan(self, before: int | None, progress: _Progress | None) -> PruneReport:
         """What ``_prune`` would do."""
+        passing = await self._session.scan(self._engine.count_passing_globals)
         if before is None:
-            return PruneReport(0, 0, 0, 0)
+            return PruneReport(0, 0, 0, 0, passing)
         extents = [Extent(0, 0, 0)]
 
         async def measure(page: IdleRuns, _: int) -> None:
@@ -146,7 +150,7 @@ class RetentionService:
         await self._look_at_runs(before, measure, progress)
         tombstones = await self._session.scan(self._engine.count_tombstones, before)
         runs, outputs, size = map(sum, zip(*extents, strict=True))
-        return PruneReport(runs, outputs, size, tombstones)
+        return PruneReport(runs, outputs, size, tombstones, passing)
 
     async def _look_at_runs(
         self, before: int, act: Callable[[IdleRuns, int], Coroutine[Any, Any, None]], progress: _Progress | None
@@ -189,6 +193,14 @@ class RetentionService:
             some, since = (await self._session.commit([ForgetRuns(since, before, _REMOVE_ROWS)]))[0]
             tombstones += some
         return tombstones
+
+    async def _free_globals(self) -> int:
+        """Those that are deleted or expired, since whenever."""
+        count, freed = 0, Freed(0, is_all=False)
+        while not freed.is_all:
+            (freed,) = await self._session.commit([FreeGlobals(_REMOVE_ROWS)])
+            count += freed.globals
+        return count
 
 
 def _time_before(older_than: datetime.timedelta | None) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from .._dispatch.host import EngineHost
 from .._engine.operations import Operation, PutOutput
-from .._engine.records import OutputKey, OutputRecord
+from .._engine.records import GlobalRecord, OutputKey, OutputRecord
 from .._values.arguments import ExistOk, check_exist_ok, check_tag
 from .._values.codec import Encoded, encode
 from .._values.keys import named
@@ -39,6 +39,7 @@ class Session:
         self.location = backend.location
         self.cache = backend.cache
         self.reader = backend.reader
+        self.global_reader = backend.global_reader
         self.writer = backend.writer
         self.subscriptions = backend.subscriptions
         self._max_value_bytes = backend.max_value_bytes
@@ -136,6 +137,10 @@ class Session:
         Of a deleted one there is nothing; raises OutputDeletedError instead, if that is to be refused.
         """
         return self.reader.fetch(key, self.callers, refuse_deleted=refuse_deleted)
+
+    def fetch_global(self, key: str) -> Coroutine[Any, Any, GlobalRecord | None]:
+        """One global, likewise."""
+        return self.global_reader.fetch(key, self.callers)
 
     def fetch_many(self, keys: list[OutputKey]) -> Coroutine[Any, Any, dict[OutputKey, OutputRecord]]:
         """Those of the outputs that are there, all as they were at one moment. Raises if one is damaged."""

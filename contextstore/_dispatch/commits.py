@@ -21,13 +21,17 @@ class Commit:
     Args:
         found: the outputs that it brings.
         deleted: runs that it may have deleted.
+        globals: keys of globals that it may have written.
     """
 
-    __slots__ = ("deleted", "found", "is_over")
+    __slots__ = ("deleted", "found", "globals", "is_over")
 
-    def __init__(self, found: Sequence[OutputKey] = (), deleted: Sequence[str] = ()) -> None:
+    def __init__(
+        self, found: Sequence[OutputKey] = (), deleted: Sequence[str] = (), globals: Sequence[str] = ()
+    ) -> None:
         self.found = found
         self.deleted = deleted
+        self.globals = globals
         self.is_over = False
 
 

@@ -16,7 +16,7 @@ from .._engine.contract import Inline
 from .._engine.epochs import Epoch
 from .._engine.operations import Operation, value_bytes
 from .._engine.pages import OutputPage
-from .._engine.records import OutputKey, OutputRecord
+from .._engine.records import GlobalRecord, OutputKey, OutputRecord
 from .._engine.reports import code_of
 from .._values.codec import Encoded
 from .._waiting.callers import Callers
@@ -24,6 +24,7 @@ from .._waiting.outcome import Outcome
 from ..errors import StorageError
 from ..observers import CommitEvent
 from .cache import OutputCache
+from .global_reader import GlobalReader
 from .reader import Reader
 from .writer import QueuedUnit, Writer
 
@@ -117,6 +118,13 @@ class ObservedReader(Reader):
         answer = await super().scan(read, callers)
         _note_trip(answer)
         return answer
+
+
+class ObservedGlobalReader(GlobalReader):
+    async def fetch(self, key: str, callers: Callers) -> GlobalRecord | None:
+        record = await super().fetch(key, callers)
+        _note_trip(record)
+        return record
 
 
 class ObservedWriter(Writer):

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from .._engine.contract import Engine, Feed
 from .._engine.failures import error_for_caller
-from .._engine.operations import LoadMark, LoadOutput, Operation, PutOutput, runs_deleted_by
+from .._engine.operations import LoadMark, LoadOutput, Operation, PutOutput, globals_written_by, runs_deleted_by
 from .._engine.records import OutputKey
 from .._waiting.callers import Callers
 from .._waiting.deadline import Deadline
@@ -33,6 +34,7 @@ from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
 from ..errors import ContextStoreError, StoreClosedError
 from .commits import Commit, CommitQueue
+from .global_looks import GlobalLooks
 from .host import EngineHost
 
 # To look takes at most a tenth of the time: a fifteenth for outputs, a thirtieth for deleted runs.
@@ -71,6 +73,9 @@ class Subscription:
         self.node_id = node_id
         self.run: int | None = None
         """The serial of the run that is waited for, once its caller knows it: another may have the id from then on."""
+        self.key: str | None = None
+        """Of a global, which is waited for with a version above ``after_version``. None: it is about outputs."""
+        self.after_version = 0
         self.nodes: deque[str] = deque(maxlen=1)  # the last one: who is slow has to look, and not to remember
         self.maybe_deleted = False
         self.error: ContextStoreError | None = None
@@ -86,7 +91,7 @@ class Subscription:
     async def next(self, timeout: float | None) -> list[str]:
         """The node reported last since the last call; waits for one. Raises the builtin TimeoutError.
 
-        None at all: look whether the run is deleted.
+        None at all: look whether the run is deleted, or what has become of the global.
         """
         deadline, callers = Deadline(timeout), self._callers
         assert callers is not None, "it was not begun"
@@ -157,14 +162,23 @@ class Subscriptions:
         self._telling = threading.Lock()  # nobody waits for it
         self._polled: deque[tuple[Collection[OutputKey], Collection[str]]] = deque()
         """What the poller has found."""
+        self._polled_globals: deque[Sequence[tuple[str, float]]] = deque()
+        """The same of globals: keys and versions."""
         self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
         self._by_run: dict[str | None, dict[Subscription, None]] = {}  # None: of any run
         self._of_run: dict[str, dict[Subscription, None]] = {}  # both, by their run
+        self._by_global: dict[str, dict[Subscription, None]] = {}
         self._look_for_lost_at = 0.0
 
     def subscription(self, flow_run_id: str | None, node_id: str | None) -> Subscription:
         """To be told of an output, of all outputs of a run, or of all there are."""
         return Subscription(self, flow_run_id, node_id)
+
+    def subscription_to_global(self, key: str, after_version: int) -> Subscription:
+        """To be told of a global."""
+        subscription = Subscription(self, None, None)
+        subscription.key, subscription.after_version = key, after_version
+        return subscription
 
     async def subscribe(self, subscription: Subscription, host: EngineHost, callers: Callers) -> None:
         self._host = host
@@ -230,6 +244,7 @@ class Subscriptions:
             ]
             # Perhaps deleted: prune leaves a run alone that has been written to since.
             commit.deleted = [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)]
+            commit.globals = [key for operation in operations for key in globals_written_by(operation)]
         self.announce(commit)
         return commit
 
@@ -285,7 +300,7 @@ class Subscriptions:
         cursor, _ = await feed.poll(None, self._waited_for)
         poller.has_its_place.set_result(None)
         pause = shortest
-        rest, deletions = _Rest(_REST_AFTER_POLL), _Deletions(feed)
+        rest, deletions, of_globals = _Rest(_REST_AFTER_POLL), _Deletions(feed), GlobalLooks(feed)
         while True:
             await asyncio.sleep(pause)
             if not self._is_wanted():
@@ -297,7 +312,10 @@ class Subscriptions:
             began = time.monotonic()
             new_cursor, found = await feed.poll(cursor, self._waited_for)
             # News that no caller here waits for are no reason to look more often.
-            pause = shortest if self._tell_polled(found) else min(pause * 1.05, longest)
+            is_news = self._tell_polled(found)
+            if of_globals.may_be_news(new_cursor != cursor):
+                is_news |= self._tell_globals(await of_globals.beyond(self._globals_waited_for()))
+            pause = shortest if is_news else min(pause * 1.05, longest)
             pause = max(pause, rest.after(time.monotonic() - began))
             something_changed, cursor = new_cursor != cursor, new_cursor
             if deletions.may_be_news(something_changed):
@@ -312,6 +330,11 @@ class Subscriptions:
         self._tell_all()  # or those who have just come would not be among them
         return list(self._by_output), list(self._by_run)
 
+    def _globals_waited_for(self) -> dict[str, int]:
+        """By key, with the lowest version that someone knows."""
+        self._tell_all()
+        return {key: min(one.after_version for one in some) for key, some in self._by_global.items()}
+
     def _runs_waited_for(self) -> set[tuple[str, int | None]]:
         """With their serials, where these are known."""
         return {(run, subscription.run) for run, some in self._of_run.items() for subscription in list(some)}
@@ -322,6 +345,12 @@ class Subscriptions:
         is_waited_for = any(key in self._by_output or key[0] in self._by_run or None in self._by_run for key in found)
         self._tell_all()
         return is_waited_for
+
+    def _tell_globals(self, versions: Sequence[tuple[str, int]]) -> bool:
+        """Returns whether a caller waits for one of these."""
+        self._polled_globals.append(versions)
+        self._tell_all()
+        return bool(versions)  # what nobody waits for is not looked for
 
     async def _tell_on_host(self) -> None:
         self._tell_all()
@@ -335,11 +364,14 @@ class Subscriptions:
                 self._keep_up()
                 while self._polled:
                     self._tell(*self._polled.popleft())
+                while self._polled_globals:
+                    self._tell_of_globals(self._polled_globals.popleft())
                 while (commit := self._commits.take()) is not None:
                     self._tell(commit.found, commit.deleted)
+                    self._tell_of_globals([(key, math.inf) for key in commit.globals])
             finally:
                 self._telling.release()
-            if not (self._commits.is_one_over or self._polled or self._departed):
+            if not (self._commits.is_one_over or self._polled or self._polled_globals or self._departed):
                 return
 
     def _tell(self, found: Iterable[OutputKey], deleted: Iterable[str]) -> None:
@@ -357,6 +389,17 @@ class Subscriptions:
                 _take_waiter(subscription, waiters)
         _wake(waiters)
 
+    def _tell_of_globals(self, versions: Iterable[tuple[str, float]]) -> None:
+        """Report globals that are there; of an infinite version, that they may be."""
+        self._keep_up()
+        waiters: list[Waiter[Outcome[None]]] = []
+        for key, version in versions:
+            for subscription in self._by_global.get(key, ()):
+                if version > subscription.after_version:
+                    subscription.maybe_deleted = True
+                    _take_waiter(subscription, waiters)
+        _wake(waiters)
+
     def _keep_up(self) -> None:
         """Bring the indexes up to date with who has come and gone."""
         for subscription in list(self._arrived):
@@ -370,6 +413,8 @@ class Subscriptions:
 
     def _places_of(self, subscription: Subscription) -> list[tuple[dict[Any, dict[Subscription, None]], object]]:
         flow_run_id, node_id = subscription.flow_run_id, subscription.node_id
+        if subscription.key is not None:
+            return [(self._by_global, subscription.key)]
         if flow_run_id is None:
             return [(self._by_run, None)]  # which no deletion ends
         if node_id is None:

@@ -13,7 +13,7 @@ these a thread of the caller's, which may wait for a disk, does a read or a sing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .._process.own_threads import OwnThreads
@@ -69,6 +69,12 @@ class Feed(Protocol):
         """What any client has written since the cursor, and the cursor of now. With None: nothing yet.
 
         At least what there is of the wanted outputs, and of the outputs of the wanted runs. It may report some again.
+        """
+
+    async def globals_beyond(self, versions: Mapping[str, int]) -> Sequence[tuple[str, int]] | None:
+        """Those of the globals that are there with a version above the one named, with that version. None: look anew.
+
+        Asked after each ``poll`` that gave another cursor than the one before.
         """
 
     def deletion_epoch(self) -> int | None:
@@ -174,10 +180,23 @@ class Reads(Protocol):
     async def count_tombstones(self, deleted_before: int) -> int:
         """How many runs were deleted before. A scan."""
 
-    async def fetch_global(self, key: str) -> GlobalRecord | None: ...
+    async def fetch_global(self, key: str) -> GlobalRecord | None:
+        """None where it is deleted or expired, by the engine's clock; so for each of the reads of globals."""
 
     async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
         """By key, with a key above ``after``."""
+
+    async def fetch_globals(self, keys: Sequence[str]) -> list[Outcome[GlobalRecord | None]]:
+        """The globals under the keys, in their order, as they were at one moment. Damaged ones: as for ``fetch``."""
+
+    async def list_global_keys(self, prefix: str, after: str | None, limit: int | None) -> list[str]:
+        """Keys of globals that are there, by code point; at most so many, or all at one moment."""
+
+    async def count_passing_globals(self) -> int:
+        """How many globals are deleted or expired, and not freed yet. A scan."""
+
+    async def freed_version(self) -> int:
+        """The highest version of a global that was freed altogether; 0: none was."""
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         """All runs, deleted ones too, oldest first, with a serial above ``after``."""
@@ -191,7 +210,8 @@ class Reads(Protocol):
         """The same by prefix and key, with its serial ``run`` if the id is still that run's."""
 
     async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
-        """All globals, deleted ones too, by key, with a key above ``after``. Damaged ones: as for ``page_outputs``."""
+        """All globals, deleted and expired ones too, by key, with a key above ``after``. Damaged ones: as for
+        ``page_outputs``."""
 
     async def count(self) -> Counts:
         """A scan."""

@@ -56,6 +56,8 @@ class PutGlobal(NamedTuple):
     key: str
     value: Encoded
     exist_ok: bool
+    ttl: int | None = None
+    """Microseconds from the commit on, by the engine's clock, for which it is there. None: for good."""
 
 
 class UpsertGlobal(NamedTuple):
@@ -64,12 +66,49 @@ class UpsertGlobal(NamedTuple):
     key: str
     value: Encoded
     expected_version: int | None
+    ttl: int | None = None
+    keeps_expiry: bool = False
+    """Whether a global that is there goes on to expire when it would have, whatever ``ttl`` says."""
 
 
 class DeleteGlobal(NamedTuple):
     """Delete a global; its version is kept, to be counted on. Result: whether it was there."""
 
     key: str
+
+
+class DeleteGlobals(NamedTuple):
+    """Delete several globals, as ``DeleteGlobal`` does each: those with these keys, or all that have the prefix.
+
+    Result: how many were there.
+    """
+
+    keys: tuple[str, ...] = ()
+    prefix: str | None = None  # None: by their keys
+
+
+class ExpectGlobal(NamedTuple):
+    """Look at a global as it was before anything of its unit was done. Refused: VersionConflictError. Result: None."""
+
+    key: str
+    version: int  # 0: it is not there
+
+
+class FreeGlobals(NamedTuple):
+    """Remove what is left of at most so many globals that are deleted or expired, and no more bytes than a group has.
+
+    No version of a key that is written anew later is one that it had: they begin above the highest one ever freed.
+    Result: Freed.
+    """
+
+    limit: int
+
+
+class Freed(NamedTuple):
+    """What became of a ``FreeGlobals``."""
+
+    globals: int
+    is_all: bool  # whether there are no more of them
 
 
 class DeleteOutputs(NamedTuple):
@@ -277,7 +316,14 @@ class LoadGlobal(NamedTuple):
     value: Encoded | None
     version: int
     written_at: int
+    expires_at: int | None = None
     replaces: bool = True
+
+
+class LoadFreedVersion(NamedTuple):
+    """Take over how far the versions of freed globals have come in another store. Result: None."""
+
+    version: int
 
 
 Operation: TypeAlias = (
@@ -286,6 +332,9 @@ Operation: TypeAlias = (
     | PutGlobal
     | UpsertGlobal
     | DeleteGlobal
+    | DeleteGlobals
+    | ExpectGlobal
+    | FreeGlobals
     | DeleteOutputs
     | DeleteRun
     | DeleteIdleRuns
@@ -300,6 +349,7 @@ Operation: TypeAlias = (
     | LoadAppendKey
     | LoadMark
     | LoadGlobal
+    | LoadFreedVersion
 )
 
 
@@ -331,6 +381,11 @@ def as_committed(unit: Unit, results: Sequence[Any]) -> Unit:
             run, node = operation.flow_run_id, result.node_id
             written.append(PutOutput(run, node, operation.value, exist_ok=False, run=operation.run))
     return written
+
+
+def globals_written_by(operation: Operation) -> Sequence[str]:
+    """The globals that may be there anew once this is committed."""
+    return (operation.key,) if isinstance(operation, PutGlobal | UpsertGlobal | LoadGlobal) else ()
 
 
 def may_delete_outputs(operation: Operation) -> TypeGuard[DeleteOutputs | LoadMark]:

@@ -136,6 +136,7 @@ class GlobalRecord(NamedTuple):
     value: Encoded
     version: int
     written_at: int  # microseconds since 1970, UTC
+    expires_at: int | None = None  # from then on it is not there
 
 
 class RunRecord(NamedTuple):
@@ -208,12 +209,13 @@ class AppendKey(NamedTuple):
 
 
 class GlobalRow(NamedTuple):
-    """A global that the store has a trace of; value None: it is deleted."""
+    """A global that the store has a trace of, expired or not; value None: it is deleted."""
 
     key: str
     value: Encoded | None
     version: int
     written_at: int
+    expires_at: int | None = None
 
 
 class Counts(NamedTuple):

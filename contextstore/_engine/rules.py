@@ -21,7 +21,7 @@ from ..errors import (
     RunDeletedError,
     VersionConflictError,
 )
-from .operations import DeleteGlobal, LoadGlobal, LoadOutput, LoadRun, PutGlobal, PutOutput, UpsertGlobal
+from .operations import DeleteGlobal, ExpectGlobal, LoadGlobal, LoadOutput, LoadRun, PutGlobal, PutOutput, UpsertGlobal
 from .records import (
     Fetched,
     GlobalRecord,
@@ -34,7 +34,7 @@ from .records import (
     is_time,
 )
 
-GlobalOperation: TypeAlias = PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal
+GlobalOperation: TypeAlias = PutGlobal | UpsertGlobal | DeleteGlobal | ExpectGlobal | LoadGlobal
 
 # -- outputs ----------------------------------------------------------------------------------------------------------
 
@@ -107,10 +107,15 @@ class StoredGlobal(NamedTuple):
     version: Any
     written_at: Any
     size: Any
+    expires_at: Any = None
 
     @property
     def is_deleted(self) -> bool:
         return self.codec is None and self.data is None  # a value alone that is gone is damage
+
+    def is_there(self, now: int) -> bool:
+        """Whether it is neither deleted nor expired. A time that is damaged is none at which anything expires."""
+        return not self.is_deleted and not (is_time(self.expires_at) and self.expires_at <= now)
 
 
 class GlobalChange(NamedTuple):
@@ -120,20 +125,30 @@ class GlobalChange(NamedTuple):
     version: int | None = None  # None: nothing is written
     value: Encoded | None = None  # None: it is deleted
     written_at: int | None = None  # None: now
+    expires_at: int | None = None  # None: never
 
 
 def read_global(location: str, row: StoredGlobal) -> GlobalRecord:
     """Raises CorruptStoreError if the row is damaged."""
-    key, codec, data, checksum, _, written_at, size = row
+    key, codec, data, checksum, _, written_at, size, expires_at = row
     version = _version(location, row)  # first: what is damaged there is not mended by overwriting it
     encoded = Encoded(codec, data)
-    if is_intact("", key, encoded, checksum, size) and is_time(written_at):
-        return GlobalRecord(key, encoded, version, written_at)
+    are_times = is_time(written_at) and (expires_at is None or is_time(expires_at))
+    if is_intact("", key, encoded, checksum, size) and are_times:
+        return GlobalRecord(key, encoded, version, written_at, expires_at)
     raise CorruptStoreError(
         f"global {key!r} in {location} is damaged: its checksum does not fit; "
         "restore it from a backup, or overwrite it with upsert_global",
         key=key if type(key) is str else None,
     )
+
+
+def read_global_there(location: str, row: StoredGlobal) -> Outcome[GlobalRecord | None]:
+    """A global that is there, or how it is damaged."""
+    try:
+        return Outcome(read_global(location, row))
+    except CorruptStoreError as error:
+        return Outcome.failure(error)
 
 
 def read_global_row(location: str, row: StoredGlobal) -> Outcome[GlobalRow]:
@@ -146,56 +161,93 @@ def read_global_row(location: str, row: StoredGlobal) -> Outcome[GlobalRow]:
         return Outcome.failure(error)
 
 
-def change_global(location: str, stored: StoredGlobal | None, operation: GlobalOperation) -> GlobalChange:
+def change_global(
+    location: str, stored: StoredGlobal | None, operation: GlobalOperation, now: int, freed_version: int = 0
+) -> GlobalChange:
     """What an operation makes of a global; ``stored`` None: the store has no trace of it.
 
-    Versions count on behind a deletion. Raises what the operation is refused for, or CorruptStoreError.
+    Versions count on behind a deletion and an expiry; those of a key without a trace begin above ``freed_version``, the
+    highest one ever freed. Raises what the operation is refused for, or CorruptStoreError.
+
+    Args:
+        now: by the clock by which globals expire.
     """
     match operation:
         case PutGlobal():
-            return _put(location, stored, operation)
+            return _put(location, stored, operation, now, freed_version)
         case UpsertGlobal():
-            return _upsert(location, stored, operation)
+            return _upsert(location, stored, operation, now, freed_version)
         case DeleteGlobal():
-            return _delete(location, stored)
+            return _delete(location, stored, now)
+        case ExpectGlobal():
+            return _expect(location, stored, operation, now)
         case LoadGlobal():
-            return _take_over(location, stored, operation)
+            return _take_over(location, stored, operation, now)
 
 
-def _put(location: str, stored: StoredGlobal | None, put: PutGlobal) -> GlobalChange:
-    if stored is None or stored.is_deleted:
-        return GlobalChange(None, _version(location, stored) + 1, put.value)
+def _put(location: str, stored: StoredGlobal | None, put: PutGlobal, now: int, freed_version: int) -> GlobalChange:
+    if stored is None or not stored.is_there(now):
+        version = _version(location, stored) or freed_version
+        return GlobalChange(None, version + 1, put.value, expires_at=_expiry(put.ttl, now))
     same_value = equal(read_global(location, stored).value, put.value)
     if not (put.exist_ok and same_value):
         raise GlobalAlreadyExistsError(put.key, same_value)
     return GlobalChange(None)
 
 
-def _upsert(location: str, stored: StoredGlobal | None, upsert: UpsertGlobal) -> GlobalChange:
+def _upsert(
+    location: str, stored: StoredGlobal | None, upsert: UpsertGlobal, now: int, freed_version: int
+) -> GlobalChange:
     version = _version(location, stored)
-    actual = 0 if stored is None or stored.is_deleted else version
-    if upsert.expected_version is not None and upsert.expected_version != actual:
-        raise VersionConflictError(upsert.key, upsert.expected_version, actual)
-    return GlobalChange(version + 1, version + 1, upsert.value)
+    if upsert.expected_version is not None:
+        _refuse_other_version(upsert.key, upsert.expected_version, _version_there(location, stored, now))
+    expires_at = _expiry(upsert.ttl, now)
+    if upsert.keeps_expiry:
+        is_kept = stored is not None and stored.is_there(now) and is_time(stored.expires_at)
+        expires_at = stored.expires_at if is_kept and stored is not None else None
+    new = (version or freed_version) + 1
+    return GlobalChange(new, new, upsert.value, expires_at=expires_at)
 
 
-def _delete(location: str, stored: StoredGlobal | None) -> GlobalChange:
-    if stored is None or stored.is_deleted:
+def _expect(location: str, stored: StoredGlobal | None, expect: ExpectGlobal, now: int) -> GlobalChange:
+    _refuse_other_version(expect.key, expect.version, _version_there(location, stored, now))
+    return GlobalChange(None)
+
+
+def _refuse_other_version(key: str, expected: int, actual: int) -> None:
+    if expected != actual:
+        raise VersionConflictError(key, expected, actual)
+
+
+def _expiry(ttl: int | None, now: int) -> int | None:
+    return None if ttl is None else now + ttl
+
+
+def _delete(location: str, stored: StoredGlobal | None, now: int) -> GlobalChange:
+    if stored is None or not stored.is_there(now):
         return GlobalChange(False)
     # Also if it is damaged: deleting it is a way to be rid of it. A damaged version stays so.
     return GlobalChange(True, _version(location, stored) if stored.version is None else stored.version)
 
 
-def _take_over(location: str, stored: StoredGlobal | None, load: LoadGlobal) -> GlobalChange:
+def _take_over(location: str, stored: StoredGlobal | None, load: LoadGlobal, now: int) -> GlobalChange:
+    """By what is stored, expired or not: what two stores have is compared whatever time it is."""
     version = _version(location, stored)
     is_deleted_since = version == load.version and load.value is None
-    may_replace = load.replaces or stored is None or stored.is_deleted
+    may_replace = load.replaces or stored is None or not stored.is_there(now)
     if may_replace and (version < load.version or is_deleted_since):
-        return GlobalChange(None, load.version, load.value, load.written_at)
-    value = None if stored is None or stored.is_deleted else read_global(location, stored).value
-    if (version, value) != (load.version, load.value):
+        return GlobalChange(None, load.version, load.value, load.written_at, load.expires_at)
+    value = expires_at = None
+    if stored is not None and not stored.is_deleted:
+        _, value, _, _, expires_at = read_global(location, stored)
+    if (version, value, expires_at) != (load.version, load.value, load.expires_at):
         raise VersionConflictError(load.key, load.version, version)
     return GlobalChange(None)
+
+
+def _version_there(location: str, stored: StoredGlobal | None, now: int) -> int:
+    """The version of what is there; 0: nothing is."""
+    return _version(location, stored) if stored is not None and stored.is_there(now) else 0
 
 
 def _version(location: str, stored: StoredGlobal | None) -> int:

@@ -20,6 +20,7 @@ from .._display.html import table
 from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.arguments import ExistOk
 from .._values.codec import decode
+from .._values.expiry import KEEP, Keep
 from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.tasks import TaskCallers
 from ..observers import Observer
@@ -287,36 +288,51 @@ class AsyncContextStore:
 
     # -- globals ------------------------------------------------------------------------------------------------------
 
-    async def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
+    async def put_global(
+        self, key: Id, value: Any, *, exist_ok: bool = False, ttl: float | datetime.timedelta | None = None
+    ) -> None:
         """Write a global key, once. When this returns, it is durable.
 
         Args:
             key: at most 1,024 bytes of UTF-8; may be empty.
             value: JSON, what has a JSON form, or, as a whole, bytes: what ``put`` takes.
-            exist_ok: take an equal value that is stored already as success.
+            exist_ok: take an equal value that is stored already as success. Then nothing is written, and the key
+                expires when it would have.
+            ttl: seconds, or a ``timedelta``, from the commit on for which the key is there: more than 0, at most ten
+                years. They are counted by the clock of the machine that has the file, or by the server's, which reads
+                ask, too. An expired key is not there for any call, and this one writes it anew. None: it stays.
 
         Raises:
             GlobalAlreadyExistsError: the key is there already, and its value stands.
             InvalidKeyError, SerializationError, StorageError: it cannot be stored as it is, or the engine could not.
         """
-        put = self._core.globals.put(key, value, exist_ok)
+        put = self._core.globals.put(key, value, exist_ok, ttl)
         del value
         await put
 
-    async def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
+    async def upsert_global(
+        self,
+        key: Id,
+        value: Any,
+        *,
+        expected_version: int | None = None,
+        ttl: float | datetime.timedelta | None = None,
+    ) -> int:
         """Write a global key, or overwrite its value, also one that ``put_global`` wrote.
 
         Args:
             expected_version: write only if the key is at this version; 0: only if it is not there.
+            ttl: as for ``put_global``. Each write sets it anew: without one the key stays for good.
 
         Returns:
-            The new version: 1, 2, … A key's versions never repeat, also after it was deleted.
+            The new version: 1, 2, … A key's versions never repeat, also after it was deleted or has expired. Once
+            ``prune`` has freed it, they begin again above the highest version of all keys that were ever freed.
 
         Raises:
             VersionConflictError: the key is at another version than expected.
             InvalidKeyError, SerializationError, StorageError: it cannot be stored as it is, or the engine could not.
         """
-        upsert = self._core.globals.upsert(key, value, expected_version)
+        upsert = self._core.globals.upsert(key, value, expected_version, ttl)
         del value
         return await upsert
 
@@ -340,7 +356,7 @@ class AsyncContextStore:
         return await self._core.globals.get(key, default, type)
 
     async def get_global_entry(self, key: Id, *, type: Any = None) -> GlobalEntry | None:
-        """A global key's value with its version and when it was written; None where there is none.
+        """A global key's value with its version, when it was written and when it expires; None where there is none.
 
         Args:
             type: convert the value to this type, and check; any that ``get`` takes.
@@ -368,6 +384,67 @@ class AsyncContextStore:
         """
         return await self._core.globals.page(prefix, after, limit, type)
 
+    async def list_global_keys(
+        self, prefix: str = "", *, after: Id | None = None, limit: int | None = None
+    ) -> list[str]:
+        """The keys of globals that are there, sorted by code point; loads no values.
+
+        Args:
+            prefix: only keys that begin with it, literally.
+            after: only keys above this one: the last key of the page before.
+            limit: how many at most. None: all there are at one moment.
+
+        Raises:
+            InvalidKeyError, StorageError: no such key can be, or the engine could not read.
+        """
+        return await self._core.globals.keys(prefix, after, limit)
+
+    async def get_globals(self, keys: Iterable[Id], *, type: Any = None) -> dict[str, Any]:
+        """The values of these globals, in this order; those that are not there are left out. One trip to the engine.
+
+        Args:
+            type: convert each to this type, and check; any that ``get`` takes.
+
+        Raises:
+            DeserializationError: one of the values does not fit ``type``; the message names the place.
+            CorruptStoreError: one of the values is damaged.
+        """
+        return await self._core.globals.get_several(keys, type)
+
+    async def delete_globals(self, keys: Iterable[Id] | None = None, *, prefix: str | None = None) -> int:
+        """Delete several globals in one commit, as ``delete_global`` does each; returns how many were there.
+
+        Args:
+            keys, prefix: exactly one of the two. Those with these keys, or all whose keys begin with the prefix,
+                literally; ``prefix=""``: all there are.
+
+        Raises:
+            TypeError: neither of the two is given, or both.
+            StorageError: the engine could not; see ``outcome_unknown``.
+        """
+        return await self._core.globals.delete_several(keys, prefix)
+
+    async def wait_for_global(
+        self, key: Id, *, after_version: int = 0, timeout: float | None = None, type: Any = None
+    ) -> GlobalEntry:
+        """The entry of a global, once it is there with a version above ``after_version``, written by any process.
+
+        At once if it is so already. A global that is deleted, or expires, while this waits is waited for anew: its next
+        version is higher. With the version of the entry as the next ``after_version`` one goes on waiting for changes;
+        of several that are made quickly the last one is seen.
+
+        Args:
+            after_version: at least 0. 0: until it is there.
+            timeout: seconds. None: for as long as it takes.
+            type: convert the value to this type, and check; any that ``get`` takes.
+
+        Raises:
+            TimeoutError: (the builtin) it was not there within ``timeout``.
+            DeserializationError: the value does not fit ``type``; the message names the place.
+            StoreClosedError: the store was closed meanwhile.
+        """
+        return await self._core.global_waits.wait_for(key, after_version, timeout, type)
+
     async def delete_global(self, key: Id) -> bool:
         """Delete a global key; returns whether it was there. Its version is counted on if it is written again.
 
@@ -376,13 +453,22 @@ class AsyncContextStore:
         """
         return await self._core.globals.delete(key)
 
-    async def update_global(self, key: Id, fn: Callable[[Any], Any], default: Any = None) -> Any:
+    async def update_global(
+        self,
+        key: Id,
+        fn: Callable[[Any], Any],
+        default: Any = None,
+        *,
+        ttl: float | datetime.timedelta | Keep | None = KEEP,
+    ) -> Any:
         """Replace a global's value by ``fn`` of it, without lost updates; returns the new value, as a get would.
 
         Args:
             fn: called with a fresh copy of the value, or of ``default``; returns the new one. It may run more than
                 once, if another process writes the key at that time. With ``AsyncContextStore`` it may be a coroutine
                 function. It may use the store, but not update the same key.
+            ttl: as for ``put_global``, from this write on. ``contextstore.KEEP``: the key expires when it would have,
+                and a new one stays. None: it stays.
 
         Calls on one key from one store object queue, and run one after the other.
 
@@ -390,7 +476,7 @@ class AsyncContextStore:
             Any exception that ``fn`` raises: then nothing was written.
             SerializationError, StorageError: the new value cannot be stored as it is, or the engine could not.
         """
-        return await self._core.globals.update(key, fn, default)
+        return await self._core.globals.update(key, fn, default, ttl)
 
     # -- several outputs ----------------------------------------------------------------------------------------------
 
@@ -766,7 +852,8 @@ class AsyncContextStore:
 
         A run is as old as its last output, but no older than its beginning. Its cost is that of what is deleted: small
         runs share commits, which are of bounded size, and between which others write; each is final if this is
-        interrupted, and the next ``prune`` goes on. Globals stay.
+        interrupted, and the next ``prune`` goes on. Globals stay, but nothing is left of those that are deleted or have
+        expired, of whatever age.
 
         Args:
             older_than: the age, by the clock of this machine. None: no runs are deleted, and no tombstones forgotten;

@@ -5,6 +5,7 @@ Rules of this module: each call checks and encodes at once, and nothing is writt
 
 from __future__ import annotations
 
+import datetime
 import itertools
 from collections.abc import Iterable
 from types import TracebackType
@@ -13,8 +14,9 @@ from typing import Any, Self
 from .._core.core import Core
 from .._core.deletion import deletion_of
 from .._core.outputs import append_operation
-from .._engine.operations import Operation, PutGlobal, UpsertGlobal
+from .._engine.operations import DeleteGlobal, ExpectGlobal, Operation, PutGlobal, UpsertGlobal
 from .._values.arguments import ExistOk, check_count
+from .._values.expiry import microseconds_of
 from .._values.keys import Id, flow_run_key, global_key, node_key
 from .._waiting.threads import run_now
 
@@ -59,19 +61,43 @@ class BatchBuilder:
         self._check_open()
         self._operations[next(self._numbers)] = deletion_of(flow_run_id, node_ids, prefix)
 
-    def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
+    def put_global(
+        self, key: Id, value: Any, *, exist_ok: bool = False, ttl: float | datetime.timedelta | None = None
+    ) -> None:
         """Write a global, once, when the block ends. See the store's ``put_global``."""
         self._check_open()
-        name = global_key(key)
-        self._operations[name] = PutGlobal(name, self._session.encode(value, name), exist_ok)
+        name, lasts = global_key(key), microseconds_of(ttl)
+        self._operations[name] = PutGlobal(name, self._session.encode(value, name), exist_ok, lasts)
 
-    def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> None:
+    def upsert_global(
+        self,
+        key: Id,
+        value: Any,
+        *,
+        expected_version: int | None = None,
+        ttl: float | datetime.timedelta | None = None,
+    ) -> None:
         """Write or overwrite a global when the block ends. See the store's ``upsert_global``."""
         self._check_open()
         if expected_version is not None:
             check_count("expected_version", expected_version, 0)
+        name, lasts = global_key(key), microseconds_of(ttl)
+        self._operations[name] = UpsertGlobal(name, self._session.encode(value, name), expected_version, lasts)
+
+    def delete_global(self, key: Id) -> None:
+        """Delete a global when the block ends. See the store's ``delete_global``."""
+        self._check_open()
         name = global_key(key)
-        self._operations[name] = UpsertGlobal(name, self._session.encode(value, name), expected_version)
+        self._operations[name] = DeleteGlobal(name)
+
+    def expect_global(self, key: Id, version: int) -> None:
+        """Store what the batch has only if the global is at this version then, before the batch; 0: it is not there.
+
+        Else ``VersionConflictError``, as from ``upsert_global`` with its ``expected_version``. Any number of times.
+        """
+        self._check_open()
+        check_count("version", version, 0)
+        self._operations[next(self._numbers)] = ExpectGlobal(global_key(key), version)
 
     def _check_open(self) -> None:
         if not self._is_open:

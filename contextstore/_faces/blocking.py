@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from .._core.core import Core
 from .._core.lives import Life
+from .._results import GlobalEntry
 from .._values.keys import Id
 from .._waiting.threads import run_now, warn_on_a_loop
 
@@ -46,3 +47,11 @@ def wait_for(core: Core, flow_run_id: Id, node_id: Id, timeout: float | None, ty
     if timeout is None:
         warn_on_a_loop("wait_for without a timeout", "await AsyncContextStore.wait_for, or pass a timeout")
     return run_now(core.waits.wait_for(flow_run_id, node_id, timeout, type, *life))
+
+
+def wait_for_global(core: Core, key: Id, after_version: int, timeout: float | None, type: Any) -> GlobalEntry:
+    """The same for a global."""
+    if timeout is None:
+        advice = "await AsyncContextStore.wait_for_global, or pass a timeout"
+        warn_on_a_loop("wait_for_global without a timeout", advice)
+    return run_now(core.global_waits.wait_for(key, after_version, timeout, type))

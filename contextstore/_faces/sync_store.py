@@ -25,12 +25,13 @@ from .._display.html import table
 from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
 from .._values.arguments import ExistOk
 from .._values.codec import decode
+from .._values.expiry import KEEP, Keep
 from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.threads import ThreadCallers, run_now
 from ..observers import Observer
 from .async_store import AsyncContextStore, awaitable_face_of
 from .batch import Batch
-from .blocking import documented_as, iterate, wait_for
+from .blocking import documented_as, iterate, wait_for, wait_for_global
 from .run import FlowRun
 
 T = TypeVar("T")
@@ -164,12 +165,21 @@ class ContextStore:
         return run_now(self._core.parts.list_keys(flow_run_id, prefix, after, limit, reverse))
 
     @documented_as(AsyncContextStore.put_global)
-    def put_global(self, key: Id, value: Any, *, exist_ok: bool = False) -> None:
-        run_now(self._core.globals.put(key, value, exist_ok))
+    def put_global(
+        self, key: Id, value: Any, *, exist_ok: bool = False, ttl: float | datetime.timedelta | None = None
+    ) -> None:
+        run_now(self._core.globals.put(key, value, exist_ok, ttl))
 
     @documented_as(AsyncContextStore.upsert_global)
-    def upsert_global(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
-        return run_now(self._core.globals.upsert(key, value, expected_version))
+    def upsert_global(
+        self,
+        key: Id,
+        value: Any,
+        *,
+        expected_version: int | None = None,
+        ttl: float | datetime.timedelta | None = None,
+    ) -> int:
+        return run_now(self._core.globals.upsert(key, value, expected_version, ttl))
 
     @overload
     def get_global(self, key: Id, default: None = None, *, type: type[T]) -> T | None: ...
@@ -191,13 +201,38 @@ class ContextStore:
     ) -> list[GlobalEntry]:
         return run_now(self._core.globals.page(prefix, after, limit, type))
 
+    @documented_as(AsyncContextStore.list_global_keys)
+    def list_global_keys(self, prefix: str = "", *, after: Id | None = None, limit: int | None = None) -> list[str]:
+        return run_now(self._core.globals.keys(prefix, after, limit))
+
+    @documented_as(AsyncContextStore.get_globals)
+    def get_globals(self, keys: Iterable[Id], *, type: Any = None) -> dict[str, Any]:
+        return run_now(self._core.globals.get_several(keys, type))
+
+    @documented_as(AsyncContextStore.delete_globals)
+    def delete_globals(self, keys: Iterable[Id] | None = None, *, prefix: str | None = None) -> int:
+        return run_now(self._core.globals.delete_several(keys, prefix))
+
+    @documented_as(AsyncContextStore.wait_for_global)
+    def wait_for_global(
+        self, key: Id, *, after_version: int = 0, timeout: float | None = None, type: Any = None
+    ) -> GlobalEntry:
+        return wait_for_global(self._core, key, after_version, timeout, type)
+
     @documented_as(AsyncContextStore.delete_global)
     def delete_global(self, key: Id) -> bool:
         return run_now(self._core.globals.delete(key))
 
     @documented_as(AsyncContextStore.update_global)
-    def update_global(self, key: Id, fn: Callable[[Any], Any], default: Any = None) -> Any:
-        return run_now(self._core.globals.update(key, fn, default))
+    def update_global(
+        self,
+        key: Id,
+        fn: Callable[[Any], Any],
+        default: Any = None,
+        *,
+        ttl: float | datetime.timedelta | Keep | None = KEEP,
+    ) -> Any:
+        return run_now(self._core.globals.update(key, fn, default, ttl))
 
     @documented_as(AsyncContextStore.exists)
     def exists(self, flow_run_id: Id, node_id: Id) -> bool:

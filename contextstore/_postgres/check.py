@@ -104,9 +104,11 @@ class Check:
         while rows := await self._pool.fetch(self._statements.check_globals, after, is_first):
             is_first, after = False, rows[-1][0]
             sizes: dict[str, int] = {}
-            for name, version, written_at, size, is_deleted in rows:
+            for name, version, written_at, size, is_deleted, expires_at in rows:
                 if version < 1 or not is_time(written_at):
                     self._report("global", (name,), f"{version!r} is no version, or {written_at!r} no time")
+                elif expires_at is not None and not is_time(expires_at):
+                    self._report("global", (name,), f"{expires_at!r} is no time")
                 elif not is_deleted:
                     sizes[name] = size
             self._globals += len(sizes)

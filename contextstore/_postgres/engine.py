@@ -303,6 +303,18 @@ class PostgresEngine:
     async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
         return await self._reads.page_globals(prefix, after, limit)
 
+    async def fetch_globals(self, keys: Sequence[str]) -> list[Outcome[GlobalRecord | None]]:
+        return await self._reads.fetch_globals(keys)
+
+    async def list_global_keys(self, prefix: str, after: str | None, limit: int | None) -> list[str]:
+        return await self._reads.list_global_keys(prefix, after, limit)
+
+    async def count_passing_globals(self) -> int:
+        return await self._reads.count_passing_globals()
+
+    async def freed_version(self) -> int:
+        return await self._reads.freed_version()
+
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         return await self._reads.page_run_rows(after, limit)
 

@@ -6,7 +6,7 @@ snapshot had not: see ``news`` for why a snapshot. Who watches a run, or all of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .._engine.records import Cursor, OutputKey, Wanted
 from .news import Snapshot
@@ -47,6 +47,9 @@ class Feed:
         late = [str(one) for one in since.open] if since is not None else []
         rows = await self._pool.fetch(self._statements.runs_with_news, late, str(end))
         return Snapshot.read(rows[0][0]), [name for _, name in rows if name is not None]
+
+    async def globals_beyond(self, versions: Mapping[str, int]) -> Sequence[tuple[str, int]]:
+        return await self._pool.fetch(self._statements.globals_beyond, list(versions), list(versions.values()))
 
     def deletion_epoch(self) -> int | None:
         return None

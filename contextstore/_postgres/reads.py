@@ -32,6 +32,7 @@ from .._engine.rules import (
     damaged_output,
     read_global,
     read_global_row,
+    read_global_there,
     read_output,
     run_record,
 )
@@ -186,11 +187,11 @@ class Reads:
         # planner, which does not see how many have it, would go through all runs for them.
         is_rare = bool(prefix) and await self._is_rare(prefix)
         statement = self._statements.list_few_runs if is_rare else self._statements.list_runs
-        found = await self._pool.fetch(statement, below, prefix, _end_of(prefix), limit)
+        found = await self._pool.fetch(statement, below, prefix, end_of(prefix), limit)
         return [run_record(row[0], row[1], row[2], row[3], (row[4], row[5])) for row in found]
 
     async def _is_rare(self, prefix: str) -> bool:
-        ((matches,),) = await self._pool.fetch(self._statements.count_prefix, prefix, _end_of(prefix), _FEW + 1)
+        ((matches,),) = await self._pool.fetch(self._statements.count_prefix, prefix, end_of(prefix), _FEW + 1)
         return int(matches) <= _FEW
 
     async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
@@ -271,8 +272,30 @@ class Reads:
         return self._global_record(rows[0]) if rows else None
 
     async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
-        rows = await self._pool.fetch(self._statements.page_globals, prefix, after, after_prefix(prefix), limit)
+        where = max(prefix, after or ""), end_of(prefix), after
+        rows = await self._pool.fetch(self._statements.page_globals, *where, limit)
         return [self._global_record(row) for row in rows]
+
+    async def fetch_globals(self, keys: Sequence[str]) -> list[Outcome[GlobalRecord | None]]:
+        parts = await halved(keys, self._fetch_globals, lambda _, error: [Outcome.failure(error)])
+        return [outcome for part in parts for outcome in part]
+
+    async def _fetch_globals(self, keys: Sequence[str]) -> list[Outcome[GlobalRecord | None]]:
+        rows = await self._pool.fetch(self._statements.fetch_globals, list(keys))
+        found = {row[0]: read_global_there(self._location, StoredGlobal(*row)) for row in rows}
+        return [found.get(key) or Outcome(None) for key in keys]
+
+    async def list_global_keys(self, prefix: str, after: str | None, limit: int | None) -> list[str]:
+        where = max(prefix, after or ""), end_of(prefix), after
+        return [key for (key,) in await self._pool.fetch(self._statements.list_global_keys, *where, limit)]
+
+    async def count_passing_globals(self) -> int:
+        ((count,),) = await self._pool.fetch(self._statements.count_passing_globals)
+        return int(count)
+
+    async def freed_version(self) -> int:
+        ((version,),) = await self._pool.fetch(self._statements.freed_version)
+        return int(version)
 
     def _global_record(self, row: Sequence[Any]) -> GlobalRecord:
         return read_global(self._location, StoredGlobal(*row))
@@ -301,7 +324,7 @@ class Reads:
         return version, int(size)
 
 
-def _end_of(prefix: str) -> str:
+def end_of(prefix: str) -> str:
     """What sorts above every id with this prefix, and below all others above it: an index can be searched up to it."""
     return after_prefix(prefix) or _END
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from .append_statements import HAS_REST, AppendStatements
+from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
 from .mark_statements import MarkStatements
 from .part_statements import (
     FIRST_NODE_IDS,
@@ -130,7 +131,7 @@ _WINDOW = """
 
 
 @dataclasses.dataclass(frozen=True)
-class WriteStatements(AppendStatements, MarkStatements):
+class WriteStatements(AppendStatements, GlobalWrites, MarkStatements):
     """What is said over the connection that writes."""
 
     has_schema: str = "SELECT FROM pg_namespace WHERE nspname = $1"
@@ -215,20 +216,6 @@ class WriteStatements(AppendStatements, MarkStatements):
         SELECT flow_run_id, $3, $2 FROM unnest($1::text[]) AS t (flow_run_id) WHERE {is_known}
         ON CONFLICT (flow_run_id) DO NOTHING RETURNING flow_run_id, serial
     """
-    claim_globals: str = """
-        INSERT INTO {schema}.global_values (key, version, written_at, writer)
-        SELECT key, 0, 0, $2 FROM unnest($1::text[]) AS t (key)
-        WHERE {is_known} ORDER BY key ON CONFLICT (key) DO NOTHING
-    """
-    lock_globals: str = """
-        SELECT key, version, writer, codec, value, checksum, size, written_at FROM {schema}.global_values
-        WHERE {is_known} AND key = ANY($1::text[]) ORDER BY key FOR UPDATE
-    """
-    write_global: str = """
-        UPDATE {schema}.global_values SET version = $2, writer = $3, codec = $4, value = $5, checksum = $6, size = $7,
-            written_at = $8
-        WHERE {is_known} AND key = $1
-    """
     lock_run: str = """
         SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.flow_runs
         WHERE {is_known} AND flow_run_id = $1 FOR NO KEY UPDATE
@@ -300,7 +287,7 @@ class WriteStatements(AppendStatements, MarkStatements):
 
 
 @dataclasses.dataclass(frozen=True)
-class Statements(WriteStatements):
+class Statements(WriteStatements, GlobalReads):
     """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
 
     fetch_outputs: str = """
@@ -342,10 +329,6 @@ class Statements(WriteStatements):
         WHERE {is_known} AND node_id > $2
             AND run = (SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
         ORDER BY node_id LIMIT 1
-    """
-    next_global: str = """
-        SELECT key FROM {schema}.global_values
-        WHERE {is_known} AND version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT 1
     """
     serial_of: str = "SELECT serial FROM {schema}.flow_runs WHERE {is_known} AND flow_run_id = $1"
     count_prefix: str = """
@@ -431,36 +414,18 @@ class Statements(WriteStatements):
         WHERE {is_known} AND deleted_at > $1 AND deleted_at <= $2 AND {has_rest}
     """
     count_tombstones: str = "SELECT count(*) FROM {schema}.flow_runs WHERE {is_known} AND deleted_at < $1"
-    fetch_global: str = """
-        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_values
-        WHERE {is_known} AND key = $1 AND value IS NOT NULL
-    """
-    page_globals: str = """
-        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_values
-        WHERE {is_known} AND value IS NOT NULL
-            AND key >= $1 AND ($2::text IS NULL OR key > $2) AND ($3::text IS NULL OR key < $3)
-        ORDER BY key LIMIT $4
-    """
     page_run_rows: str = """
         SELECT serial, flow_run_id, created_at, deleted_at,
             EXISTS (SELECT FROM {schema}.append_counters WHERE run = serial)
         FROM {schema}.flow_runs
         WHERE {is_known} AND serial > $1 ORDER BY serial LIMIT $2
     """
-    page_global_rows: str = """
-        SELECT key, codec, value, checksum, version, written_at, size FROM (
-            SELECT *, sum(coalesce(size, 0)) OVER (ORDER BY key) - coalesce(size, 0) AS before FROM (
-                SELECT * FROM {schema}.global_values
-                WHERE version > 0 AND ($1::text IS NULL OR key > $1) ORDER BY key LIMIT $2
-            ) AS page
-        ) AS sized WHERE {is_known} AND before < $3 ORDER BY key
-    """
     count: str = """
         SELECT (SELECT count(*) FROM {schema}.flow_runs r WHERE deleted_at IS NULL
                 AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)),
             (SELECT count(*) FROM {schema}.flow_runs WHERE deleted_at IS NOT NULL), count(*) FILTER (WHERE codec >= 0),
-            (SELECT count(*) FROM {schema}.global_values WHERE value IS NOT NULL),
-            coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_values), 0)
+            (SELECT count(*) FROM {schema}.global_values WHERE {is_there}),
+            coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_values WHERE {is_there}), 0)
         FROM {schema}.node_outputs
         WHERE {is_known} AND run IN (SELECT serial FROM {schema}.flow_runs WHERE deleted_at IS NULL)
     """
@@ -558,14 +523,6 @@ class Statements(WriteStatements):
         FROM {schema}.node_outputs o LEFT JOIN {schema}.flow_runs r ON r.serial = o.run
         WHERE {is_known} AND (o.run, o.node_id) > ($1, $2) ORDER BY o.run, o.node_id LIMIT 500
     """
-    check_globals: str = """
-        SELECT key, version, written_at, coalesce(size, 0), codec IS NULL AND checksum IS NULL AND size IS NULL
-        FROM {schema}.global_values WHERE {is_known} AND (key > $1 OR $2) ORDER BY key LIMIT 500
-    """
-    values_of_globals: str = """
-        SELECT key, codec, value, checksum, version, written_at, size FROM {schema}.global_values
-        WHERE {is_known} AND key = ANY($1::text[]) ORDER BY key
-    """
     # One by one, for each in one statement, and so of one moment.
     check_marks: str = """
         SELECT flow_run_id, marks, found FROM {schema}.flow_runs CROSS JOIN LATERAL (
@@ -590,7 +547,8 @@ def statements_for(schema: str) -> Statements:
             name: text.replace("{is_known}", _IS_KNOWN)
             .replace("{output_of_key}", _OUTPUT_OF_KEY)
             .replace("{has_rest}", HAS_REST)
-            .replace("{now}", _NOW)
+            .replace("{is_there}", IS_THERE)
+            .replace("{now}", NOW)
             .replace("{schema}", quoted)
             for name, text in texts.items()
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from .._engine.operations import (
     AppendOutput,
@@ -18,6 +18,7 @@ from .._engine.operations import (
     FindRun,
     ForgetRun,
     ForgetRuns,
+    FreeGlobals,
     GiveBackSpace,
     LoadAppendCounter,
     LoadAppendKey,
@@ -31,21 +32,18 @@ from .._engine.operations import (
 )
 from .._engine.portions import portions
 from .._engine.records import OutputKey
-from .._engine.rules import GlobalChange, GlobalOperation, StoredGlobal, change_global, refusal_of_put
-from .._values.codec import checksum
+from .._engine.rules import refusal_of_put
 from .._waiting.outcome import Outcome
 from ..errors import AlreadyExistsError, ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
 from .deletion import Deletions
 from .epoch import StoreEpoch
 from .errors import TransientError
+from .globals import Globals, OfGlobals, Seen
 from .marks import Marks
 from .outputs import GROUP_LIMITS, Outcomes, OutputRows, Put, PutRow, serial_meant
 from .placing import Placing
 from .retry import Retry
-from .write import NO_WRITER, AlreadyDoneError, IdTakenError, RunForgottenError, Write, WriteContext
-
-_Version: TypeAlias = tuple[Any, Any]
-"""Of a global: its version, and the id of the write that gave it."""
+from .write import AlreadyDoneError, IdTakenError, RunForgottenError, Write, WriteContext
 
 
 @dataclass
@@ -56,7 +54,7 @@ class Attempt:
     write: Write
     in_doubt: Attempt | None = None
     """An earlier one that may have been committed: the answer to its COMMIT was lost."""
-    seen: dict[str, _Version] = field(default_factory=dict)
+    seen: Seen = field(default_factory=dict)
     """How the unit's globals were before this one wrote them."""
     refused: dict[int, ContextStoreError] = field(default_factory=dict)
     """By index in the unit. The first refuses the unit as a whole."""
@@ -72,7 +70,7 @@ class Attempt:
     @property
     def may_be_settled(self) -> bool:
         """Whether a further attempt can tell what became of the one in doubt: by what that has written."""
-        return self.in_doubt is None or not all(isinstance(o, RemoveOutputs | ForgetRuns) for o in self.unit)
+        return self.in_doubt is None or not all(isinstance(o, _REMOVALS) for o in self.unit)
 
     def after(self, error: TransientError) -> Attempt:
         """The next one, which goes by the first that is in doubt: this one, if COMMIT may have been on its way.
@@ -95,6 +93,7 @@ class Units:
         self._epoch = epoch
         self._rows = OutputRows(context)
         self._placing = Placing(context)
+        self._globals = Globals(context)
         self._deletions = Deletions(context)
         self._marks = Marks(context)
 
@@ -294,10 +293,11 @@ class Units:
     # -- globals ------------------------------------------------------------------------------------------------------
 
     async def _apply_globals(self, attempt: Attempt, in_doubt: Attempt | None) -> None:
-        operations = {index: o for index, o in enumerate(attempt.unit) if isinstance(o, GlobalOperation)}
+        operations = {index: o for index, o in enumerate(attempt.unit) if isinstance(o, OfGlobals)}
         if not operations:
             return
-        stored = await self._lock_globals(sorted({operation.key for operation in operations.values()}), attempt)
+        locked = await self._globals.lock(operations, attempt.write)
+        attempt.seen = locked.seen
         if any(writer == attempt.write.write_id for _, writer in attempt.seen.values()):
             raise AlreadyDoneError
         if in_doubt is not None and attempt.seen != in_doubt.seen:
@@ -305,35 +305,14 @@ class Units:
             raise StorageError(f"the connection to {self._location} was lost during a commit", True)
         for index, operation in operations.items():
             try:
-                change = change_global(self._location, stored[operation.key], operation)
+                change = self._globals.decide(operation, locked)
             except ContextStoreError as error:
                 attempt.refused[index] = error
             else:
-                attempt.results[index] = change.result
-                await self._write_global(operation.key, change, attempt.write)
-
-    async def _lock_globals(self, keys: list[str], attempt: Attempt) -> dict[str, StoredGlobal]:
-        """How they are until the end of the transaction. Of one that is not there a row is made, to be locked."""
-        deadline = attempt.write.deadline
-        await self._connection.execute(deadline, self._statements.claim_globals, keys, NO_WRITER)
-        stored: dict[str, StoredGlobal] = {}
-        for row in await self._connection.fetch(deadline, self._statements.lock_globals, keys):
-            key, version, writer, codec, data, crc, size, written_at = row
-            stored[key] = StoredGlobal(key, codec, data, crc, version, written_at, size)
-            attempt.seen[key] = version, writer
-        return stored
-
-    async def _write_global(self, key: str, change: GlobalChange, write: Write) -> None:
-        if change.version is None:
-            return
-        columns: tuple[Any, ...] = (None, None, None, None)
-        if change.value is not None:
-            columns = (*change.value[:2], checksum("", key, change.value), len(change.value.data))
-        at = write.now if change.written_at is None else change.written_at
-        statement = self._statements.write_global
-        await self._connection.execute(write.deadline, statement, key, change.version, write.write_id, *columns, at)
+                attempt.results[index] = await self._globals.apply(operation, change, locked, attempt.write)
 
 
+_REMOVALS = RemoveOutputs | ForgetRuns | FreeGlobals
 _DELETIONS = DeleteRun | DeleteIdleRuns | FindRun | RemoveOutputs | ForgetRun | ForgetRuns | GiveBackSpace
 """What comes last, and each by itself."""
 

@@ -48,7 +48,7 @@ _GLOBALS = _Table(
     "global_values",
     "global",
     """
-    SELECT id, key, version, written_at, codec, CAST(value AS BLOB), checksum, size FROM global_values
+    SELECT id, key, version, written_at, codec, CAST(value AS BLOB), checksum, size, expires_at FROM global_values
     WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
     """,
     "SELECT id, key FROM global_values INDEXED BY sqlite_autoindex_global_values_1 WHERE id > ?",
@@ -233,9 +233,11 @@ def _check_output(row: tuple[Any, ...]) -> list[Problem]:
 
 
 def _check_global(row: tuple[Any, ...]) -> list[Problem]:
-    _, name, version, written_at, *value = row
+    _, name, version, written_at, *value, expires_at = row
     key = (str(name),)
     problems = _check_time("global", key, written_at)
+    if expires_at is not None:
+        problems += _check_time("global", key, expires_at)
     if type(version) is not int or version < 1:
         problems.append(Problem("global", key, f"{version!r} is no version"))
     if value != [None, None, None, None]:  # as a deleted one's are

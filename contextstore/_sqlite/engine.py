@@ -41,8 +41,10 @@ from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
 from . import appends, deletion, news, parts, reads
+from . import globals as many_globals
 from .backup import back_up
 from .check import check_store
+from .clock import now
 from .database import Database
 from .errors import translated, translated_os
 from .writes import MAX_BYTES
@@ -182,6 +184,20 @@ class SQLiteEngine:
         return self._database.read(
             "the globals", lambda here: reads.page_globals(here, self.location, prefix, after, limit)
         )
+
+    async def fetch_globals(self, keys: Sequence[str]) -> list[Outcome[GlobalRecord | None]]:
+        return self._database.read("globals", lambda here: many_globals.fetch_globals(here, self.location, keys, now()))
+
+    async def list_global_keys(self, prefix: str, after: str | None, limit: int | None) -> list[str]:
+        return self._database.read(
+            "the globals", lambda here: many_globals.list_global_keys(here, prefix, after, limit, now())
+        )
+
+    async def count_passing_globals(self) -> int:
+        return self._database.read("the globals", lambda here: many_globals.count_passing_globals(here, now()))
+
+    async def freed_version(self) -> int:
+        return self._database.read("the globals", lambda here: many_globals.freed_version(here, self.location))
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         return self._database.read("the runs", lambda here: reads.page_run_rows(here, after, limit))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .._engine.epochs import Epochs, is_known
 from .._engine.records import Cursor, OutputKey, Wanted
 from ..errors import StorageError
+from .clock import now
 from .connection import set_up_reader, uri_of
 from .deletion import alive_among, deleted_among
 from .errors import code_of, translated
+from .globals import globals_beyond
 from .location import StoreFile
 from .schema import refuse_other_format
 
@@ -49,6 +51,12 @@ class FileFeed:
             return news_since(cursor, self._poll_connection())
         except sqlite3.Error as error:
             raise self._failure(error, "could not look for news in") from error
+
+    async def globals_beyond(self, versions: Mapping[str, int]) -> Sequence[tuple[str, int]] | None:
+        try:
+            return look_for_globals(self._poll_connection(), versions)
+        except sqlite3.Error as error:
+            raise self._failure(error, "could not look for globals in") from error
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         try:
@@ -98,6 +106,16 @@ def news_since(cursor: Cursor | None, connection: sqlite3.Connection) -> tuple[C
         raise
     new_cursor = (rows[-1][0] if rows else last, fingerprint if len(rows) < _NEWS_ROWS else None)
     return new_cursor, [(flow_run_id, node_id) for _, flow_run_id, node_id in rows]
+
+
+def look_for_globals(connection: sqlite3.Connection, versions: Mapping[str, int]) -> Sequence[tuple[str, int]] | None:
+    """As the feed's ``globals_beyond``."""
+    try:
+        return globals_beyond(connection, versions, now())
+    except sqlite3.Error as error:
+        if code_of(error) & 0xFF == sqlite3.SQLITE_BUSY:  # another process recovers the file
+            return None
+        raise
 
 
 def failure_of_look(

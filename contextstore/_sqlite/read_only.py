@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from .._engine.contract import Job
@@ -27,7 +27,7 @@ from .database import NoWrites, run_query
 from .deletion import alive_among, deleted_among
 from .epochs import read_epoch
 from .errors import code_of, translated, translated_os
-from .feed import POLL_SECONDS, failure_of_look, known_epoch, news_since
+from .feed import POLL_SECONDS, failure_of_look, known_epoch, look_for_globals, news_since
 from .file import file_stats
 from .fork import refuse_if_spoilt
 from .location import StoreFile, check_place, refuse_emptied
@@ -228,6 +228,12 @@ class ReadOnlyFeed:
             return alive_among(visit.connection, serials)
 
         return until_right(self._visitor.timeout, lambda: self._read("deleted runs", query))
+
+    async def globals_beyond(self, versions: Mapping[str, int]) -> Sequence[tuple[str, int]] | None:
+        def query(visit: Visit) -> Sequence[tuple[str, int]] | None:
+            return look_for_globals(visit.connection, versions)
+
+        return until_right(self._visitor.timeout, lambda: self._read("globals", query))
 
     def _read(self, what: str, query: Callable[[Visit], T]) -> T:
         self._file.check()

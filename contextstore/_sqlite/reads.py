@@ -29,6 +29,7 @@ from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError
 from .appends import HAS_APPENDS
+from .clock import now
 from .deletion import json_array
 from .errors import code_of, translated
 
@@ -61,20 +62,22 @@ _FEW = 5000
 """So many runs are put in order in the time that a page takes otherwise, about."""
 _COUNT_PREFIX = "SELECT count(*) FROM (SELECT 1 FROM flow_runs WHERE flow_run_id >= ? AND flow_run_id < ? LIMIT ?)"
 
-_GLOBAL_COLUMNS = "key, codec, CAST(value AS BLOB), checksum, version, written_at, size"
-_FETCH_GLOBAL = f"SELECT {_GLOBAL_COLUMNS} FROM global_values WHERE key = ?"  # noqa: S608 - no input in it
+GLOBAL_COLUMNS = "key, codec, CAST(value AS BLOB), checksum, version, written_at, size, expires_at"
+IS_THERE = "value IS NOT NULL AND (expires_at IS NULL OR expires_at NOT BETWEEN 0 AND ?)"
+"""Of a global, by the time that is passed in: neither deleted nor expired."""
+_FETCH_GLOBAL = f"SELECT {GLOBAL_COLUMNS} FROM global_values WHERE key = ?"  # noqa: S608 - no input in it
 
 _GLOBAL_NAMES = """
     SELECT key FROM global_values INDEXED BY sqlite_autoindex_global_values_1 WHERE key > ? OR ? ORDER BY key LIMIT ?
 """
 
-_COUNT = """
+_COUNT = f"""
     SELECT (SELECT count(*) FROM flow_runs WHERE deleted_at IS NULL),
         (SELECT count(*) FROM flow_runs WHERE deleted_at IS NOT NULL), count(*),
-        (SELECT count(*) FROM global_values WHERE value IS NOT NULL),
-        CAST(total(size) + (SELECT total(size) FROM global_values) AS INTEGER)
+        (SELECT count(*) FROM global_values WHERE {IS_THERE}),
+        CAST(total(size) + (SELECT total(size) FROM global_values WHERE {IS_THERE}) AS INTEGER)
     FROM node_outputs WHERE run IN (SELECT serial FROM flow_runs WHERE deleted_at IS NULL) AND codec >= 0
-"""
+"""  # noqa: S608 - no input in it
 
 
 @contextlib.contextmanager
@@ -297,7 +300,7 @@ def stored_global(connection: sqlite3.Connection, key: str) -> StoredGlobal | No
 
 def fetch_global(connection: sqlite3.Connection, location: str, key: str) -> GlobalRecord | None:
     stored = stored_global(connection, key)
-    return None if stored is None or stored.is_deleted else read_global(location, stored)
+    return read_global(location, stored) if stored is not None and stored.is_there(now()) else None
 
 
 def page_globals(
@@ -306,10 +309,10 @@ def page_globals(
     is_next_page = after is not None and after >= prefix
     bound = "key > ?" if is_next_page else "key >= ?"  # one of the two, so that the index leads to the page at once
     query = f"""
-        SELECT {_GLOBAL_COLUMNS} FROM global_values
-        WHERE value IS NOT NULL AND {bound} AND key < ? ORDER BY key LIMIT ?
+        SELECT {GLOBAL_COLUMNS} FROM global_values
+        WHERE {bound} AND key < ? AND {IS_THERE} ORDER BY key LIMIT ?
     """  # noqa: S608 - no input in it
-    parameters = (after if is_next_page else prefix, after_prefix(prefix) or b"", limit)
+    parameters = (after if is_next_page else prefix, after_prefix(prefix) or b"", now(), limit)
     rows = connection.execute(query, parameters).fetchall()
     return [read_global(location, StoredGlobal(*row)) for row in rows]
 
@@ -317,7 +320,7 @@ def page_globals(
 def page_global_rows(
     connection: sqlite3.Connection, location: str, after: str | None, limit: int
 ) -> list[Outcome[GlobalRow]]:
-    query = f"SELECT {_GLOBAL_COLUMNS} FROM global_values WHERE key > ? OR ? ORDER BY key LIMIT ?"  # noqa: S608 - no input in it
+    query = f"SELECT {GLOBAL_COLUMNS} FROM global_values WHERE key > ? OR ? ORDER BY key LIMIT ?"  # noqa: S608 - no input in it
     parameters = (after or "", after is None, limit)
     try:
         rows = connection.execute(query, parameters).fetchall()
@@ -339,4 +342,5 @@ def _global_row_by_name(connection: sqlite3.Connection, location: str, key: str)
 
 
 def count(connection: sqlite3.Connection) -> Counts:
-    return Counts(*connection.execute(_COUNT).fetchone())
+    at = now()
+    return Counts(*connection.execute(_COUNT, (at, at)).fetchone())

@@ -19,17 +19,22 @@ from .._engine.operations import (
     Appended,
     AppendOutput,
     DeleteGlobal,
+    DeleteGlobals,
     DeleteIdleRuns,
     DeleteOutputs,
     DeleteRun,
+    ExpectGlobal,
     FindRun,
     ForgetRun,
     ForgetRuns,
     Forgetting,
+    Freed,
+    FreeGlobals,
     GiveBackSpace,
     IdleDeletion,
     LoadAppendCounter,
     LoadAppendKey,
+    LoadFreedVersion,
     LoadGlobal,
     LoadMark,
     LoadOutput,
@@ -44,7 +49,7 @@ from .._engine.operations import (
     UpsertGlobal,
 )
 from .._engine.records import OutputRecord
-from .._engine.rules import GlobalOperation, change_global, marks_deleted, refusal_of_put
+from .._engine.rules import GlobalOperation, StoredGlobal, change_global, marks_deleted, refusal_of_put
 from .._engine.serials import Serials
 from .._values.codec import MARK, Encoded, checksum
 from .._waiting.deadline import Deadline
@@ -55,6 +60,7 @@ from .connection import roll_back
 from .deletion import delete_idle_runs, forget_run, forget_runs, give_back_space, remove_outputs
 from .epochs import MappedEpochs
 from .errors import code_of, translated, translated_os
+from .globals import delete_globals, free_globals, freed_version, raise_freed_version
 from .lock import try_again
 from .marks import delete_outputs, load_mark
 from .reads import codec_of, fetch_output, stored_global
@@ -78,11 +84,11 @@ _RUN_AND_NODE = itemgetter(0, 1)
 """Of an output's row."""
 
 _WRITE_GLOBAL = """
-    INSERT INTO global_values (key, version, codec, checksum, written_at, size, value)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO global_values (key, version, codec, checksum, written_at, size, value, expires_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET version = excluded.version, codec = excluded.codec,
         checksum = excluded.checksum, written_at = excluded.written_at, size = excluded.size,
-        value = excluded.value
+        value = excluded.value, expires_at = excluded.expires_at
 """
 
 
@@ -207,6 +213,8 @@ class Transaction:
         self._serials = serials
         self._begin_anew = begin_anew
         self._now = _now()
+        self._before: dict[str, StoredGlobal | None] = {}
+        """How the globals that a unit expects something of were before it."""
         self.deletes_runs = False
         """Or outputs: whether the epoch changes with the commit."""
         self.value_bytes = 0
@@ -257,7 +265,7 @@ class Transaction:
     def _apply_unit(self, unit: Unit) -> Outcome[list[Any]]:
         if len(unit) == 1:  # a single statement that is refused undoes itself
             try:
-                return Outcome([self._apply_operation(unit[0])])
+                return Outcome(self._apply_all(unit))
             except ContextStoreError as error:
                 return Outcome.failure(error)
         self._connection.execute("SAVEPOINT unit")
@@ -283,6 +291,8 @@ class Transaction:
         """Each in its turn. Puts alone go in the order in which watchers are told of one commit."""
         if len(unit) > 1 and all(type(operation) is PutOutput for operation in unit):
             return self._put_sorted(cast("Sequence[PutOutput]", unit))
+        expected = {operation.key for operation in unit if type(operation) is ExpectGlobal}
+        self._before = {key: stored_global(self._connection, key) for key in expected}
         results: list[Any] = []
         for kind, some in itertools.groupby(unit, key=type):
             if kind is AppendOutput:
@@ -314,8 +324,14 @@ class Transaction:
         match operation:
             case PutOutput():
                 return self._put_output(operation, self._now)
-            case PutGlobal() | UpsertGlobal() | DeleteGlobal() | LoadGlobal():
+            case PutGlobal() | UpsertGlobal() | DeleteGlobal() | ExpectGlobal() | LoadGlobal():
                 return self._change_global(operation)
+            case DeleteGlobals():
+                return self._delete_globals(operation)
+            case FreeGlobals():
+                return self._free_globals(operation)
+            case LoadFreedVersion():
+                return raise_freed_version(self._connection, operation.version)
             case DeleteRun():
                 return self._delete_run(operation)
             case DeleteIdleRuns():
@@ -446,17 +462,30 @@ class Transaction:
     # -- globals -------------------------------------------------------------------------------------------------------
 
     def _change_global(self, operation: GlobalOperation) -> Any:
-        stored = stored_global(self._connection, operation.key)
-        change = change_global(self._location, stored, operation)
+        key = operation.key
+        is_expected = type(operation) is ExpectGlobal
+        stored = self._before[key] if is_expected else stored_global(self._connection, key)
+        freed = freed_version(self._connection, self._location) if stored is None else 0
+        change = change_global(self._location, stored, operation, self._now, freed)
         if change.version is not None:
             at = self._now if change.written_at is None else change.written_at
             columns: tuple[Any, ...] = (None, None, at, None, None)
             if change.value is not None:
                 value = change.value
                 self.value_bytes += len(value.data)
-                columns = (value.codec, checksum("", operation.key, value), at, len(value.data), value_of(value))
-            self._connection.execute(_WRITE_GLOBAL, (operation.key, change.version, *columns))
+                columns = (value.codec, checksum("", key, value), at, len(value.data), value_of(value))
+            self._connection.execute(_WRITE_GLOBAL, (key, change.version, *columns, change.expires_at))
         return change.result
+
+    def _delete_globals(self, delete: DeleteGlobals) -> int:
+        deleted = delete_globals(self._connection, delete, self._now)
+        self.freed_pages += deleted
+        return deleted
+
+    def _free_globals(self, free: FreeGlobals) -> Freed:
+        freed, pages = free_globals(self._connection, free, self._now, MAX_BYTES)
+        self.freed_pages += pages
+        return freed
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 

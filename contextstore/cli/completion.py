@@ -47,7 +47,7 @@ def _found(store: ContextStore, kind: str, words: Sequence[str], incomplete: str
     if kind == "NODE":
         return store.list_keys(words[0], prefix=incomplete, limit=_MOST)
     if kind == "KEY":
-        return [entry.key for entry in store.list_globals(incomplete, limit=_MOST)]
+        return store.list_global_keys(incomplete, limit=_MOST)
     return []
 
 

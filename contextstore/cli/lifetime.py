@@ -121,7 +121,7 @@ def delete(
     with call.written_to() as store:
         _refuse_unknown(store, runs)
         what = f"run {shown_id(runs[0])}" if len(runs) == 1 else f"these {counted(len(runs), 'run')}"
-        _ask(f"Delete {what}, for good{', and forget it all' if forget else ''}?", yes=yes)
+        ask(f"Delete {what}, for good{', and forget it all' if forget else ''}?", yes=yes)
         with bar("delete", "runs", quiet=quiet) as report:
             call.screen.results(_deleted(store, runs, report, forget=forget), partial(_deleted_lines, forget=forget))
 
@@ -151,9 +151,10 @@ def prune(
 ) -> None:
     """Delete the runs that were last written to longer ago, and give the space back.
 
-    What was deleted that long ago is forgotten, too. Globals stay. It looks first, and asks; where
-    nobody can answer, it wants --yes. Interrupted, the same command goes on. Without --older-than no run
-    is deleted, and nothing asked: it only finishes deletions that were interrupted.
+    What was deleted that long ago is forgotten, too. Globals stay, but nothing is left of deleted and
+    expired ones. It looks first, and asks; where nobody can answer, it wants --yes. Interrupted, the same
+    command goes on. Without --older-than no run is deleted, and nothing asked: it only finishes deletions
+    that were interrupted, and clears away deleted and expired globals.
     """
     age = None if older_than is None else age_of(older_than)
     yes = yes or age is None
@@ -162,13 +163,13 @@ def prune(
             call.screen.result(_prune(store, age, "look", dry_run=True, quiet=quiet), _would_delete)
         return
     if not yes:
-        _refuse_if_nobody_answers()
+        refuse_if_nobody_answers()
     with call.written_to() as store:
         if not yes:
             plan = _prune(store, age, "look", dry_run=True, quiet=quiet)
             for line in _would_delete(plan):
                 complain(line)
-            _ask("Do it?", yes=False)
+            ask("Do it?", yes=False)
         with interruption_is_told(lambda: "interrupted: what was deleted so far stays so; the same command goes on"):
             report = _prune(store, age, "prune", dry_run=False, quiet=quiet)
     call.screen.result(report, _has_deleted)
@@ -191,8 +192,9 @@ def _has_deleted(report: PruneReport) -> Iterator[str]:
 
 def _counted(report: PruneReport) -> str:
     forgotten = f"; {counted(report.tombstones, 'deleted run')} forgotten" if report.tombstones else ""
+    freed = f"; {counted(report.globals, 'deleted or expired global')} freed" if report.globals else ""
     size = f"{counted(report.outputs, 'output')}, {counted(report.bytes, 'byte')}"
-    return f"{counted(report.runs, 'run')} with {size}{forgotten}"
+    return f"{counted(report.runs, 'run')} with {size}{forgotten}{freed}"
 
 
 # -- ages -------------------------------------------------------------------------------------------------------------
@@ -203,16 +205,21 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)([wdhms])", re.ASCII)
 
 def age_of(text: str) -> datetime.timedelta:
     """The age that ``30d``, ``1.5h`` or ``1d12h`` means."""
+    return span_of(text, "--older-than", "age")
+
+
+def span_of(text: str, option: str, name: str = "span of time") -> datetime.timedelta:
+    """The same for any option that takes one."""
     compact = text.strip().lower()
     parts = _PART.findall(compact)
     if not parts or "".join(map("".join, parts)) != compact:
         understood = "a number with w, d, h, m or s, such as 30d, 12h, 90m, 1w or 1d12h"
-        raise WrongUse(f"--older-than {text!r} is no age: {understood}")
+        raise WrongUse(f"{option} {text!r} is no {name}: {understood}")
     try:
         spans = [datetime.timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts]
         return sum(spans, datetime.timedelta())
     except OverflowError as error:
-        raise WrongUse(f"--older-than {text!r} is longer than there is time") from error
+        raise WrongUse(f"{option} {text!r} is longer than there is time") from error
 
 
 # -- before anything is deleted ---------------------------------------------------------------------------------------
@@ -227,12 +234,12 @@ def _refuse_unknown(store: ContextStore, runs: Iterable[str]) -> None:
             raise NotFound(f"there is no run {shown_id(run)}; nothing was done") from error
 
 
-def _refuse_if_nobody_answers() -> None:
+def refuse_if_nobody_answers() -> None:
     if not sys.stdin.isatty():
         raise WrongUse("this deletes for good, and nobody is there to be asked: say --yes")
 
 
-def _ask(question: str, *, yes: bool) -> None:
+def ask(question: str, *, yes: bool) -> None:
     if not yes:
-        _refuse_if_nobody_answers()
+        refuse_if_nobody_answers()
         typer.confirm(question, abort=True, err=True)

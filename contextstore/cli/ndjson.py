@@ -16,12 +16,21 @@ from typing import Annotated, Any, NoReturn, Protocol, TypeAlias
 import msgspec
 import orjson
 
-from .. import ExportedAppendCounter, ExportedAppendKey, ExportedGlobal, ExportedOutput, ExportedRun
+from .. import (
+    ExportedAppendCounter,
+    ExportedAppendKey,
+    ExportedFreedVersion,
+    ExportedGlobal,
+    ExportedOutput,
+    ExportedRun,
+)
 
 FORMAT = "contextstore"
 VERSION = 2
 
-Record: TypeAlias = ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal
+Record: TypeAlias = (
+    ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal | ExportedFreedVersion
+)
 
 _SUM_DIGITS = 16
 _SUM = b',"sum":"'
@@ -112,7 +121,12 @@ class AppendKey(_Line, tag="append_key", kw_only=True):
 class Global(_Valued, kw_only=True):
     key: str
     version: int
+    expires_at: Time | None = None
     deleted: bool = False
+
+
+class Freed(_Line, kw_only=True):
+    version: int
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -143,7 +157,7 @@ class End(_Line, kw_only=True):
     sha256: str
 
 
-_decode = msgspec.json.Decoder(Manifest | Run | Output | AppendCounter | AppendKey | Global | End).decode
+_decode = msgspec.json.Decoder(Manifest | Run | Output | AppendCounter | AppendKey | Global | Freed | End).decode
 
 
 class _Tally:
@@ -243,10 +257,17 @@ def _head_of(record: Record) -> bytes:
         case ExportedAppendKey():
             names = tuple(map(_string, (record.flow_run_id, record.prefix, record.key, record.node_id)))
             return b'{"type":"append_key","flow_run_id":%b,"prefix":%b,"key":%b,"node_id":%b' % names
-        case ExportedGlobal(key, encoding, data, version, written_at):
+        case ExportedGlobal(key, encoding, data, version, written_at, expires_at):
+            expiry = b"" if expires_at is None else b',"expires_at":%b' % _time(expires_at)
             value = b',"deleted":true' if data is None else _value(encoding, data)
-            about = _string(key), b"%d" % version, _time(written_at), value
-            return b'{"type":"global","key":%b,"version":%b,"written_at":%b%b' % about
+            head = b'{"type":"global","key":%b,"version":%d,"written_at":%b' % (
+                _string(key),
+                version,
+                _time(written_at),
+            )
+            return head + expiry + value
+        case ExportedFreedVersion(version):
+            return b'{"type":"freed","version":%d' % version
 
 
 def _string(text: str) -> bytes:
@@ -360,13 +381,15 @@ class Reader:
                 return ExportedAppendCounter(line.flow_run_id, line.prefix, line.last)
             case AppendKey():
                 return ExportedAppendKey(line.flow_run_id, line.prefix, line.key, line.node_id)
-            case Global(deleted=True) if not bytes(line.value) and line.base64 is None:
+            case Global(deleted=True, expires_at=None) if not bytes(line.value) and line.base64 is None:
                 return ExportedGlobal(line.key, None, None, line.version, line.written_at)
             case Global(deleted=False):
                 encoding, data = self._value_of(line)
-                return ExportedGlobal(line.key, encoding, data, line.version, line.written_at)
+                return ExportedGlobal(line.key, encoding, data, line.version, line.written_at, line.expires_at)
+            case Freed():
+                return ExportedFreedVersion(line.version)
         self._refuse(
-            "what is deleted has no value"
+            "what is deleted has no value, and does not expire"
             if isinstance(line, Global | Output)
             else "a second manifest; import each export by itself"
         )

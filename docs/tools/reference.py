@@ -47,7 +47,7 @@ In signatures `Target` is `str | os.PathLike[str]`; `Durability` is `"full"` or 
 `ExistOk` is `bool` or `"keep"`;
 `Outputs` is a mapping of values by node id; `Store` is either of the two stores; `Progress` is a function of two
 numbers, how many are done and how many there are; `Damaged` is `"raise"` or `"skip"`; `ExportedRecord` is any of the
-three records of an export.
+records of an export; `Keep` is the type of `KEEP`.
 """
 
 STORE, SYNC_STORE = contextstore.AsyncContextStore, contextstore.ContextStore
@@ -352,6 +352,9 @@ def named_part(name: str, value: Any, linked: Callable[[str], str]) -> Iterator[
     elif isinstance(value, type) and issubclass(value, enum.Enum):
         yield f"### {name}"
         yield docstrings.rendered(inspect.getdoc(value) or "", linked)
+    elif isinstance(value, enum.Enum):
+        yield f"### {name}"
+        yield docstrings.rendered(inspect.getdoc(type(value)) or "", linked)
     elif isinstance(value, type):
         yield from class_part(value, linked, "###")
     elif inspect.isfunction(value):

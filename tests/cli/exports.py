@@ -9,7 +9,7 @@ import pathlib
 import re
 from typing import Any
 
-from contextstore import ContextStore, export_records
+from contextstore import ContextStore, ExportedFreedVersion, export_records, import_records
 from contextstore.cli.exchange import InChunks, selection_of, write_export
 from contextstore.cli.ndjson import Reader
 
@@ -75,6 +75,8 @@ def small_export() -> bytes:
         store.upsert_global("key", "value")
         store.upsert_global("gone", 1)
         store.delete_global("gone")
+        store.upsert_global("passing", 1, ttl=10**8)
+        import_records(store, [ExportedFreedVersion(41)])
         return export_of(store)
 
 

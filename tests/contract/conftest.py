@@ -12,6 +12,7 @@ import pytest
 
 from contextstore._core import retention as _deletion
 from contextstore._postgres import engine as _postgres
+from contextstore._sqlite import clock as _sqlite_clock
 from contextstore._sqlite import lending as _sqlite_lending
 from contextstore._sqlite import writes as _sqlite_writes
 from contextstore._waiting import deadlock as _circles
@@ -26,6 +27,7 @@ from .waiting import TOLD, news, subscriptions
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
+    monkeypatch.setattr(_sqlite_clock, "time", clock)
     monkeypatch.setattr(_sqlite_writes, "time", clock)
     monkeypatch.setattr(_sqlite_lending, "time", clock)
     monkeypatch.setattr(_deletion, "time", clock)

@@ -15,8 +15,10 @@ from contextstore import (
     RunDeletedError,
     VersionConflictError,
 )
+from contextstore._engine import rules
 from contextstore._engine.operations import (
     DeleteGlobal,
+    ExpectGlobal,
     LoadGlobal,
     LoadOutput,
     LoadRun,
@@ -29,7 +31,6 @@ from contextstore._engine.rules import (
     GlobalChange,
     GlobalOperation,
     StoredGlobal,
-    change_global,
     damaged_output,
     marks_deleted,
     read_global,
@@ -41,9 +42,14 @@ from contextstore._engine.rules import (
 from contextstore._values.codec import BYTES, JSON, Encoded, checksum
 
 HERE = "here.db"
+NOW = 1000
 ONE, TWO = Encoded(JSON, b"1"), Encoded(JSON, b"2")
 LAST_TIME = 253_402_300_799_999_999  # the last microsecond of the year 9999
 NOT_A_TIME = [None, -1, LAST_TIME + 1, 1.0, "1", True]
+
+
+def change_global(location: str, stored: StoredGlobal | None, operation: GlobalOperation) -> GlobalChange:
+    return rules.change_global(location, stored, operation, NOW)
 
 
 def put(value: Encoded, exist_ok: bool = False) -> PutOutput:
@@ -458,3 +464,68 @@ def test_each_refusal_is_an_error_object_of_its_own(act: Callable[[], object]) -
             act()
         refusals.append(refusal.value)
     assert refusals[0] is not refusals[1]
+
+
+EXPIRED, PASSING = STORED._replace(expires_at=NOW), STORED._replace(expires_at=NOW + 1)
+DAMAGED_EXPIRY = [STORED._replace(expires_at=when) for when in NOT_A_TIME if when is not None]
+
+
+class TestAGlobalThatExpires:
+    def test_is_there_before_and_not_from_that_time_on(self) -> None:
+        assert PASSING.is_there(NOW)
+        assert not EXPIRED.is_there(NOW)
+        assert not DELETED.is_there(NOW)
+
+    def test_is_read_with_its_time(self) -> None:
+        assert read_global(HERE, PASSING) == GlobalRecord("key", ONE, 3, 5, NOW + 1)
+        assert read_global_row(HERE, EXPIRED).unwrap() == GlobalRow("key", ONE, 3, 5, NOW)
+
+    @pytest.mark.parametrize("row", DAMAGED_EXPIRY, ids=repr)
+    def test_at_no_time_is_there_and_damaged_and_may_be_written_over(self, row: StoredGlobal) -> None:
+        assert row.is_there(NOW)
+        assert says_the_value_is_damaged(read_global_row(HERE, row).error, "key")
+        kept = UpsertGlobal("key", TWO, 3, keeps_expiry=True)
+        assert change_global(HERE, row, kept) == written(4, TWO, result=4)
+
+    @pytest.mark.parametrize("stored", [None, DELETED, EXPIRED])
+    def test_is_written_for_so_long_from_now_on(self, stored: StoredGlobal | None) -> None:
+        version = 1 if stored is None else 4
+        change = change_global(HERE, stored, PutGlobal("key", TWO, False, ttl=7))
+        assert change == written(version, TWO)._replace(expires_at=NOW + 7)
+        change = change_global(HERE, stored, UpsertGlobal("key", TWO, 0, ttl=7))
+        assert change == written(version, TWO, result=version)._replace(expires_at=NOW + 7)
+
+    @pytest.mark.parametrize(
+        ("stored", "expires_at"), [(PASSING, NOW + 1), (STORED, None), (EXPIRED, None), (DELETED, None), (None, None)]
+    )
+    def test_keeps_its_time_if_it_is_there_and_told_to(
+        self, stored: StoredGlobal | None, expires_at: int | None
+    ) -> None:
+        kept = UpsertGlobal("key", TWO, None, ttl=None, keeps_expiry=True)
+        assert change_global(HERE, stored, kept).expires_at == expires_at
+
+    @pytest.mark.parametrize("operation", [DeleteGlobal("key"), ExpectGlobal("key", 0)])
+    def test_is_as_deleted_once_it_has_expired(self, operation: GlobalOperation) -> None:
+        assert change_global(HERE, EXPIRED, operation) == change_global(HERE, DELETED, operation)
+        with pytest.raises(VersionConflictError):
+            change_global(HERE, EXPIRED, ExpectGlobal("key", 3))
+
+    def test_is_taken_over_with_its_time_and_compared_by_it(self) -> None:
+        same = LoadGlobal("key", ONE, 3, 8, NOW)
+        assert change_global(HERE, EXPIRED, same) == NOTHING
+        assert change_global(HERE, None, same) == written(3, ONE, written_at=8)._replace(expires_at=NOW)
+        assert type(refusal_of(STORED, same)) is VersionConflictError
+
+    def test_gives_way_to_a_later_version_that_is_to_replace_nothing(self) -> None:
+        load = LoadGlobal("key", TWO, 4, 8, replaces=False)
+        assert change_global(HERE, EXPIRED, load) == written(4, TWO, written_at=8)
+        assert type(refusal_of(PASSING, load)) is VersionConflictError
+
+
+class TestVersionsOfFreedGlobals:
+    @pytest.mark.parametrize("operation", [PutGlobal("key", ONE, False), UpsertGlobal("key", ONE, 0)])
+    def test_begin_above_the_highest_where_there_is_no_trace(self, operation: GlobalOperation) -> None:
+        assert rules.change_global(HERE, None, operation, NOW, 41).version == 42
+        only_locked = StoredGlobal("key", None, None, None, 0, 0, None)
+        assert rules.change_global(HERE, only_locked, operation, NOW, 41).version == 42
+        assert rules.change_global(HERE, DELETED, operation, NOW, 41).version == 4

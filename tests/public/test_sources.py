@@ -81,6 +81,7 @@ SPEAKS_SQL = {
 }
 # The engine's own call, and the one that gathers them.
 TAKES_KEYS = {"self._engine.fetch", "self.reader.fetch", "session.fetch", "self._session.fetch", "super().fetch"}
+TAKES_KEYS |= {"self.global_reader.fetch"}
 NUMBERS = {"int", "len"}
 PARTS_OF_TEXT = {"replace", "split", "strip", "join", "format", "removesuffix", "removeprefix"}
 

@@ -121,6 +121,15 @@ def test_the_same_key_with_another_request_is_refused(client: httpx.Client) -> N
     assert "another request" in refused.json()["detail"]
 
 
+def test_an_idempotency_key_passes_by_itself_when_its_time_is_over(client: httpx.Client, target: str) -> None:
+    assert client.post("/runs", json={"topic": "salt"}, headers={"Idempotency-Key": "passing"}).status_code == 202
+    with ContextStore(target) as store:
+        entry = store.get_global_entry("idempotency/passing")
+    assert entry is not None
+    assert entry.expires_at is not None
+    assert 29 <= (entry.expires_at - entry.written_at).days <= 30
+
+
 # ---------------------------------------------------------------------------------------------------------------- pages
 
 
@@ -247,9 +256,9 @@ def test_what_is_past_its_time_is_pruned_with_its_key(tmp_path: pathlib.Path) ->
     target = str(tmp_path / "flows.db")
     with ContextStore(target) as store:
         store.put("an old run", "1-request", {"topic": "tea"})
-        store.put_global("idempotency/old", "an old run")
+        store.put_global("idempotency/old", "an old run", ttl=0.001)
     with Service(target, workers=1, KEEP_DAYS=0) as service, service.client() as client:
-        service.hear(r"pruned: PruneReport\(runs=1, outputs=1")
+        service.hear(r"pruned: PruneReport\(runs=1, outputs=1, .* globals=1\)")
         assert client.get("/runs/an old run").status_code == 410
     with ContextStore(target) as store:
         assert store.list_globals("idempotency/") == []

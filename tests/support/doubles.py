@@ -73,7 +73,7 @@ class Gate:
 def fail(store: Any, call: str, *errors: BaseException | None) -> None:
     """Have the engine's next calls raise these, one after the other (None: do what it does); then work as before."""
     engine: Any = engine_alone(store)
-    if call in ("poll", "deleted_among"):
+    if call in ("poll", "deleted_among", "globals_beyond"):
         engine = engine.feed
     original = getattr(engine, call)
     left = list(errors)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from contextstore import ContextStoreError, CorruptStoreError, StorageError
@@ -47,7 +47,7 @@ from contextstore._engine.records import (
     after_prefix,
 )
 from contextstore._engine.reports import Reports
-from contextstore._engine.rules import read_global, read_global_row, run_record
+from contextstore._engine.rules import read_global, read_global_row, read_global_there, run_record
 from contextstore._process.own_threads import OwnThreads
 from contextstore._results import CheckReport
 from contextstore._waiting.callers import Binding
@@ -426,7 +426,25 @@ class FakeEngine:
     async def fetch_global(self, key: str) -> GlobalRecord | None:
         await self._called("fetch_global")
         stored = self.place.globals.get(key)
-        return None if stored is None or stored.is_deleted else read_global(self.location, stored)
+        return read_global(self.location, stored) if stored is not None and stored.is_there(self.place.now) else None
+
+    async def fetch_globals(self, keys: Sequence[str]) -> list[Outcome[GlobalRecord | None]]:
+        await self._called("fetch_globals")
+        rows = [self.place.globals.get(key) for key in keys]
+        there = [row is not None and row.is_there(self.place.now) for row in rows]
+        pairs = zip(rows, there, strict=True)
+        return [read_global_there(LOCATION, row) if row and is_there else Outcome(None) for row, is_there in pairs]
+
+    async def list_global_keys(self, prefix: str, after: str | None, limit: int | None) -> list[str]:
+        return [record.key for record in await self.page_globals(prefix, after, limit or 10**6)]
+
+    async def count_passing_globals(self) -> int:
+        await self._called("count_passing_globals")
+        return len(self.place.passing_globals())
+
+    async def freed_version(self) -> int:
+        await self._called("freed_version")
+        return self.place.freed_version
 
     async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
         await self._called("page_globals")
@@ -434,9 +452,10 @@ class FakeEngine:
         found = [
             row
             for key, row in sorted(self.place.globals.items())
-            if prefix <= key and (end is None or key < end) and (after is None or key > after) and not row.is_deleted
+            if prefix <= key and (end is None or key < end) and (after is None or key > after)
         ]
-        return [read_global(self.location, row) for row in found[:limit]]
+        there = [row for row in found if row.is_there(self.place.now)]
+        return [read_global(self.location, row) for row in there[:limit]]
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         await self._called("page_run_rows")
@@ -452,7 +471,7 @@ class FakeEngine:
         await self._called("count")
         alive = [run for _, run in self.place.all_alive()]
         rows = [row for run in alive for row in run.outputs.values()]
-        values = [row for row in self.place.globals.values() if not row.is_deleted]
+        values = [row for row in self.place.globals.values() if row.is_there(self.place.now)]
         size = sum(row.size for row in rows) + sum(row.size for row in values)
         return Counts(len(alive), len(self.place.runs) - len(alive), len(rows), len(values), size)
 
@@ -482,6 +501,13 @@ class FakeEngine:
         return NewsPage(news, place, is_last, None if run is None else run.serial, is_deleted)
 
     # -- beside the reads and writes ----------------------------------------------------------------------------------
+
+    async def globals_beyond(self, versions: Mapping[str, int]) -> Sequence[tuple[str, int]] | None:
+        await self._called("globals_beyond")
+        rows = [row for key in versions if (row := self.place.globals.get(key)) is not None]
+        return [
+            (row.key, row.version) for row in rows if row.is_there(self.place.now) and row.version > versions[row.key]
+        ]
 
     async def poll(self, cursor: Cursor | None, wanted: Callable[[], Wanted]) -> tuple[Cursor, list[OutputKey]]:
         if not self.polls_at_once:

@@ -13,15 +13,20 @@ from typing import Any, NamedTuple
 from contextstore import AlreadyExistsError, ContextStoreError, RunDeletedError
 from contextstore._engine.operations import (
     DeleteGlobal,
+    DeleteGlobals,
     DeleteIdleRuns,
     DeleteOutputs,
     DeleteRun,
+    ExpectGlobal,
     FindRun,
     ForgetRun,
     ForgetRuns,
     Forgetting,
+    Freed,
+    FreeGlobals,
     GiveBackSpace,
     IdleDeletion,
+    LoadFreedVersion,
     LoadGlobal,
     LoadMark,
     LoadOutput,
@@ -39,11 +44,24 @@ from contextstore._engine.operations import (
 )
 from contextstore._engine.portions import Portion
 from contextstore._engine.records import Fetched, OutputKey, OutputRecord
-from contextstore._engine.rules import StoredGlobal, change_global, marks_deleted, read_output, refusal_of_put
+from contextstore._engine.rules import (
+    GlobalOperation,
+    StoredGlobal,
+    change_global,
+    marks_deleted,
+    read_output,
+    refusal_of_put,
+)
 from contextstore._values.codec import DELETED, MARK, Encoded, checksum
 from contextstore._waiting.outcome import Outcome
 
 LOCATION = "fake"
+
+
+def delete_takes(delete: DeleteGlobals, key: str) -> bool:
+    return key in delete.keys if delete.prefix is None else key.startswith(delete.prefix)
+
+
 REMOVE_BYTES = 100_000
 """How many bytes of outputs a commit removes, about."""
 
@@ -71,6 +89,7 @@ class Place:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.globals: dict[str, StoredGlobal] = {}
+        self.freed_version = 0
         self.history: list[OutputKey | None] = []
         """What was committed, one after the other: the outputs by their keys, and None for anything else."""
         self.epoch = 0
@@ -150,6 +169,7 @@ class Place:
             self._serials,
         )
         try:
+            self._globals_before = dict(self.globals)
             return Outcome([self._apply(operation) for operation in unit])
         except ContextStoreError as error:
             self.runs, self.globals, self.history, self._serials = before
@@ -166,8 +186,16 @@ class Place:
                 return self._put(operation, self.now)
             case LoadOutput():
                 return self._put(operation, operation.written_at)
-            case PutGlobal() | UpsertGlobal() | DeleteGlobal() | LoadGlobal():
+            case PutGlobal() | UpsertGlobal() | DeleteGlobal() | ExpectGlobal() | LoadGlobal():
                 return self._change_global(operation)
+            case DeleteGlobals():
+                names = [key for key in self.globals if delete_takes(operation, key)]
+                return sum(self._change_global(DeleteGlobal(key)) for key in names)
+            case FreeGlobals():
+                return self._free_globals(operation)
+            case LoadFreedVersion():
+                self.freed_version = max(self.freed_version, operation.version)
+                return None
             case DeleteOutputs():
                 return self._delete_outputs(operation)
             case LoadMark():
@@ -235,17 +263,29 @@ class Place:
             run.outputs[load.node_id] = _mark(load.flow_run_id, load.node_id, load.written_at)
         return replaces
 
-    def _change_global(self, operation: PutGlobal | UpsertGlobal | DeleteGlobal | LoadGlobal) -> Any:
+    def _change_global(self, operation: GlobalOperation) -> Any:
         key = operation.key
-        change = change_global(LOCATION, self.globals.get(key), operation)
+        stored = (self._globals_before if isinstance(operation, ExpectGlobal) else self.globals).get(key)
+        change = change_global(LOCATION, stored, operation, self.now, self.freed_version)
         if change.version is not None:
             at = self.now if change.written_at is None else change.written_at
-            row = StoredGlobal(key, None, None, None, change.version, at, None)
+            row = StoredGlobal(key, None, None, None, change.version, at, None, change.expires_at)
             if change.value is not None:
                 codec, data, _ = change.value
                 row = row._replace(codec=codec, data=data, checksum=checksum("", key, change.value), size=len(data))
             self.globals[key] = row
         return change.result
+
+    def _free_globals(self, free: FreeGlobals) -> Freed:
+        passing = self.passing_globals()
+        for row in passing[: free.limit]:
+            self.freed_version = max(self.freed_version, row.version)
+            del self.globals[row.key]
+        return Freed(len(passing[: free.limit]), len(passing) <= free.limit)
+
+    def passing_globals(self) -> list[StoredGlobal]:
+        """Those that are deleted or expired."""
+        return [row for row in self.globals.values() if not row.is_there(self.now)]
 
     def _mark_deleted(self, delete: DeleteRun) -> int:
         there = self.runs.get(delete.flow_run_id)

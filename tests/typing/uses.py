@@ -16,6 +16,7 @@ from typing import Any, assert_type
 
 import contextstore
 from contextstore import (
+    KEEP,
     AlreadyExistsError,
     AsyncContextStore,
     AsyncFlowRun,
@@ -31,6 +32,7 @@ from contextstore import (
     DeserializationError,
     ExportedAppendCounter,
     ExportedAppendKey,
+    ExportedFreedVersion,
     ExportedGlobal,
     ExportedOutput,
     ExportedRun,
@@ -154,6 +156,13 @@ async def global_keys(store: AsyncContextStore, key: uuid.UUID) -> None:
     assert_type(await store.get_global_entry(key), GlobalEntry | None)
     assert_type(await store.list_globals(), list[GlobalEntry])
     assert_type(await store.list_globals("a", after="ab", limit=10), list[GlobalEntry])
+    assert_type(await store.put_global("key", 1, ttl=datetime.timedelta(days=1)), None)
+    assert_type(await store.upsert_global("key", 1, ttl=1.5), int)
+    assert_type(await store.update_global("key", len, ttl=KEEP), Any)
+    assert_type(await store.list_global_keys("a", after="ab", limit=10), list[str])
+    assert_type(await store.get_globals(["key", key], type=int), dict[str, Any])
+    assert_type(await store.delete_globals([key]) + await store.delete_globals(prefix="a"), int)
+    assert_type(await store.wait_for_global(key, after_version=1, timeout=1, type=int), GlobalEntry)
     assert_type(await store.delete_global(key), bool)
     assert_type(await store.update_global("key", lambda count: count + 1, 0), Any)
 
@@ -168,7 +177,9 @@ async def batches(store: AsyncContextStore, run_id: uuid.UUID) -> None:
         assert_type(batch.put("run", run_id, 1, exist_ok=True), None)
         assert_type(batch.append("run", "log/", 1, key="first", tag="text/plain"), None)
         assert_type(batch.put_global("key", 1, exist_ok=True), None)
-        assert_type(batch.upsert_global("key", 2, expected_version=1), None)
+        assert_type(batch.upsert_global("key", 2, expected_version=1, ttl=60), None)
+        assert_type(batch.delete_global("key"), None)
+        assert_type(batch.expect_global("key", 1), None)
 
 
 async def steps_and_waiting(store: AsyncContextStore, run_id: uuid.UUID) -> None:
@@ -320,6 +331,13 @@ def global_keys_blocking(store: ContextStore, key: uuid.UUID) -> None:
     assert_type(store.get_global_entry(key), GlobalEntry | None)
     assert_type(store.list_globals(), list[GlobalEntry])
     assert_type(store.list_globals("a", after="ab", limit=10), list[GlobalEntry])
+    assert_type(store.put_global("key", 1, ttl=datetime.timedelta(days=1)), None)
+    assert_type(store.upsert_global("key", 1, ttl=1.5), int)
+    assert_type(store.update_global("key", len, ttl=KEEP), Any)
+    assert_type(store.list_global_keys("a", after="ab", limit=10), list[str])
+    assert_type(store.get_globals(["key", key], type=int), dict[str, Any])
+    assert_type(store.delete_globals([key]) + store.delete_globals(prefix="a"), int)
+    assert_type(store.wait_for_global(key, after_version=1, timeout=1, type=int), GlobalEntry)
     assert_type(store.delete_global(key), bool)
     assert_type(store.update_global("key", lambda count: count + 1, 0), Any)
 
@@ -329,7 +347,9 @@ def batches_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
         assert_type(batch.put("run", run_id, 1, exist_ok=True), None)
         assert_type(batch.append("run", "log/", 1, key="first", tag="text/plain"), None)
         assert_type(batch.put_global("key", 1, exist_ok=True), None)
-        assert_type(batch.upsert_global("key", 2, expected_version=1), None)
+        assert_type(batch.upsert_global("key", 2, expected_version=1, ttl=60), None)
+        assert_type(batch.delete_global("key"), None)
+        assert_type(batch.expect_global("key", 1), None)
 
 
 def steps_and_waiting_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
@@ -468,6 +488,8 @@ def exchanged(one: ContextStore, other: ContextStore) -> None:
                 assert_type((record.prefix, record.key, record.node_id), tuple[str, str, str])
             case ExportedGlobal():
                 assert_type((record.key, record.version, record.data), tuple[str, int, bytes | None])
+            case ExportedFreedVersion():
+                assert_type(record.version, int)
     report = import_records(other, export_records(one), on_conflict=lambda problem: print(problem.key))
     assert_type(report, ImportReport)
     assert_type((report.outputs, report.conflicts), tuple[int, int])
