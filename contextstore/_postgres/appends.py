@@ -153,7 +153,9 @@ class Appends:
 
     async def _try(self, group: _Group) -> None:
         deadline = group.write.deadline
-        serials = await self._rows.serials_for(group.left.values(), group.write)
+        # By their ids, as groups of puts make new runs: or two groups could wait for each other.
+        by_run = sorted(group.left.values(), key=lambda append: append.flow_run_id)
+        serials = await self._rows.serials_for(by_run, group.write)
         self._rows.remember(serials)
         attempt: _Attempt | None = None
         written: set[tuple[int, str]] = set()

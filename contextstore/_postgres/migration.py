@@ -3,7 +3,7 @@
 Rules of this module: a step is a text of SQL, numbered by the version that it starts from. It is one transaction, so
 that a kill at any moment leaves that version or the next. It rewrites no table, and waits for none for long, since all
 other clients would wait behind it. Clients that open the store at one moment each try it; one succeeds, and the others
-find the old names gone, and look again.
+find, once they have the locks, the old names gone or the number another, and look again.
 
 A process of an earlier version which has the store open gets an error at its next statement: of version 1 since every
 table that it writes to is renamed, of a later one since each statement looks at the number. What it had under way is
@@ -18,6 +18,35 @@ from .._waiting.deadline import Deadline
 from ..errors import IncompatibleStoreError, StorageError, StoreBusyError
 from .connection import Connection
 from .errors import STANDBY, ConnectionLostError
+
+# What a step adds is granted to each role as what it stands beside: or those who read, put and delete would be refused.
+_GRANTS_AS_BEFORE = """
+        DO $$
+        DECLARE granted text;
+        BEGIN
+            FOR granted IN
+                SELECT format(
+                    'GRANT %s ON "{schema}".append_counters, "{schema}".append_keys TO %s',
+                    string_agg(DISTINCT a.privilege_type, ', '),
+                    CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+                )
+                FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+                WHERE c.oid = '"{schema}".node_outputs'::regclass AND a.grantee <> c.relowner
+                    AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+                GROUP BY a.grantee
+                UNION ALL
+                SELECT DISTINCT format(
+                    'GRANT UPDATE (freed_version) ON "{schema}".store_format TO %s',
+                    CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+                )
+                FROM pg_attribute AS c CROSS JOIN LATERAL aclexplode(c.attacl) AS a
+                WHERE c.attrelid = '"{schema}".store_format'::regclass AND c.attname = 'deletions'
+                    AND a.privilege_type = 'UPDATE'
+            LOOP
+                EXECUTE granted;
+            END LOOP;
+        END $$
+"""
 
 _STEPS = {
     # The tables are locked in the order in which the version before has them in its transactions. They keep their
@@ -38,6 +67,7 @@ _STEPS = {
         SET LOCAL lock_timeout = '{patience}ms';
         LOCK TABLE "{schema}".flow_runs, "{schema}".node_outputs, "{schema}".global_values, "{schema}".store_format
             IN ACCESS EXCLUSIVE MODE;
+        SELECT 1 / (version = 2)::int FROM "{schema}".store_format;
         ALTER TABLE "{schema}".flow_runs ADD COLUMN marks bigint NOT NULL DEFAULT 0;
         ALTER TABLE "{schema}".node_outputs ADD COLUMN tag text COLLATE "C", ADD COLUMN xact xid8;
         ALTER TABLE "{schema}".node_outputs ALTER COLUMN xact SET DEFAULT pg_current_xact_id();
@@ -66,8 +96,9 @@ _STEPS = {
             FROM "{schema}".global_values
             WHERE value IS NOT NULL AND (expires_at IS NULL OR to_timestamp(expires_at / 1e6) > clock_timestamp());
         UPDATE "{schema}".store_format SET version = 3, history = gen_random_uuid();
-        ALTER TABLE "{schema}".store_format ALTER COLUMN history SET NOT NULL
-    """,
+        ALTER TABLE "{schema}".store_format ALTER COLUMN history SET NOT NULL;
+    """  # noqa: S608 - no input in it
+    + _GRANTS_AS_BEFORE,
 }
 _PATIENCE = 2.0
 """Seconds that a step waits for a lock at a time: longer than the server takes to have its own vacuum make way."""
@@ -91,7 +122,7 @@ class Migration:
         return version in _STEPS
 
     async def step(self, version: int, deadline: Deadline) -> None:
-        """Take one step, or find, by a StorageError 42P01, that another client has taken it."""
+        """Take one step, or find, by a StorageError 42P01 or ``OTHER_FORMAT``, that another client has taken it."""
         while True:
             try:
                 return await self._try(version, deadline)

@@ -19,12 +19,12 @@ from .epoch import StoreEpoch
 from .errors import NO_CONNECTION_LEFT, NO_TABLE, ConnectionLostError, TransientError, TryAgainError
 from .migration import Migration
 from .retry import LONGEST_PAUSE, SHORTEST_PAUSE, deadline_of_call
-from .statements import SCHEMA_VERSION
+from .statements import OTHER_FORMAT, SCHEMA_VERSION
 from .url import Address
 from .write import WriteContext
 
 _MAX_MILLISECONDS = 2**31 - 1
-_MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710", NO_TABLE)
+_MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710", NO_TABLE, OTHER_FORMAT)
 """Another client creates, or migrates, it at the same moment. The first come also in spite of IF NOT EXISTS."""
 _MAX_COLLISIONS = 20
 _LEAST_SERVER = 13

@@ -70,11 +70,14 @@ class OutputRows:
         return found
 
     async def serials_for(self, operations: Iterable[Put | AppendOutput], write: Write) -> dict[str, int | None]:
-        """Those that the operations go to. No run is made for one that means a certain run, and so another life."""
+        """Those that the operations go to; new runs are made in the order of these.
+
+        No run is made for one that means a certain run, and so another life.
+        """
         operations = list(operations)
-        free = {one.flow_run_id for one in operations if serial_meant(one) is None}
-        serials = await self.serials_of(sorted(free), write)
-        others = sorted({one.flow_run_id for one in operations} - free)
+        free = dict.fromkeys(one.flow_run_id for one in operations if serial_meant(one) is None)
+        serials = await self.serials_of(list(free), write)
+        others = sorted({one.flow_run_id for one in operations} - free.keys())
         if others:
             rows = await self._connection.fetch(write.deadline, self._statements.find_runs, others)
             serials |= dict.fromkeys(others)

@@ -438,7 +438,8 @@ class TestTheEpochOfAServer:
                 CREATE ROLE "{schema}" LOGIN;
                 GRANT USAGE ON SCHEMA {schema} TO "{schema}";
                 GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO "{schema}";
-                GRANT INSERT, UPDATE, DELETE ON {schema}.flow_runs, {schema}.node_outputs TO "{schema}";
+                GRANT INSERT, UPDATE, DELETE ON {schema}.flow_runs, {schema}.node_outputs,
+                    {schema}.append_counters, {schema}.append_keys TO "{schema}";
             """)
             user, at, rest = url.removeprefix("postgresql://").partition("@")
             theirs = f"postgresql://{schema}@{rest if at else user}"

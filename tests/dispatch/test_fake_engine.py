@@ -24,6 +24,7 @@ from contextstore._engine.operations import (
     Removal,
     RemoveOutputs,
 )
+from contextstore._engine.pages import Part
 from contextstore._engine.records import Counts, Extent, GlobalRow, IdleRuns, RunLife, RunRecord, RunRow
 from contextstore._values.codec import JSON, Encoded
 
@@ -74,8 +75,8 @@ def test_what_was_committed_is_read(engine: FakeEngine) -> None:
     epoch, (found, absent) = asked(engine.fetch([("run", "a"), ("run", "b")]))
     assert (epoch, found.unwrap().value, absent.unwrap()) == (0, ONE, None)
     assert [asked(engine.exists(("run", node))) for node in ("a", "b")] == [True, False]
-    assert asked(engine.list_node_ids("run", "a")) == ["a", "ab"]
-    assert asked(engine.first_node_ids("run", "", 1)) == ["a"]
+    assert asked(engine.list_node_ids("run", Part("a"), None)) == ["a", "ab"]
+    assert asked(engine.first_node_ids("run", Part(), 1)) == ["a"]
     assert asked(engine.fetch_global("key")).value == ONE
     assert [row.unwrap().node_id for row in asked(engine.page_outputs("run", None, "a", 9, 10**6))] == ["ab"]
     assert asked(engine.page_outputs("run", 99, "", 9, 10**6)) == []

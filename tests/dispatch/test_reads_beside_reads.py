@@ -22,6 +22,7 @@ from contextstore._postgres import reads as _postgres_reads
 from contextstore._postgres.statements import statements_for
 from contextstore._process import pacing as _breath
 from contextstore._process.pacing import Pacer, paced
+from contextstore._sqlite import parts as _sqlite_parts
 from contextstore._sqlite import reads as _sqlite_reads
 from contextstore._sqlite import worker as _worker
 from contextstore._waiting.threads import run_now
@@ -194,7 +195,7 @@ class TestLongLists:
     @pytest.fixture(autouse=True)
     def short_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_parts, "_LIST_KEYS", 50)
-        for module in (_sqlite_reads, _postgres_reads):
+        for module in (_sqlite_parts, _postgres_reads):
             monkeypatch.setattr(module, "_NODE_IDS", 50)
 
     @pytest.mark.parametrize("count", [49, 50, 51, 99, 100, 101, 1234])

@@ -190,7 +190,7 @@ class TestStatements:
         statements = statements_for("user")
         for name, text in dataclasses.asdict(statements).items():
             assert "{" not in text, name
-            assert '"user"' in text or name in ("has_schema", "settings", "has_standby"), name
+            assert '"user"' in text or name in ("has_schema", "settings", "has_standby", "lock_appends"), name
         with pytest.raises(dataclasses.FrozenInstanceError):
             statements.exists = ""  # type: ignore[misc]
         assert type(statements) is Statements
@@ -200,7 +200,7 @@ class TestStatements:
         "clusters",
         "lock_format",
     }
-    OF_THE_SERVER = frozenset(["settings", "has_standby", "size"])
+    OF_THE_SERVER = frozenset(["settings", "has_standby", "size", "lock_appends"])
 
     def test_every_text_that_reads_or_writes_a_store_looks_at_its_format_once(self) -> None:
         look = f"(version = {SCHEMA_VERSION})::int"

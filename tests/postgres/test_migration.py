@@ -220,6 +220,30 @@ def test_processes_that_open_it_at_the_same_moment_all_have_it(postgres: Server,
         assert len(store.list_keys("run")) == 7
 
 
+async def test_a_client_that_waited_for_another_to_migrate_finds_it_done(
+    postgres: Server, earlier: str, schema: str, version: int
+) -> None:
+    waiting = f"""
+        SELECT count(*) FROM pg_locks
+        WHERE NOT granted AND relation = '{schema}.{TABLES[version][0]}'::regclass
+    """
+    stores = [AsyncContextStore(earlier, timeout=60) for _ in range(3)]
+    connection = await asyncpg.connect(postgres.url())
+    try:
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE {schema}.{TABLES[version][0]} IN ACCESS SHARE MODE")
+            opening = [asyncio.ensure_future(store.open()) for store in stores]
+            while await connection.fetchval(waiting) < len(stores):  # each has seen the version of before
+                assert not any(task.done() for task in opening)
+        await asyncio.gather(*opening)
+        assert [await store.get("run", "a") for store in stores] == [1] * len(stores)
+    finally:
+        await connection.close()
+        for store in stores:
+            await store.close()
+    assert await asyncio.to_thread(version_of, postgres, schema) == SCHEMA_VERSION
+
+
 @contextlib.contextmanager
 def held(url: str, statement: str) -> Iterator[Callable[[], None]]:
     """A transaction of another client's that goes on until it is told to commit, or until the end."""

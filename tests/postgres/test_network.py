@@ -34,11 +34,11 @@ from ..support.servers import Server, running_server
 WRITES: dict[str, tuple[str, Callable[[ContextStore], Any], Any]] = {
     "put": ("node-a", lambda store: store.put("run", "node-a", 1), None),
     "put, its run": ("new run", lambda store: store.put("new run", "a", 1), None),
-    "put_many": ("COMMIT", lambda store: store.put_many("run", {"a": 1, "b": 2}), None),
+    "put_many": ("COMMIT", lambda store: store.put_many("run", {"a": 1, "b": 2}), ["a", "b"]),
     "put_many with exist_ok": (
         "COMMIT",
         lambda store: store.put_many("run", {"there": 0, "a": 1}, exist_ok=True),
-        None,
+        ["a"],
     ),
     "put_global": ("COMMIT", lambda store: store.put_global("new", 1), None),
     "upsert_global": ("COMMIT", lambda store: store.upsert_global("key", "new"), 2),

@@ -370,7 +370,7 @@ async def test_a_put_under_way_while_its_deleted_run_is_forgotten_leaves_nothing
         transaction = connection.transaction()
         await transaction.start()
         serial = await connection.fetchval(f"SELECT serial FROM {schema}.flow_runs")
-        row = (serial, "late", 0, 0, b"1", time.time_ns() // 1000, "run", uuid.uuid4())
+        row = (serial, "late", 0, 0, b"1", time.time_ns() // 1000, "run", None, uuid.uuid4())
         await connection.execute(statements_for(schema).insert_output, *row)
         await store.delete_run("run")
         pruning = asyncio.ensure_future(store.prune(older_than=datetime.timedelta(0)))

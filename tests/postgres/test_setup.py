@@ -15,6 +15,7 @@ from contextstore import (
     StorageError,
     StoreNotFoundError,
 )
+from contextstore._postgres.statements import SCHEMA_VERSION
 
 from ..support.nodes import execute, make_role_that_puts_and_gets
 from ..support.processes import children
@@ -53,7 +54,7 @@ def test_tables_of_others_are_left_as_they_were(postgres: Server, url: str, sche
 def test_a_newer_schema_is_refused(postgres: Server, url: str, schema: str) -> None:
     with ContextStore(url) as store:
         store.put("run", "a", 1)
-    execute(postgres, f"UPDATE {schema}.store_format SET version = 3")
+    execute(postgres, f"UPDATE {schema}.store_format SET version = {SCHEMA_VERSION + 1}")
     with pytest.raises(IncompatibleStoreError, match="upgrade contextstore"), ContextStore(url):
         pass
 

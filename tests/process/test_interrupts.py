@@ -113,7 +113,8 @@ def places() -> Iterator[int]:
 def works_on(store: ContextStore) -> bool:
     node = os.urandom(8).hex()
     # Two: one would be committed by its own thread, and the writer would not come to tidy its queue.
-    assert in_thread(lambda: store.put_many("after", {node: 1, f"{node} too": 1}), daemon=True) is None
+    both = [node, f"{node} too"]
+    assert in_thread(lambda: store.put_many("after", dict.fromkeys(both, 1)), daemon=True) == both
     core: Any = core_of(store)
     core._session.cache.clear()
     assert in_thread(lambda: store.get("after", node), daemon=True) == 1

@@ -94,7 +94,7 @@ class TestLines:
 
     def test_of_what_is_deleted_do_not_expire(self) -> None:
         text = written([ExportedGlobal("gone", None, None, 2, THEN, LATER)])
-        with pytest.raises(ExchangeError, match="a deleted global has no value, and does not expire"):
+        with pytest.raises(ExchangeError, match="what is deleted has no value, and does not expire"):
             list(Reader(io.BytesIO(text)))
 
 

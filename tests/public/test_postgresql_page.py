@@ -275,6 +275,11 @@ def execute_all(server: Server, script: str, user: str = "postgres") -> None:
             execute(server, statement, user)
 
 
+def of_schema(sql: str, schema: str) -> str:
+    """SQL of the page, for another schema than that of its example."""
+    return re.sub(r"\bflows(?=[_ .;]|$)", schema, sql)
+
+
 @pytest.fixture
 def roles(postgres: Server, schema: str) -> Callable[[str], str]:
     """Those of the page, for a schema of the test's own; by name their URL."""
@@ -282,7 +287,7 @@ def roles(postgres: Server, schema: str) -> Callable[[str], str]:
     def url(role: str) -> str:
         return postgres.url(schema=schema).replace("postgres@", f"{schema}_{role}@")
 
-    made, granted = (re.sub(r"\bflows(?=[_ .;]|$)", schema, fence.text) for fence in fences(PAGE, "Roles", "sql"))
+    made, granted = (of_schema(fence.text, schema) for fence in fences(PAGE, "Roles", "sql"))
     execute_all(postgres, made)
     with ContextStore(url("owner")) as store:
         store.put("first", "node", 1)
@@ -305,7 +310,8 @@ class TestRoles:
             assert store.delete_global("once")
             forked = store.fork_run("run")
             assert store.get_run(forked) == {"a": 1, "b": 2, "c": 3}
-            assert store.delete_run("run") == 3
+            assert store.append("run", "log/", 1, key="first") == store.append("run", "log/", 1, key="first")
+            assert store.delete_run("run", forget=True) == 4
             assert store.get_or_put("other", "b", lambda: 2) == 2
             assert store.check().ok
             assert store.stats().runs == 3
@@ -318,7 +324,7 @@ class TestRoles:
     def test_nobody_but_the_owner_migrates(self, postgres: Server, roles: Callable[[str], str], schema: str) -> None:
         from ..support.earlier import make_earlier
 
-        make_earlier(postgres, schema, 1)
+        make_earlier(postgres, schema, 1, f"{schema}_owner")
         for role in ("runner", "writer"):
             with pytest.raises(IncompatibleStoreError, match="as the owner"):
                 ContextStore(roles(role)).open()
@@ -326,7 +332,18 @@ class TestRoles:
             assert store.get("first", "node") == 1
         with ContextStore(roles("runner")) as store:
             store.put("run", "a", 1)
-            assert store.delete_run("run") == 1
+            assert store.append("run", "log/", 1, key="first") == "log/000000000001"
+            assert store.delete_run("run") == 2
+        with ContextStore(roles("reader"), read_only=True) as store:
+            assert store.check().ok
+        with ContextStore(roles("writer")) as store:
+            store.put("another", "a", 1)
+            with pytest.raises(ReadOnlyStoreError, match="append_counters"):
+                store.append("another", "log/", 1)
+        _, granted = fences(PAGE, "Roles", "sql")
+        execute_all(postgres, of_schema(granted.text, schema), user=f"{schema}_owner")
+        with ContextStore(roles("writer")) as store:
+            assert store.append("another", "log/", 1) == "log/000000000001"
 
     def test_the_writer_puts_and_reads_and_the_server_itself_refuses_the_rest(
         self, postgres: Server, roles: Callable[[str], str], schema: str
@@ -335,6 +352,8 @@ class TestRoles:
             store.put("run", "a", 1)
             store.put_many("run", {"b": 2, "c": 3})
             assert store.get_run("run") == {"a": 1, "b": 2, "c": 3}
+            appended = [store.append("run", "log/", number, key=f"{number}") for number in (1, 2, 1)]
+            assert appended == ["log/000000000001", "log/000000000002", "log/000000000001"]
             assert store.get_global("key") == 1
             assert store.check().ok
             for refused in (lambda: store.delete_run("run"), lambda: store.upsert_global("key", 2)):
@@ -471,5 +490,7 @@ class TestMaintenance:
 def test_the_statements_are_of_the_kinds_that_the_page_names() -> None:
     statements = dataclasses.asdict(statements_for("flows"))
     text = " ".join(map(str, statements.values())).upper()
-    for word in ("TRIGGER", "ADVISORY", "LISTEN", "NOTIFY"):
+    for word in ("TRIGGER", "LISTEN", "NOTIFY"):
         assert word not in text
+    # Those of transactions alone: one of a session would stay with a pooler's connection.
+    assert set(re.findall(r"\w*ADVISORY\w*", text)) == {"PG_ADVISORY_XACT_LOCK", "PG_TRY_ADVISORY_XACT_LOCK"}

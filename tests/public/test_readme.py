@@ -36,6 +36,7 @@ RUN_ELSEWHERE = {
     "docs/operating.md": ("sh",),  # test_operating.py
     "docs/postgresql.md": ("sql", "python server"),  # test_postgresql_page.py
     "docs/reference.md": ("python example", "python signature"),  # test_reference.py
+    "docs/sql-views.md": ("sql",),  # test_views.py
     "docs/web-service.md": (  # test_web_service_page.py
         "bash",
         "console",

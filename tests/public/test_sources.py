@@ -154,7 +154,7 @@ class SQLRule:
         match node:
             case ast.Constant() | ast.UnaryOp(operand=ast.Constant()):
                 return True
-            case ast.Starred(value=value) | ast.UnaryOp(op=ast.USub(), operand=value):
+            case ast.Starred(value=value):
                 return self.is_fixed(module, value)
             case ast.JoinedStr(values=values):
                 return all(self.is_fixed(module, value) for value in values)

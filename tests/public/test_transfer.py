@@ -228,11 +228,11 @@ def test_a_target_that_is_changed_before_the_proof_is_not_proved_equal(
         source.put("run", "node", 1)
         contents = _archive.Archive.contents
 
-        def changed_first(self: Any) -> Any:
+        def changed_first(self: Any, *selected: Any) -> Any:
             if self.session is core_of(target)._session:
                 with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
                     connection.execute(f"UPDATE node_outputs SET {change}")
-            return contents(self)
+            return contents(self, *selected)
 
         monkeypatch.setattr(_archive.Archive, "contents", changed_first)
         with pytest.raises(StorageError):

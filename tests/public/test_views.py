@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import pathlib
 import sqlite3
@@ -12,7 +13,8 @@ from contextstore import ContextStore
 
 from ..support.nodes import execute
 from ..support.servers import Server
-from .pages import rows
+from .pages import DOCS, fences, rows
+from .test_readme import fences_of, run_python
 
 
 def promised() -> dict[str, list[str]]:
@@ -72,3 +74,18 @@ def test_on_postgresql_they_have_the_columns_and_the_rows(postgres: Server, url:
     assert ask(f"SELECT flow_run_id, node_id FROM {schema}.outputs ORDER BY node_id") == EXPECTED
     assert ask(f"SELECT value FROM {schema}.outputs ORDER BY node_id") == [("00ff",), ('{"rows":3}',)]
     assert ask(f"SELECT key, value, version, expires_at FROM {schema}.globals") == [("key", "[2]", 2, None)]
+
+
+def test_each_query_of_the_page_is_run_here() -> None:
+    assert [fence.info for fence in fences_of(DOCS / "sql-views.md")] == ["python", "console", "sql"]
+
+
+def test_a_server_answers_the_queries_of_the_page(
+    postgres: Server, url: str, schema: str, tmp_path: pathlib.Path
+) -> None:
+    (filling,) = fences("sql-views.md", "Looking", "python")
+    run_python(dataclasses.replace(filling, text=filling.text.replace("flows.db", url)), tmp_path)
+    (queries,) = fences("sql-views.md", "Looking", "sql")
+    one, other = queries.text.replace("contextstore.", f"{schema}.").splitlines()
+    assert [tuple(row) for row in execute(postgres, one)] == [("extract", "3")]
+    assert [tuple(row) for row in execute(postgres, other)] == [("schedule", '{"hour":6}')]

@@ -394,8 +394,7 @@ def out_of_sight_of_its_index(path: pathlib.Path, *statements: str) -> None:
         *statements,
         f"UPDATE sqlite_schema SET type = 'index' {index}",
         *(statement for _, name, _, statement in own_schema() if name == "highest_id" and statement is not None),
-        f"UPDATE sqlite_schema SET sql = replace(sql, 'value NOT NULL', 'value NOT NULL{unique}') "
-        "WHERE name = 'node_outputs'",
+        f"UPDATE sqlite_schema SET sql = replace(sql, 'tag TEXT', 'tag TEXT{unique}') WHERE name = 'node_outputs'",
     )
 
 

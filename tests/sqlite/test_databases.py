@@ -14,12 +14,14 @@ import pytest
 from contextstore import ContextStore, ReadOnlyStoreError, StorageError
 from contextstore._engine.contract import Engine, Feed
 from contextstore._engine.pages import Part
+from contextstore._engine.records import Watched
 from contextstore._process.own_threads import OwnThreads
 from contextstore._sqlite.database import NoWrites
 from contextstore._sqlite.engine import SQLiteEngine
 from contextstore._sqlite.file import FileDatabase
 from contextstore._sqlite.lock import try_again
 from contextstore._sqlite.memory import MemoryDatabase
+from contextstore._sqlite.news import RowPlace
 from contextstore._sqlite.read_only import ReadOnlyDatabase, until_right
 from contextstore._sqlite.visit import ChangedMeanwhileError, Visit
 from contextstore._sqlite.worker import ConnectionWorker
@@ -40,9 +42,17 @@ READS: dict[str, tuple[Any, ...]] = {
     "count_tombstones": (2**60,),
     "fetch_global": ("key",),
     "page_globals": ("", None, 10),
+    "fetch_globals": (["key", "none"],),
+    "list_global_keys": ("", None, None),
+    "count_passing_globals": (),
+    "freed_version": (),
     "page_run_rows": (0, 10),
     "page_global_rows": (None, 10),
     "count": (),
+    "page_append_counters": ("run", None, 10),
+    "page_append_keys": ("run", 1, None, 10),
+    "watch_from": (Watched("run", "", "b"), None),
+    "page_since": (Watched("run", "", None), RowPlace(0), 10, 1000),
 }
 """Every call of an engine that reads rows in a read job, with arguments."""
 
@@ -58,6 +68,7 @@ def calls_of(protocol: type[Any]) -> set[str]:
 def filled_file(file_path: pathlib.Path) -> pathlib.Path:
     with ContextStore(file_path) as store:
         store.put_many("run", {"a": 1, "b": 2})
+        store.append("run", "log/", 3, key="once")
         store.put_global("key", "value")
         store.delete_run("gone")
     return file_path
@@ -82,7 +93,7 @@ class Disturbed:
 class TestAFileThatIsOnlyRead:
     def test_every_call_of_the_contract_is_among_those_that_are_tried(self) -> None:
         assert calls_of(Engine) == READS.keys() | ASIDE | NO_ROWS
-        assert calls_of(Feed) == {"poll", "alive_among", "deleted_among"}
+        assert calls_of(Feed) == {"poll", "globals_beyond", "alive_among", "deleted_among"}
 
     @pytest.mark.parametrize("call", READS)
     def test_what_was_changed_while_it_was_read_is_read_again(
@@ -126,6 +137,9 @@ class TestAFileThatIsOnlyRead:
                 cursor, _ = await engine.feed.poll(None, lambda: ((), ()))
                 disturbed.left = 3
                 assert await engine.feed.poll(cursor, lambda: ((), ())) == (cursor, [])
+                disturbed.left = 3
+                assert await engine.feed.globals_beyond({"key": 0, "none": 0}) == [("key", 1)]
+                assert disturbed.left == 0
                 disturbed.left = 3
                 assert await engine.feed.deleted_among(["run", "gone"]) == ["gone"]
                 disturbed.left = 3

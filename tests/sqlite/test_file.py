@@ -108,7 +108,7 @@ class TestWhatOtherToolsSee:
         assert struct.unpack(">I", header[60:64]) == (_schema.SCHEMA_VERSION,)
         with plain(file_path) as connection:
             assert connection.execute("PRAGMA application_id").fetchall() == [(0x43745374,)]
-            assert connection.execute("PRAGMA user_version").fetchall() == [(2,)]
+            assert connection.execute("PRAGMA user_version").fetchall() == [(_schema.SCHEMA_VERSION,)]
             assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 

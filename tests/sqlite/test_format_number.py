@@ -19,6 +19,9 @@ from .files import Make, plain, run_in_child
 
 pytestmark = pytest.mark.disk
 
+PRESENT = schema.SCHEMA_VERSION
+NEXT = PRESENT + 1
+
 WRITES: dict[str, Callable[[Any], Any]] = {
     "put": lambda store: store.put("run", "new", 1),
     "put in a new run": lambda store: store.put("new", "new", 1),
@@ -63,8 +66,8 @@ def rename_tables(connection: sqlite3.Connection) -> None:
 
 def migrate_by_a_newer_version(path: pathlib.Path, step: Callable[[sqlite3.Connection], None]) -> None:
     """In a process of its own: opened by a version whose format is the next."""
-    schema.SCHEMA_VERSION = migrations.SCHEMA_VERSION = 3
-    migrations.MIGRATIONS = {2: step}
+    schema.SCHEMA_VERSION = migrations.SCHEMA_VERSION = NEXT
+    migrations.MIGRATIONS = {PRESENT: step}
     file.check_schema_untouched = lambda *_: None
     ContextStore(path).open()
 
@@ -75,10 +78,12 @@ def test_a_number_that_anyone_sets_ends_the_writes(make_either: Make, file_path:
     with make_either(file_path) as store:
         store.put("run", "c", 3)
         with plain(file_path) as connection:
-            connection.execute("PRAGMA user_version = 3")
+            connection.execute(f"PRAGMA user_version = {NEXT}")
         before = rows(file_path)
         for _ in range(2):
-            with pytest.raises(IncompatibleStoreError, match=r"brought to schema 3.*upgrade contextstore") as caught:
+            with pytest.raises(
+                IncompatibleStoreError, match=rf"brought to schema {NEXT}.*upgrade contextstore"
+            ) as caught:
                 write(store)
             assert not caught.value.outcome_unknown
         assert rows(file_path) == before
@@ -128,7 +133,7 @@ def test_a_backup_of_what_a_newer_version_has_migrated_is_refused_and_leaves_no_
     folder.mkdir()
     with make_either(file_path) as store:
         run_in_child(lambda: migrate_by_a_newer_version(file_path, step))
-        with pytest.raises(IncompatibleStoreError, match=r"brought to schema 3.*upgrade contextstore"):
+        with pytest.raises(IncompatibleStoreError, match=rf"brought to schema {NEXT}.*upgrade contextstore"):
             store.backup(folder / "backup.db", check=check)
         assert list(folder.iterdir()) == []
         assert "upgrade contextstore" in store.check().problems[0].message

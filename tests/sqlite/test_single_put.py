@@ -14,6 +14,7 @@ import pytest
 
 from contextstore import ContextStore, StorageError, StoreBusyError
 from contextstore._engine.operations import PutOutput
+from contextstore._sqlite.schema import SCHEMA_VERSION
 from contextstore._sqlite.single_put import put_alone
 from contextstore._values.codec import BYTES, JSON, Encoded
 
@@ -79,7 +80,7 @@ LEFT_TO_THE_USUAL_WAY: dict[str, Any] = {
     "an output that is there": (PUT._replace(node_id="a"), None),
     "an output that is there and is equal": (PUT._replace(node_id="a", value=Encoded(JSON, b"1"), exist_ok=True), None),
     "another program that writes": (PUT, another_writes),
-    "another format": (PUT, lambda path: executed(path, "PRAGMA user_version = 3")),
+    "another format": (PUT, lambda path: executed(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")),
     "a table that is gone": (PUT, lambda path: executed(path, "ALTER TABLE node_outputs RENAME TO other")),
 }
 

@@ -61,8 +61,8 @@ _BACK_TO_1 = """
 """
 
 
-def make_earlier(server: Server, schema: str, version: int) -> None:
-    """Give a store on the server the form that it had in an earlier schema."""
+def make_earlier(server: Server, schema: str, version: int, owner: str = "postgres") -> None:
+    """Give a store on the server, with tables of this owner, the form that it had in an earlier schema."""
     for step in (_BACK_TO_2, _BACK_TO_1)[: 3 - version]:
         for statement in step.split(";"):
-            execute(server, statement.format(schema=schema))
+            execute(server, statement.format(schema=schema), user=owner)

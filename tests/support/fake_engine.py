@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from contextstore import ContextStoreError, CorruptStoreError, StorageError
@@ -56,6 +56,7 @@ from contextstore._waiting.outcome import Outcome
 from contextstore._waiting.tasks import TaskCallers
 from contextstore._waiting.threads import ThreadCallers, run_now
 
+from .fake_jobs import FakeEpochs, Hold, RunningJob
 from .fake_place import LOCATION, Place, Run
 
 T = TypeVar("T")
@@ -73,66 +74,6 @@ __all__ = [  # how calls wait comes from here alone
     "turns",
     "until",
 ]
-
-
-class _Hold:
-    """Awaited in a job: the job stands still here, until the test lets it go on."""
-
-    def __init__(self, point: str) -> None:
-        self.point = point
-
-    def __await__(self) -> Generator[_Hold, None, None]:
-        yield self
-
-
-class RunningJob:
-    """A job that the test drives, from one point where it is held to the next."""
-
-    def __init__(self, job: Job) -> None:
-        self._coroutine = job()
-        self.at: str | None = None
-        """Where it is held; None: it is at its end."""
-        self.go_on()
-
-    def go_on(self) -> None:
-        try:
-            self.at = self._coroutine.send(None).point
-        except StopIteration:
-            self.at = None
-
-    def finish(self) -> None:
-        """Wherever else it would be held."""
-        while self.at is not None:
-            self.go_on()
-
-
-class FakeEpochs:
-    """The place's epoch, which every client sees at once."""
-
-    is_exact = True
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._own = self._began = 0
-        self.turn: tuple[Epoch, Epoch] = (place.epoch, place.epoch)
-
-    @property
-    def now(self) -> Sequence[Any]:
-        return (self._place.epoch,)
-
-    @property
-    def latest(self) -> Epoch:
-        return self._place.epoch
-
-    def begin_write(self) -> None:
-        self._own, self._began = 0, self._place.epoch
-        self.turn = (self._began, self._began)
-
-    def end_write(self, own: int) -> None:
-        """So much of the change is this object's."""
-        self._own += own
-        only_own = self._place.epoch - self._began == self._own
-        self.turn = (self._began if only_own else None, self._place.epoch)
 
 
 class FakeEngine:
@@ -238,7 +179,7 @@ class FakeEngine:
 
     async def _stand_at(self, point: str) -> None:
         if point in self._held:
-            await _Hold(point)
+            await Hold(point)
 
     async def open(self) -> None:
         await self._called("open")

@@ -55,7 +55,7 @@ def test_json_comes_back_equal_and_of_the_same_types_at_every_level(value: Any) 
 @given(st.binary(max_size=300))
 def test_bytes_come_back_exactly(value: bytes) -> None:
     stored = encoded(value)
-    assert stored == (BYTES, value)
+    assert stored == (BYTES, value, None)
     assert decode(stored) == value
     assert type(decode(stored)) is bytes
 
