@@ -77,8 +77,8 @@ torture: $(VENV)/.dev
 # Python 3.12.1 now and then tells a trace function of none.
 CORE_TESTS := $(foreach name,contract model keys errors atomic_writer,tests/contract/test_$(name).py) \
 	$(foreach name,forms refused depth equality typed misfits,tests/values/test_values_$(name).py) \
-	$(foreach name,writer cancellation,tests/dispatch/test_$(name).py) \
-	$(foreach name,processes_lock single_put format_number migration_from_1,tests/sqlite/test_$(name).py) \
+	$(foreach name,writer cancellation cancellation_storms,tests/dispatch/test_$(name).py) \
+	$(foreach name,processes_lock single_put format_number migration_from_earlier,tests/sqlite/test_$(name).py) \
 	$(foreach name,crash ending sudden_ending ending_of_the_loop fork_of_an_open_store,tests/process/test_$(name).py) \
 	$(foreach name,sync sync_ending interrupts processes,tests/process/test_$(name).py) \
 	$(foreach name,inline inline_nested commit_order,tests/process/test_$(name).py)

@@ -20,7 +20,7 @@ from .._values.expiry import KEEP, Keep, microseconds_of
 from .._values.keys import Id, global_key, prefix_key
 from ..errors import VersionConflictError
 from .answers import converted, global_entry_of
-from .arguments import behind, page_size, several_keys
+from .arguments import page_size, several_keys
 from .session import Session
 
 _SHORT = 5000
@@ -68,16 +68,14 @@ class GlobalService:
 
     async def page(self, prefix: str, after: Id | None, limit: int, type: Any) -> list[GlobalEntry]:
         await self._session.ready()
-        literal, last = prefix_key(prefix), behind(after)
-        name = None if last is None else global_key(last, "after")
+        literal, name = prefix_key(prefix), None if after is None else global_key(after, "after")
         page = await self._session.read(self._session.engine.page_globals, literal, name, page_size(limit))
         return [global_entry_of(record, type) for record in page]
 
     async def keys(self, prefix: str, after: Id | None, limit: int | None) -> list[str]:
         session = self._session
         await session.ready()
-        literal, last = prefix_key(prefix), behind(after)
-        name = None if last is None else global_key(last, "after")
+        literal, name = prefix_key(prefix), None if after is None else global_key(after, "after")
         most = None if limit is None else page_size(limit)
         is_short = most is not None and most <= _SHORT
         return await (session.read if is_short else session.scan)(session.engine.list_global_keys, literal, name, most)

@@ -161,9 +161,9 @@ class OutputService:
         """Outputs, those of each run all of one life of its id, in the order of the keys."""
         epochs = self._session.engine.epochs
         epoch = epochs.now[0]
-        found = self._cached(keys)
+        found = self._session.cache.get_several(keys, in_part=epochs.is_exact)
         missing = [key for key in keys if key not in found]
-        if not missing or (found and epochs.is_exact):
+        if not missing or found:
             if missing:
                 found |= await self._fetch(missing)
             if is_known(epoch) and epochs.now[0] == epoch:
@@ -171,10 +171,6 @@ class OutputService:
         # All of them: what was cached may be of a life before that of what is read.
         found = await self._fetch(keys)
         return {key: found[key] for key in keys if key in found}
-
-    def _cached(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
-        cache = self._session.cache
-        return {key: value for key in keys if (value := cache.get(key)) is not None}
 
     async def _fetch(self, keys: list[OutputKey]) -> dict[OutputKey, Encoded]:
         """In any order. One trip to the engine gives what is of one moment: no run is divided if it can be helped."""

@@ -121,6 +121,15 @@ class OutputCache:
         """What ``find_of`` gives, likewise."""
         return self.counting(self.find_of(key, epoch, 0))
 
+    def get_several(self, keys: list[OutputKey], *, in_part: bool) -> dict[OutputKey, Encoded]:
+        """Those that are in memory; unless ``in_part``, all or none of them."""
+        found = {key: value for key in keys if (value := OutputCache.find(self, key, 0)) is not None}
+        if not in_part and len(found) < len(keys):
+            found = {}
+        for key in keys:
+            self.counting(found.get(key))
+        return found
+
     def epoch_of(self, key: OutputKey, value: Encoded) -> Epoch:
         """An epoch in which the run of this output was alive: that of the entries, if this very value is one of them.
 

@@ -92,6 +92,12 @@ class ObservedCache(OutputCache):
     def get_of(self, key: OutputKey, epoch: Epoch) -> Encoded | None:
         return _noted(self.counting(super().find_of(key, epoch, 0)))
 
+    def get_several(self, keys: list[OutputKey], *, in_part: bool) -> dict[OutputKey, Encoded]:
+        found = super().get_several(keys, in_part=in_part)
+        for key in keys:
+            _noted(found.get(key))
+        return found
+
 
 def _noted(value: Encoded | None) -> Encoded | None:
     """What the cache has answered."""

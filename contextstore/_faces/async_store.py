@@ -374,7 +374,8 @@ class AsyncContextStore:
 
         Args:
             prefix: only keys that begin with it, literally.
-            after: only keys above this one: the last key of the page before. None, or empty: from the first on.
+            after: only keys above this one: the last key of the page before. None: from the first on. Behind the empty
+                key come all others: where there is none of it, that is the first page.
             limit: how many at most.
             type: convert each value to this type, and check; any that ``get`` takes.
 

@@ -113,7 +113,7 @@ Joined as usual, it was looked for among all outputs of its run where the planne
 gets from a run of 3,000 took it 30 ms instead of 0.3. OFFSET 0 keeps it from taking the two conditions apart.
 """
 
-_NOW = """
+_SNAPSHOT = """
     (SELECT CASE WHEN pg_is_in_recovery() THEN format('%1$s:%1$s:', pg_snapshot_xmin(s))::pg_snapshot ELSE s END
         FROM pg_current_snapshot() AS s)
 """
@@ -437,7 +437,7 @@ class Statements(WriteStatements, GlobalReads):
     """
     # -- what was committed behind a place in the history: see ``news`` ------------------------------------------------
     history: str = """
-        SELECT history::text, cluster, (SELECT system_identifier FROM pg_control_system()), {now}::text,
+        SELECT history::text, cluster, (SELECT system_identifier FROM pg_control_system()), {snapshot}::text,
             pg_is_in_recovery()
         FROM {schema}.store_format WHERE {is_known}
     """
@@ -447,7 +447,7 @@ class Statements(WriteStatements, GlobalReads):
         WHERE {is_known} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND o.node_id = $2 AND o.codec >= 0
     """
     look: str = """
-        SELECT {now}::text, pg_is_in_recovery(), r.serial, coalesce(r.deleted_at IS NOT NULL, false)
+        SELECT {snapshot}::text, pg_is_in_recovery(), r.serial, coalesce(r.deleted_at IS NOT NULL, false)
         FROM {schema}.store_format LEFT JOIN {schema}.flow_runs r ON r.flow_run_id = $1 WHERE {is_known}
     """
     # Of any run: the rows of certain transactions; of those from one on; those that name none.
@@ -502,7 +502,7 @@ class Statements(WriteStatements, GlobalReads):
     """
     name_of: str = "SELECT flow_run_id FROM {schema}.flow_runs WHERE {is_known} AND serial = $1"
     runs_with_news: str = """
-        SELECT s.now::text, r.flow_run_id FROM (SELECT {now} AS now) AS s
+        SELECT s.now::text, r.flow_run_id FROM (SELECT {snapshot} AS now) AS s
         LEFT JOIN LATERAL (
             SELECT r.flow_run_id FROM {schema}.flow_runs r WHERE serial IN (
                 SELECT run FROM {schema}.node_outputs
@@ -549,6 +549,7 @@ def statements_for(schema: str) -> Statements:
             .replace("{has_rest}", HAS_REST)
             .replace("{is_there}", IS_THERE)
             .replace("{now}", NOW)
+            .replace("{snapshot}", _SNAPSHOT)
             .replace("{schema}", quoted)
             for name, text in texts.items()
         }

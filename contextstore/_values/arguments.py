@@ -63,17 +63,3 @@ def check_count(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
     return value
-
-
-_TAG_BYTES = 64
-
-
-def tag_of(tag: object) -> str | None:
-    """The tag as it is stored: a plain ``str`` that shows in any terminal, on one line."""
-    if tag is None:
-        return None
-    if not isinstance(tag, str):
-        raise TypeError(f"tag must be a str, not {type(tag).__name__}")
-    if not 1 <= len(tag) <= _TAG_BYTES or not (tag.isascii() and tag.isprintable()):
-        raise ValueError(f"tag must be 1 to {_TAG_BYTES} printable characters of ASCII, not {tag[:80]!r}")
-    return str.__str__(tag)

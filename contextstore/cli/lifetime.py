@@ -49,6 +49,8 @@ def add_to(app: App) -> None:
         "delete",
         "RUN...",
         examples="""
+            contextstore delete flows.db nightly-1 --node report --yes
+            contextstore delete flows.db nightly-1 --prefix step- --yes
             contextstore delete flows.db nightly-1 nightly-2 --yes
             contextstore delete flows.db nightly-1 --forget --yes
             contextstore delete flows.db no-such-run --yes  # exit 1
@@ -94,7 +96,7 @@ def fork(
 
 @dataclasses.dataclass(frozen=True)
 class Deleted:
-    """A run that was deleted.
+    """A run that was deleted, or of which outputs were.
 
     Attributes:
         flow_run_id: its id.
@@ -110,14 +112,25 @@ def delete(
     forget: Annotated[
         bool, typer.Option("--forget", help="Leave no trace: their ids are new, and may be used anew.")
     ] = False,
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NODE", help="Only this output of the run; may be repeated."),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", metavar="TEXT", help="Only the run's outputs whose ids begin with it.")
+    ] = None,
     yes: Annotated[bool, YES] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Delete runs, for good: with all of their outputs, and no writer can bring them back.
 
-    It asks first; where nobody can answer, it wants --yes. Interrupted, the same command goes on.
+    With --node or --prefix only outputs of one run; their ids stay used up. It asks first; where nobody can answer,
+    it wants --yes. Interrupted, the same command goes on.
     """
     runs = call.words
+    if node or prefix is not None:
+        _delete_outputs(call, _single_run(runs, node, prefix, forget=forget), node, prefix, yes=yes)
+        return
     with call.written_to() as store:
         _refuse_unknown(store, runs)
         what = f"run {shown_id(runs[0])}" if len(runs) == 1 else f"these {counted(len(runs), 'run')}"
@@ -138,6 +151,41 @@ def _deleted_lines(deleted: Iterable[Deleted], *, forget: bool) -> Iterator[str]
     for one in deleted:
         done = "deleted and forgotten" if forget else "deleted"
         yield f"{shown_id(one.flow_run_id)}: {done}, with {counted(one.outputs, 'output')}"
+
+
+def _single_run(runs: list[str], node: list[str] | None, prefix: str | None, *, forget: bool) -> str:
+    """The run whose outputs are meant; refused is what cannot be meant of outputs."""
+    if node and prefix is not None:
+        raise WrongUse("either --node or --prefix says which outputs are meant")
+    if forget:
+        raise WrongUse("--forget is for whole runs: the ids of deleted outputs stay used up")
+    if len(runs) > 1:
+        raise WrongUse("--node and --prefix are for the outputs of one run")
+    return runs[0]
+
+
+def _delete_outputs(call: Call, run: str, nodes: list[str] | None, prefix: str | None, *, yes: bool) -> None:
+    with call.written_to() as store:
+        _refuse_unknown(store, [run])
+        there = _there(store, run, nodes, prefix)
+        # What is not there is told, and is no error: after an interruption the same command goes on.
+        for missing in (node for node in dict.fromkeys(nodes or ()) if node not in there):
+            call.screen.note(f"run {shown_id(run)} has no output of node {shown_id(missing)}")
+        ask(f"Delete {counted(len(there), 'output')} of run {shown_id(run)}, for good?", yes=yes)
+        with interruption_is_told(lambda: "interrupted: what was deleted so far stays so; the same command goes on"):
+            outputs = store.delete_outputs(run, nodes or None, prefix=prefix)
+    call.screen.results([Deleted(run, outputs)], _deleted_outputs_lines)
+
+
+def _there(store: ContextStore, run: str, nodes: list[str] | None, prefix: str | None) -> set[str]:
+    """Those of the outputs meant that are there, by their ids alone."""
+    if prefix is not None:
+        return set(store.list_keys(run, prefix=prefix))
+    return {node for node in nodes or () if store.exists(run, node)}
+
+
+def _deleted_outputs_lines(deleted: Iterable[Deleted]) -> Iterator[str]:
+    return (f"{shown_id(one.flow_run_id)}: {counted(one.outputs, 'output')} deleted" for one in deleted)
 
 
 def prune(

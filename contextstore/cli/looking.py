@@ -251,8 +251,8 @@ def get(
 _WATCH = """
     contextstore watch flows.db nightly-1 --until report
     contextstore watch flows.db nightly-1 --until report --output jsonl
-    contextstore watch flows.db --prefix report- --output jsonl
-    contextstore watch flows.db --after CURSOR
+    contextstore watch flows.db --prefix report --output jsonl  # until Ctrl-C
+    contextstore watch flows.db --after CURSOR  # until Ctrl-C
 """
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -16,7 +18,7 @@ from contextstore import ContextStore
 
 from ..conftest import new_location
 from .commands import commands, examples_of
-from .lines import Done, environment, run, words_of
+from .lines import Done, command, environment, run, words_of
 
 SHELL = re.compile(r"[|<>]")
 """What a shell is needed for."""
@@ -27,6 +29,7 @@ def make_flows(place: str) -> None:
     with ContextStore(place) as store:
         store.put("nightly-1", "extract", {"rows": 3})
         store.put("nightly-1", "report", b"%PDF-1.7")
+        store.put("nightly-1", "step-1", "done")
         store.put("nightly-2", "extract", {"rows": 5})
         store.upsert_global("feature.fast", False)
         store.upsert_global("obsolete", 1)
@@ -65,9 +68,30 @@ def test_every_example_of_a_command_runs(
     examples = examples_of(name)
     assert examples
     for example in [*(f"contextstore {line}" for line in BEFORE.get(name, [])), *examples]:
-        line, _, code = example.partition("  # exit ")
-        done = run_as_typed(re.sub(r"\b(flows|new)\.db\b", lambda match: shlex.quote(places[match[0]]), line), folder)
-        assert done.code == int(code or 0), (example, done)
+        line, _, end = example.partition("  # ")
+        line = re.sub(r"\b(flows|new)\.db\b", lambda match: shlex.quote(places[match[0]]), line)
+        if end == "until Ctrl-C":
+            interrupt_after_a_line(re.sub(r"\bCURSOR\b", lambda _: first_cursor(places["flows.db"]), line))
+            continue
+        done = run_as_typed(line, folder)
+        assert done.code == int(end.removeprefix("exit ") or 0), (example, done)
+
+
+def first_cursor(place: str) -> str:
+    with ContextStore(place, read_only=True) as store, contextlib.closing(store.watch()) as outputs:
+        return str(next(outputs).cursor)
+
+
+def interrupt_after_a_line(line: str) -> None:
+    """Of what would have no end."""
+    with subprocess.Popen(command(*words_of(line)), stdout=subprocess.PIPE, env=environment({})) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=120) == 130
+        finally:
+            process.kill()
 
 
 def run_as_typed(line: str, folder: pathlib.Path) -> Done:

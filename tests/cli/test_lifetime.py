@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from contextstore import ContextStore, RunDeletedError
+from contextstore import ContextStore, OutputDeletedError, RunDeletedError
 from contextstore.cli.errors import WrongUse
 from contextstore.cli.lifetime import age_of
 
@@ -96,6 +96,57 @@ class TestDelete:
             assert terminal.end() == code, terminal.shown
         with ContextStore(filled_file, read_only=True) as store:
             assert len(store.list_runs()) == left
+
+
+class TestDeleteOutputs:
+    @pytest.mark.parametrize("words", [["--node", "extract"], ["--prefix", "ext"]], ids=["node", "prefix"])
+    def test_they_alone_are_gone_and_their_ids_stay_used_up(self, filled: str, words: list[str]) -> None:
+        assert ran("delete", filled, "run-1", *words, "--yes").lines == ["run-1: 1 output deleted"]
+        with ContextStore(filled) as store:
+            assert (store.list_keys("run-1"), store.list_keys("run-2")) == (["report"], ["extract"])
+            with pytest.raises(OutputDeletedError):
+                store.put("run-1", "extract", 1)
+
+    def test_several_may_be_named_and_an_empty_prefix_means_all(self, filled: str) -> None:
+        done = ran("delete", filled, "run-1", "--node", "extract", "--node", "report", "--yes", "--json")
+        assert done.json == [{"flow_run_id": "run-1", "outputs": 2}]
+        assert ran("delete", filled, "run-2", "--prefix", "", "--yes", "--output", "jsonl").jsonl[0]["outputs"] == 1
+
+    def test_a_node_without_an_output_is_told_and_passed_over(self, filled: str) -> None:
+        done = ran("delete", filled, "run-1", "--node", "nope", "--node", "extract", "--yes")
+        assert (done.lines, done.err) == (
+            ["run-1: 1 output deleted"],
+            "contextstore: run run-1 has no output of node nope\n",
+        )
+
+    def test_again_finds_nothing_more_and_is_well(self, filled: str) -> None:
+        ran("delete", filled, "run-1", "--prefix", "e", "--yes")
+        assert ran("delete", filled, "run-1", "--prefix", "e", "--yes").lines == ["run-1: 0 outputs deleted"]
+
+    @pytest.mark.parametrize(
+        ("words", "code"),
+        [
+            (["nope", "--node", "extract", "--yes"], 1),
+            (["run-1", "--node", "extract", "--prefix", "r", "--yes"], 2),
+            (["run-1", "--node", "extract", "--forget", "--yes"], 2),
+            (["run-1", "run-2", "--prefix", "e", "--yes"], 2),
+            (["run-1", "--prefix", "e"], 2),
+        ],
+        ids=["unknown run", "both", "forget", "several runs", "nobody to ask"],
+    )
+    def test_what_cannot_be_meant_deletes_nothing(self, filled: str, words: list[str], code: int) -> None:
+        before = records_of(filled)
+        assert run("delete", "--store", filled, *words).code == code
+        assert records_of(filled) == before
+
+    @pytest.mark.parametrize(("answer", "left"), [("y", 1), ("n", 2)])
+    def test_on_a_terminal_it_asks(self, filled_file: str, answer: str, left: int) -> None:
+        with typed("delete", filled_file, "run-1", "--prefix", "ext") as terminal:
+            terminal.wait_for("Delete 1 output of run run-1, for good? [y/N]: ")
+            terminal.type(f"{answer}\n")
+            assert terminal.end() == (0 if answer == "y" else 1), terminal.shown
+        with ContextStore(filled_file, read_only=True) as store:
+            assert len(store.list_keys("run-1")) == left
 
 
 class TestPrune:

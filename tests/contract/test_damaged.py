@@ -383,7 +383,7 @@ class TestWhatAServerCannotRead:
 
         async def refusing(statement: str, *arguments: Any) -> Any:
             if statement == statements.page_outputs:
-                _, _, after, limit, _ = arguments
+                _, _, after, limit, _, _ = arguments
                 if "c" in [node for node in NODES if node > after][:limit]:
                     raise CorruptStoreError("invalid page in block 7 (XX001)")
             if statement == statements.list_outputs:

@@ -113,11 +113,11 @@ class TestEveryPutIsRefused:
 
     async def test_write_and_complete_completes_nothing(self, marked: Any) -> None:
         called: list[int] = []
-        writer = AtomicWriter(getattr(marked, "blocking", marked))
+        writer = AtomicWriter(getattr(marked, "plain", marked))
 
         async def write() -> None:
             arguments = ("run", "a", 1, lambda: called.append(1))
-            if hasattr(marked, "blocking"):
+            if hasattr(marked, "plain"):
                 await asyncio.to_thread(writer.write_and_complete, *arguments)
             else:
                 await writer.write_and_complete(*arguments)

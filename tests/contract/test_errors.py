@@ -31,6 +31,11 @@ SAMPLES: list[tuple[Any, dict[str, Any], list[str]]] = [
         {"flow_run_id": "run", "node_id": "node", "same_value": False},
         ["'run'", "'node'", "a different value", "stands"],
     ),
+    (
+        errors.OutputDeletedError,
+        {"flow_run_id": "run", "node_id": "node"},
+        ["'run'", "'node'", "deleted", "another node id"],
+    ),
     (errors.GlobalAlreadyExistsError, {"key": "k", "same_value": True}, ["'k'", "the same value", "upsert_global"]),
     (errors.GlobalAlreadyExistsError, {"key": "", "same_value": False}, ["''", "a different value", "upsert_global"]),
     (errors.VersionConflictError, {"key": "k", "expected": 3, "actual": 5}, ["'k'", "3", "5", "read it again"]),

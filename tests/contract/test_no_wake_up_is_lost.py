@@ -37,11 +37,11 @@ def between(store: Any, point: tuple[str, str, str, int], deed: Callable[[], Awa
     calls = itertools.count(1)
     done = []
 
-    async def interposed(*args: Any) -> Any:
+    async def interposed(*args: Any, **options: Any) -> Any:
         is_the_one = next(calls) == count
         if is_the_one and moment == "before":
             done.append(await deed())
-        result = await original(*args)
+        result = await original(*args, **options)
         if is_the_one and moment == "after":
             done.append(await deed())
         return result

@@ -147,8 +147,13 @@ class TestListRuns:
         for prefix in (None, 1, "\0", RUN):
             with pytest.raises(InvalidKeyError, match="prefix"):
                 await store.list_runs(prefix=prefix)
-        with pytest.raises(InvalidKeyError):
-            await store.list_runs(after="")
+        for after in ("\0", 1):
+            with pytest.raises(InvalidKeyError, match="after"):
+                await store.list_runs(after=after)
+
+    async def test_an_empty_after_means_the_first_page(self, store: Any) -> None:
+        await store.put("run", "x", 1)
+        assert [info.flow_run_id for info in await store.list_runs(after="")] == ["run"]
 
     async def test_a_hundred_is_the_limit_unless_told(self, store: Any) -> None:
         async with asyncio.TaskGroup() as group:

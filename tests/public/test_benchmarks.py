@@ -5,6 +5,7 @@ Rules of this module: what is measured is nobody's business here, only that it i
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from benchmarks import contestants, puts
 from benchmarks import postgres as postgres_benchmark
 from benchmarks.compare import compared
-from benchmarks.contestants import Contestant, Lmdb, Ours, OursBlocking, RawSQLite, RawSQLiteTogether
+from benchmarks.contestants import Contestant, LangGraphSaver, Lmdb, Ours, OursBlocking, RawSQLite, RawSQLiteTogether
 from benchmarks.goals import GOALS, Goal, Result, results
 from benchmarks.measurements import MEASUREMENTS, chosen
 from benchmarks.rounds import TINY, Times, bare_tasks, opened
@@ -31,14 +32,23 @@ def few_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are an extra."""
 
     def few() -> tuple[list[Contestant], list[str]]:
-        try:
-            import lmdb  # noqa: F401
-        except ImportError:
-            return [Ours(), OursBlocking(), RawSQLite(), RawSQLiteTogether()], ["lmdb"]
-        return [Ours(), OursBlocking(), RawSQLite(), RawSQLiteTogether(), Lmdb()], []
+        missing = [kind.name for kind in (Lmdb, LangGraphSaver) if not is_installed(kind.needs or "")]
+        found: list[Contestant] = [Ours(), OursBlocking(), RawSQLite(), RawSQLiteTogether()]
+        return found if Lmdb.name in missing else [*found, Lmdb()], missing
 
     monkeypatch.setattr(contestants, "available", few)
 
+
+def is_installed(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+IN_GOALS = {Lmdb.name: "LMDB", LangGraphSaver.name: "LangGraph's saver"}
+"""What the peers that goals are set against are called there."""
 
 ASK_AGAIN = ("peers-8-full", "peers-8-normal", "peers-512-full", "peers-512-normal")
 """What differs from ``peers-64`` in numbers alone."""
@@ -57,7 +67,8 @@ def test_each_measurement_measures_everybody_once_a_round_and_has_what_its_goals
     missing = contestants.available()[1]
     for result in results({name: times}):
         goal = result.goal if isinstance(result, Result) else result
-        if goal.measurement == name and not ("LMDB" in goal.against and "lmdb" in missing):
+        is_missing = any(peer in missing and word in goal.against for peer, word in IN_GOALS.items())
+        if goal.measurement == name and not is_missing:
             assert isinstance(result, Result), f"{goal.what} against {goal.against}: nothing was measured"
             assert result.median > 0
 

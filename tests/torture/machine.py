@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ from contextstore import (
     AlreadyExistsError,
     AsyncContextStore,
     ContextStore,
+    ContextStoreError,
     RunDeletedError,
     VersionConflictError,
 )
@@ -147,9 +149,9 @@ class There:
             self._child.close()
 
 
-def _serve(connection: Connection) -> None:
+def serve(here: type[Here], connection: Connection) -> None:
     face, path = connection.recv()
-    store = Here(face, pathlib.Path(path), cache_bytes=0)
+    store = here(face, pathlib.Path(path), cache_bytes=0)
     while True:
         try:
             name, args, kwargs = connection.recv()
@@ -170,21 +172,18 @@ def _serve(connection: Connection) -> None:
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
-class Machine(RuleBasedStateMachine):
+class FourDoors(RuleBasedStateMachine):
+    """A machine whose stores are open on one file, two of them in processes of their own."""
+
     home: nursery.Nursery
     scratch: pathlib.Path
     guard_seconds: float
+    here: type[Here] = Here
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.scratch))
         self.doors: list[Any] = []
-        self.outputs: dict[str, dict[str, Any]] = {}
-        self.tombstones: set[str] = set()
-        self.versions: dict[str, int] = {}
-        self.globals: dict[str, Any] = {}
-        self.former: dict[tuple[str, str], list[Any]] = {}
-        """What was once there, in a run that was deleted: a cache may still have it."""
 
     @initialize()
     def open_all(self) -> None:
@@ -193,7 +192,7 @@ class Machine(RuleBasedStateMachine):
     def door(self, store: int) -> Door:
         path, face = self.folder / STORE, ["sync", "async"][store % 2]
         if store < 2:
-            return Here(face, path, cache_bytes=50_000 if store == 0 else 0)
+            return self.here(face, path, cache_bytes=50_000 if store == 0 else 0)
         return There(self.home, face, path, self.guard_seconds)
 
     def teardown(self) -> None:
@@ -201,6 +200,34 @@ class Machine(RuleBasedStateMachine):
             stack.callback(shutil.rmtree, self.folder)
             for door in self.doors:
                 stack.callback(door.close)
+
+    def reopen_killed(self, store: int) -> bool:
+        """Whether it had answered before."""
+        answered = True
+        try:
+            with contextlib.suppress(ContextStoreError):
+                self.doors[store].end()
+        except EOFError:
+            answered = False
+        if answered:  # the end comes behind the answer
+            with contextlib.suppress(EOFError):
+                self.doors[store].end()
+        self.doors[store].close()
+        self.doors[store] = self.door(store)
+        return answered
+
+
+class Machine(FourDoors):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, dict[str, Any]] = {}
+        self.tombstones: set[str] = set()
+        self.versions: dict[str, int] = {}
+        self.freed = 0
+        """The highest version of a global that was deleted and then freed: others begin above it."""
+        self.globals: dict[str, Any] = {}
+        self.former: dict[tuple[str, str], list[Any]] = {}
+        """What was once there, in a run that was deleted: a cache may still have it."""
 
     def put_expected(self, run: str, outputs: Mapping[str, Any], exist_ok: bool) -> type[Exception] | None:
         if run in self.tombstones:
@@ -292,6 +319,8 @@ class Machine(RuleBasedStateMachine):
             self.note_pruned()
 
     def note_pruned(self) -> None:
+        for key in self.versions.keys() - self.globals.keys():
+            self.freed = max(self.freed, self.versions.pop(key))
         self.tombstones.clear()
         for run in list(self.outputs):
             self.note_deleted(run)
@@ -308,7 +337,7 @@ class Machine(RuleBasedStateMachine):
             assert outcome.actual == actual
 
     def note_global(self, key: str, value: Any) -> None:
-        self.versions[key] = self.versions.get(key, 0) + 1
+        self.versions[key] = self.versions.get(key, self.freed) + 1
         self.globals[key] = value
 
     @rule(store=STORES, key=KEYS)
@@ -334,20 +363,6 @@ class Machine(RuleBasedStateMachine):
     def kill(self, store: int) -> None:
         self.doors[store].kill()
         self.reopen_killed(store)
-
-    def reopen_killed(self, store: int) -> bool:
-        """Whether it had answered before."""
-        answered = True
-        try:
-            self.outcome(self.doors[store].end)
-        except EOFError:
-            answered = False
-        if answered:  # the end comes behind the answer
-            with contextlib.suppress(EOFError):
-                self.doors[store].end()
-        self.doors[store].close()
-        self.doors[store] = self.door(store)
-        return answered
 
     @rule(
         store=PROCESSES,
@@ -379,7 +394,7 @@ class Machine(RuleBasedStateMachine):
         entry = self.doors[other].call("get_global_entry", key)
         version = entry.version if entry else 0
         before = self.versions[key] if key in self.globals else 0
-        if version == self.versions.get(key, 0) + 1:
+        if version == self.versions.get(key, self.freed) + 1:
             self.note_global(key, value)
         else:
             assert version == before
@@ -424,13 +439,14 @@ def run(
     *,
     examples: int,
     steps: int,
+    machine: type[FourDoors] = Machine,
     plant: str = "",
     guard_seconds: float = GUARD_SECONDS,
 ) -> None:
     """Raises AssertionError, or HungError, with the shortest way there that was found. A fault is planted in the
-    other processes alone."""
-    with nursery.Nursery("tests.torture.machine", plant) as home:
-        kind = type("Machine", (Machine,), {"home": home, "scratch": scratch, "guard_seconds": guard_seconds})
+    other processes alone, whose nursery is the module of the machine."""
+    with nursery.Nursery(machine.__module__, plant) as home:
+        kind = type("Machine", (machine,), {"home": home, "scratch": scratch, "guard_seconds": guard_seconds})
         run_state_machine_as_test(
             hypothesis.seed(seed)(kind),
             settings=settings(
@@ -445,12 +461,12 @@ def run(
         )
 
 
-def main() -> None:
+def keep_nursery(here: type[Here]) -> None:
     _, _, control, plant = sys.argv
     if plant:
         ALL_PLANTS[plant]()
-    nursery.keep(int(control), _serve)
+    nursery.keep(int(control), partial(serve, here))
 
 
 if __name__ == "__main__":
-    main()
+    keep_nursery(Here)

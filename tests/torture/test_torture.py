@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis.errors import Flaky
 
-from . import damage, errors, kills, machine, power, shim
+from . import damage, errors, kills, machine, parts, power, shim
 from .workload import OTHER_PLANTS, PLANTS
 
 pytestmark = pytest.mark.one_python
@@ -124,6 +124,11 @@ def test_whoever_is_killed_what_was_acknowledged_is_there(folder: pathlib.Path, 
 @pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_stores_of_several_processes_answer_as_a_dict_does(folder: pathlib.Path, seed: int, examples: int) -> None:
     machine.run(folder, seed, examples=examples, steps=30)
+
+
+@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_they_answer_as_a_model_of_the_parts_of_runs_does(folder: pathlib.Path, seed: int, examples: int) -> None:
+    machine.run(folder, seed, examples=examples, steps=30, machine=parts.Machine)
 
 
 # -- faults that no power cut shows -----------------------------------------------------------------------------------
