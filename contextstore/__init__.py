@@ -10,10 +10,12 @@ from ._faces.async_store import AsyncContextStore
 from ._faces.atomic import AtomicWriter
 from ._faces.copying import copy
 from ._faces.exchange import export_records, import_records
-from ._faces.run import AsyncFlowRun, FlowRun
+from ._faces.run import AsyncFlowRun
 from ._faces.shared import shared
+from ._faces.sync_run import FlowRun
 from ._faces.sync_store import ContextStore
 from ._results import (
+    Attempt,
     CheckReport,
     CopyReport,
     Counters,
@@ -29,6 +31,7 @@ from ._results import (
     Problem,
     PruneReport,
     RunInfo,
+    StateEntry,
     StoreStats,
 )
 from ._sqlite.restore import restore
@@ -44,11 +47,15 @@ from .errors import (
     ForkedProcessError,
     GlobalAlreadyExistsError,
     IncompatibleStoreError,
+    InputsChangedError,
     InvalidKeyError,
+    LeaseHeldError,
+    LeaseLostError,
     OutputDeletedError,
     ReadOnlyStoreError,
     RunAlreadyExistsError,
     RunDeletedError,
+    RunStateConflictError,
     SerializationError,
     StorageError,
     StoreBusyError,
@@ -69,6 +76,7 @@ __all__ = [
     "AlreadyExistsError",
     "AsyncContextStore",
     "AsyncFlowRun",
+    "Attempt",
     "AtomicWriteError",
     "AtomicWriter",
     "CheckReport",
@@ -91,7 +99,10 @@ __all__ = [
     "GlobalEntry",
     "ImportReport",
     "IncompatibleStoreError",
+    "InputsChangedError",
     "InvalidKeyError",
+    "LeaseHeldError",
+    "LeaseLostError",
     "Observer",
     "Output",
     "OutputDeletedError",
@@ -100,8 +111,10 @@ __all__ = [
     "ReadOnlyStoreError",
     "RunAlreadyExistsError",
     "RunDeletedError",
+    "RunStateConflictError",
     "RunInfo",
     "SerializationError",
+    "StateEntry",
     "StorageError",
     "StoreBusyError",
     "StoreClosedError",

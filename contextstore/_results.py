@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ._display.brief import brief_repr
 from ._display.html import record_table
@@ -96,21 +96,79 @@ class Output(OutputDraft):
             return written_at
 
 
+RunState: TypeAlias = Literal["open", "completed", "failed", "cancelled"]
+"""What a runner may say of a run."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunInfo(Record):
-    """A flow run that has outputs.
+    """A flow run, with what its runner has said of it.
 
     Attributes:
         flow_run_id: its id.
         outputs: how many it has.
         first_written_at, last_written_at: when the first and the last of these were written; aware, in UTC. None where
             that cannot be known, since a time of them is damaged: ``check()`` tells which.
+        begun_at: when it was begun first; aware, in UTC. None: it never was.
+        state: ``"open"``, ``"completed"``, ``"failed"`` or ``"cancelled"``, as its runner has said; ``"open"`` until
+            then. From ``watch_runs`` also ``"deleted"``.
+        state_changed_at: when that was said last; aware, in UTC. None: never.
+        error: what was said of its failure. None: nothing.
+        attributes: those of ``begin`` and ``update``, by name.
+        parent: the id of another run, which may be there or not. None: none was given.
+        failures: how many attempts of its steps have failed so far.
+        cursor: where ``watch_runs`` goes on behind this. None where it does not come from there.
     """
 
     flow_run_id: str
     outputs: int
     first_written_at: datetime.datetime | None
     last_written_at: datetime.datetime | None
+    begun_at: datetime.datetime | None = None
+    state: Literal["open", "completed", "failed", "cancelled", "deleted"] = "open"
+    state_changed_at: datetime.datetime | None = None
+    error: str | None = None
+    attributes: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    parent: str | None = None
+    failures: int = 0
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Record):
+    """A call of a step's function that has ended.
+
+    Attributes:
+        node_id: the node of the step.
+        number: 1, 2, …: among the attempts of the node.
+        started_at, ended_at: when the function was called, and when it had returned or raised; aware, in UTC.
+        error: the type and the text of what it raised, at most 4 KiB. None: it has made the output.
+        inputs: the digest of its arguments, hexadecimal. None: none was taken.
+    """
+
+    node_id: str
+    number: int
+    started_at: datetime.datetime
+    ended_at: datetime.datetime
+    error: str | None = None
+    inputs: str | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StateEntry(RecordWithValue):
+    """A state value of a run, with its version.
+
+    Attributes:
+        key: its key.
+        value: a fresh object.
+        version: 1, 2, …; it rises with each write.
+        written_at: when this version was written; aware, in UTC.
+    """
+
+    key: str
+    value: Any
+    version: int
+    written_at: datetime.datetime
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -7,6 +7,10 @@
     ├── VersionConflictError
     ├── RunDeletedError
     ├── RunAlreadyExistsError
+    ├── RunStateConflictError
+    ├── InputsChangedError
+    ├── LeaseHeldError
+    ├── LeaseLostError
     ├── InvalidKeyError              (also a ValueError)
     ├── SerializationError
     ├── DeserializationError
@@ -32,6 +36,7 @@ can be pickled and copied. The engine's own error, where there is one, is the ``
 
 from __future__ import annotations
 
+import datetime
 import errno
 from typing import Any
 
@@ -45,11 +50,15 @@ __all__ = [
     "ForkedProcessError",
     "GlobalAlreadyExistsError",
     "IncompatibleStoreError",
+    "InputsChangedError",
     "InvalidKeyError",
+    "LeaseHeldError",
+    "LeaseLostError",
     "OutputDeletedError",
     "ReadOnlyStoreError",
     "RunAlreadyExistsError",
     "RunDeletedError",
+    "RunStateConflictError",
     "SerializationError",
     "StorageError",
     "StoreBusyError",
@@ -149,16 +158,83 @@ class RunDeletedError(ContextStoreError):
 
 
 class RunAlreadyExistsError(ContextStoreError):
-    """An import has the flow run as deleted, and it is here: an import deletes nothing."""
+    """The flow run is here, and is another one than was asked for.
 
-    def __init__(self, flow_run_id: str) -> None:
-        super().__init__(flow_run_id)
+    By ``begin``: its first begin gave other attributes, or another parent. By an import: it was deleted where this
+    comes from, and an import deletes nothing.
+    """
+
+    def __init__(self, flow_run_id: str, difference: str | None = None) -> None:
+        super().__init__(flow_run_id, difference)
         self.flow_run_id = flow_run_id
+        self.difference = difference
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return (
+                f"flow run {self.flow_run_id!r} is here, and was deleted where this comes from: it stays; "
+                "delete it here as well, or leave it out"
+            )
+        return (
+            f"flow run {self.flow_run_id!r} was begun with {self.difference}: use another flow_run_id, or begin it "
+            "with the same, or without any"
+        )
+
+
+class RunStateConflictError(ContextStoreError):
+    """An update with ``expected_state`` found the run in another state."""
+
+    def __init__(self, flow_run_id: str, expected: str, actual: str) -> None:
+        super().__init__(flow_run_id, expected, actual)
+        self.flow_run_id = flow_run_id
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return f"flow run {self.flow_run_id!r} is {self.actual}, not {self.expected}: look at it again and decide anew"
+
+
+class InputsChangedError(ContextStoreError):
+    """A step's output is there, and was made from other arguments than it is asked for with now."""
+
+    def __init__(self, flow_run_id: str, node_id: str, recorded: str, given: str) -> None:
+        super().__init__(flow_run_id, node_id, recorded, given)
+        self.flow_run_id = flow_run_id
+        self.node_id = node_id
+        self.recorded = recorded
+        self.given = given
 
     def __str__(self) -> str:
         return (
-            f"flow run {self.flow_run_id!r} is here, and was deleted where this comes from: it stays; "
-            "delete it here as well, or leave it out"
+            f"the output of node {self.node_id!r} of flow run {self.flow_run_id!r} was made from other arguments "
+            f"(recorded {self.recorded}, given {self.given}): use another node_id, or fork the run without this output"
+        )
+
+
+class LeaseHeldError(ContextStoreError):
+    """Another holder has the lease."""
+
+    def __init__(self, name: str, holder: str, expires_at: datetime.datetime) -> None:
+        super().__init__(name, holder, expires_at)
+        self.name = name
+        self.holder = holder
+        self.expires_at = expires_at
+
+    def __str__(self) -> str:
+        return f"lease {self.name!r} is held by {self.holder}: wait longer, or do something else meanwhile"
+
+
+class LeaseLostError(ContextStoreError):
+    """The lease is not this holder's any more: another has taken it, or it was given back. Nothing was stored."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"lease {self.name!r} is not held any more: another has taken it since, or it was given back; nothing was "
+            "stored: take it anew, and look at what is there"
         )
 
 

@@ -139,6 +139,67 @@ class GlobalRecord(NamedTuple):
     expires_at: int | None = None  # from then on it is not there
 
 
+class Made(NamedTuple):
+    """The attempt of a step that made an output."""
+
+    number: int | None
+    """Among the attempts of its node, from 1 on. None: it is given inside the commit."""
+    started_at: int  # microseconds since 1970, UTC
+    inputs: str | None
+    """The digest of the arguments. None: none was taken."""
+
+
+class AttemptRecord(NamedTuple):
+    """A call of a step's function that has ended."""
+
+    node_id: str
+    number: int
+    started_at: int  # microseconds since 1970, UTC
+    ended_at: int
+    error: str | None
+    """None: it has made the output."""
+    inputs: str | None
+
+
+class RunFacts(NamedTuple):
+    """What a runner has said of a run. Of one that was never begun nor updated all are as they are here."""
+
+    state: int = 0
+    """The index of its name in ``RUN_STATES``."""
+    state_changed_at: int | None = None
+    begun_at: int | None = None
+    begun_attributes: str | None = None
+    """The digest of those that the first begin gave."""
+    parent: str | None = None
+    attributes: str | None = None
+    """A JSON object, its keys sorted. None: none."""
+    error: str | None = None
+
+
+RUN_STATES = ("open", "completed", "failed", "cancelled")
+"""By the number under which they are stored."""
+
+
+class StateRecord(NamedTuple):
+    """A state value of a run."""
+
+    key: str
+    value: Encoded
+    version: int
+    written_at: int
+    run: int
+    """The serial of its run."""
+
+
+class LeaseRecord(NamedTuple):
+    """A lease that is held."""
+
+    name: str
+    token: int
+    holder: str
+    expires_at: int
+
+
 class RunRecord(NamedTuple):
     """A run that is not deleted."""
 
@@ -148,6 +209,8 @@ class RunRecord(NamedTuple):
     bytes: int
     first_written_at: int | None  # None: a time of its outputs is damaged, or it has none
     last_written_at: int | None
+    facts: RunFacts = RunFacts()
+    failures: int = 0
 
 
 class IdleRuns(NamedTuple):

@@ -32,7 +32,7 @@ from ..observers import Observer
 from .async_store import AsyncContextStore, awaitable_face_of
 from .batch import Batch
 from .blocking import documented_as, iterate, wait_for, wait_for_global
-from .run import FlowRun
+from .sync_run import FlowRun
 
 T = TypeVar("T")
 D = TypeVar("D")

@@ -26,7 +26,7 @@ _GRANTS_AS_BEFORE = """
         BEGIN
             FOR granted IN
                 SELECT format(
-                    'GRANT %s ON "{schema}".append_counters, "{schema}".append_keys TO %s',
+                    'GRANT %s ON {tables} TO %s',
                     string_agg(DISTINCT a.privilege_type, ', '),
                     CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
                 )
@@ -36,17 +36,37 @@ _GRANTS_AS_BEFORE = """
                 GROUP BY a.grantee
                 UNION ALL
                 SELECT DISTINCT format(
-                    'GRANT UPDATE (freed_version) ON "{schema}".store_format TO %s',
+                    'GRANT UPDATE ({columns}) ON "{schema}".{table} TO %s',
                     CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
                 )
                 FROM pg_attribute AS c CROSS JOIN LATERAL aclexplode(c.attacl) AS a
-                WHERE c.attrelid = '"{schema}".store_format'::regclass AND c.attname = 'deletions'
+                WHERE c.attrelid = '"{schema}".{table}'::regclass AND c.attname = '{column}'
                     AND a.privilege_type = 'UPDATE'
             LOOP
                 EXECUTE granted;
             END LOOP;
         END $$
 """
+_GRANTS_OF_3 = (
+    _GRANTS_AS_BEFORE.replace("{tables}", '"{schema}".append_counters, "{schema}".append_keys')
+    .replace("{table}", "store_format")
+    .replace("{column}", "deletions")
+    .replace("{columns}", "freed_version")
+)
+_GRANTS_OF_4 = (
+    _GRANTS_AS_BEFORE.replace(
+        "{tables}",
+        '"{schema}".run_attributes, "{schema}".run_states, "{schema}".failed_attempts, "{schema}".leases, '
+        '"{schema}".lease_tokens, "{schema}".counted_outputs',
+    )
+    .replace("{table}", "flow_runs")
+    .replace("{column}", "deleted_at")
+    .replace(
+        "{columns}",
+        "outputs, first_written_at, last_written_at, state, state_changed_at, begun_at, touched_at, change, failures, "
+        "checksum, begun_attributes, parent, attributes, error",
+    )
+)
 
 _STEPS = {
     # The tables are locked in the order in which the version before has them in its transactions. They keep their
@@ -98,7 +118,58 @@ _STEPS = {
         UPDATE "{schema}".store_format SET version = 3, history = gen_random_uuid();
         ALTER TABLE "{schema}".store_format ALTER COLUMN history SET NOT NULL;
     """  # noqa: S608 - no input in it
-    + _GRANTS_AS_BEFORE,
+    + _GRANTS_OF_3,
+    # Likewise. An index of all runs is made, by their states: about a second for a million of them.
+    3: """
+        SET LOCAL lock_timeout = '{patience}ms';
+        LOCK TABLE "{schema}".flow_runs, "{schema}".node_outputs, "{schema}".global_values, "{schema}".store_format
+            IN ACCESS EXCLUSIVE MODE;
+        SELECT 1 / (version = 3)::int FROM "{schema}".store_format;
+        ALTER TABLE "{schema}".flow_runs ADD COLUMN outputs bigint, ADD COLUMN first_written_at bigint,
+            ADD COLUMN last_written_at bigint, ADD COLUMN state smallint NOT NULL DEFAULT 0,
+            ADD COLUMN state_changed_at bigint, ADD COLUMN begun_at bigint, ADD COLUMN touched_at bigint,
+            ADD COLUMN change xid8, ADD COLUMN failures bigint NOT NULL DEFAULT 0, ADD COLUMN checksum bigint,
+            ADD COLUMN begun_attributes text COLLATE "C", ADD COLUMN parent text COLLATE "C",
+            ADD COLUMN attributes text COLLATE "C", ADD COLUMN error text COLLATE "C";
+        ALTER TABLE "{schema}".flow_runs ALTER COLUMN outputs SET DEFAULT 0;
+        CREATE INDEX runs_by_state ON "{schema}".flow_runs (state, serial) WHERE deleted_at IS NULL;
+        CREATE INDEX runs_by_begin ON "{schema}".flow_runs (begun_at, serial)
+            WHERE begun_at IS NOT NULL AND deleted_at IS NULL;
+        CREATE INDEX runs_by_parent ON "{schema}".flow_runs (parent, serial)
+            WHERE parent IS NOT NULL AND deleted_at IS NULL;
+        CREATE INDEX runs_by_change ON "{schema}".flow_runs (change) WHERE change IS NOT NULL;
+        ALTER TABLE "{schema}".node_outputs ADD COLUMN attempt text COLLATE "C";
+        CREATE TABLE "{schema}".run_attributes (
+            name text COLLATE "C" NOT NULL, value text COLLATE "C" NOT NULL, run bigint NOT NULL,
+            PRIMARY KEY (name, value, run)
+        );
+        CREATE TABLE "{schema}".run_states (
+            run bigint NOT NULL, key text COLLATE "C" NOT NULL, version bigint NOT NULL, codec smallint NOT NULL,
+            checksum bigint NOT NULL, written_at bigint NOT NULL, size integer NOT NULL, writer uuid NOT NULL,
+            value bytea NOT NULL, PRIMARY KEY (run, key)
+        );
+        CREATE TABLE "{schema}".failed_attempts (
+            run bigint NOT NULL, node_id text COLLATE "C" NOT NULL, number bigint NOT NULL,
+            started_at bigint NOT NULL, ended_at bigint NOT NULL, error text COLLATE "C" NOT NULL,
+            inputs text COLLATE "C", writer uuid NOT NULL, PRIMARY KEY (run, node_id, number)
+        );
+        CREATE TABLE "{schema}".leases (
+            name text COLLATE "C" PRIMARY KEY, token bigint NOT NULL, holder text COLLATE "C" NOT NULL,
+            ttl bigint NOT NULL, expires_at bigint NOT NULL, writer uuid NOT NULL
+        );
+        CREATE TABLE "{schema}".lease_tokens (last bigint NOT NULL);
+        INSERT INTO "{schema}".lease_tokens VALUES (0);
+        CREATE TABLE "{schema}".counted_outputs (before xid8 NOT NULL);
+        INSERT INTO "{schema}".counted_outputs SELECT pg_snapshot_xmin(pg_current_snapshot());
+        CREATE VIEW "{schema}".run_summaries AS
+            SELECT flow_run_id, CASE state WHEN 0 THEN 'open' WHEN 1 THEN 'completed' WHEN 2 THEN 'failed'
+                       WHEN 3 THEN 'cancelled' END AS state,
+                   coalesce(attributes, '{}') AS attributes, parent, failures, error,
+                   to_timestamp(begun_at / 1e6) AS begun_at, to_timestamp(state_changed_at / 1e6) AS state_changed_at
+            FROM "{schema}".flow_runs WHERE deleted_at IS NULL;
+        UPDATE "{schema}".store_format SET version = 4;
+    """  # noqa: S608 - no input in it
+    + _GRANTS_OF_4,
 }
 _PATIENCE = 2.0
 """Seconds that a step waits for a lock at a time: longer than the server takes to have its own vacuum make way."""

@@ -17,7 +17,7 @@ from .former_schemas import FORMER_SCHEMAS, HIGHEST_ID
 from .location import has_content, size_of
 
 APPLICATION_ID = 0x43745374  # "CtSt"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The store's format number, in the file as user_version. A version of this library writes one format, and no other."""
 
 # The tables hold what the engine needs; the views are for people and their tools.
@@ -28,8 +28,70 @@ CREATE TABLE flow_runs (
     flow_run_id TEXT NOT NULL UNIQUE,
     created_at INTEGER NOT NULL,               -- microseconds since 1970, UTC, as all times here
     deleted_at INTEGER,                        -- not null: a tombstone
-    marks INTEGER NOT NULL DEFAULT 0           -- how many of its rows in node_outputs are marks of deleted outputs
+    marks INTEGER NOT NULL DEFAULT 0,          -- how many of its rows in node_outputs are marks of deleted outputs
+    outputs INTEGER,                           -- how many rows there it has, up to the id that is counted; null: a run
+    first_written_at INTEGER,                  -- of before schema 4, whose outputs are counted when somebody asks
+    last_written_at INTEGER,
+    state INTEGER NOT NULL DEFAULT 0,          -- 0: open, 1: completed, 2: failed, 3: cancelled
+    state_changed_at INTEGER,
+    begun_at INTEGER,                          -- null: it was never begun
+    touched_at INTEGER,                        -- the last write to it that was none of an output
+    change INTEGER,                            -- the place of the last such write among the commits: see run_news
+    failures INTEGER NOT NULL DEFAULT 0,       -- how many attempts have failed, all that there ever were
+    checksum INTEGER,                          -- CRC-32 over flow_run_id, begin, state, parent, attributes and error
+    begun_attributes TEXT,                     -- the digest of those that its first begin gave
+    parent TEXT,                               -- a flow_run_id, of a run that is there or not
+    attributes TEXT,                           -- a JSON object, sorted; null: none
+    error TEXT
 )
+    """,
+    "CREATE INDEX runs_by_state ON flow_runs (state) WHERE deleted_at IS NULL",
+    "CREATE INDEX runs_by_begin ON flow_runs (begun_at) WHERE begun_at IS NOT NULL AND deleted_at IS NULL",
+    "CREATE INDEX runs_by_parent ON flow_runs (parent) WHERE parent IS NOT NULL AND deleted_at IS NULL",
+    "CREATE INDEX runs_by_change ON flow_runs (change) WHERE change IS NOT NULL",
+    """
+CREATE TABLE run_attributes (
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,                       -- as JSON
+    run INTEGER NOT NULL,                      -- flow_runs.serial
+    PRIMARY KEY (name, value, run)
+) WITHOUT ROWID
+    """,
+    """
+CREATE TABLE run_states (
+    run INTEGER NOT NULL,                      -- flow_runs.serial
+    key TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    codec INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, key, codec and value
+    written_at INTEGER NOT NULL,
+    size INTEGER NOT NULL,                     -- bytes of value
+    value NOT NULL,
+    PRIMARY KEY (run, key)
+) WITHOUT ROWID
+    """,
+    """
+CREATE TABLE failed_attempts (
+    run INTEGER NOT NULL,                      -- flow_runs.serial
+    node_id TEXT NOT NULL,
+    number INTEGER NOT NULL,                   -- among all attempts of the node, from 1 on
+    started_at INTEGER NOT NULL,
+    ended_at INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    inputs TEXT,                               -- the digest of the arguments; null: none was taken
+    PRIMARY KEY (run, node_id, number)
+) WITHOUT ROWID
+    """,
+    """
+CREATE TABLE leases (
+    name TEXT PRIMARY KEY,
+    token INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    boot TEXT NOT NULL,                        -- since which start of the machine ends_at counts
+    ends_at INTEGER NOT NULL,                  -- microseconds of a clock that nobody sets
+    ttl INTEGER NOT NULL,                      -- microseconds
+    expires_at INTEGER NOT NULL                -- the same as ends_at, for people
+) WITHOUT ROWID
     """,
     "CREATE INDEX tombstones ON flow_runs (deleted_at) WHERE deleted_at IS NOT NULL",
     """
@@ -39,11 +101,12 @@ CREATE TABLE node_outputs (
     run INTEGER NOT NULL,                      -- flow_runs.serial; 0: no output, but the mark of the highest id
     node_id TEXT NOT NULL,
     codec INTEGER NOT NULL,                    -- 0: value is JSON text; 1: the bytes themselves; -1: deleted, a mark
-    checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec, value and tag
+    checksum INTEGER NOT NULL,                 -- CRC-32 over flow_run_id, node_id, codec, value, tag and attempt
     written_at INTEGER NOT NULL,
     size INTEGER NOT NULL,                     -- bytes of value
     value NOT NULL,
     tag TEXT,
+    attempt TEXT,                              -- of the step that made it: JSON, [number, started_at, inputs]
     UNIQUE (run, node_id)
 )
     """,
@@ -82,7 +145,8 @@ CREATE TABLE global_values (
     """
 CREATE TABLE store_facts (
     name TEXT PRIMARY KEY,                     -- history: what a cursor belongs to; freed_version: the highest version
-    value NOT NULL                             -- of a global that was freed altogether
+    value NOT NULL                             -- of a global that was freed altogether; counted: the id up to which
+                                               -- flow_runs counts outputs; last_token: that of the newest lease
 ) WITHOUT ROWID
     """,
     """
@@ -94,6 +158,15 @@ CREATE VIEW outputs AS
     WHERE flow_runs.deleted_at IS NULL AND node_outputs.codec >= 0
     """,
     """
+CREATE VIEW run_summaries AS
+    SELECT flow_run_id, CASE state WHEN 0 THEN 'open' WHEN 1 THEN 'completed' WHEN 2 THEN 'failed'
+               WHEN 3 THEN 'cancelled' END AS state,
+           coalesce(attributes, '{}') AS attributes, parent, failures, error,
+           strftime('%Y-%m-%dT%H:%M:%fZ', begun_at / 1e6, 'unixepoch') AS begun_at,
+           strftime('%Y-%m-%dT%H:%M:%fZ', state_changed_at / 1e6, 'unixepoch') AS state_changed_at
+    FROM flow_runs WHERE deleted_at IS NULL
+    """,
+    """
 CREATE VIEW globals AS
     SELECT key, value, version, strftime('%Y-%m-%dT%H:%M:%fZ', written_at / 1e6, 'unixepoch') AS written_at,
            strftime('%Y-%m-%dT%H:%M:%fZ', expires_at / 1e6, 'unixepoch') AS expires_at
@@ -102,8 +175,11 @@ CREATE VIEW globals AS
         AND (expires_at IS NULL OR expires_at / 1e6 > (julianday('now') - 2440587.5) * 86400.0)
     """,
 )
-NEW_FACTS = "INSERT INTO store_facts VALUES ('history', lower(hex(randomblob(16)))), ('freed_version', 0)"
-"""What a new store knows of itself."""
+FACTS_OF_3 = "INSERT INTO store_facts VALUES ('history', lower(hex(randomblob(16)))), ('freed_version', 0)"
+FACTS_OF_4 = """
+    INSERT INTO store_facts VALUES ('counted', (SELECT coalesce(max(id), 0) FROM node_outputs)), ('last_token', 0)
+"""
+"""What a store knows of itself since that schema."""
 NEW_HISTORY = "UPDATE store_facts SET value = lower(hex(randomblob(16))) WHERE name = 'history'"
 """Of a copy, which goes its own way from then on: no cursor of before is one of it."""
 KNOWN_SCHEMAS = {**FORMER_SCHEMAS, SCHEMA_VERSION: _SCHEMA}
@@ -193,7 +269,7 @@ def create_schema(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL").close()  # so that prune can give space back bit by bit
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in (*_SCHEMA, NEW_FACTS):
+        for statement in (*_SCHEMA, FACTS_OF_3, FACTS_OF_4):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").close()
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}").close()

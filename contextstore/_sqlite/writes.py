@@ -436,7 +436,7 @@ class Transaction:
             query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
             row = self._connection.execute(query, (flow_run_id,)).fetchone()
             if row is None and meant is None:
-                insert = "INSERT INTO flow_runs (flow_run_id, created_at) VALUES (?, ?)"
+                insert = "INSERT INTO flow_runs (flow_run_id, created_at, outputs) VALUES (?, ?, 0)"
                 serial = cast("int", self._connection.execute(insert, (flow_run_id, created_at)).lastrowid)
             elif row is None or row[1] is not None:
                 raise RunDeletedError(flow_run_id)
@@ -496,7 +496,7 @@ class Transaction:
         if meant not in (None, serial):
             raise RunDeletedError(name)
         if serial is None:
-            insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)"
+            insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at, outputs) VALUES (?, ?, ?, 0)"
             serial = self._connection.execute(insert, (name, self._now, self._now)).lastrowid
         elif deleted_at is None:
             self._connection.execute("UPDATE flow_runs SET deleted_at = ? WHERE serial = ?", (self._now, serial))
@@ -517,7 +517,7 @@ class Transaction:
         query = "SELECT deleted_at FROM flow_runs WHERE flow_run_id = ?"
         row = self._connection.execute(query, (load.flow_run_id,)).fetchone()
         if row is None:
-            insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at) VALUES (?, ?, ?)"
+            insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at, outputs) VALUES (?, ?, ?, 0)"
             self._connection.execute(insert, (load.flow_run_id, load.created_at, load.deleted_at))
         elif marks_deleted(load, row[0] is not None):
             mark = "UPDATE flow_runs SET deleted_at = ? WHERE flow_run_id = ?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import inspect
 import multiprocessing
 import pickle
@@ -41,7 +42,32 @@ SAMPLES: list[tuple[Any, dict[str, Any], list[str]]] = [
     (errors.VersionConflictError, {"key": "k", "expected": 3, "actual": 5}, ["'k'", "3", "5", "read it again"]),
     (errors.VersionConflictError, {"key": "k", "expected": 3, "actual": 0}, ["'k'", "3", "0", "not there"]),
     (errors.RunDeletedError, {"flow_run_id": "run"}, ["'run'", "deleted", "new flow_run_id"]),
-    (errors.RunAlreadyExistsError, {"flow_run_id": "run"}, ["'run'", "is here", "delete it here as well"]),
+    (
+        errors.RunAlreadyExistsError,
+        {"flow_run_id": "run", "difference": None},
+        ["'run'", "is here", "delete it here as well"],
+    ),
+    (
+        errors.RunAlreadyExistsError,
+        {"flow_run_id": "run", "difference": "other attributes"},
+        ["'run'", "was begun with other attributes", "another flow_run_id"],
+    ),
+    (
+        errors.RunStateConflictError,
+        {"flow_run_id": "run", "expected": "open", "actual": "failed"},
+        ["'run'", "is failed, not open", "look at it again"],
+    ),
+    (
+        errors.InputsChangedError,
+        {"flow_run_id": "run", "node_id": "node", "recorded": "aa", "given": "bb"},
+        ["'run'", "'node'", "aa", "bb", "another node_id"],
+    ),
+    (
+        errors.LeaseHeldError,
+        {"name": "n", "holder": "h", "expires_at": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)},
+        ["'n'", "held by h", "wait longer"],
+    ),
+    (errors.LeaseLostError, {"name": "n"}, ["'n'", "nothing was stored", "take it anew"]),
     (errors.InvalidKeyError, {"name": "node_id", "problem": "must not be empty"}, ["node_id must not be empty"]),
     (errors.SerializationError, {"path": "$.a[3]", "problem": "NaN"}, ["$.a[3]: NaN"]),
     (errors.DeserializationError, {"path": "$.a[3]", "problem": "Expected `int`"}, ["$.a[3]: Expected `int`"]),

@@ -23,7 +23,11 @@ RUNS = {
 }
 
 
-TABLES = {1: ("runs", "output_rows", "global_rows"), 2: ("flow_runs", "node_outputs", "global_values")}
+TABLES = {
+    1: ("runs", "output_rows", "global_rows"),
+    2: ("flow_runs", "node_outputs", "global_values"),
+    3: ("flow_runs", "node_outputs", "global_values"),
+}
 """What the tables are called, by schema: those of runs, of outputs and of globals."""
 
 

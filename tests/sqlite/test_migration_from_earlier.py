@@ -171,8 +171,8 @@ class TestWhatOthersHaveAdded:
             ("CREATE TRIGGER t AFTER INSERT ON {outputs} BEGIN SELECT 1; END", "DROP TRIGGER t"),
             ("CREATE UNIQUE INDEX once ON {outputs} (written_at, id)", "DROP INDEX once"),
             ("ALTER TABLE {runs} ADD COLUMN owner", "altered its schema .(flow_)?runs."),
-            ("CREATE TABLE Append_Keys (x)", "the table 'Append_Keys'.*needs the name"),
-            ("CREATE VIEW append_counters AS SELECT 1", "the view 'append_counters'.*needs the name"),
+            ("CREATE TABLE Run_States (x)", "the table 'Run_States'.*needs the name"),
+            ("CREATE VIEW failed_attempts AS SELECT 1", "the view 'failed_attempts'.*needs the name"),
             ("CREATE INDEX j ON {outputs} (json_extract(value, '$.a')) WHERE run > 0", "DROP INDEX j"),
         ],
     )

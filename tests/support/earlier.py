@@ -14,7 +14,7 @@ from .nodes import execute
 from .processes import ROOT, Child
 from .servers import Server
 
-OF_SCHEMA = {1: "b115c8e0635f", 2: "e9ddf2069a60"}
+OF_SCHEMA = {1: "b115c8e0635f", 2: "e9ddf2069a60", 3: "2ae67e479801"}
 """Of each earlier schema the last commit that knows it and no newer one."""
 
 
@@ -34,6 +34,17 @@ def earlier_child(package: pathlib.Path, program: str, *arguments: Any) -> Child
     return Child(program, *arguments, options=["-P"], PYTHONPATH=str(package))
 
 
+_BACK_TO_3 = """
+    DROP VIEW {schema}.run_summaries;
+    DROP TABLE {schema}.run_attributes, {schema}.run_states, {schema}.failed_attempts, {schema}.leases,
+        {schema}.lease_tokens, {schema}.counted_outputs;
+    ALTER TABLE {schema}.flow_runs DROP COLUMN outputs, DROP COLUMN first_written_at, DROP COLUMN last_written_at,
+        DROP COLUMN state, DROP COLUMN state_changed_at, DROP COLUMN begun_at, DROP COLUMN touched_at,
+        DROP COLUMN change, DROP COLUMN failures, DROP COLUMN checksum, DROP COLUMN begun_attributes,
+        DROP COLUMN parent, DROP COLUMN attributes, DROP COLUMN error;
+    ALTER TABLE {schema}.node_outputs DROP COLUMN attempt;
+    UPDATE {schema}.store_format SET version = 3
+"""
 _BACK_TO_2 = """
     DROP VIEW {schema}.outputs, {schema}.globals;
     ALTER TABLE {schema}.flow_runs DROP COLUMN marks;
@@ -63,6 +74,6 @@ _BACK_TO_1 = """
 
 def make_earlier(server: Server, schema: str, version: int, owner: str = "postgres") -> None:
     """Give a store on the server, with tables of this owner, the form that it had in an earlier schema."""
-    for step in (_BACK_TO_2, _BACK_TO_1)[: 3 - version]:
+    for step in (_BACK_TO_3, _BACK_TO_2, _BACK_TO_1)[: 4 - version]:
         for statement in step.split(";"):
             execute(server, statement.format(schema=schema), user=owner)

@@ -12,7 +12,7 @@ import datetime
 import pathlib
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import contextstore
 from contextstore import (
@@ -22,6 +22,7 @@ from contextstore import (
     AsyncFlowRun,
     AtomicWriteError,
     AtomicWriter,
+    Attempt,
     CheckReport,
     CompletionFailedError,
     ContextStore,
@@ -42,7 +43,10 @@ from contextstore import (
     GlobalEntry,
     ImportReport,
     IncompatibleStoreError,
+    InputsChangedError,
     InvalidKeyError,
+    LeaseHeldError,
+    LeaseLostError,
     Observer,
     Output,
     OutputDeletedError,
@@ -52,7 +56,9 @@ from contextstore import (
     RunAlreadyExistsError,
     RunDeletedError,
     RunInfo,
+    RunStateConflictError,
     SerializationError,
+    StateEntry,
     StorageError,
     StoreBusyError,
     StoreClosedError,
@@ -514,6 +520,14 @@ def facts(error: Exception) -> None:
             assert_type((error.key, error.expected, error.actual), tuple[str, int, int])
         case RunAlreadyExistsError() | RunDeletedError():
             assert_type(error.flow_run_id, str)
+        case RunStateConflictError():
+            assert_type((error.flow_run_id, error.expected, error.actual), tuple[str, str, str])
+        case InputsChangedError():
+            assert_type((error.node_id, error.recorded, error.given), tuple[str, str, str])
+        case LeaseHeldError():
+            assert_type((error.name, error.holder, error.expires_at), tuple[str, str, datetime.datetime])
+        case LeaseLostError():
+            assert_type(error.name, str)
         case SerializationError() | DeserializationError():
             assert_type(error.path, str)
         case StorageError():
@@ -524,6 +538,16 @@ def facts(error: Exception) -> None:
             print(str(error))
         case _:
             raise error
+
+
+def flow_run_results(info: RunInfo, attempt: Attempt, state: StateEntry) -> None:
+    assert_type((info.begun_at, info.error, info.failures), tuple[datetime.datetime | None, str | None, int])
+    assert_type(info.state, Literal["open", "completed", "failed", "cancelled", "deleted"])
+    assert_type(info.attributes, dict[str, str | int | float | bool])
+    assert_type(
+        (attempt.node_id, attempt.number, attempt.error, attempt.inputs), tuple[str, int, str | None, str | None]
+    )
+    assert_type((state.key, state.version, state.written_at), tuple[str, int, datetime.datetime])
 
 
 def kinds() -> None:
