@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -98,6 +99,11 @@ class Output(OutputDraft):
 
 RunState: TypeAlias = Literal["open", "completed", "failed", "cancelled"]
 """What a runner may say of a run."""
+
+RunAttributes: TypeAlias = Mapping[str, str | int | float | bool]
+"""Attributes of a run, by name."""
+RunAttributeChanges: TypeAlias = Mapping[str, str | int | float | bool | None]
+"""The same for an update. One that is None is removed."""
 
 
 @dataclass(frozen=True, slots=True)

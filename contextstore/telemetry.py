@@ -40,7 +40,7 @@ _COLLECTIONS = {
     "outputs": "put get exists get_entry put_many get_many list_keys get_run iter_outputs get_or_put wait_for watch "
     "delete_outputs append get_outputs list_outputs",
     "globals": "put_global upsert_global get_global get_global_entry list_globals delete_global update_global",
-    "flow_runs": "list_runs fork_run delete_run prune",
+    "flow_runs": "list_runs get_run_info begin update fork_run delete_run prune",
 }
 """What a call is about, by the name that it has in the database: two views and a table. Others are about all of it."""
 _COLLECTION_OF = {call: collection for collection, calls in _COLLECTIONS.items() for call in calls.split()}

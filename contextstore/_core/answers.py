@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
+from .._engine.fact_rules import attributes_of
 from .._engine.pages import OutputRow
-from .._engine.records import Fetched, GlobalRecord, OutputRecord, RunRecord
+from .._engine.records import RUN_STATES, Fetched, GlobalRecord, OutputRecord, RunRecord
 from .._results import GlobalEntry, Output, OutputDraft, RunInfo, time_of
 from .._values.codec import JSON, Encoded, decode, json_value
 from .._values.keys import named
@@ -54,12 +55,19 @@ def global_entry_of(record: GlobalRecord, type: Any = None) -> GlobalEntry:
 
 
 def run_info_of(record: RunRecord) -> RunInfo:
-    first, last = record.first_written_at, record.last_written_at
+    first, last, facts = record.first_written_at, record.last_written_at, record.facts
     return RunInfo(
         record.flow_run_id,
         record.outputs,
         None if first is None else time_of(first),
         None if last is None else time_of(last),
+        begun_at=None if facts.begun_at is None else time_of(facts.begun_at),
+        state=RUN_STATES[facts.state],
+        state_changed_at=None if facts.state_changed_at is None else time_of(facts.state_changed_at),
+        error=facts.error,
+        attributes=attributes_of(facts.attributes),
+        parent=facts.parent,
+        failures=record.failures,
     )
 
 

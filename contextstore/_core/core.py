@@ -23,6 +23,7 @@ from .options import Options
 from .outputs import OutputService
 from .parts import PartService
 from .retention import RetentionService
+from .run_facts import RunFactsService
 from .runs import RunService
 from .session import Session
 from .target import Target, engine_for
@@ -56,6 +57,7 @@ class Core:
         self.parts = noted.of(PartService(self.session, lives), calls.PARTS)
         self.globals = noted.of(GlobalService(self.session), calls.GLOBALS)
         self.runs = noted.of(runs, calls.RUNS)
+        self.run_facts = noted.of(RunFactsService(self.session, lives), calls.RUN_FACTS)
         self.waits = noted.of(WaitService(self.session, outputs, lives), calls.WAITS)
         self.global_waits = noted.of(GlobalWaitService(self.session), calls.GLOBAL_WAITS)
         self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)

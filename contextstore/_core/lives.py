@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from .._engine.epochs import Epoch, is_known
 from .._engine.operations import AppendOutput, DeleteOutputs, FindRun, Operation, PutOutput
 from .._engine.records import OutputKey, RunLife
+from .._engine.run_operations import BeginRun, UpdateRun
 from .._values.codec import Encoded
 from .._waiting.key_lock import KeyedLock
 from ..errors import ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 _NEVER: Epoch = ()
 """Equal to no epoch that there is."""
+_OF_A_LIFE = PutOutput | AppendOutput | DeleteOutputs | BeginRun | UpdateRun
+"""What may be meant for one life of an id."""
 _MOST = 10_000
 """How many runs are known at most. With more it begins anew: what is forgotten is looked up again."""
 
@@ -215,4 +218,4 @@ class Lives:
 
 def _meant_for(run: int, operations: Sequence[Operation]) -> list[Operation]:
     """The operations, with the serial of the run in those that go to a life of an id."""
-    return [o._replace(run=run) if isinstance(o, PutOutput | AppendOutput | DeleteOutputs) else o for o in operations]
+    return [o._replace(run=run) if isinstance(o, _OF_A_LIFE) else o for o in operations]

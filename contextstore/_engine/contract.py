@@ -158,6 +158,9 @@ class Reads(Protocol):
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
         """Newest first; those after the run ``after``, deleted or not. LookupError: there is no trace of it. A scan."""
 
+    async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
+        """None: it is not there, or deleted."""
+
     async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
         """The idle ones among the runs with a serial above ``after``, oldest first, at most so many; fewer, or none,
         once very many were looked at. A scan.

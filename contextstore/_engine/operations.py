@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 from .._values.arguments import ExistOk
 from .._values.codec import Encoded
 from .records import Cursor
+from .run_operations import BeginRun, LoadFacts, UpdateRun
 
 
 class PutOutput(NamedTuple):
@@ -350,6 +351,9 @@ Operation: TypeAlias = (
     | LoadMark
     | LoadGlobal
     | LoadFreedVersion
+    | BeginRun
+    | UpdateRun
+    | LoadFacts
 )
 
 

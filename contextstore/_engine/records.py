@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .._values.codec import BYTES, JSON, MARK, Encoded
 from .._values.codec import checksum as value_checksum
+from .._values.run_facts import STATES
 from .._waiting.outcome import Outcome
 
 Cursor: TypeAlias = Any
@@ -176,7 +177,7 @@ class RunFacts(NamedTuple):
     error: str | None = None
 
 
-RUN_STATES = ("open", "completed", "failed", "cancelled")
+RUN_STATES = STATES
 """By the number under which they are stored."""
 
 
@@ -250,6 +251,11 @@ class RunRow(NamedTuple):
     deleted_at: int | None
     has_appends: bool = False
     """Whether something was appended to it, so that it has counters, and perhaps keys."""
+    facts: RunFacts | None = RunFacts()
+    """None: they are damaged."""
+    touched_at: int | None = None
+    """When it was written to last beside its outputs. None: never."""
+    failures: int = 0
 
 
 class AppendCounter(NamedTuple):

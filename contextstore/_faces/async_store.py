@@ -801,6 +801,14 @@ class AsyncContextStore:
         """
         return await self._core.runs.page(prefix, after, limit)
 
+    async def get_run_info(self, flow_run_id: Id) -> RunInfo | None:
+        """A run, with what its runner has said of it: see ``RunInfo``. None: there is no such run, or it is deleted.
+
+        Raises:
+            CorruptStoreError: what was said of it is damaged.
+        """
+        return await self._core.run_facts.info(flow_run_id)
+
     async def fork_run(
         self, flow_run_id: Id, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None
     ) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 
 from .._core.core import Core
 from .._core.lives import Life
-from .._results import Output
+from .._results import Output, RunAttributeChanges, RunAttributes, RunInfo, RunState
 from .._values.arguments import ExistOk, check_function
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
@@ -41,6 +41,62 @@ class AsyncFlowRun:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.flow_run_id!r} of <AsyncContextStore {self._core}>>"
+
+    async def begin(self, *, attributes: RunAttributes | None = None, parent: Id | None = None) -> RunInfo:
+        """Have the run there before its first output; the first ``begin`` says what it is. It changes no state.
+
+        Repeated it does nothing more, as after a restart. What is given is compared with the first begin of the run,
+        whatever was updated since: attributes as JSON, so that ``1``, ``1.0`` and ``True`` differ. What is not given is
+        not compared. A run that is there without having been begun takes its first begin: it keeps the attributes that
+        an ``update`` gave it, but for those of the same names.
+
+        Args:
+            attributes: at most 64 in all, by which ``list_runs`` finds the run: names of at most 256 bytes as UTF-8,
+                and for each a str of at most 1,024 bytes, an int (from -2**63 to 2**64 - 1), a finite float or a bool;
+                no NUL and no lone surrogates. ``{}`` is given, and says that there are none.
+            parent: the id of another run, there or not.
+
+        Returns:
+            The run, as it is behind this.
+
+        Raises:
+            RunAlreadyExistsError: its first begin gave other attributes, or another parent.
+            RunDeletedError: it is deleted.
+        """
+        return await self._core.run_facts.begin(self.flow_run_id, attributes, parent, self._life)
+
+    async def update(
+        self,
+        *,
+        state: RunState | None = None,
+        attributes: RunAttributeChanges | None = None,
+        error: str | None = None,
+        expected_state: RunState | None = None,
+    ) -> RunInfo:
+        """Say how the run stands. What is not given stays; a run that is not there is made.
+
+        A state is what its runner says: it refuses no outputs, and each may follow each.
+
+        Args:
+            state: ``"open"``, ``"completed"``, ``"failed"`` or ``"cancelled"``.
+            attributes: as for ``begin``. They are merged with those that it has; one that is None is removed.
+            error: what went wrong, cut after 4,096 bytes as UTF-8; NUL and lone surrogates are written out. ``""``:
+                there is none any more.
+            expected_state: the state that it must be in; a run that is not there is ``"open"``.
+
+        Returns:
+            The run, as it is behind this.
+
+        Raises:
+            RunStateConflictError: it is in another state than ``expected_state``; nothing was changed.
+            RunDeletedError: it is deleted.
+            ValueError: it would have more than 64 attributes; nothing was changed.
+        """
+        return await self._core.run_facts.update(self.flow_run_id, state, attributes, error, expected_state, self._life)
+
+    async def info(self) -> RunInfo | None:
+        """The run, with what was said of it: see the store's ``get_run_info``."""
+        return await self._core.run_facts.info(self.flow_run_id, self._life)
 
     async def put(self, node_id: Id, value: Any, *, exist_ok: ExistOk = False, tag: str | None = None) -> None:
         """Write the output of a node, once: see the store's ``put``."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 from .._core.core import Core
 from .._core.lives import Life
-from .._results import Output
+from .._results import Output, RunAttributeChanges, RunAttributes, RunInfo, RunState
 from .._values.arguments import ExistOk, check_function
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
@@ -43,6 +43,26 @@ class FlowRun:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.flow_run_id!r} of <ContextStore {self._core}>>"
+
+    @documented_as(AsyncFlowRun.begin)
+    def begin(self, *, attributes: RunAttributes | None = None, parent: Id | None = None) -> RunInfo:
+        return run_now(self._core.run_facts.begin(self.flow_run_id, attributes, parent, self._life))
+
+    @documented_as(AsyncFlowRun.update)
+    def update(
+        self,
+        *,
+        state: RunState | None = None,
+        attributes: RunAttributeChanges | None = None,
+        error: str | None = None,
+        expected_state: RunState | None = None,
+    ) -> RunInfo:
+        updating = self._core.run_facts.update(self.flow_run_id, state, attributes, error, expected_state, self._life)
+        return run_now(updating)
+
+    @documented_as(AsyncFlowRun.info)
+    def info(self) -> RunInfo | None:
+        return run_now(self._core.run_facts.info(self.flow_run_id, self._life))
 
     @documented_as(AsyncFlowRun.put)
     def put(self, node_id: Id, value: Any, *, exist_ok: ExistOk = False, tag: str | None = None) -> None:

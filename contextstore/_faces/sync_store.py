@@ -335,6 +335,10 @@ class ContextStore:
     def list_runs(self, *, prefix: str = "", after: Id | None = None, limit: int = 100) -> list[RunInfo]:
         return run_now(self._core.runs.page(prefix, after, limit))
 
+    @documented_as(AsyncContextStore.get_run_info)
+    def get_run_info(self, flow_run_id: Id) -> RunInfo | None:
+        return run_now(self._core.run_facts.info(flow_run_id))
+
     @documented_as(AsyncContextStore.fork_run)
     def fork_run(
         self, flow_run_id: Id, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None

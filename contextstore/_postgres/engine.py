@@ -279,6 +279,9 @@ class PostgresEngine:
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
         return await self._reads.list_runs(prefix, after, limit)
 
+    async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
+        return await self._reads.fetch_run(flow_run_id)
+
     async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
         return await self._reads.page_idle_runs(after, idle_since, limit)
 

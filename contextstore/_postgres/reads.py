@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from .._engine.epochs import Epoch
+from .._engine.fact_rules import row_with_facts
 from .._engine.pages import OutputPage, PageTaker, Part
 from .._engine.records import (
     AppendCounter,
@@ -34,7 +35,6 @@ from .._engine.rules import (
     read_global_row,
     read_global_there,
     read_output,
-    run_record,
 )
 from .._values.keys import MAX_KEY_BYTES
 from .._waiting.deadline import Deadline
@@ -45,6 +45,7 @@ from .connection import Connection
 from .epoch import StoreEpoch
 from .pool import ReadPool
 from .retry import deadline_of_call, halved
+from .run_facts import record_of
 from .statements import Statements
 
 PAGE_BYTES = 2**20
@@ -188,7 +189,11 @@ class Reads:
         is_rare = bool(prefix) and await self._is_rare(prefix)
         statement = self._statements.list_few_runs if is_rare else self._statements.list_runs
         found = await self._pool.fetch(statement, below, prefix, end_of(prefix), limit)
-        return [run_record(row[0], row[1], row[2], row[3], (row[4], row[5])) for row in found]
+        return [record_of(self._location, row) for row in found]
+
+    async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
+        rows = await self._pool.fetch(self._statements.fetch_run, flow_run_id)
+        return record_of(self._location, rows[0]) if rows else None
 
     async def _is_rare(self, prefix: str) -> bool:
         ((matches,),) = await self._pool.fetch(self._statements.count_prefix, prefix, end_of(prefix), _FEW + 1)
@@ -253,7 +258,8 @@ class Reads:
         return int(count)
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
-        return [RunRow(*row) for row in await self._pool.fetch(self._statements.page_run_rows, after, limit)]
+        rows = await self._pool.fetch(self._statements.page_run_rows, after, limit)
+        return [row_with_facts(self._location, RunRow(*row[:5]), row[5:]) for row in rows]
 
     async def page_append_counters(self, flow_run_id: str, after: str | None, limit: int) -> list[AppendCounter]:
         statement = self._statements.page_append_counters

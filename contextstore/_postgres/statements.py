@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from .append_statements import HAS_REST, AppendStatements
+from .fact_statements import FACT_COLUMNS, FETCH_RUN, RUN_COUNTS, FactStatements
 from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
 from .mark_statements import MarkStatements
 from .part_statements import (
@@ -202,7 +203,7 @@ _WINDOW = """
 
 
 @dataclasses.dataclass(frozen=True)
-class WriteStatements(AppendStatements, GlobalWrites, MarkStatements):
+class WriteStatements(AppendStatements, FactStatements, GlobalWrites, MarkStatements):
     """What is said over the connection that writes."""
 
     has_schema: str = "SELECT FROM pg_namespace WHERE nspname = $1"
@@ -305,7 +306,7 @@ class WriteStatements(AppendStatements, GlobalWrites, MarkStatements):
         ) AS c WHERE {is_known}
     """
     mark_deleted: str = """
-        UPDATE {schema}.flow_runs SET deleted_at = $3, writer = $2
+        UPDATE {schema}.flow_runs SET deleted_at = $3, writer = $2, change = pg_current_xact_id()
         WHERE {is_known} AND serial = ANY($1::bigint[])
     """
     find_run: str = """
@@ -331,8 +332,9 @@ class WriteStatements(AppendStatements, GlobalWrites, MarkStatements):
     """
     # What is kept of a run beside its outputs goes behind them, in the order of these tables.
     load_run: str = """
-        INSERT INTO {schema}.flow_runs (flow_run_id, created_at, deleted_at, writer)
-        SELECT $1::text, $2::bigint, $3::bigint, $4::uuid WHERE {is_known}
+        INSERT INTO {schema}.flow_runs (flow_run_id, created_at, deleted_at, writer, change)
+        SELECT $1::text, $2::bigint, $3::bigint, $4::uuid, CASE WHEN $3 IS NOT NULL THEN pg_current_xact_id() END
+        WHERE {is_known}
         ON CONFLICT (flow_run_id) DO NOTHING
     """
     with_rest: str = """
@@ -407,33 +409,27 @@ class Statements(WriteStatements, GlobalReads):
             SELECT FROM {schema}.flow_runs WHERE flow_run_id >= $1 AND flow_run_id < $2 LIMIT $3
         ) AS several WHERE {is_known}
     """
+    fetch_run: str = FETCH_RUN
     list_runs: str = """
-        SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
-            SELECT serial, flow_run_id FROM {schema}.flow_runs r
+        SELECT r.serial, r.flow_run_id, c.outputs, c.bytes, c.first, c.last, {fact_columns} FROM (
+            SELECT * FROM {schema}.flow_runs r
             WHERE serial < $1 AND deleted_at IS NULL AND flow_run_id >= $2 AND flow_run_id < $3
-                AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
+                AND (touched_at IS NOT NULL OR EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial))
             ORDER BY serial DESC LIMIT $4
-        ) AS page CROSS JOIN LATERAL (
-            SELECT count(*) AS rows, count(*) FILTER (WHERE codec >= 0) AS outputs, sum(size) AS bytes,
-                min(written_at) FILTER (WHERE codec >= 0) AS first, max(written_at) FILTER (WHERE codec >= 0) AS last
-            FROM {schema}.node_outputs WHERE run = page.serial
-        ) AS c WHERE {is_known} AND c.rows > 0 ORDER BY page.serial DESC
+        ) AS r CROSS JOIN LATERAL ({run_counts}) AS c
+        WHERE {is_known} AND (r.touched_at IS NOT NULL OR c.rows > 0) ORDER BY r.serial DESC
     """
     # A few, found by their name before anything else is asked of them.
     list_few_runs: str = """
-        SELECT page.serial, page.flow_run_id, c.outputs, c.bytes, c.first, c.last FROM (
-            SELECT serial, flow_run_id FROM (
-                SELECT serial, flow_run_id, deleted_at FROM {schema}.flow_runs
-                WHERE flow_run_id >= $2 AND flow_run_id < $3 OFFSET 0
+        SELECT r.serial, r.flow_run_id, c.outputs, c.bytes, c.first, c.last, {fact_columns} FROM (
+            SELECT * FROM (
+                SELECT * FROM {schema}.flow_runs WHERE flow_run_id >= $2 AND flow_run_id < $3 OFFSET 0
             ) AS r
             WHERE serial < $1 AND deleted_at IS NULL
-                AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
+                AND (touched_at IS NOT NULL OR EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial))
             ORDER BY serial DESC LIMIT $4
-        ) AS page CROSS JOIN LATERAL (
-            SELECT count(*) AS rows, count(*) FILTER (WHERE codec >= 0) AS outputs, sum(size) AS bytes,
-                min(written_at) FILTER (WHERE codec >= 0) AS first, max(written_at) FILTER (WHERE codec >= 0) AS last
-            FROM {schema}.node_outputs WHERE run = page.serial
-        ) AS c WHERE {is_known} AND c.rows > 0 ORDER BY page.serial DESC
+        ) AS r CROSS JOIN LATERAL ({run_counts}) AS c
+        WHERE {is_known} AND (r.touched_at IS NOT NULL OR c.rows > 0) ORDER BY r.serial DESC
     """
     # A run's own age decides first, which costs least; then each of its outputs, but no more than many of each run.
     end_of_page: str = """
@@ -487,7 +483,7 @@ class Statements(WriteStatements, GlobalReads):
     count_tombstones: str = "SELECT count(*) FROM {schema}.flow_runs WHERE {is_known} AND deleted_at < $1"
     page_run_rows: str = """
         SELECT serial, flow_run_id, created_at, deleted_at,
-            EXISTS (SELECT FROM {schema}.append_counters WHERE run = serial)
+            EXISTS (SELECT FROM {schema}.append_counters WHERE run = serial), touched_at, {fact_columns}
         FROM {schema}.flow_runs
         WHERE {is_known} AND serial > $1 ORDER BY serial LIMIT $2
     """
@@ -619,6 +615,8 @@ def statements_for(schema: str) -> Statements:
             .replace("{output_of_key}", _OUTPUT_OF_KEY)
             .replace("{has_rest}", HAS_REST)
             .replace("{is_there}", IS_THERE)
+            .replace("{run_counts}", RUN_COUNTS)
+            .replace("{fact_columns}", FACT_COLUMNS)
             .replace("{now}", NOW)
             .replace("{snapshot}", _SNAPSHOT)
             .replace("{schema}", quoted)

@@ -43,6 +43,7 @@ from .marks import Marks
 from .outputs import GROUP_LIMITS, Outcomes, OutputRows, Put, PutRow, serial_meant
 from .placing import Placing
 from .retry import Retry
+from .run_facts import Facts, OfFacts, Writers
 from .write import AlreadyDoneError, IdTakenError, RunForgottenError, Write, WriteContext
 
 
@@ -58,6 +59,8 @@ class Attempt:
     """How the unit's globals were before this one wrote them."""
     refused: dict[int, ContextStoreError] = field(default_factory=dict)
     """By index in the unit. The first refuses the unit as a whole."""
+    writers: Writers = field(default_factory=dict)
+    """Whose writes stood in the rows of the unit's runs before this one said something of them."""
     appended: list[PutRow] = field(default_factory=list)
     """What it has appended."""
     results: list[Any] = field(init=False)
@@ -96,6 +99,7 @@ class Units:
         self._globals = Globals(context)
         self._deletions = Deletions(context)
         self._marks = Marks(context)
+        self._facts = Facts(context)
 
     async def commit(self, unit: Unit, write: Write) -> Outcome[list[Any]]:
         try:
@@ -159,6 +163,10 @@ class Units:
             raise attempt.refused[min(attempt.refused)]
         await self._delete_outputs(attempt, in_doubt)
         await self._load_marks(attempt)
+        for index, operation in enumerate(attempt.unit):
+            if isinstance(operation, OfFacts):
+                before = None if in_doubt is None else in_doubt.writers
+                attempt.results[index] = await self._facts.apply(operation, attempt.writers, before, attempt.write)
         for index, operation in enumerate(attempt.unit):
             if isinstance(operation, _DELETIONS):
                 attempt.results[index] = await self._delete(operation, attempt.write)

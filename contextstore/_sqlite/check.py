@@ -267,7 +267,8 @@ def _check_value(kind: str, key: tuple[str, ...], owner: Any, name: Any, value: 
 def _check_runs(connection: sqlite3.Connection) -> Iterator[Problem]:
     query = """
         SELECT flow_run_id FROM flow_runs
-        WHERE deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)
+        WHERE deleted_at IS NULL AND touched_at IS NULL
+            AND NOT EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)
     """
     for (flow_run_id,) in paced(connection.execute(query)):
         yield Problem("run", (str(flow_run_id),), "its outputs are missing, and it was not deleted")

@@ -28,6 +28,7 @@ from .._engine.records import Extent, IdleRuns
 from .._process.pacing import Pacer
 from . import appends
 from .appends import HAS_APPEND_KEYS, HAS_APPENDS
+from .run_facts import stamp_deletion
 
 _RUNS_A_PAGE = 20_000
 """How many runs, and tombstones, are looked at by one call at most."""
@@ -161,6 +162,7 @@ def delete_idle_runs(
     if marked:
         mark = "UPDATE flow_runs SET deleted_at = ? WHERE serial IN (SELECT value FROM json_each(?))"
         connection.execute(mark, (now, json_array(marked)))
+        stamp_deletion(connection, marked)
         pages = erase(connection, gone)
         most = max(0, delete.limit - len(gone))
         if appends.erase(connection, json_array(marked), most) == most:

@@ -144,7 +144,14 @@ class SQLiteEngine:
         return self._database.read(f"the outputs of flow run {flow_run_id!r}", query)
 
     async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
-        return self._database.read("the runs", lambda here: reads.list_runs(here, prefix, after, limit))
+        return self._database.read("the runs", lambda here: reads.list_runs(here, self.location, prefix, after, limit))
+
+    async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
+        def query(connection: sqlite3.Connection) -> RunRecord | None:
+            with reads.snapshot(connection):
+                return reads.fetch_run(connection, self.location, flow_run_id)
+
+        return self._database.read(f"flow run {flow_run_id!r}", query)
 
     async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
         def query(connection: sqlite3.Connection) -> IdleRuns:
@@ -200,7 +207,7 @@ class SQLiteEngine:
         return self._database.read("the globals", lambda here: many_globals.freed_version(here, self.location))
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
-        return self._database.read("the runs", lambda here: reads.page_run_rows(here, after, limit))
+        return self._database.read("the runs", lambda here: reads.page_run_rows(here, self.location, after, limit))
 
     async def page_append_counters(self, flow_run_id: str, after: str | None, limit: int) -> list[AppendCounter]:
         return self._database.read("the counters", lambda here: appends.page_counters(here, flow_run_id, after, limit))

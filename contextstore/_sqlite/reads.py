@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from .._engine.fact_rules import row_with_facts, with_facts
 from .._engine.portions import Portion
 from .._engine.records import (
     Counts,
@@ -32,6 +34,7 @@ from .appends import HAS_APPENDS
 from .clock import now
 from .deletion import json_array
 from .errors import code_of, translated
+from .run_facts import FACT_COLUMNS
 
 OUTPUT_COLUMNS = """
     node_outputs.node_id, node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum,
@@ -205,7 +208,9 @@ def _next_damaged(
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def list_runs(connection: sqlite3.Connection, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
+def list_runs(
+    connection: sqlite3.Connection, location: str, prefix: str, after: str | None, limit: int
+) -> list[RunRecord]:
     """Newest first. Raises LookupError if there is no trace of the run ``after``."""
     with snapshot(connection):
         below = 2**63 - 1 if after is None else _serial_of(connection, after)
@@ -215,12 +220,24 @@ def list_runs(connection: sqlite3.Connection, prefix: str, after: str | None, li
         is_rare = prefix and connection.execute(_COUNT_PREFIX, (*bounds, _FEW + 1)).fetchone()[0] <= _FEW
         index = "INDEXED BY sqlite_autoindex_flow_runs_1" if is_rare else "NOT INDEXED"
         query = f"""
-            SELECT serial, flow_run_id FROM flow_runs {index}
+            SELECT serial, flow_run_id, {FACT_COLUMNS} FROM flow_runs {index}
             WHERE serial < ? AND deleted_at IS NULL AND flow_run_id >= ? AND flow_run_id < ?
             ORDER BY serial DESC LIMIT ?
         """  # noqa: S608 - no input in it
         rows = list(paced(connection.execute(query, (below, *bounds, limit))))
-        return [_run_record(connection, *row) for row in paced(rows)]
+        return [_record_of(connection, location, row) for row in paced(rows)]
+
+
+def fetch_run(connection: sqlite3.Connection, location: str, flow_run_id: str) -> RunRecord | None:
+    """Within a transaction."""
+    query = f"SELECT serial, flow_run_id, {FACT_COLUMNS} FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL"  # noqa: S608 - no input in it
+    row = connection.execute(query, (flow_run_id,)).fetchone()
+    return None if row is None else _record_of(connection, location, row)
+
+
+def _record_of(connection: sqlite3.Connection, location: str, row: Sequence[Any]) -> RunRecord:
+    serial, flow_run_id, *facts = row
+    return with_facts(location, _run_record(connection, serial, flow_run_id), facts)
 
 
 def _serial_of(connection: sqlite3.Connection, flow_run_id: str) -> int:
@@ -263,29 +280,30 @@ def count_tombstones(connection: sqlite3.Connection, deleted_before: int) -> int
     return int(connection.execute(query, (deleted_before,)).fetchone()[0])
 
 
-def page_run_rows(connection: sqlite3.Connection, after: int, limit: int) -> list[RunRow]:
+def page_run_rows(connection: sqlite3.Connection, location: str, after: int, limit: int) -> list[RunRow]:
     query = f"""
-        SELECT serial, flow_run_id, created_at, deleted_at, {HAS_APPENDS} FROM flow_runs
+        SELECT serial, flow_run_id, created_at, deleted_at, {HAS_APPENDS}, touched_at, {FACT_COLUMNS} FROM flow_runs
         WHERE serial > ? ORDER BY serial LIMIT ?
     """  # noqa: S608 - no input in it
     try:
         rows = connection.execute(query, (after, limit)).fetchall()
     except sqlite3.DatabaseError as error:
         raise_unless_damage(error)
-        return _run_rows_around_damage(connection, after, limit)
-    return [RunRow(*row)._replace(has_appends=bool(row[-1])) for row in rows]
+        return _run_rows_around_damage(connection, location, after, limit)
+    some = [row_with_facts(location, RunRow(*row[:5]), row[5:]) for row in rows]
+    return [row._replace(has_appends=bool(row.has_appends)) for row in some]
 
 
-def _run_rows_around_damage(connection: sqlite3.Connection, after: int, limit: int) -> list[RunRow]:
+def _run_rows_around_damage(connection: sqlite3.Connection, location: str, after: int, limit: int) -> list[RunRow]:
     query = "SELECT serial, flow_run_id FROM flow_runs INDEXED BY sqlite_autoindex_flow_runs_1 WHERE serial > ?"
     rows: list[RunRow] = []
     for serial, flow_run_id in sorted(connection.execute(query, (after,)).fetchall())[:limit]:
-        times: tuple[int | None, int | None] | None = None
+        row = RunRow(serial, flow_run_id, None, None, True, None)  # with appends, perhaps
         with contextlib.suppress(sqlite3.DatabaseError):
-            query = "SELECT created_at, deleted_at FROM flow_runs WHERE serial = ?"
-            times = connection.execute(query, (serial,)).fetchone()
-        created_at, deleted_at = times or (None, None)
-        rows.append(RunRow(serial, flow_run_id, created_at, deleted_at, has_appends=True))  # perhaps
+            query = f"SELECT created_at, deleted_at, touched_at, {FACT_COLUMNS} FROM flow_runs WHERE serial = ?"  # noqa: S608 - no input in it
+            created_at, deleted_at, *facts = connection.execute(query, (serial,)).fetchone()
+            row = row_with_facts(location, row._replace(created_at=created_at, deleted_at=deleted_at), facts)
+        rows.append(row)
     return rows
 
 

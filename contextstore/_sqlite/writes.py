@@ -50,12 +50,13 @@ from .._engine.operations import (
 )
 from .._engine.records import OutputRecord
 from .._engine.rules import GlobalOperation, StoredGlobal, change_global, marks_deleted, refusal_of_put
+from .._engine.run_operations import BeginRun, LoadFacts, UpdateRun
 from .._engine.serials import Serials
 from .._values.codec import MARK, Encoded, checksum
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
-from . import appends
+from . import appends, run_facts
 from .connection import roll_back
 from .deletion import delete_idle_runs, forget_run, forget_runs, give_back_space, remove_outputs
 from .epochs import MappedEpochs
@@ -63,7 +64,7 @@ from .errors import code_of, translated, translated_os
 from .globals import delete_globals, free_globals, freed_version, raise_freed_version
 from .lock import try_again
 from .marks import delete_outputs, load_mark
-from .reads import codec_of, fetch_output, stored_global
+from .reads import codec_of, fetch_output, fetch_run, stored_global
 from .schema import refuse_other_format
 from .single_put import put_alone, value_of
 
@@ -358,6 +359,11 @@ class Transaction:
                 return self._delete_outputs(operation)
             case LoadMark():
                 return self._load_mark(operation)
+            case BeginRun() | UpdateRun():
+                refused = run_facts.say(self._connection, self._location, operation, self._now)
+                return refused or fetch_run(self._connection, self._location, operation.flow_run_id)
+            case LoadFacts():
+                return run_facts.load(self._connection, self._location, operation, self._now)
 
     # -- outputs -------------------------------------------------------------------------------------------------------
 
@@ -502,6 +508,7 @@ class Transaction:
             self._connection.execute("UPDATE flow_runs SET deleted_at = ? WHERE serial = ?", (self._now, serial))
         else:
             return cast("int", serial)
+        run_facts.stamp_deletion(self._connection, [serial])
         self._serials.forget([name])
         self.deletes_runs = True
         return cast("int", serial)
@@ -514,14 +521,16 @@ class Transaction:
         return cast("int | None", serial)
 
     def _load_run(self, load: LoadRun) -> None:
-        query = "SELECT deleted_at FROM flow_runs WHERE flow_run_id = ?"
+        query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
         row = self._connection.execute(query, (load.flow_run_id,)).fetchone()
         if row is None:
             insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at, outputs) VALUES (?, ?, ?, 0)"
-            self._connection.execute(insert, (load.flow_run_id, load.created_at, load.deleted_at))
-        elif marks_deleted(load, row[0] is not None):
-            mark = "UPDATE flow_runs SET deleted_at = ? WHERE flow_run_id = ?"
-            self._connection.execute(mark, (load.deleted_at, load.flow_run_id))
+            serial = self._connection.execute(insert, (load.flow_run_id, load.created_at, load.deleted_at)).lastrowid
+            if load.deleted_at is not None:
+                run_facts.stamp_deletion(self._connection, [serial])
+        elif marks_deleted(load, row[1] is not None):
+            self._connection.execute("UPDATE flow_runs SET deleted_at = ? WHERE serial = ?", (load.deleted_at, row[0]))
+            run_facts.stamp_deletion(self._connection, [row[0]])
             self._serials.forget([load.flow_run_id])
             self.deletes_runs = True
 

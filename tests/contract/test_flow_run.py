@@ -44,8 +44,11 @@ STORES_CALLS = {
     "iter_outputs": ("iter_outputs", (), {"prefix": "n", "after": "a", "reverse": True, "type": int}),
     "fork": ("fork_run", (), {"new_flow_run_id": "other", "node_ids": ["node"]}),
     "delete": ("delete_run", (), {"forget": True}),
+    "info": ("get_run_info", (), {}),
 }
 """Each call of a run: the store's call that it is, with arguments none of which is a default."""
+OWN_CALLS = {"step", "begin", "update"}
+"""Those that a store has not."""
 
 FACES: list[tuple[type, type]] = [(AsyncFlowRun, AsyncContextStore), (FlowRun, ContextStore)]
 
@@ -104,7 +107,7 @@ def parameters_of(function: Any) -> list[tuple[str, Any, Any]]:
 class TestEachCall:
     def test_a_run_has_these_calls_and_step(self) -> None:
         for run, _ in FACES:
-            assert {name for name in vars(run) if not name.startswith("_")} == {*STORES_CALLS, "step"}
+            assert {name for name in vars(run) if not name.startswith("_")} == {*STORES_CALLS, *OWN_CALLS}
 
     @pytest.mark.parametrize("name", STORES_CALLS)
     @pytest.mark.parametrize(("run", "store"), FACES)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contextstore import AlreadyExistsError, RunDeletedError
+from contextstore import AlreadyExistsError, RunDeletedError, RunStateConflictError
 
 from ..conftest import Target
 from ..support.doubles import core_of
@@ -29,6 +29,8 @@ WRITES: dict[str, Callable[[Bound], Any]] = {
     "wait_for": lambda run: run.wait_for("new", timeout=60),
     "wait_for what is there": lambda run: run.wait_for("node", timeout=60),
     "fork": lambda run: run.fork(),
+    "begin": lambda run: run.begin(),
+    "update": lambda run: run.update(state="failed"),
 }
 """Calls that raise once their life is over."""
 
@@ -38,6 +40,7 @@ READS: dict[str, tuple[Callable[[Bound], Any], Any]] = {
     "list_keys": (lambda run: run.list_keys(), []),
     "get_many": (lambda run: run.get_many(["node"]), {}),
     "iter_outputs": (lambda run: run.outputs(), []),
+    "info": (lambda run: run.info(), None),
 }
 """Calls that answer then as for a deleted run, and how."""
 
@@ -56,6 +59,10 @@ BINDING: dict[str, Callable[[Bound], Any]] = {
     "get_many of nothing that is there": lambda run: run.get_many(["nothing"]),
     "iter_outputs": lambda run: run.outputs(),
     "fork": lambda run: run.fork(),
+    "begin": lambda run: run.begin(),
+    "update": lambda run: run.update(attributes={"a": 1}),
+    "a refused update": lambda run: raises(RunStateConflictError, run.update(expected_state="failed")),
+    "info": lambda run: run.info(),
 }
 """First calls of a run object, each of which finds the run."""
 

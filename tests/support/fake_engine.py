@@ -324,6 +324,11 @@ class FakeEngine:
         found = [(name, run) for name, run in self.place.all_alive() if run.serial < below and name.startswith(prefix)]
         return [_record(name, run) for name, run in reversed(found)][:limit]
 
+    async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
+        await self._called("fetch_run")
+        run = self.place.alive(flow_run_id)
+        return None if run is None else _record(flow_run_id, run)
+
     async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
         await self._called("page_idle_runs")
         found: list[tuple[str, int]] = []

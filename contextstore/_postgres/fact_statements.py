@@ -1,0 +1,52 @@
+"""The SQL for PostgreSQL about what is said of flow runs.
+
+Rules of this module: text only, as ``statements`` has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+FACT_COLUMNS = "state, state_changed_at, begun_at, begun_attributes, parent, attributes, error, checksum, failures"
+"""As ``with_facts`` takes them."""
+RUN_COUNTS = """
+    SELECT count(*) AS rows, count(*) FILTER (WHERE codec >= 0) AS outputs, coalesce(sum(size), 0) AS bytes,
+        min(written_at) FILTER (WHERE codec >= 0) AS first, max(written_at) FILTER (WHERE codec >= 0) AS last
+    FROM {schema}.node_outputs WHERE run = r.serial
+"""
+FETCH_RUN = f"""
+    SELECT r.serial, r.flow_run_id, c.outputs, c.bytes, c.first, c.last, {FACT_COLUMNS}
+    FROM {{schema}}.flow_runs r CROSS JOIN LATERAL ({RUN_COUNTS}) AS c
+    WHERE {{is_known}} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND (c.rows > 0 OR r.touched_at IS NOT NULL)
+"""  # noqa: S608 - no input in it
+"""A run that is there: one that was written to beside its outputs, or has some."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FactStatements:
+    """What is said of facts over the connection that writes."""
+
+    run_record: str = FETCH_RUN
+    # Who says something of a run holds this lock; puts share another one, and do not wait.
+    lock_facts: str = f"""
+        SELECT serial, deleted_at IS NOT NULL, writer, touched_at, {FACT_COLUMNS} FROM {{schema}}.flow_runs
+        WHERE {{is_known}} AND flow_run_id = $1 FOR NO KEY UPDATE
+    """  # noqa: S608 - no input in it
+    write_facts: str = """
+        UPDATE {schema}.flow_runs SET state = $2, state_changed_at = $3, begun_at = $4, begun_attributes = $5,
+            parent = $6, attributes = $7, error = $8, checksum = $9, touched_at = greatest(touched_at, $10),
+            change = pg_current_xact_id(), writer = $11
+        WHERE {is_known} AND serial = $1
+    """
+    load_failures: str = """
+        UPDATE {schema}.flow_runs SET failures = greatest(failures, $2) WHERE {is_known} AND serial = $1
+    """
+    remove_run_attributes: str = """
+        DELETE FROM {schema}.run_attributes AS a USING unnest($2::text[], $3::text[]) AS t (name, value)
+        WHERE {is_known} AND a.name = t.name AND a.value = t.value AND a.run = $1
+    """
+    insert_run_attributes: str = """
+        INSERT INTO {schema}.run_attributes (name, value, run)
+        SELECT t.name, t.value, $1 FROM unnest($2::text[], $3::text[]) AS t (name, value) WHERE {is_known}
+        ON CONFLICT DO NOTHING
+    """

@@ -1,0 +1,108 @@
+"""What is said of flow runs, in SQLite: begun, updated, taken over, and where each change stands among the commits.
+
+Rules of this module: with its siblings, all SQL of SQLite; plain functions over a connection, in its thread. What is
+said, and what is refused, is decided in ``_engine/fact_rules``. Nothing is written by what is refused.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from .._engine.fact_rules import (
+    NOTHING_SAID,
+    TooManyAttributes,
+    attribute_rows,
+    facts_row,
+    loaded,
+    read_facts,
+    said,
+)
+from .._engine.records import RunFacts
+from .._engine.run_operations import BeginRun, LoadFacts, UpdateRun
+from ..errors import RunDeletedError
+
+FACT_COLUMNS = "state, state_changed_at, begun_at, begun_attributes, parent, attributes, error, checksum, failures"
+"""As ``with_facts`` takes them."""
+_FIND = f"SELECT serial, deleted_at, touched_at, {FACT_COLUMNS} FROM flow_runs WHERE flow_run_id = ?"  # noqa: S608 - no input in it
+_WRITE = """
+    UPDATE flow_runs SET state = ?, state_changed_at = ?, begun_at = ?, begun_attributes = ?, parent = ?,
+        attributes = ?, error = ?, checksum = ?, touched_at = max(coalesce(touched_at, 0), ?), change = ?
+    WHERE serial = ?
+"""
+_NEXT_CHANGE = """
+    SELECT max(
+        (SELECT coalesce(max(id), 0) FROM node_outputs) << 24,
+        coalesce((SELECT change FROM flow_runs WHERE change IS NOT NULL ORDER BY change DESC LIMIT 1), 0)
+    ) + 1
+"""
+
+
+def next_change(connection: sqlite3.Connection) -> int:
+    """The place behind all outputs and all changes so far; an output's own is its id << 24. Within a commit."""
+    ((change,),) = connection.execute(_NEXT_CHANGE).fetchall()
+    return int(change)
+
+
+def say(
+    connection: sqlite3.Connection, location: str, operation: BeginRun | UpdateRun, now: int
+) -> TooManyAttributes | None:
+    """Begin or update a run, which is made if it is not there."""
+    name = operation.flow_run_id
+    serial, before, _ = _find(connection, location, name, operation.run)
+    facts = said(before, operation, now)
+    if isinstance(facts, TooManyAttributes):
+        return facts
+    if serial is None:
+        insert = "INSERT INTO flow_runs (flow_run_id, created_at, outputs) VALUES (?, ?, 0)"
+        serial = connection.execute(insert, (name, now)).lastrowid
+        assert serial is not None
+    _write(connection, serial, name, before, facts, now)
+    return None
+
+
+def load(connection: sqlite3.Connection, location: str, load: LoadFacts, now: int) -> None:
+    """Take over what was said of a run in another store. The run is there."""
+    serial, before, touched_at = _find(connection, location, load.flow_run_id, None)
+    if serial is None:
+        insert = "INSERT INTO flow_runs (flow_run_id, created_at, outputs) VALUES (?, ?, 0)"
+        serial = connection.execute(insert, (load.flow_run_id, now)).lastrowid
+        assert serial is not None
+    if loaded(before, touched_at, load):
+        _write(connection, serial, load.flow_run_id, before, load.facts, load.touched_at)
+        failures = "UPDATE flow_runs SET failures = max(failures, ?) WHERE serial = ?"
+        connection.execute(failures, (load.failures, serial))
+
+
+def _find(
+    connection: sqlite3.Connection, location: str, name: str, meant: int | None
+) -> tuple[int | None, RunFacts, int | None]:
+    """The serial of the run, its facts, and when it was written to last beside its outputs."""
+    row = connection.execute(_FIND, (name,)).fetchone()
+    if row is None and meant is None:
+        return None, NOTHING_SAID, None
+    if row is None or row[1] is not None or meant not in (None, row[0]):
+        raise RunDeletedError(name)
+    serial, _, touched_at, *facts, _ = row
+    return serial, read_facts(location, name, facts), touched_at
+
+
+def _write(
+    connection: sqlite3.Connection, serial: int, name: str, before: RunFacts, facts: RunFacts, at: int | None
+) -> None:
+    connection.execute(_WRITE, (*facts_row(name, facts), at or 0, next_change(connection), serial))
+    if facts.attributes != before.attributes:
+        old, new = attribute_rows(before.attributes), attribute_rows(facts.attributes)
+        for key, value in old.items() - new.items():
+            remove = "DELETE FROM run_attributes WHERE name = ? AND value = ? AND run = ?"
+            connection.execute(remove, (key, value, serial))
+        for key, value in new.items() - old.items():
+            connection.execute("INSERT OR REPLACE INTO run_attributes VALUES (?, ?, ?)", (key, value, serial))
+
+
+def stamp_deletion(connection: sqlite3.Connection, serials: Sequence[Any]) -> None:
+    """A deletion is a change, too: of each of these runs, in their order."""
+    change = next_change(connection)
+    for nth, serial in enumerate(serials):
+        connection.execute("UPDATE flow_runs SET change = ? WHERE serial = ?", (change + nth, serial))
