@@ -262,6 +262,7 @@ class ExportedOutput(RecordWithValue):
         data: the JSON text as UTF-8, or the bytes themselves. None: it is deleted.
         written_at: when it was written, or deleted; aware, in UTC.
         tag: what the writer put beside the value. None: nothing.
+        attempt: that of the step which made it. None: it was put without one, or it is deleted.
     """
 
     flow_run_id: str
@@ -270,6 +271,20 @@ class ExportedOutput(RecordWithValue):
     data: bytes | None
     written_at: datetime.datetime
     tag: str | None = None
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFailure(Record):
+    """A failed attempt of a step.
+
+    Attributes:
+        flow_run_id: the run.
+        attempt: the attempt, which has an error.
+    """
+
+    flow_run_id: str
+    attempt: Attempt
 
 
 @dataclass(frozen=True, slots=True)

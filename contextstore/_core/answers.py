@@ -36,7 +36,7 @@ def output_of(flow_run_id: str, record: OutputRecord, type: Any = None, cursor: 
 def outputs_of(flow_run_id: str, rows: Iterable[OutputRow], type: Any) -> Iterator[Output]:
     """The same for each row of a page, as its turn comes."""
     for row in rows:
-        node_id, codec, data, _, written_at, size, _, tag = row
+        node_id, codec, data, _, written_at, size, _, tag, _ = row
         value = json_value(data) if type is None and codec == JSON else value_of(flow_run_id, row, type)
         output = OutputDraft(flow_run_id, node_id, value, written_at, size, tag)
         output.__class__ = Output
@@ -44,7 +44,7 @@ def outputs_of(flow_run_id: str, rows: Iterable[OutputRow], type: Any) -> Iterat
 
 
 def value_of(flow_run_id: str, row: OutputRow, type: Any) -> Any:
-    node_id, codec, data, _, _, _, _, tag = row
+    node_id, codec, data, _, _, _, _, tag, _ = row
     return converted(Encoded(codec, data, tag), type, flow_run_id, node_id)
 
 

@@ -209,7 +209,7 @@ class Archive:
                     if isinstance(record, OutputMark):
                         yield LoadMark(flow_run_id, record.node_id, record.written_at)
                     else:
-                        yield LoadOutput(flow_run_id, record.node_id, record.value, record.written_at)
+                        yield LoadOutput(flow_run_id, *record[:3], record.made)
                 elif isinstance(damaged, CorruptStoreError):
                     any_damaged = True
                     if damaged.node_id is None or damaged.node_id <= after:  # there is no way round it

@@ -104,6 +104,7 @@ WAITS = {
 }
 WATCHING = {"watch": Call("watch", _RUN)}
 GLOBAL_WAITS = {"wait_for": Call("wait_for_global", _KEY)}
+ATTEMPTS = {"attempts": Call("attempts", _RUN, _length)}
 DELETIONS = {"delete_outputs": Call("delete_outputs", _RUN, _itself)}
 RETENTION = {"delete_run": Call("delete_run", _RUN, _itself), "prune": Call("prune", (), _runs)}
 MAINTENANCE = {name: Call(name) for name in ("stats", "ping", "check", "backup")}

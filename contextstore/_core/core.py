@@ -12,6 +12,7 @@ from typing import TypeAlias
 from .._waiting.callers import Callers
 from . import calls
 from .answers import converted
+from .attempts import AttemptService
 from .backend import Backend
 from .calls import Calls
 from .deletion import DeletionService
@@ -61,6 +62,7 @@ class Core:
         self.waits = noted.of(WaitService(self.session, outputs, lives), calls.WAITS)
         self.global_waits = noted.of(GlobalWaitService(self.session), calls.GLOBAL_WAITS)
         self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)
+        self.attempts = noted.of(AttemptService(self.session, lives), calls.ATTEMPTS)
         self.deletions = noted.of(DeletionService(self.session, lives), calls.DELETIONS)
         self.retention = noted.of(RetentionService(self.session, lives), calls.RETENTION)
         self.maintenance = noted.of(maintenance, calls.MAINTENANCE)

@@ -6,7 +6,6 @@ checked as what a caller puts. What is here already is never replaced, and never
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Literal, TypeAlias
@@ -25,9 +24,12 @@ from .._engine.operations import (
     Operation,
     value_bytes,
 )
+from .._engine.run_operations import LoadFailure
 from .._results import (
+    Attempt,
     ExportedAppendCounter,
     ExportedAppendKey,
+    ExportedFailure,
     ExportedFreedVersion,
     ExportedGlobal,
     ExportedOutput,
@@ -49,18 +51,25 @@ from ..errors import (
 )
 from .archive import Archive, Selection
 from .backend import LARGEST_VALUE
+from .exchanged_attempts import exported_success, failure_of, made_by
+from .exchanged_times import microseconds as _microseconds
 
 ExportedRecord: TypeAlias = (
-    ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal | ExportedFreedVersion
+    ExportedRun
+    | ExportedOutput
+    | ExportedAppendCounter
+    | ExportedAppendKey
+    | ExportedFailure
+    | ExportedGlobal
+    | ExportedFreedVersion
 )
 
 Tell: TypeAlias = Callable[[Problem], Coroutine[Any, Any, Any]]
 
 _CONFLICTS = (AlreadyExistsError, OutputDeletedError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
-_OF_A_RUN = LoadOutput | LoadMark | LoadAppendCounter | LoadAppendKey
+_OF_A_RUN = LoadOutput | LoadMark | LoadAppendCounter | LoadAppendKey | LoadFailure
 _UNIT_ROWS = 200
 _UNIT_BYTES = 2**20
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _LAST_VERSION = 2**63 - 1
 
 Encoding: TypeAlias = Literal["json", "bytes"]
@@ -91,14 +100,19 @@ def _record_of(operation: Operation) -> ExportedRecord:
     match operation:
         case LoadRun(name, created_at, deleted_at):
             return ExportedRun(name, time_of(created_at), None if deleted_at is None else time_of(deleted_at))
-        case LoadOutput(run, node, value, written_at):
-            return ExportedOutput(run, node, _encoding_of(value), value.data, time_of(written_at), value.tag)
+        case LoadOutput(run, node, value, written_at, made):
+            written = time_of(written_at)
+            attempt = None if made is None else exported_success(node, made, written_at)
+            return ExportedOutput(run, node, _encoding_of(value), value.data, written, value.tag, attempt)
         case LoadMark(run, node, written_at):
             return ExportedOutput(run, node, None, None, time_of(written_at))
         case LoadAppendCounter():
             return ExportedAppendCounter(*operation)
         case LoadAppendKey():
             return ExportedAppendKey(*operation)
+        case LoadFailure(run, node, number, started_at, ended_at, error, inputs):
+            attempt = Attempt(node, number, time_of(started_at), time_of(ended_at), error, inputs)
+            return ExportedFailure(run, attempt)
         case LoadGlobal(key, None, version, written_at):
             return ExportedGlobal(key, None, None, version, time_of(written_at))
         case LoadGlobal(key, Encoded() as value, version, written_at, expires_at):
@@ -192,9 +206,8 @@ class _Loader:
     async def _leave_out(self, operation: Operation, error: Exception, tell: Tell) -> None:
         self._conflicts += 1
         match operation:
-            case LoadOutput(run) | LoadMark(run) | LoadAppendCounter(run) | LoadAppendKey(run) if isinstance(
-                error, RunDeletedError
-            ):
+            case _ if isinstance(operation, _OF_A_RUN) and isinstance(error, RunDeletedError):
+                run = operation.flow_run_id
                 self._refused_run = run  # one conflict, however many outputs
                 problem = Problem("run", (run,), str(error))
             case LoadOutput(run, node) | LoadMark(run, node):
@@ -233,12 +246,16 @@ def _operation_of(record: ExportedRecord) -> Operation:
         case ExportedRun(name, created_at, deleted_at):
             deleted = None if deleted_at is None else _microseconds("deleted_at", deleted_at)
             return LoadRun(flow_run_key(name), _microseconds("created_at", created_at), deleted, replaces=False)
-        case ExportedOutput(run, node, encoding, data, written_at, tag):
+        case ExportedOutput(run, node, encoding, data, written_at, tag, attempt):
             key = flow_run_key(run), node_key(node)
-            if encoding is None and data is None and tag is None:
-                return LoadMark(*key, _microseconds("written_at", written_at), replaces=False)
+            written = _microseconds("written_at", written_at)
+            if encoding is None and data is None and tag is None and attempt is None:
+                return LoadMark(*key, written, replaces=False)
             tagged = _encoded(encoding, data, *key)._replace(tag=check_tag(tag))
-            return LoadOutput(*key, tagged, _microseconds("written_at", written_at))
+            made = None if attempt is None else made_by(attempt, key, written)
+            return LoadOutput(*key, tagged, written, made)
+        case ExportedFailure(run, attempt):
+            return failure_of(flow_run_key(run), attempt)
         case ExportedAppendCounter(run, prefix, last):
             if check_count("last", last, 1) > LAST_NUMBER:
                 raise ValueError(f"last must be at most {LAST_NUMBER}, not {last}")
@@ -263,15 +280,6 @@ def _version(version: int) -> int:
     if check_count("version", version, 1) > _LAST_VERSION:
         raise ValueError(f"version must be at most {_LAST_VERSION}, not {version}")
     return version
-
-
-def _microseconds(name: str, when: datetime.datetime) -> int:
-    if getattr(when, "tzinfo", None) is None:
-        raise ValueError(f"{name} must be a datetime that is aware of its zone, not {when!r}")
-    microseconds = (when - _EPOCH) // datetime.timedelta(microseconds=1)
-    if microseconds < 0:
-        raise ValueError(f"{name} must not be before 1970, and is {when.isoformat()}")
-    return microseconds
 
 
 def _encoded(encoding: str | None, data: bytes | None, *key: str) -> Encoded:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from .._engine.epochs import Epoch, is_known
 from .._engine.operations import AppendOutput, DeleteOutputs, FindRun, Operation, PutOutput
 from .._engine.records import OutputKey, RunLife
-from .._engine.run_operations import BeginRun, UpdateRun
+from .._engine.run_operations import BeginRun, RecordFailure, UpdateRun
 from .._values.codec import Encoded
 from .._waiting.key_lock import KeyedLock
 from ..errors import ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
@@ -214,6 +214,9 @@ class Lives:
             is_same = self._epochs.is_exact and self._epochs.now[0] == before
             self._note(life, serial, before if is_same else None)
         return results
+
+
+_OF_A_LIFE = PutOutput | AppendOutput | DeleteOutputs | RecordFailure
 
 
 def _meant_for(run: int, operations: Sequence[Operation]) -> list[Operation]:

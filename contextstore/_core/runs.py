@@ -65,7 +65,7 @@ class RunService:
                 for record in page:
                     if not origin.owns(record.run):  # the id has another life since
                         raise RunDeletedError(source)
-                    puts.append(PutOutput(target, record.node_id, record.value, exist_ok=True))
+                    puts.append(_put_into(target, record))
                 await self._lives.commit(copy, puts)
         # If the run was deleted during the copying, a part of it was copied, which looks like the whole.
         await self._lives.refuse_if_over(origin)
@@ -113,3 +113,11 @@ class RunService:
                 records, size = [], 0
         if records:
             yield records
+
+
+def _put_into(target: str, record: OutputRecord) -> PutOutput:
+    """The output in the copy, with the attempt that made it as that was: written when the original was."""
+    made = record.made
+    if made is not None and made.ended_at is None:
+        made = made._replace(ended_at=record.written_at)
+    return PutOutput(target, record.node_id, record.value, exist_ok=True, made=made)

@@ -221,7 +221,7 @@ class OutputCache:
             return
         for operation in operations:
             if type(operation) is PutOutput:
-                flow_run_id, node_id, value, exist_ok, _ = operation
+                flow_run_id, node_id, value, exist_ok, _, _ = operation
                 key = (flow_run_id, node_id)
                 if any(deletion.takes(*key) for deletion in deletions):
                     continue

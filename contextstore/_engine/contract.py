@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from .._process.own_threads import OwnThreads
 from .._results import CheckReport
 from .._waiting.outcome import Outcome
+from .attempts import AttemptKey, AttemptPage
 from .epochs import Epoch, Epochs
 from .operations import PutOutput, Unit
 from .pages import OutputPage, Part
@@ -211,6 +212,15 @@ class Reads(Protocol):
         self, flow_run_id: str, run: int, after: tuple[str, str] | None, limit: int
     ) -> list[AppendKey]:
         """The same by prefix and key, with its serial ``run`` if the id is still that run's."""
+
+    async def page_attempts(
+        self, flow_run_id: str, run: int | None, node_id: str | None, after: AttemptKey, limit: int
+    ) -> AttemptPage:
+        """Attempts of a run that is not deleted, behind that one; with ``node_id`` those of this node.
+
+        Of plain outputs at most so many are passed over, and no value is read. With its serial ``run`` only if the id
+        is still that run's.
+        """
 
     async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         """All globals, deleted and expired ones too, by key, with a key above ``after``. Damaged ones: as for

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from .._values.arguments import ExistOk
 from .._values.codec import Encoded
-from .records import Cursor
-from .run_operations import BeginRun, LoadFacts, UpdateRun
+from .records import Cursor, Made
+from .run_operations import BeginRun, LoadFacts, LoadFailure, RecordFailure, UpdateRun
 
 
 class PutOutput(NamedTuple):
@@ -27,6 +27,8 @@ class PutOutput(NamedTuple):
     exist_ok: ExistOk
     run: int | None = None
     """The serial of the run that is meant: refused if the id has another life by now. None: whichever has it."""
+    made: Made | None = None
+    """The attempt of a step that made it, which is stored with it, and no part of the value. None: there is none."""
 
 
 class AppendOutput(NamedTuple):
@@ -266,6 +268,8 @@ class LoadOutput(NamedTuple):
     node_id: str
     value: Encoded
     written_at: int
+    made: Made | None = None
+    """As for ``PutOutput``, with its number."""
 
     @property
     def exist_ok(self) -> bool:
@@ -351,6 +355,8 @@ Operation: TypeAlias = (
     | LoadMark
     | LoadGlobal
     | LoadFreedVersion
+    | RecordFailure
+    | LoadFailure
     | BeginRun
     | UpdateRun
     | LoadFacts

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
 
-from .._values.codec import BYTES, JSON
+from .._values.codec import BYTES, JSON, attempt_suffix
 from ..errors import CorruptStoreError
 from .records import END_OF_TIME, after_prefix
 from .rules import read_output
@@ -38,8 +38,8 @@ class Part(NamedTuple):
         return low, high
 
 
-OutputRow: TypeAlias = tuple[str, int, bytes, int, int, int, int, str | None]
-"""An output as its row has it: node_id, codec, value, checksum, written_at, size, serial of the run, tag.
+OutputRow: TypeAlias = tuple[str, int, bytes, int, int, int, int, str | None, str | None]
+"""An output as its row has it: node_id, codec, value, checksum, written_at, size, serial of the run, tag, attempt.
 
 No record: to make one takes as long as to read the row.
 """
@@ -74,14 +74,15 @@ class PageTaker:
         add, left = self.rows.append, self._left
         owner = self._flow_run_id.encode() + b"\0"
         for row in rows:
-            node_id, codec, data, checksum, written_at, size, _, tag = row
+            node_id, codec, data, checksum, written_at, size, _, tag, attempt = row
             if not (
                 tag is None
                 and codec in _SUFFIX
                 and type(data) is bytes
                 and len(data) == size
                 and type(node_id) is str
-                and crc32(b"%b%b%b%b" % (owner, node_id.encode(), _SUFFIX[codec], data)) == checksum
+                and (attempt is None or type(attempt) is str)
+                and crc32(b"%b%b%b%b%b" % (owner, node_id.encode(), _SUFFIX[codec], data, _ending(attempt))) == checksum
                 and type(written_at) is int
                 and 0 <= written_at < END_OF_TIME
             ):
@@ -99,6 +100,10 @@ class PageTaker:
     def page(self) -> OutputPage:
         is_last = self.damaged is None and len(self.rows) < self._limit and self._left > 0
         return OutputPage(self.rows, self.damaged, is_last)
+
+
+def _ending(attempt: str | None) -> bytes:
+    return b"" if attempt is None else attempt_suffix(attempt)
 
 
 _SUFFIX = {codec: f"\0{codec}\0".encode() for codec in (JSON, BYTES)}

@@ -31,6 +31,8 @@ class OutputRecord(NamedTuple):
     written_at: int  # microseconds since 1970, UTC
     run: int
     """The serial of its run: another one if the run's id was deleted, forgotten and used anew."""
+    made: Made | None = None
+    """The attempt of a step that made it. None: it was put without one."""
 
 
 class OutputMark(NamedTuple):
@@ -98,15 +100,16 @@ class NewsPage(NamedTuple):
     """Whether that run is deleted."""
 
 
-def is_intact(owner: str, name: str, encoded: Encoded, checksum: object, size: object) -> bool:
+def is_intact(owner: str, name: str, encoded: Encoded, checksum: object, size: object, attempt: object = None) -> bool:
     """Whether a value is what was written under these names, by all that the row says of it."""
     return (
         encoded.codec in (JSON, BYTES)
         and type(encoded.data) is bytes
         and (encoded.tag is None or type(encoded.tag) is str)
+        and (attempt is None or type(attempt) is str)
         and len(encoded.data) == size
         and type(name) is str
-        and value_checksum(owner, name, encoded) == checksum
+        and value_checksum(owner, name, encoded, attempt) == checksum
     )
 
 
@@ -148,6 +151,8 @@ class Made(NamedTuple):
     started_at: int  # microseconds since 1970, UTC
     inputs: str | None
     """The digest of the arguments. None: none was taken."""
+    ended_at: int | None = None
+    """None: as the output was written. Of one that was forked it is another time."""
 
 
 class AttemptRecord(NamedTuple):

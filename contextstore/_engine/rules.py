@@ -21,6 +21,7 @@ from ..errors import (
     RunDeletedError,
     VersionConflictError,
 )
+from .attempts import made_of
 from .operations import DeleteGlobal, ExpectGlobal, LoadGlobal, LoadOutput, LoadRun, PutGlobal, PutOutput, UpsertGlobal
 from .records import (
     Fetched,
@@ -50,12 +51,19 @@ def refusal_of_put(put: PutOutput | LoadOutput, stored: Encoded) -> AlreadyExist
 
 
 def read_output(location: str, flow_run_id: str, row: Sequence[Any]) -> Fetched:
-    """The output of a row, or its mark: node_id, codec, value, checksum, written_at, size, serial of the run, tag."""
-    node_id, codec, data, checksum, written_at, size, run, tag = row
+    """The output of a row, or its mark: node_id, codec, value, checksum, written_at, size, serial of the run, tag, and
+    the text of the attempt that made it.
+    """
+    node_id, codec, data, checksum, written_at, size, run, tag, attempt = row
     encoded = Encoded(codec, data, tag)
-    if is_intact(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
-        return Outcome(OutputRecord(node_id, encoded, written_at, run))
-    if codec == DELETED and is_intact_mark(flow_run_id, node_id, encoded, checksum, size) and is_time(written_at):
+    if is_intact(flow_run_id, node_id, encoded, checksum, size, attempt) and is_time(written_at):
+        if attempt is None:
+            return Outcome(OutputRecord(node_id, encoded, written_at, run))
+        made = made_of(attempt)
+        if made is not None:
+            return Outcome(OutputRecord(node_id, encoded, written_at, run, made))
+    is_mark = codec == DELETED and attempt is None and is_time(written_at)
+    if is_mark and is_intact_mark(flow_run_id, node_id, encoded, checksum, size):
         return Outcome(OutputMark(node_id, written_at, run))
     return Outcome.failure(damaged_output(location, flow_run_id, node_id))
 

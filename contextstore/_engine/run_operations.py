@@ -94,7 +94,7 @@ class LoadState(NamedTuple):
 class LoadFailure(NamedTuple):
     """Take over a failed attempt with its number. Refused: RunDeletedError. Result: None.
 
-    What is here under that number stays: numbers are given once.
+    What is here under that number stays: numbers are given once. How many have failed is at least how many are kept.
     """
 
     flow_run_id: str

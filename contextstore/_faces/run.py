@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 
 from .._core.core import Core
 from .._core.lives import Life
-from .._results import Output, RunAttributeChanges, RunAttributes, RunInfo, RunState
+from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState
 from .._values.arguments import ExistOk, check_function
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
@@ -196,6 +196,19 @@ class AsyncFlowRun:
         except Exception as error:  # raised again below: any failure is told in which step it was
             note_step(error, node_id, self.flow_run_id)
             raise
+
+    async def attempts(self, node_id: Id | None = None) -> list[Attempt]:
+        """The calls of functions by ``step`` that have ended, by node and number: of all nodes, or of one.
+
+        One that made an output has no ``error``; it was recorded in the same commit as the output, goes when that is
+        deleted, and is forked and copied with it. One that failed has the type and the text of the exception. Of each
+        node the newest 100 failures are kept; their numbers go on. No values are read.
+
+        Raises:
+            InvalidKeyError: ``node_id`` cannot be one.
+            CorruptStoreError: what an output says of its attempt is damaged.
+        """
+        return await self._core.attempts.attempts(self.flow_run_id, node_id, self._life)
 
     @overload
     async def wait_for(self, node_id: Id, *, timeout: float | None = None, type: type[T]) -> T: ...

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 from .._core.core import Core
 from .._core.lives import Life
-from .._results import Output, RunAttributeChanges, RunAttributes, RunInfo, RunState
+from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState
 from .._values.arguments import ExistOk, check_function
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
@@ -151,6 +151,10 @@ class FlowRun:
         except Exception as error:  # raised again below: any failure is told in which step it was
             note_step(error, node_id, self.flow_run_id)
             raise
+
+    @documented_as(AsyncFlowRun.attempts)
+    def attempts(self, node_id: Id | None = None) -> list[Attempt]:
+        return run_now(self._core.attempts.attempts(self.flow_run_id, node_id, self._life))
 
     @overload
     def wait_for(self, node_id: Id, *, timeout: float | None = None, type: type[T]) -> T: ...

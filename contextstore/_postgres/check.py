@@ -45,6 +45,7 @@ class Check:
             self._report("run", (flow_run_id,), f"{created_at!r} or {deleted_at!r} is no time")
         await self._check_appends()
         await self._check_marks()
+        await self._check_attempts()
         note = f"{self._leftovers} outputs of deleted runs still take up space: prune() removes them"
         notes = (note,) if self._leftovers else ()
         runs = (await self._reads.count()).runs
@@ -95,6 +96,17 @@ class Check:
         doubtful = [serial for serial in said.keys() | self._marks if said.get(serial, 0) != self._marks[serial]]
         for flow_run_id, marks, found in await self._pool.fetch(self._statements.check_marks, doubtful):
             message = f"{found} of its outputs are marked as deleted, and its row says {marks}"
+            self._report("run", (flow_run_id,), message)
+
+    async def _check_attempts(self) -> None:
+        for serial, flow_run_id, said, found in await self._pool.fetch(self._statements.check_attempts):
+            if flow_run_id is None:
+                self._report("run", (f"run number {serial}",), "its failed attempts belong to no run")
+            else:
+                message = f"{found} failed attempts are kept of it, and its row says that {said} have failed"
+                self._report("run", (flow_run_id,), message)
+        for flow_run_id, node_id, number in await self._pool.fetch(self._statements.check_failures, _MAX_TIME):
+            message = f"its failed attempt {number!r} of node {node_id!r} has no number, or no time"
             self._report("run", (flow_run_id,), message)
 
     # -- globals ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .._engine.attempts import AttemptKey, AttemptPage
 from .._engine.contract import Job
 from .._engine.epochs import AskedEpochs, Epoch
 from .._engine.failures import error_for_caller, report_bug
@@ -57,7 +58,7 @@ from .errors import TransientError
 from .feed import Feed
 from .news import HistoryReads
 from .opening import Opening, Terms, session_settings
-from .outputs import GROUP_LIMITS
+from .outputs import GROUP_LIMITS, Outcomes
 from .pool import ReadPool
 from .puts import Puts
 from .reads import Reads
@@ -235,7 +236,11 @@ class PostgresEngine:
         # By this machine's clock, as on SQLite: an age is reckoned by the clock of the machine that asks for it.
         now = time.time_ns() // 1000
         puts = {index: unit[0] for index, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is PutOutput}
-        outcomes = await self._puts.commit(puts, Write.new(deadline, now)) if puts else {}
+        made = {i: put for i, put in puts.items() if put.made is not None and put.made.number is None}
+        plain = {i: put for i, put in puts.items() if i not in made} if made else puts
+        outcomes = await self._puts.commit(plain, Write.new(deadline, now)) if plain else {}
+        if made:
+            outcomes |= await self._commit_made(made, Write.new(deadline, now), is_all=len(made) == len(units))
         appends = {i: unit[0] for i, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is AppendOutput}
         if appends:
             try:
@@ -248,6 +253,15 @@ class PostgresEngine:
             if index not in outcomes:
                 outcomes[index] = await self._units.commit(unit, Write.new(deadline, now))
         return [outcomes[index] for index in range(len(units))]
+
+    async def _commit_made(self, puts: dict[int, PutOutput], write: Write, is_all: bool) -> Outcomes:
+        """The outputs of steps that are first attempts. Of the others it gives nothing: they go one by one."""
+        try:
+            return await self._puts.commit(puts, write, are_made=True)
+        except StorageError as error:
+            if is_all:
+                raise
+            return {index: Outcome.failure(error_for_caller(error, self.location)) for index in puts}
 
     # -- reads --------------------------------------------------------------------------------------------------------
 
@@ -328,6 +342,11 @@ class PostgresEngine:
         self, flow_run_id: str, run: int, after: tuple[str, str] | None, limit: int
     ) -> list[AppendKey]:
         return await self._reads.page_append_keys(flow_run_id, run, after, limit)
+
+    async def page_attempts(
+        self, flow_run_id: str, run: int | None, node_id: str | None, after: AttemptKey, limit: int
+    ) -> AttemptPage:
+        return await self._reads.page_attempts(flow_run_id, run, node_id, after, limit)
 
     async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         return await self._reads.page_global_rows(after, limit)

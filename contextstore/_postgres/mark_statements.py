@@ -32,7 +32,8 @@ class MarkStatements:
     """
     mark_outputs: str = """
         UPDATE {schema}.node_outputs AS o
-        SET codec = -1, checksum = t.checksum, written_at = t.written_at, size = 0, value = '', tag = NULL, writer = $5
+        SET codec = -1, checksum = t.checksum, written_at = t.written_at, size = 0, value = '', tag = NULL, writer = $5,
+            attempt = NULL
         FROM unnest($2::text[], $3::text::bigint[], $4::text::bigint[]) AS t (node_id, checksum, written_at)
         WHERE {is_known} AND o.run = $1 AND o.node_id = t.node_id AND o.codec >= 0
     """

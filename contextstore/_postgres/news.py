@@ -247,7 +247,7 @@ class HistoryReads:
         flow_run_id, node_id, codec = row[:3]
         output: Outcome[OutputRecord] | None = None
         if codec != DELETED:
-            output = read_output(self._location, flow_run_id, row[1:9])  # type: ignore[assignment]  # a row is there
+            output = read_output(self._location, flow_run_id, row[1:10])  # type: ignore[assignment]  # a row is there
         return News(flow_run_id, node_id, output, place.fields(key))
 
     async def _damaged(self, key: Key, place: SnapshotPlace, error: CorruptStoreError) -> list[News]:

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from .._engine.attempts import attempt_text
 from .._engine.contract import GroupLimits
 from .._engine.operations import AppendOutput, LoadOutput, PutOutput
 from .._engine.portions import portions
 from .._engine.records import is_intact
 from .._engine.rules import damaged_output, refusal_of_put
+from .._engine.run_operations import RecordFailure
 from .._values.codec import DELETED, Encoded, checksum
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, OutputDeletedError, RunDeletedError
@@ -30,7 +32,7 @@ Outcomes: TypeAlias = dict[int, Outcome[list[Any]]]
 """By index in the group, or in the unit."""
 
 
-def serial_meant(operation: Put | AppendOutput) -> int | None:
+def serial_meant(operation: Put | AppendOutput | RecordFailure) -> int | None:
     """Of the run that alone may take the output. None: whichever has the id."""
     return None if isinstance(operation, LoadOutput) else operation.run
 
@@ -69,7 +71,9 @@ class OutputRows:
                 missing = [run for run in missing if found[run] is None]  # another client has made them meanwhile
         return found
 
-    async def serials_for(self, operations: Iterable[Put | AppendOutput], write: Write) -> dict[str, int | None]:
+    async def serials_for(
+        self, operations: Iterable[Put | AppendOutput | RecordFailure], write: Write
+    ) -> dict[str, int | None]:
         """Those that the operations go to; new runs are made in the order of these.
 
         No run is made for one that means a certain run, and so another life.
@@ -94,7 +98,9 @@ class OutputRows:
     async def insert(self, rows: Sequence[PutRow], write: Write) -> set[int]:
         """The indexes of those rows that were not there and are now."""
         columns = columns_of(rows, write.now)
-        if len(rows) == 1:
+        if any(row.put.made is not None for row in rows):
+            new = await self._insert_made(rows, columns, write)
+        elif len(rows) == 1:
             statement, row = self._statements.insert_output, [column[0] for column in columns]
             new = await self._connection.fetch(write.deadline, statement, *row, write.write_id)
         else:
@@ -105,6 +111,19 @@ class OutputRows:
             return {row.index for row in rows}
         keys = {tuple(row) for row in new}
         return {row.index for row in rows if (row.serial, row.put.node_id) in keys}
+
+    async def _insert_made(self, rows: Sequence[PutRow], columns: tuple[list[Any], ...], write: Write) -> list[Any]:
+        """The same where attempts of steps have made some of them; the number is one where none was looked up."""
+        mades = [row.put.made for row in rows if row.put.made is not None]
+        is_first = any(made.number is None for made in mades)
+        attempts = [_attempt_of(row.put) for row in rows]
+        deadline = write.deadline
+        if len(rows) == 1:
+            statement, row = self._statements.insert_made_output, [column[0] for column in columns]
+            return await self._connection.fetch(deadline, statement, *row, write.write_id, attempts[0], is_first)
+        statement, runs = self._statements.insert_made_outputs, list({row.serial for row in rows})
+        given = *arrays_of(*columns), write.write_id, runs, attempts, is_first
+        return await self._connection.fetch(deadline, statement, *given)
 
     async def resolve_conflicts(self, rows: Sequence[PutRow], write: Write) -> Outcomes:
         """What became of rows that were not inserted; an index that is missing is to be tried again."""
@@ -162,9 +181,9 @@ class OutputRows:
         return outcomes
 
     def _compared(self, put: Put, columns: Sequence[Any]) -> Outcome[list[Any]]:
-        codec, data, crc, size, tag = columns
+        codec, data, crc, size, tag, attempt = columns
         stored = Encoded(codec, data, tag)
-        if codec != DELETED and not is_intact(put.flow_run_id, put.node_id, stored, crc, size):
+        if codec != DELETED and not is_intact(put.flow_run_id, put.node_id, stored, crc, size, attempt):
             return self._damaged(put)
         refusal = refusal_of_put(put, stored)
         return Outcome([False]) if refusal is None else Outcome.failure(refusal)
@@ -183,12 +202,20 @@ def columns_of(rows: Sequence[PutRow], now: int) -> tuple[list[Any], ...]:
     return (
         *_keys(rows),
         [put.value.codec for put in puts],
-        [checksum(put.flow_run_id, put.node_id, put.value) for put in puts],
+        [checksum(put.flow_run_id, put.node_id, put.value, _attempt_of(put)) for put in puts],
         [put.value.data for put in puts],
         [put.written_at if isinstance(put, LoadOutput) else now for put in puts],
         [put.flow_run_id for put in puts],
         [put.value.tag for put in puts],
     )
+
+
+def _attempt_of(put: Put) -> str | None:
+    """What stands in its row: see ``_insert_made``."""
+    made = put.made
+    if made is None:
+        return None
+    return attempt_text(made if made.number is not None else made._replace(number=1))
 
 
 def arrays_of(

@@ -22,7 +22,7 @@ _FIRST_NODE_IDS = f"""
     ) AS page WHERE {{is_known}}
 """  # noqa: S608 - no input in it
 _LIST_OUTPUTS = f"""
-    SELECT node_id, codec, value, checksum, written_at, size, run, tag FROM (
+    SELECT node_id, codec, value, checksum, written_at, size, run, tag, attempt FROM (
         SELECT *, sum(size) OVER (ORDER BY node_id {{order}}) - size AS before FROM (
             SELECT * FROM {{schema}}.node_outputs
             WHERE run = ({_ALIVE} AND serial = coalesce($2::bigint, serial))

@@ -43,8 +43,12 @@ class Puts:
         self._location = context.location
         self._rows = OutputRows(context)
 
-    async def commit(self, puts: dict[int, PutOutput], write: Write) -> Outcomes:
+    async def commit(self, puts: dict[int, PutOutput], write: Write, *, are_made: bool = False) -> Outcomes:
         """Put them in one statement; each is refused for itself. By index in the commit.
+
+        Args:
+            are_made: whether they are of steps whose attempts have no numbers yet. Then those that are not the first
+                attempts of their nodes are left out: nothing of them is stored, nor will be by this.
 
         Raises StorageError if the server refused the statement for good: then nothing is stored.
         """
@@ -53,6 +57,8 @@ class Puts:
         while group.left:
             try:
                 await self._try(group)
+                if are_made:
+                    break
             except TransientError as error:
                 if not await retry.may_go_on(error):
                     group.fail(retry.failure(in_doubt=group.in_doubt), self._location)

@@ -10,12 +10,14 @@ import time
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from .._engine.attempts import AttemptKey, AttemptPage, MadeRow, attempt_page
 from .._engine.epochs import Epoch
 from .._engine.fact_rules import row_with_facts
 from .._engine.pages import OutputPage, PageTaker, Part
 from .._engine.records import (
     AppendCounter,
     AppendKey,
+    AttemptRecord,
     Counts,
     Extent,
     Fetched,
@@ -270,6 +272,14 @@ class Reads:
     ) -> list[AppendKey]:
         bounds = flow_run_id, run, *(after or ("", "")), limit  # no key is empty
         return [AppendKey(*row) for row in await self._pool.fetch(self._statements.page_append_keys, *bounds)]
+
+    async def page_attempts(
+        self, flow_run_id: str, run: int | None, node_id: str | None, after: AttemptKey, limit: int
+    ) -> AttemptPage:
+        rows = await self._pool.fetch(self._statements.page_attempts, flow_run_id, run, node_id, *after, limit)
+        failures = [AttemptRecord(*row[1:7]) for row in rows if row[0]]
+        outputs = [MadeRow(row[1], row[7], row[4]) for row in rows if not row[0]]
+        return attempt_page(failures, outputs, after, limit)
 
     # -- globals ------------------------------------------------------------------------------------------------------
 

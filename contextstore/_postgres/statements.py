@@ -10,6 +10,7 @@ import dataclasses
 
 from .append_statements import HAS_REST, AppendStatements
 from .fact_statements import FACT_COLUMNS, FETCH_RUN, RUN_COUNTS, FactStatements
+from .attempt_statements import AttemptReads, AttemptStatements
 from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
 from .mark_statements import MarkStatements
 from .part_statements import (
@@ -203,7 +204,7 @@ _WINDOW = """
 
 
 @dataclasses.dataclass(frozen=True)
-class WriteStatements(AppendStatements, FactStatements, GlobalWrites, MarkStatements):
+class WriteStatements(AppendStatements, AttemptStatements, FactStatements, GlobalWrites, MarkStatements):
     """What is said over the connection that writes."""
 
     has_schema: str = "SELECT FROM pg_namespace WHERE nspname = $1"
@@ -273,7 +274,7 @@ class WriteStatements(AppendStatements, FactStatements, GlobalWrites, MarkStatem
         WHERE {is_known} ORDER BY t.nth
     """
     stored_values: str = """
-        SELECT o.codec, o.value, o.checksum, o.size, o.tag
+        SELECT o.codec, o.value, o.checksum, o.size, o.tag, o.attempt
         FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (serial, node_id, nth)
         CROSS JOIN LATERAL (SELECT t.serial) AS r
         LEFT JOIN LATERAL ({output_of_key}) AS o ON true
@@ -360,12 +361,12 @@ class WriteStatements(AppendStatements, FactStatements, GlobalWrites, MarkStatem
 
 
 @dataclasses.dataclass(frozen=True)
-class Statements(WriteStatements, GlobalReads):
+class Statements(WriteStatements, AttemptReads, GlobalReads):
     """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
 
     fetch_outputs: str = """
         SELECT t.nth, (SELECT deletions FROM {schema}.store_format), o.codec, o.value, o.checksum, o.written_at, o.size,
-            o.run, o.tag
+            o.run, o.tag, o.attempt
         FROM unnest($1::text::text[], $2::text::text[]) WITH ORDINALITY AS t (flow_run_id, node_id, nth)
         CROSS JOIN LATERAL (
             SELECT serial FROM {schema}.flow_runs
@@ -385,7 +386,7 @@ class Statements(WriteStatements, GlobalReads):
     next_node_id_in_part: str = NEXT_NODE_ID
     last_node_id_in_part: str = NEXT_NODE_ID_REVERSED
     page_outputs: str = """
-        SELECT node_id, codec, value, checksum, written_at, size, run, tag FROM (
+        SELECT node_id, codec, value, checksum, written_at, size, run, tag, attempt FROM (
             SELECT *, sum(size) OVER (ORDER BY node_id) - size AS before FROM (
                 SELECT * FROM {schema}.node_outputs
                 WHERE run = (
@@ -559,7 +560,7 @@ class Statements(WriteStatements, GlobalReads):
         """,
     )
     news: str = """
-        SELECT flow_run_id, node_id, codec, value, checksum, written_at, size, run, tag, nth FROM (
+        SELECT flow_run_id, node_id, codec, value, checksum, written_at, size, run, tag, attempt, nth FROM (
             SELECT r.flow_run_id, o.*, t.nth, sum(o.size) OVER (ORDER BY t.nth) - o.size AS before
             FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS t (serial, node_id, nth)
             JOIN {schema}.flow_runs r ON r.serial = t.serial AND r.deleted_at IS NULL

@@ -33,8 +33,10 @@ from .._engine.operations import (
 from .._engine.portions import portions
 from .._engine.records import OutputKey
 from .._engine.rules import refusal_of_put
+from .._engine.run_operations import LoadFailure, RecordFailure
 from .._waiting.outcome import Outcome
 from ..errors import AlreadyExistsError, ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
+from .attempts import Attempts
 from .deletion import Deletions
 from .epoch import StoreEpoch
 from .errors import TransientError
@@ -99,6 +101,7 @@ class Units:
         self._globals = Globals(context)
         self._deletions = Deletions(context)
         self._marks = Marks(context)
+        self._attempts = Attempts(context)
         self._facts = Facts(context)
 
     async def commit(self, unit: Unit, write: Write) -> Outcome[list[Any]]:
@@ -155,6 +158,7 @@ class Units:
                 await self._deletions.load_run(operation, attempt.write)
         is_anything_new = await self._apply_puts(attempt)
         await self._load_appends(attempt)
+        await self._apply_failures(attempt)
         _refuse_puts_of_deleted(attempt)
         # What was not there before cannot be of an earlier attempt, which thus cannot have succeeded.
         in_doubt = None if is_anything_new else attempt.in_doubt
@@ -200,6 +204,7 @@ class Units:
         serials = await self._rows.serials_for(outputs.values(), attempt.write)
         puts = await self._placed(outputs, serials, attempt)
         rows, second = _rows_of(puts, serials, attempt)
+        rows = await self._attempts.number(rows, attempt.write)
         is_anything_new = False
         for some in portions(rows, lambda row: len(row.put.value.data), *GROUP_LIMITS):
             is_anything_new |= await self._insert(some, attempt)
@@ -229,6 +234,17 @@ class Units:
         await self._placing.write(placement, deadline)
         puts |= {row.index: row.put for row in placement.rows}
         return dict(sorted(puts.items()))
+
+    async def _apply_failures(self, attempt: Attempt) -> None:
+        """Those of steps that have failed: recorded, or taken over."""
+        failures = {i: one for i, one in enumerate(attempt.unit) if isinstance(one, RecordFailure)}
+        if failures:
+            in_doubt = attempt.in_doubt is not None
+            for index, number in (await self._attempts.record(failures, attempt.write, in_doubt=in_doubt)).items():
+                attempt.results[index] = number
+        loads = [one for one in attempt.unit if isinstance(one, LoadFailure)]
+        if loads:
+            await self._attempts.load(loads, attempt.write)
 
     async def _load_appends(self, attempt: Attempt) -> None:
         """Take over counters and keys of another store."""

@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from .._engine.attempts import made_of
 from .._engine.records import is_intact, is_intact_mark, is_time
 from .._process.pacing import paced
 from .._results import CheckReport, Problem
 from .._values.codec import DELETED, Encoded, decode
 from ..errors import ContextStoreError
 from .additions import additions_in, missing_or_altered, trusting
+from .attempts import check_attempts
 from .schema import APPLICATION_ID, SCHEMA_VERSION, schema_in
 
 _PAGE = 500
@@ -38,7 +40,8 @@ _OUTPUTS = _Table(
     "output",
     """
     SELECT node_outputs.id, flow_runs.flow_run_id, node_outputs.run, node_outputs.node_id, node_outputs.written_at,
-        node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum, node_outputs.size, node_outputs.tag
+        node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum, node_outputs.size,
+        node_outputs.tag, node_outputs.attempt
     FROM node_outputs LEFT JOIN flow_runs ON flow_runs.serial = node_outputs.run
     WHERE node_outputs.id >= ? AND node_outputs.id <= ? ORDER BY node_outputs.id LIMIT ?
     """,
@@ -100,6 +103,7 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
         problems += _check_runs(connection)
         problems += _check_appends(connection)
         problems += _check_marks(connection, marks)
+        problems += check_attempts(connection)
         notes += _leftovers(connection)
     except DAMAGE as error:
         problems.append(Problem("file", (), f"the runs could not be read: {error}"))
@@ -250,13 +254,16 @@ def _check_time(kind: str, key: tuple[str, ...], written_at: object) -> list[Pro
 
 
 def _check_value(kind: str, key: tuple[str, ...], owner: Any, name: Any, value: tuple[Any, ...]) -> list[Problem]:
-    codec, data, checksum, size, *tag = value
-    encoded = Encoded(codec, data, *tag)
+    codec, data, checksum, size, *more = value
+    tag, attempt = more or (None, None)
+    encoded = Encoded(codec, data, tag)
     if kind == "output" and codec == DELETED:
-        is_whole = is_intact_mark(owner, name, encoded, checksum, size)
+        is_whole = attempt is None and is_intact_mark(owner, name, encoded, checksum, size)
         return [] if is_whole else [Problem(kind, key, "it was deleted, and its mark is damaged")]
-    if not is_intact(owner, name, encoded, checksum, size):
+    if not is_intact(owner, name, encoded, checksum, size, attempt):
         return [Problem(kind, key, "its checksum does not fit: the value, or whose it is, was changed")]
+    if attempt is not None and made_of(attempt) is None:
+        return [Problem(kind, key, "what it says of the attempt that made it is damaged")]
     try:
         decode(encoded)
     except ContextStoreError as error:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from .._engine.attempts import AttemptKey, AttemptPage
 from .._engine.contract import GroupLimits
 from .._engine.epochs import Epoch
 from .._engine.operations import PutOutput, Unit
@@ -40,7 +41,7 @@ from .._results import CheckReport
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
-from . import appends, deletion, news, parts, reads
+from . import appends, attempts, deletion, news, parts, reads
 from . import globals as many_globals
 from .backup import back_up
 from .check import check_store
@@ -218,6 +219,15 @@ class SQLiteEngine:
         return self._database.read(
             "the append keys", lambda here: appends.page_keys(here, flow_run_id, run, after, limit)
         )
+
+    async def page_attempts(
+        self, flow_run_id: str, run: int | None, node_id: str | None, after: AttemptKey, limit: int
+    ) -> AttemptPage:
+        def query(connection: sqlite3.Connection) -> AttemptPage:
+            with reads.snapshot(connection):
+                return attempts.page_attempts(connection, flow_run_id, run, node_id, after, limit)
+
+        return self._database.read(f"the attempts of flow run {flow_run_id!r}", query)
 
     async def page_global_rows(self, after: str | None, limit: int) -> list[Outcome[GlobalRow]]:
         return self._database.read(

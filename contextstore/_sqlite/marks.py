@@ -30,7 +30,8 @@ _BY_ID = f"""
     WHERE run = ? AND node_id > ? AND node_id IN (SELECT value FROM json_each(?)) ORDER BY node_id
 """  # noqa: S608 - no input in it
 _MARK = f"""
-    UPDATE node_outputs SET codec = {DELETED}, checksum = ?, written_at = ?, size = 0, value = x'', tag = NULL
+    UPDATE node_outputs SET codec = {DELETED}, checksum = ?, written_at = ?, size = 0, value = x'', tag = NULL,
+        attempt = NULL
     WHERE id = ?
 """  # noqa: S608 - no input in it
 _INSERT_MARK = f"""

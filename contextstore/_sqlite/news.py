@@ -26,7 +26,8 @@ _AHEAD_IDS = 20_000
 """How many ids of one run are looked up at a time: each time goes through the index of the whole run."""
 
 _COLUMNS = """
-    o.id, r.flow_run_id, o.node_id, o.codec, CAST(o.value AS BLOB), o.checksum, o.written_at, o.size, o.run, o.tag
+    o.id, r.flow_run_id, o.node_id, o.codec, CAST(o.value AS BLOB), o.checksum, o.written_at, o.size, o.run, o.tag,
+    o.attempt
 """
 _WITH_RUN = "CROSS JOIN flow_runs r ON r.serial = o.run AND r.deleted_at IS NULL"
 # Of a mark only the one that ends the watching is told.

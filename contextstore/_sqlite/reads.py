@@ -38,7 +38,8 @@ from .run_facts import FACT_COLUMNS
 
 OUTPUT_COLUMNS = """
     node_outputs.node_id, node_outputs.codec, CAST(node_outputs.value AS BLOB), node_outputs.checksum,
-    node_outputs.written_at, node_outputs.size, node_outputs.run, node_outputs.tag
+    node_outputs.written_at, node_outputs.size, node_outputs.run, node_outputs.tag,
+    node_outputs.attempt
 """
 _FETCH_OUTPUT = f"""
     SELECT {OUTPUT_COLUMNS} FROM flow_runs JOIN node_outputs ON node_outputs.run = flow_runs.serial

@@ -91,11 +91,18 @@ def equal(one: Encoded, other: Encoded) -> bool:
     return sorted_json(one.data) == sorted_json(other.data)
 
 
-def checksum(owner: str, name: str, encoded: Encoded) -> int:
-    """CRC-32 over the owner of a value, its codec, its bytes and its tag: a flipped bit or a swapped row shows.
+def checksum(owner: str, name: str, encoded: Encoded, attempt: str | None = None) -> int:
+    """CRC-32 over the owner of a value, its codec, bytes, tag and attempt: a flipped bit or a swapped row shows.
 
     ``owner`` is the flow run (empty for a global) and ``name`` the node or the global's key. Neither has a NUL, so
     the parts cannot run into each other. About 0.5 µs for 200 bytes, 1 ms for 1 MB.
     """
     of_value = zlib.crc32(encoded.data, zlib.crc32(f"{owner}\0{name}\0{encoded.codec}\0".encode()))
-    return of_value if encoded.tag is None else zlib.crc32(b"\0" + encoded.tag.encode(), of_value)
+    if encoded.tag is not None:
+        of_value = zlib.crc32(b"\0" + encoded.tag.encode(), of_value)
+    return of_value if attempt is None else zlib.crc32(attempt_suffix(attempt), of_value)
+
+
+def attempt_suffix(attempt: str) -> bytes:
+    """What follows in the sum, where a step has made the output."""
+    return b"\0\0" + attempt.encode()

@@ -17,8 +17,10 @@ import msgspec
 import orjson
 
 from .. import (
+    Attempt,
     ExportedAppendCounter,
     ExportedAppendKey,
+    ExportedFailure,
     ExportedFreedVersion,
     ExportedGlobal,
     ExportedOutput,
@@ -26,10 +28,16 @@ from .. import (
 )
 
 FORMAT = "contextstore"
-VERSION = 2
+VERSION = 3
 
 Record: TypeAlias = (
-    ExportedRun | ExportedOutput | ExportedAppendCounter | ExportedAppendKey | ExportedGlobal | ExportedFreedVersion
+    ExportedRun
+    | ExportedOutput
+    | ExportedAppendCounter
+    | ExportedAppendKey
+    | ExportedFailure
+    | ExportedGlobal
+    | ExportedFreedVersion
 )
 
 _SUM_DIGITS = 16
@@ -98,11 +106,31 @@ class _Valued(_Line, kw_only=True):
     base64: str | None = None
 
 
+class Success(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The attempt that made an output."""
+
+    number: int
+    started_at: Time
+    ended_at: Time
+    inputs: str | None = None
+
+
 class Output(_Valued, kw_only=True):
     flow_run_id: str
     node_id: str
     tag: str | None = None
+    attempt: Success | None = None
     deleted: bool = False
+
+
+class Failure(_Line, kw_only=True):
+    flow_run_id: str
+    node_id: str
+    number: int
+    started_at: Time
+    ended_at: Time
+    error: str
+    inputs: str | None = None
 
 
 class AppendCounter(_Line, tag="append_counter", kw_only=True):
@@ -157,7 +185,9 @@ class End(_Line, kw_only=True):
     sha256: str
 
 
-_decode = msgspec.json.Decoder(Manifest | Run | Output | AppendCounter | AppendKey | Global | Freed | End).decode
+_decode = msgspec.json.Decoder(
+    Manifest | Run | Output | AppendCounter | AppendKey | Failure | Global | Freed | End
+).decode
 
 
 class _Tally:
@@ -243,8 +273,10 @@ def _head_of(record: Record) -> bytes:
         case ExportedRun(name, created_at, deleted_at):
             deletion = b"" if deleted_at is None else b',"deleted_at":%b' % _time(deleted_at)
             return b'{"type":"run","flow_run_id":%b,"created_at":%b%b' % (_string(name), _time(created_at), deletion)
-        case ExportedOutput(run, node, encoding, data, written_at, tag):
+        case ExportedOutput(run, node, encoding, data, written_at, tag, attempt):
             beside = b"" if tag is None else b',"tag":%b' % _string(tag)
+            if attempt is not None:
+                beside += b',"attempt":{%b}' % _attempt(attempt)
             value = b',"deleted":true' if data is None else beside + _value(encoding, data)
             facts = _string(run), _string(node), _time(written_at), value
             return b'{"type":"output","flow_run_id":%b,"node_id":%b,"written_at":%b%b' % facts
@@ -257,6 +289,9 @@ def _head_of(record: Record) -> bytes:
         case ExportedAppendKey():
             names = tuple(map(_string, (record.flow_run_id, record.prefix, record.key, record.node_id)))
             return b'{"type":"append_key","flow_run_id":%b,"prefix":%b,"key":%b,"node_id":%b' % names
+        case ExportedFailure(run, attempt):
+            facts = _string(run), _string(attempt.node_id), _attempt(attempt), _string(attempt.error or "")
+            return b'{"type":"failure","flow_run_id":%b,"node_id":%b,%b,"error":%b' % facts
         case ExportedGlobal(key, encoding, data, version, written_at, expires_at):
             expiry = b"" if expires_at is None else b',"expires_at":%b' % _time(expires_at)
             value = b',"deleted":true' if data is None else _value(encoding, data)
@@ -282,11 +317,22 @@ def _time(when: datetime.datetime) -> bytes:
     return b'"%b"' % _text_of_time(when).encode()
 
 
+def _attempt(attempt: Attempt) -> bytes:
+    """What successes and failures have in common."""
+    inputs = b"" if attempt.inputs is None else b',"inputs":%b' % _string(attempt.inputs)
+    times = _time(attempt.started_at), _time(attempt.ended_at)
+    return b'"number":%d,"started_at":%b,"ended_at":%b%b' % (attempt.number, *times, inputs)
+
+
 def _value(encoding: str | None, data: bytes) -> bytes:
     if encoding == "bytes":
         return b',"base64":"%b"' % base64.b64encode(data)
     # A line ends at the first line feed. In JSON text it can only stand between two tokens.
     return b',"value":%b' % (data.replace(b"\n", b" ") if b"\n" in data else data)
+
+
+def _attempt_of(node_id: str, line: Success | Failure, error: str | None = None) -> Attempt:
+    return Attempt(node_id, line.number, line.started_at, line.ended_at, error, line.inputs)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -372,11 +418,15 @@ class Reader:
         match line:
             case Run():
                 return ExportedRun(line.flow_run_id, line.created_at, line.deleted_at)
-            case Output(deleted=True, tag=None) if not bytes(line.value) and line.base64 is None:
+            case Output(deleted=True, tag=None, attempt=None) if not bytes(line.value) and line.base64 is None:
                 return ExportedOutput(line.flow_run_id, line.node_id, None, None, line.written_at)
             case Output(deleted=False):
                 encoding, data = self._value_of(line)
-                return ExportedOutput(line.flow_run_id, line.node_id, encoding, data, line.written_at, line.tag)
+                attempt = None if line.attempt is None else _attempt_of(line.node_id, line.attempt)
+                name = line.flow_run_id, line.node_id
+                return ExportedOutput(*name, encoding, data, line.written_at, line.tag, attempt)
+            case Failure():
+                return ExportedFailure(line.flow_run_id, _attempt_of(line.node_id, line, line.error))
             case AppendCounter():
                 return ExportedAppendCounter(line.flow_run_id, line.prefix, line.last)
             case AppendKey():

@@ -108,6 +108,7 @@ class TestEachCall:
     def test_a_run_has_these_calls_and_step(self) -> None:
         for run, _ in FACES:
             assert {name for name in vars(run) if not name.startswith("_")} == {*STORES_CALLS, *OWN_CALLS}
+            assert {name for name in vars(run) if not name.startswith("_")} == {*STORES_CALLS, *OWN_CALLS}
 
     @pytest.mark.parametrize("name", STORES_CALLS)
     @pytest.mark.parametrize(("run", "store"), FACES)

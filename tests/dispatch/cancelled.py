@@ -129,6 +129,7 @@ OPERATIONS = {
     "list_outputs": Operation(lambda store, name: store.list_outputs("run")),
     "get_run": Operation(lambda store, name: store.get_run("run")),
     "iter_outputs": Operation(_iterate),
+    "attempts": Operation(lambda store, name: store.run("run").attempts()),
     "list_runs": Operation(lambda store, name: store.list_runs(limit=3)),
     "wait_for": Operation(lambda store, name: store.wait_for("run", "there")),
     "wait_for_global": Operation(lambda store, name: store.wait_for_global("there")),

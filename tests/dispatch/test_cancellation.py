@@ -217,7 +217,7 @@ async def test_a_write_cancelled_while_it_is_committed_returns_at_once_and_is_fi
 
 PLAIN_READS = [
     "get, cold", "get_global", "get_globals", "list_keys", "list_outputs", "exists", "get_many", "get_outputs",
-    "list_runs",
+    "list_runs", "attempts",
 ]  # fmt: skip
 
 

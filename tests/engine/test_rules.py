@@ -16,6 +16,7 @@ from contextstore import (
     VersionConflictError,
 )
 from contextstore._engine import rules
+from contextstore._engine.attempts import attempt_text
 from contextstore._engine.operations import (
     DeleteGlobal,
     ExpectGlobal,
@@ -26,7 +27,7 @@ from contextstore._engine.operations import (
     PutOutput,
     UpsertGlobal,
 )
-from contextstore._engine.records import GlobalRecord, GlobalRow, OutputRecord, RunRecord
+from contextstore._engine.records import GlobalRecord, GlobalRow, Made, OutputRecord, RunRecord
 from contextstore._engine.rules import (
     GlobalChange,
     GlobalOperation,
@@ -87,14 +88,27 @@ class TestAnOutputIsPutWhereOneStands:
 
 
 class TestTheRowOfAnOutput:
-    ROW = ("node", JSON, b"1", checksum("run", "node", ONE), 5, 1, 7, None)
+    ROW = ("node", JSON, b"1", checksum("run", "node", ONE), 5, 1, 7, None, None)
 
     def row(self, **damage: Any) -> tuple[Any, ...]:
-        names = ("node_id", "codec", "data", "checksum", "written_at", "size", "run", "tag")
+        names = ("node_id", "codec", "data", "checksum", "written_at", "size", "run", "tag", "attempt")
         return tuple((dict(zip(names, self.ROW, strict=True)) | damage).values())
 
     def test_that_is_intact_is_its_record(self) -> None:
         assert read_output(HERE, "run", self.row()).unwrap() == OutputRecord("node", ONE, 5, 7)
+
+    def test_that_a_step_has_made_has_its_attempt(self) -> None:
+        made = Made(3, 4, "ab")
+        attempt = attempt_text(made)
+        row = self.row(attempt=attempt, checksum=checksum("run", "node", ONE, attempt))
+        assert read_output(HERE, "run", row).unwrap() == OutputRecord("node", ONE, 5, 7, made)
+
+    @pytest.mark.parametrize(
+        "attempt", ["", "null", "[]", "[0,1,null]", "[1,1]", "[1,-1,null]", "[1,1,2]", "[true,1,null]"]
+    )
+    def test_that_says_of_its_attempt_what_cannot_be_is_damaged(self, attempt: str) -> None:
+        row = self.row(attempt=attempt, checksum=checksum("run", "node", ONE, attempt))
+        assert isinstance(read_output(HERE, "run", row).error, CorruptStoreError)
 
     @pytest.mark.parametrize("time", [0, LAST_TIME])
     def test_may_be_of_any_time_of_the_calendar(self, time: int) -> None:
@@ -117,6 +131,8 @@ class TestTheRowOfAnOutput:
             {"checksum": 0},
             {"size": None},
             {"size": 2},
+            {"attempt": "[1,2,null]"},
+            {"attempt": b"[1,2,null]"},
             *({"written_at": time} for time in NOT_A_TIME),
         ],
         ids=repr,

@@ -144,7 +144,7 @@ class Place:
         row = None if run is None else run.outputs.get(key[1])
         if run is None or row is None:
             return Outcome(None)
-        return read_output(LOCATION, key[0], (key[1], *row[:-1], run.serial, row.tag))
+        return read_output(LOCATION, key[0], (key[1], *row[:-1], run.serial, row.tag, None))
 
     def value(self, flow_run_id: str, node_id: str) -> Encoded | None:
         """What every reader gets; None: nothing."""
