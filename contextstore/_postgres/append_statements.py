@@ -7,13 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 
-HAS_REST = """(
-    EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)
-    OR EXISTS (SELECT FROM {schema}.append_counters WHERE run = r.serial)
-    OR EXISTS (SELECT FROM {schema}.append_keys WHERE run = r.serial)
-)"""
-"""Of a deleted run ``r``: whether anything of it is left beside its tombstone."""
-
 
 @dataclasses.dataclass(frozen=True)
 class AppendStatements:

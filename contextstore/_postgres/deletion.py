@@ -28,6 +28,7 @@ from .._engine.portions import Portion
 from .._engine.rules import marks_deleted
 from .._waiting.deadline import Deadline
 from ..errors import RunDeletedError
+from .remains import Remains
 from .write import NO_WRITER, AlreadyDoneError, Write, WriteContext
 
 _REMOVE_BYTES = 4 * 2**20
@@ -41,6 +42,7 @@ class Deletions:
         self._connection = context.connection
         self._statements = context.statements
         self._serials = context.serials
+        self._remains = Remains(context)
 
     async def delete_run(self, delete: DeleteRun, write: Write) -> int:
         name, meant = delete
@@ -124,11 +126,7 @@ class Deletions:
         remove = self._statements.remove_outputs
         serials = list(runs)
         gone = await self._connection.fetch(deadline, remove, serials, limit, _REMOVE_BYTES)
-        most = limit - len(gone)
-        if most:
-            most -= await self._connection.execute(deadline, self._statements.remove_append_keys, serials, most)
-        if most:
-            await self._connection.execute(deadline, self._statements.remove_append_counters, serials, most)
+        await self._remains.remove(serials, limit - len(gone), _REMOVE_BYTES, deadline)
         left = await self._connection.fetch(deadline, self._statements.with_rest, serials)
         outputs = sum(is_output for _, is_output in gone)
         return Removal(outputs, sum(size for size, _ in gone), tuple(runs[serial] for (serial,) in left))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from .append_statements import HAS_REST, AppendStatements
-from .fact_statements import FACT_COLUMNS, FETCH_RUN, RUN_COUNTS, FactStatements
+from .append_statements import AppendStatements
 from .attempt_statements import AttemptReads, AttemptStatements
+from .fact_statements import FACT_COLUMNS, FETCH_RUN, RUN_COUNTS, FactStatements
 from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
 from .mark_statements import MarkStatements
 from .part_statements import (
@@ -21,6 +21,7 @@ from .part_statements import (
     NEXT_NODE_ID,
     NEXT_NODE_ID_REVERSED,
 )
+from .remain_statements import HAS_REST, RemainStatements
 
 SCHEMA_VERSION = 4
 
@@ -204,7 +205,9 @@ _WINDOW = """
 
 
 @dataclasses.dataclass(frozen=True)
-class WriteStatements(AppendStatements, AttemptStatements, FactStatements, GlobalWrites, MarkStatements):
+class WriteStatements(
+    AppendStatements, AttemptStatements, FactStatements, GlobalWrites, MarkStatements, RemainStatements
+):
     """What is said over the connection that writes."""
 
     has_schema: str = "SELECT FROM pg_namespace WHERE nspname = $1"
@@ -337,9 +340,6 @@ class WriteStatements(AppendStatements, AttemptStatements, FactStatements, Globa
         SELECT $1::text, $2::bigint, $3::bigint, $4::uuid, CASE WHEN $3 IS NOT NULL THEN pg_current_xact_id() END
         WHERE {is_known}
         ON CONFLICT (flow_run_id) DO NOTHING
-    """
-    with_rest: str = """
-        SELECT r.serial FROM unnest($1::bigint[]) AS r (serial) WHERE {is_known} AND {has_rest}
     """
     # Waits for the puts that are under way to this run, and they for it: they see then that it is deleted, or gone.
     lock_deleted: str = """

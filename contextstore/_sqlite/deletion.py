@@ -26,8 +26,8 @@ from .._engine.operations import (
 from .._engine.portions import Portion
 from .._engine.records import Extent, IdleRuns
 from .._process.pacing import Pacer
-from . import appends
-from .appends import HAS_APPEND_KEYS, HAS_APPENDS
+from . import remains
+from .remains import HAS_REMAINS
 from .run_facts import stamp_deletion
 
 _RUNS_A_PAGE = 20_000
@@ -78,7 +78,7 @@ _SINCE = """
     SELECT 1 FROM node_outputs NOT INDEXED WHERE id > ? AND run = ? AND written_at NOT BETWEEN 0 AND ? - 1 LIMIT 1
 """
 _HAS_OUTPUTS = "EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)"
-_HAS_REST = f"({_HAS_OUTPUTS} OR {HAS_APPENDS} OR {HAS_APPEND_KEYS})"
+_HAS_REST = f"({_HAS_OUTPUTS} OR {HAS_REMAINS})"
 """Of a deleted run: whether anything of it is left beside its tombstone."""
 _WITH_REST = f"""
     SELECT flow_run_id FROM flow_runs
@@ -164,8 +164,7 @@ def delete_idle_runs(
         connection.execute(mark, (now, json_array(marked)))
         stamp_deletion(connection, marked)
         pages = erase(connection, gone)
-        most = max(0, delete.limit - len(gone))
-        if appends.erase(connection, json_array(marked), most) == most:
+        if not remains.erase(connection, json_array(marked), delete.limit - len(gone), max_bytes):
             left = tuple(name for (name,) in connection.execute(_WITH_REST, (json_array(names),)).fetchall())
     return IdleDeletion(done, len(marked), _outputs(gone), _size(gone), left), pages
 
@@ -232,7 +231,7 @@ def remove_outputs(connection: sqlite3.Connection, remove: RemoveOutputs, max_by
     pages = erase(connection, some)
     left: list[str] = []
     most = remove.limit - len(some)
-    if len(some) < len(found) or appends.erase(connection, json_array(serials), most) == most:
+    if len(some) < len(found) or not remains.erase(connection, json_array(serials), most, max_bytes):
         left = [name for (name,) in connection.execute(_WITH_REST, (names,)).fetchall()]
     return Removal(_outputs(some), _size(some), tuple(left)), pages
 

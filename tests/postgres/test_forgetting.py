@@ -11,9 +11,8 @@ import pytest
 
 from contextstore import ContextStore, RunDeletedError
 
+from ..support.remains import TABLES
 from .test_care_postgres import execute
-
-TABLES = ("flow_runs", "node_outputs", "append_keys", "append_counters")
 
 
 def rows(url: str) -> list[int]:
@@ -38,7 +37,7 @@ def test_what_appending_has_left_goes_with_the_run(url: str, how: str) -> None:
             for _ in range(2):
                 time.sleep(0.002)
                 store.prune(older_than=datetime.timedelta(0))
-        assert rows(url) == [0, 0, 0, 0]
+        assert rows(url) == [0] * len(TABLES)
 
 
 async def test_a_put_that_began_before_the_run_was_deleted_leaves_nothing_behind(url: str) -> None:
@@ -68,6 +67,6 @@ async def test_a_put_that_began_before_the_run_was_deleted_leaves_nothing_behind
             assert await deleting == 2
         finally:
             await connection.close()
-        assert await asyncio.to_thread(rows, url) == [0, 0, 0, 0]
+        assert await asyncio.to_thread(rows, url) == [0] * len(TABLES)
         with pytest.raises(RunDeletedError):
             await asyncio.to_thread(former.put, "new", 1)
