@@ -92,12 +92,13 @@ GLOBALS = {
     "delete": Call("delete_global", _KEY),
     "update": Call("update_global", _KEY),
 }
-RUNS = {"page": Call("list_runs", (), _length), "fork": Call("fork_run", _RUN)}
 RUN_FACTS = {
     "begin": Call("begin", _RUN),
     "update": Call("update", _RUN),
     "info": Call("get_run_info", _RUN),
 }
+RUNS = {"fork": Call("fork_run", _RUN)}
+RUN_LISTING = {"page": Call("list_runs", (), _length)}
 WAITS = {
     "get_or_put": Call("get_or_put", _OUTPUT),
     "wait_for": Call("wait_for", _OUTPUT),

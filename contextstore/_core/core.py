@@ -25,6 +25,7 @@ from .outputs import OutputService
 from .parts import PartService
 from .retention import RetentionService
 from .run_facts import RunFactsService
+from .run_listing import RunListingService
 from .runs import RunService
 from .session import Session
 from .target import Target, engine_for
@@ -59,6 +60,7 @@ class Core:
         self.globals = noted.of(GlobalService(self.session), calls.GLOBALS)
         self.runs = noted.of(runs, calls.RUNS)
         self.run_facts = noted.of(RunFactsService(self.session, lives), calls.RUN_FACTS)
+        self.run_listing = noted.of(RunListingService(self.session), calls.RUN_LISTING)
         self.waits = noted.of(WaitService(self.session, outputs, lives), calls.WAITS)
         self.global_waits = noted.of(GlobalWaitService(self.session), calls.GLOBAL_WAITS)
         self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)

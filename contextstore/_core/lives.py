@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _NEVER: Epoch = ()
 """Equal to no epoch that there is."""
-_OF_A_LIFE = PutOutput | AppendOutput | DeleteOutputs | BeginRun | UpdateRun
+_OF_A_LIFE = PutOutput | AppendOutput | DeleteOutputs | BeginRun | UpdateRun | RecordFailure
 """What may be meant for one life of an id."""
 _MOST = 10_000
 """How many runs are known at most. With more it begins anew: what is forgotten is looked up again."""
@@ -214,9 +214,6 @@ class Lives:
             is_same = self._epochs.is_exact and self._epochs.now[0] == before
             self._note(life, serial, before if is_same else None)
         return results
-
-
-_OF_A_LIFE = PutOutput | AppendOutput | DeleteOutputs | RecordFailure
 
 
 def _meant_for(run: int, operations: Sequence[Operation]) -> list[Operation]:

@@ -1,4 +1,4 @@
-"""Runs as wholes: which there are, and new ones that begin with the outputs of another.
+"""Runs as wholes: new ones that begin with the outputs of another.
 
 Rules of this module: operations and records; no SQL, no threads. What is copied goes in commits of bounded size, each
 of which is final.
@@ -11,11 +11,10 @@ from collections.abc import AsyncGenerator, Iterable
 
 from .._engine.operations import LoadAppendCounter, LoadAppendKey, Operation, PutOutput
 from .._engine.records import OutputRecord
-from .._results import RunInfo
-from .._values.keys import Id, flow_run_key, new_flow_run_id, node_key, prefix_key
+from .._values.keys import Id, flow_run_key, new_flow_run_id, node_key
 from ..errors import InvalidKeyError, RunDeletedError
-from .answers import run_info_of, there
-from .arguments import behind, page_size, several
+from .answers import there
+from .arguments import several
 from .lives import Life, Lives
 from .outputs import PAGE_BYTES, PAGE_ROWS, OutputService
 from .session import Session
@@ -30,18 +29,6 @@ class RunService:
         self._session = session
         self._outputs = outputs
         self._lives = lives
-
-    async def page(self, prefix: str, after: Id | None, limit: int) -> list[RunInfo]:
-        session = self._session
-        await session.ready()
-        literal, last = prefix_key(prefix), behind(after)
-        run = None if last is None else flow_run_key(last, "after")
-        most = page_size(limit)
-        try:
-            records = await session.scan(session.engine.list_runs, literal, run, most)
-        except LookupError:
-            raise InvalidKeyError("after", f"{run!r} is no run that this store has a trace of: begin anew") from None
-        return [run_info_of(record) for record in records]
 
     async def fork(
         self, flow_run_id: Id, new_id: Id | None, node_ids: Iterable[Id] | None, life: Life | None = None

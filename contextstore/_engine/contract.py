@@ -46,6 +46,7 @@ from .records import (
     WatchStart,
 )
 from .reports import Reports
+from .run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 
 T = TypeVar("T")
 
@@ -156,8 +157,27 @@ class Reads(Protocol):
         read.
         """
 
-    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
-        """Newest first; those after the run ``after``, deleted or not. LookupError: there is no trace of it. A scan."""
+    async def find_run_place(self, flow_run_id: str) -> RunPlace | None:
+        """Where a run, deleted or not, stands in each listing. None: there is no trace of it. A scan."""
+
+    async def list_runs(
+        self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int, limit: int
+    ) -> RunStep:
+        """Runs behind the place, in the order of the listing, at most so many, by an index that has that order.
+
+        No more than ``most`` of the index are looked at. All of it is of one moment. A scan.
+        """
+
+    async def count_index(self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int) -> int:
+        """How many runs an index has, about, at most so many; behind the place if it has that order. A scan."""
+
+    async def gather_runs(
+        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+    ) -> RunGathering:
+        """Runs of the listing behind the place, in any order: those among the next so many of an index. A scan."""
+
+    async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
+        """Those of the runs that are there and still fit, in this order. A scan."""
 
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         """None: it is not there, or deleted."""

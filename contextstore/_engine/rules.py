@@ -98,7 +98,7 @@ def marks_deleted(load: LoadRun, is_deleted: bool) -> bool:
 
 def run_record(serial: int, flow_run_id: str, outputs: int, size: int, times: tuple[Any, Any]) -> RunRecord:
     """A run with the times of its first and last output. One that is damaged may have been either: neither is said."""
-    first, last = times if is_time(times[0]) and is_time(times[1]) else (None, None)
+    first, last = times if outputs and is_time(times[0]) and is_time(times[1]) else (None, None)
     return RunRecord(serial, flow_run_id, outputs, size, first, last)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
@@ -788,18 +788,43 @@ class AsyncContextStore:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    async def list_runs(self, *, prefix: str = "", after: Id | None = None, limit: int = 100) -> list[RunInfo]:
-        """The runs that have outputs, newest first, in the order in which the store first saw them.
+    async def list_runs(
+        self,
+        *,
+        prefix: str = "",
+        after: Id | None = None,
+        limit: int = 100,
+        oldest_first: bool = False,
+        state: str | None = None,
+        attributes: Mapping[str, str | int | float | bool] | None = None,
+        parent: Id | None = None,
+        since: datetime.datetime | None = None,
+        until: datetime.datetime | None = None,
+    ) -> list[RunInfo]:
+        """The runs that there are, newest first, in the order in which the store first saw them.
+
+        With ``since`` or ``until`` they come in the order in which they were begun instead, and those that never were
+        are left out. Each filter alone costs a page, however many runs there are; several cost at most what the one
+        with the fewest runs has. A page is the last if it is empty.
 
         Args:
             prefix: only ids that begin with it, literally.
             after: the last run of the page before. It may have been deleted since. None, or empty: the first page.
             limit: how many at most.
+            oldest_first: the other way round.
+            state: only runs in this state: ``"open"``, ``"completed"``, ``"failed"`` or ``"cancelled"``.
+            attributes: only runs that have all of these, each equal as JSON (``1``, ``1.0`` and ``True`` differ).
+            parent: only runs with this parent, which need not be there.
+            since: only runs that were begun then or later; aware.
+            until: only runs that were begun before; aware.
 
         Raises:
-            InvalidKeyError: there is no trace of the run ``after``.
+            InvalidKeyError: there is no trace of the run ``after``, or it was never begun and the order is that.
+            ValueError: there is no such state, no such attribute can be, or a time is not aware.
         """
-        return await self._core.runs.page(prefix, after, limit)
+        return await self._core.run_listing.page(
+            prefix, after, limit, oldest_first, state, attributes, parent, since, until
+        )
 
     async def get_run_info(self, flow_run_id: Id) -> RunInfo | None:
         """A run, with what its runner has said of it: see ``RunInfo``. None: there is no such run, or it is deleted.

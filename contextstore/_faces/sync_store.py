@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
@@ -332,8 +332,22 @@ class ContextStore:
         return FlowRun(self._core, flow_run_key(flow_run_id))
 
     @documented_as(AsyncContextStore.list_runs)
-    def list_runs(self, *, prefix: str = "", after: Id | None = None, limit: int = 100) -> list[RunInfo]:
-        return run_now(self._core.runs.page(prefix, after, limit))
+    def list_runs(
+        self,
+        *,
+        prefix: str = "",
+        after: Id | None = None,
+        limit: int = 100,
+        oldest_first: bool = False,
+        state: str | None = None,
+        attributes: Mapping[str, str | int | float | bool] | None = None,
+        parent: Id | None = None,
+        since: datetime.datetime | None = None,
+        until: datetime.datetime | None = None,
+    ) -> list[RunInfo]:
+        return run_now(
+            self._core.run_listing.page(prefix, after, limit, oldest_first, state, attributes, parent, since, until)
+        )
 
     @documented_as(AsyncContextStore.get_run_info)
     def get_run_info(self, flow_run_id: Id) -> RunInfo | None:

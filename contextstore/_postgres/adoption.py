@@ -55,6 +55,11 @@ class Adoption:
             # By a statement of its own, which sees what the one before it in the turn has done.
             if await self._connection.execute(deadline, self._statements.renew_transactions, _ROWS):
                 return False
+            # What was counted goes by the other server's transactions. In this order: a run that is made meanwhile is
+            # counted by those of here, from the first of its outputs on.
+            await self._connection.execute(deadline, self._statements.forget_counts)
+            if await self._connection.execute(deadline, self._statements.uncount_runs, _ROWS):
+                return False
             await self._connection.execute(deadline, self._statements.begin_history, present)
         log(logging.INFO, "adopted", self._location, "its history begins anew on this server")
         return True

@@ -22,6 +22,8 @@ from .statements import Statements
 
 _MAX_TIME = 253_402_300_799_999_999
 _PAGE_ROWS = 500
+_COUNTED_RUNS = 20_000
+"""Of how many runs one statement counts the outputs."""
 """As many as the statements of the check give."""
 
 
@@ -46,6 +48,7 @@ class Check:
         await self._check_appends()
         await self._check_marks()
         await self._check_attempts()
+        await self._check_counts()
         note = f"{self._leftovers} outputs of deleted runs still take up space: prune() removes them"
         notes = (note,) if self._leftovers else ()
         runs = (await self._reads.count()).runs
@@ -108,6 +111,17 @@ class Check:
         for flow_run_id, node_id, number in await self._pool.fetch(self._statements.check_failures, _MAX_TIME):
             message = f"its failed attempt {number!r} of node {node_id!r} has no number, or no time"
             self._report("run", (flow_run_id,), message)
+
+    async def _check_counts(self) -> None:
+        """Whether each run has as many outputs as its row has counted."""
+        after: int | None = -1
+        while after is not None:
+            rows = await self._pool.fetch(self._statements.check_counts, after, _COUNTED_RUNS)
+            after = rows[0][0]
+            for _, flow_run_id, said, found in rows:
+                if flow_run_id is not None:
+                    message = f"{found} outputs of it were counted, marks of deleted ones too, and its row says {said}"
+                    self._report("run", (flow_run_id,), message)
 
     # -- globals ------------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ from .._engine.records import (
     WatchStart,
 )
 from .._engine.reports import Reports
+from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from .._engine.serials import Serials
 from .._process.log import log
 from .._process.own_threads import OwnThreads
@@ -53,6 +54,7 @@ from ..errors import StorageError
 from .appends import Appends
 from .check import Check
 from .connection import Connection, import_driver
+from .counting import Counting
 from .epoch import StoreEpoch
 from .errors import TransientError
 from .feed import Feed
@@ -63,6 +65,7 @@ from .pool import ReadPool
 from .puts import Puts
 from .reads import Reads
 from .retry import MIN_COMMIT_SECONDS, deadline_of_call, pauses
+from .run_listing import RunListing
 from .statements import statements_for
 from .units import Units
 from .url import Address
@@ -141,8 +144,10 @@ class PostgresEngine:
         self._puts = Puts(context)
         self._appends = Appends(context)
         self._units = Units(context, self._epoch)
+        self._counting = Counting(self.location, self._writing, statements)
         self._pool = ReadPool(address, settings, self.reports, timeout, max_connections - 1)  # the other one writes
         self._reads = Reads(self.location, self._pool, statements, self._epoch, timeout)
+        self._listing = RunListing(self._pool, statements)
         self._history = HistoryReads(self.location, self._pool, statements)
         self.inline = None
         self.feed = Feed(self._pool, statements, self._reads)
@@ -229,12 +234,16 @@ class PostgresEngine:
         self._write_lock.release()
 
     async def maintain(self) -> None:
-        """Nothing to do: the server does it."""
+        """Keep the counts of outputs; the rest the server does."""
+        if self._counting.is_due and self._writing.is_connected and not self._write_lock.locked():
+            async with self._write_lock:
+                await self._counting.fold()
 
     async def commit(self, units: Sequence[Unit]) -> list[Outcome[list[Any]]]:
         deadline = Deadline(max(self._turn_deadline.left, MIN_COMMIT_SECONDS))
         # By this machine's clock, as on SQLite: an age is reckoned by the clock of the machine that asks for it.
         now = time.time_ns() // 1000
+        self._counting.note(sum(map(len, units)))
         puts = {index: unit[0] for index, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is PutOutput}
         made = {i: put for i, put in puts.items() if put.made is not None and put.made.number is None}
         plain = {i: put for i, put in puts.items() if i not in made} if made else puts
@@ -290,8 +299,24 @@ class PostgresEngine:
     ) -> list[Fetched]:
         return await self._reads.page_outputs(flow_run_id, run, after, limit, max_bytes, with_marks)
 
-    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
-        return await self._reads.list_runs(prefix, after, limit)
+    async def find_run_place(self, flow_run_id: str) -> RunPlace | None:
+        return await self._listing.find_run_place(flow_run_id)
+
+    async def list_runs(
+        self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int, limit: int
+    ) -> RunStep:
+        return await self._listing.list_runs(query, index, place, most, limit)
+
+    async def count_index(self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int) -> int:
+        return await self._listing.count_index(query, index, place, most)
+
+    async def gather_runs(
+        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+    ) -> RunGathering:
+        return await self._listing.gather_runs(query, index, place, after, most)
+
+    async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
+        return await self._listing.describe_runs(query, serials)
 
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         return await self._reads.fetch_run(flow_run_id)

@@ -19,13 +19,13 @@ class MarkStatements:
     """
     # With the lock on the run nobody else changes them: a put writes new rows alone.
     deletable_by_prefix: str = """
-        SELECT node_id, size FROM {schema}.node_outputs
+        SELECT node_id, size, written_at FROM {schema}.node_outputs
         WHERE {is_known} AND run = $1 AND node_id > $2 AND node_id >= $3 AND node_id < $4 AND codec >= 0
             AND node_id <> ALL($5::text[])
         ORDER BY node_id LIMIT $6
     """
     deletable_by_id: str = """
-        SELECT node_id, size FROM {schema}.node_outputs
+        SELECT node_id, size, written_at FROM {schema}.node_outputs
         WHERE {is_known} AND run = $1 AND node_id > $2 AND node_id = ANY($3::text[]) AND codec >= 0
             AND node_id <> ALL($4::text[])
         ORDER BY node_id LIMIT $5
@@ -44,7 +44,12 @@ class MarkStatements:
         WHERE {is_known} ORDER BY t.node_id
         ON CONFLICT (run, node_id) DO NOTHING RETURNING node_id
     """
-    count_marks: str = "UPDATE {schema}.flow_runs SET marks = marks + $2 WHERE {is_known} AND serial = $1"
+    # With the times of what was marked, which the rows do not tell any more.
+    count_marks: str = """
+        UPDATE {schema}.flow_runs SET marks = marks + $2, first_written_at = least(first_written_at, $3::bigint),
+            last_written_at = greatest(last_written_at, $4::bigint)
+        WHERE {is_known} AND serial = $1
+    """
     # Of an earlier attempt, whose answer was lost. Others may have marked more since.
     has_marked: str = """
         SELECT FROM {schema}.node_outputs WHERE {is_known} AND run = $1 AND codec = -1 AND writer = $2 LIMIT 1

@@ -49,17 +49,19 @@ class Marks:
         most = _MOST if delete.limit is None else delete.limit + 1
         rows = await self._deletable(delete, serial, spared, most, write.deadline)
         some: list[str] = []
+        written: list[int] = []
         portion = None if delete.limit is None else Portion(delete.limit, _DELETE_BYTES)
-        for node_id, size in rows:
+        for node_id, size, written_at in rows:
             if portion is not None and (portion.is_full or not portion.takes(size)):
                 break
             some.append(node_id)
-        await self._mark(delete.flow_run_id, serial, some, [write.now] * len(some), write)
+            written.append(written_at)
+        await self._mark(delete.flow_run_id, serial, some, [write.now] * len(some), written, write)
         return OutputDeletion(len(some), some[-1] if len(some) < len(rows) else None, serial)
 
     async def _deletable(
         self, delete: DeleteOutputs, serial: int, spared: Collection[str], most: int, deadline: Deadline
-    ) -> list[tuple[str, int]]:
+    ) -> list[tuple[str, int, int]]:
         statement = self._statements.deletable_by_prefix
         bounds: tuple[object, ...] = (delete.prefix, after_prefix(delete.prefix) or "\U0010ffff" * 1000)
         if delete.node_ids is not None:
@@ -68,16 +70,23 @@ class Marks:
         return [tuple(row) for row in await self._connection.fetch(deadline, statement, *parameters)]
 
     async def _mark(
-        self, flow_run_id: str, serial: int, node_ids: Sequence[str], times: Sequence[int], write: Write
+        self,
+        flow_run_id: str,
+        serial: int,
+        node_ids: Sequence[str],
+        times: Sequence[int],
+        written: Sequence[int],
+        write: Write,
     ) -> None:
         if node_ids:
             columns = _columns(flow_run_id, node_ids, times)
             statement = self._statements.mark_outputs
             await self._connection.execute(write.deadline, statement, serial, *columns, write.write_id)
-            await self._count(serial, len(node_ids), write.deadline)
+            await self._count(serial, len(node_ids), written, write.deadline)
 
-    async def _count(self, serial: int, marks: int, deadline: Deadline) -> None:
-        await self._connection.execute(deadline, self._statements.count_marks, serial, marks)
+    async def _count(self, serial: int, marks: int, written: Sequence[int], deadline: Deadline) -> None:
+        times = min(written, default=None), max(written, default=None)
+        await self._connection.execute(deadline, self._statements.count_marks, serial, marks, *times)
 
     async def load(self, loads: Sequence[LoadMark], write: Write) -> set[str]:
         """Take over the marks of one run. Those for which outputs went that were here."""
@@ -91,13 +100,15 @@ class Marks:
         rows = await self._connection.fetch(write.deadline, insert, serial, *columns, write.write_id)
         new = {node_id for (node_id,) in rows}
         if new:
-            await self._count(serial, len(new), write.deadline)
+            await self._count(serial, len(new), (), write.deadline)
         left = DeleteOutputs(run, frozenset(by_node.keys() - new))
-        replaced = [node for node, _ in await self._deletable(left, serial, (), _MOST, write.deadline)]
+        found = await self._deletable(left, serial, (), _MOST, write.deadline)
+        replaced = [node for node, _, _ in found]
         for node_id in replaced:
             if not by_node[node_id].replaces:
                 raise AlreadyExistsError(run, node_id, False)
-        await self._mark(run, serial, replaced, [by_node[node_id].written_at for node_id in replaced], write)
+        times = [by_node[node_id].written_at for node_id in replaced]
+        await self._mark(run, serial, replaced, times, [written_at for _, _, written_at in found], write)
         return set(replaced)
 
     async def refuse_if_done(self, deleted: dict[str, OutputDeletion], write: Write) -> None:

@@ -58,9 +58,6 @@ _MANY = 1000
 """How many outputs of a run are looked at together with those of other runs."""
 _NODE_IDS = 5000
 """How many node ids one answer of the server has."""
-_FEW = 5000
-"""So many runs are put in order in the time that a page takes otherwise, about."""
-_MAX_SERIAL = 2**63 - 1
 _END = "\U0010ffff" * (MAX_KEY_BYTES // 4 + 1)
 """Above every id: it begins with the highest one that there can be."""
 
@@ -179,27 +176,9 @@ class Reads:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
-        below = _MAX_SERIAL
-        if after is not None:
-            rows = await self._pool.fetch(self._statements.serial_of, after)
-            if not rows:
-                raise LookupError(after)
-            ((below,),) = rows
-        # By the serial, so that a page costs the same at any size. But a few that have the prefix are found by it: the
-        # planner, which does not see how many have it, would go through all runs for them.
-        is_rare = bool(prefix) and await self._is_rare(prefix)
-        statement = self._statements.list_few_runs if is_rare else self._statements.list_runs
-        found = await self._pool.fetch(statement, below, prefix, end_of(prefix), limit)
-        return [record_of(self._location, row) for row in found]
-
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         rows = await self._pool.fetch(self._statements.fetch_run, flow_run_id)
         return record_of(self._location, rows[0]) if rows else None
-
-    async def _is_rare(self, prefix: str) -> bool:
-        ((matches,),) = await self._pool.fetch(self._statements.count_prefix, prefix, end_of(prefix), _FEW + 1)
-        return int(matches) <= _FEW
 
     async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
         ((last,),) = await self._pool.fetch(self._statements.end_of_page, after, _RUNS_A_PAGE)

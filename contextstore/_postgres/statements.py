@@ -10,6 +10,7 @@ import dataclasses
 
 from .append_statements import AppendStatements
 from .attempt_statements import AttemptReads, AttemptStatements
+from .counting_statements import CountingStatements
 from .fact_statements import FACT_COLUMNS, FETCH_RUN, RUN_COUNTS, FactStatements
 from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
 from .mark_statements import MarkStatements
@@ -22,6 +23,7 @@ from .part_statements import (
     NEXT_NODE_ID_REVERSED,
 )
 from .remain_statements import HAS_REST, RemainStatements
+from .run_listing_statements import RunListingStatements
 
 SCHEMA_VERSION = 4
 
@@ -206,7 +208,13 @@ _WINDOW = """
 
 @dataclasses.dataclass(frozen=True)
 class WriteStatements(
-    AppendStatements, AttemptStatements, FactStatements, GlobalWrites, MarkStatements, RemainStatements
+    AppendStatements,
+    AttemptStatements,
+    CountingStatements,
+    FactStatements,
+    GlobalWrites,
+    MarkStatements,
+    RemainStatements,
 ):
     """What is said over the connection that writes."""
 
@@ -361,7 +369,7 @@ class WriteStatements(
 
 
 @dataclasses.dataclass(frozen=True)
-class Statements(WriteStatements, AttemptReads, GlobalReads):
+class Statements(WriteStatements, AttemptReads, GlobalReads, RunListingStatements):
     """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
 
     fetch_outputs: str = """
@@ -404,34 +412,7 @@ class Statements(WriteStatements, AttemptReads, GlobalReads):
             AND run = (SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
         ORDER BY node_id LIMIT 1
     """
-    serial_of: str = "SELECT serial FROM {schema}.flow_runs WHERE {is_known} AND flow_run_id = $1"
-    count_prefix: str = """
-        SELECT count(*) FROM (
-            SELECT FROM {schema}.flow_runs WHERE flow_run_id >= $1 AND flow_run_id < $2 LIMIT $3
-        ) AS several WHERE {is_known}
-    """
     fetch_run: str = FETCH_RUN
-    list_runs: str = """
-        SELECT r.serial, r.flow_run_id, c.outputs, c.bytes, c.first, c.last, {fact_columns} FROM (
-            SELECT * FROM {schema}.flow_runs r
-            WHERE serial < $1 AND deleted_at IS NULL AND flow_run_id >= $2 AND flow_run_id < $3
-                AND (touched_at IS NOT NULL OR EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial))
-            ORDER BY serial DESC LIMIT $4
-        ) AS r CROSS JOIN LATERAL ({run_counts}) AS c
-        WHERE {is_known} AND (r.touched_at IS NOT NULL OR c.rows > 0) ORDER BY r.serial DESC
-    """
-    # A few, found by their name before anything else is asked of them.
-    list_few_runs: str = """
-        SELECT r.serial, r.flow_run_id, c.outputs, c.bytes, c.first, c.last, {fact_columns} FROM (
-            SELECT * FROM (
-                SELECT * FROM {schema}.flow_runs WHERE flow_run_id >= $2 AND flow_run_id < $3 OFFSET 0
-            ) AS r
-            WHERE serial < $1 AND deleted_at IS NULL
-                AND (touched_at IS NOT NULL OR EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial))
-            ORDER BY serial DESC LIMIT $4
-        ) AS r CROSS JOIN LATERAL ({run_counts}) AS c
-        WHERE {is_known} AND (r.touched_at IS NOT NULL OR c.rows > 0) ORDER BY r.serial DESC
-    """
     # A run's own age decides first, which costs least; then each of its outputs, but no more than many of each run.
     end_of_page: str = """
         SELECT max(serial) FROM (

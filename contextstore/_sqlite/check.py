@@ -20,6 +20,7 @@ from .._values.codec import DELETED, Encoded, decode
 from ..errors import ContextStoreError
 from .additions import additions_in, missing_or_altered, trusting
 from .attempts import check_attempts
+from .counting import WRONG_COUNTS
 from .schema import APPLICATION_ID, SCHEMA_VERSION, schema_in
 
 _PAGE = 500
@@ -104,6 +105,7 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
         problems += _check_appends(connection)
         problems += _check_marks(connection, marks)
         problems += check_attempts(connection)
+        problems += _check_counts(connection)
         notes += _leftovers(connection)
     except DAMAGE as error:
         problems.append(Problem("file", (), f"the runs could not be read: {error}"))
@@ -313,6 +315,13 @@ def _check_marks(connection: sqlite3.Connection, counted: Counter[object]) -> It
             if marks != found:
                 message = f"{found} of its outputs are marked as deleted, and its row says {marks}"
                 yield Problem("run", (str(flow_run_id),), message)
+
+
+def _check_counts(connection: sqlite3.Connection) -> Iterator[Problem]:
+    """Whether each run has as many outputs as its row has counted."""
+    for flow_run_id, said, found in paced(connection.execute(WRONG_COUNTS)):
+        message = f"{found} outputs of it were counted, marks of deleted ones too, and its row says {said!r}"
+        yield Problem("run", (str(flow_run_id),), message)
 
 
 def _leftovers(connection: sqlite3.Connection) -> list[str]:

@@ -37,11 +37,12 @@ from .._engine.records import (
     Watched,
     WatchStart,
 )
+from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from .._results import CheckReport
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
-from . import appends, attempts, deletion, news, parts, reads
+from . import appends, attempts, deletion, news, parts, reads, run_listing
 from . import globals as many_globals
 from .backup import back_up
 from .check import check_store
@@ -144,15 +145,35 @@ class SQLiteEngine:
 
         return self._database.read(f"the outputs of flow run {flow_run_id!r}", query)
 
-    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
-        return self._database.read("the runs", lambda here: reads.list_runs(here, self.location, prefix, after, limit))
-
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         def query(connection: sqlite3.Connection) -> RunRecord | None:
             with reads.snapshot(connection):
                 return reads.fetch_run(connection, self.location, flow_run_id)
 
         return self._database.read(f"flow run {flow_run_id!r}", query)
+
+    async def find_run_place(self, flow_run_id: str) -> RunPlace | None:
+        return self._database.read("the runs", lambda here: run_listing.find_run_place(here, flow_run_id))
+
+    async def list_runs(
+        self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int, limit: int
+    ) -> RunStep:
+        return self._database.read(
+            "the runs", lambda here: run_listing.list_runs(here, query, index, place, most, limit)
+        )
+
+    async def count_index(self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int) -> int:
+        return self._database.read("the runs", lambda here: run_listing.count_index(here, query, index, place, most))
+
+    async def gather_runs(
+        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+    ) -> RunGathering:
+        return self._database.read(
+            "the runs", lambda here: run_listing.gather_runs(here, query, index, place, after, most)
+        )
+
+    async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
+        return self._database.read("the runs", lambda here: run_listing.describe_runs(here, query, serials))
 
     async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
         def query(connection: sqlite3.Connection) -> IdleRuns:

@@ -140,7 +140,7 @@ class FileDatabase:
         transactions = Transactions(connection, self.location, self.epochs, self._timeout)
         self._wal = Wal(self._file, lock, connection, self.reports)
         self.writes = FileWrites(self._file, lock, self.inline, self.epochs, transactions, self._wal, self.reports)
-        self.inline.make_ready(self._uri, self._connect, self._wal)
+        self.inline.make_ready(self._uri, self._connect, self._wal, transactions.tally)
 
     def _seems_foreign(self, path: str) -> bool:
         """Look at a file that is there before the lock file is made: beside a file of others we leave nothing.

@@ -29,6 +29,7 @@ from .._process.own_threads import OWNERS, OwnThreads
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import StoreBusyError
+from .counting import Tally
 from .epochs import MappedEpochs
 from .fork import deregister, register
 from .location import StoreFile
@@ -165,6 +166,7 @@ class Lender:
         self.database = ""
         self._connect: Connect | None = None
         self._wal: Wal | None = None
+        self._tally: Tally | None = None
         # What is lent is referred to by its borrower alone, so that one which is not given back goes.
         self._all: tuple[weakref.ref[Lent], ...] = ()
         self._readers: deque[Lent] = deque()
@@ -176,13 +178,13 @@ class Lender:
         self._held: list[Lent] = []
         self._is_making_held = False
 
-    def make_ready(self, database: str, connect: Connect, wal: Wal) -> None:
+    def make_ready(self, database: str, connect: Connect, wal: Wal, tally: Tally) -> None:
         """Lend from now on, unless this SQLite was built to let no connection pass from thread to thread.
 
         https://docs.python.org/3/library/sqlite3.html#sqlite3.threadsafety: 3 is "serialized". 1 would do by SQLite's
         own words, since one thread at a time has it, and is not tried: most Pythons have 3.
         """
-        self.database, self._wal = database, wal
+        self.database, self._wal, self._tally = database, wal, tally
         register(self)
         if sqlite3.threadsafety == _SERIALIZED:
             self._connect = connect
@@ -267,7 +269,9 @@ class Lender:
 
     def _commit(self, lent: LentWriter, put: PutOutput, begin: Callable[[], None]) -> Epoch:
         wal = self._wal
-        if wal is None or wal.is_due or not self._acquire(lent):  # what is due, the store's own writer does after a put
+        tally = self._tally
+        # What is due, the store's own writer does with a put, or after it.
+        if wal is None or tally is None or wal.is_due or tally.is_due or not self._acquire(lent):
             return None
         epoch = self._epochs.known_under(lent.lock)
         if not is_known(epoch):
@@ -276,6 +280,7 @@ class Lender:
         if not put_alone(lent.connection, self._file.location, put, time.time_ns() // 1000):
             return None
         wal.note_put(put)
+        tally.note()
         return epoch
 
     def _acquire(self, lent: LentWriter) -> bool:

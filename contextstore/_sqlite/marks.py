@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._engine.operations import DeleteOutputs, LoadMark, OutputDeletion
 from .._engine.portions import Portion
 from .._engine.records import after_prefix
 from .._values.codec import DELETED, MARK, checksum
 from ..errors import AlreadyExistsError, RunDeletedError
+from .counting import note_times
 from .deletion import json_array
 
 _LOOKED_AT = 20_000
 """How many rows one commit looks at, of which all may be marks already."""
 
-_COLUMNS = "id, node_id, CAST(size AS INTEGER), codec"
+_COLUMNS = "id, node_id, CAST(size AS INTEGER), codec, written_at"
 _BY_PREFIX = f"""
     SELECT {_COLUMNS} FROM node_outputs
     WHERE run = ? AND node_id > ? AND node_id >= ? AND node_id < ? ORDER BY node_id
@@ -44,6 +45,7 @@ _COUNT = "UPDATE flow_runs SET marks = marks + ? WHERE serial = ?"
 class _Row(NamedTuple):
     id: int
     node_id: str
+    written_at: Any
 
 
 class _Look(NamedTuple):
@@ -66,6 +68,7 @@ def delete_outputs(
         return OutputDeletion(0), 0
     look = _look(connection, delete, serial, max_bytes)
     pages = _free_pages(connection)
+    note_times(connection, serial, [row.written_at for row in look.rows])
     for row in look.rows:
         connection.execute(_MARK, (checksum(delete.flow_run_id, row.node_id, MARK), now, row.id))
     if look.rows:
@@ -83,13 +86,13 @@ def _look(connection: sqlite3.Connection, delete: DeleteOutputs, serial: int, ma
     rows: list[_Row] = []
     last = delete.after
     with contextlib.closing(connection.execute(query, (serial, delete.after, *bounds))) as found:
-        for number, (row_id, node_id, size, codec) in enumerate(found):
+        for number, (row_id, node_id, size, codec, written_at) in enumerate(found):
             if portion is not None and (portion.is_full or number >= _LOOKED_AT):
                 return _Look(rows, last)
             if codec != DELETED:
                 if portion is not None and not portion.takes(size):
                     return _Look(rows, last)
-                rows.append(_Row(row_id, node_id))
+                rows.append(_Row(row_id, node_id, written_at))
             last = node_id
     return _Look(rows, None)
 
@@ -101,7 +104,7 @@ def _free_pages(connection: sqlite3.Connection) -> int:
 
 def load_mark(connection: sqlite3.Connection, load: LoadMark, serial: int) -> bool:
     """Whether an output went for it."""
-    query = "SELECT id, codec FROM node_outputs WHERE run = ? AND node_id = ?"
+    query = "SELECT id, codec, written_at FROM node_outputs WHERE run = ? AND node_id = ?"
     row = connection.execute(query, (serial, load.node_id)).fetchone()
     whole = checksum(load.flow_run_id, load.node_id, MARK)
     if row is not None and row[1] == DELETED:
@@ -111,6 +114,7 @@ def load_mark(connection: sqlite3.Connection, load: LoadMark, serial: int) -> bo
     if row is None:
         connection.execute(_INSERT_MARK, (serial, load.node_id, whole, load.written_at))
     else:
+        note_times(connection, serial, [row[2]])
         connection.execute(_MARK, (whole, load.written_at, row[0]))
     connection.execute(_COUNT, (1, serial))
     return row is not None

@@ -26,7 +26,6 @@ from .._engine.records import (
     after_prefix,
 )
 from .._engine.rules import StoredGlobal, read_global, read_global_row, read_output, run_record
-from .._process.pacing import paced
 from .._values.keys import named
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError
@@ -62,10 +61,6 @@ _NEXT_NODE_ID = """
     WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL) AND node_id > ?
     ORDER BY node_id LIMIT 1
 """
-_FEW = 5000
-"""So many runs are put in order in the time that a page takes otherwise, about."""
-_COUNT_PREFIX = "SELECT count(*) FROM (SELECT 1 FROM flow_runs WHERE flow_run_id >= ? AND flow_run_id < ? LIMIT ?)"
-
 GLOBAL_COLUMNS = "key, codec, CAST(value AS BLOB), checksum, version, written_at, size, expires_at"
 IS_THERE = "value IS NOT NULL AND (expires_at IS NULL OR expires_at NOT BETWEEN 0 AND ?)"
 """Of a global, by the time that is passed in: neither deleted nor expired."""
@@ -209,26 +204,6 @@ def _next_damaged(
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def list_runs(
-    connection: sqlite3.Connection, location: str, prefix: str, after: str | None, limit: int
-) -> list[RunRecord]:
-    """Newest first. Raises LookupError if there is no trace of the run ``after``."""
-    with snapshot(connection):
-        below = 2**63 - 1 if after is None else _serial_of(connection, after)
-        # By the serial, against any advice of old statistics: so a page costs the same at any size. But a few
-        # that have the prefix are found by it, instead of going through all runs for them.
-        bounds = (prefix, after_prefix(prefix) or b"")
-        is_rare = prefix and connection.execute(_COUNT_PREFIX, (*bounds, _FEW + 1)).fetchone()[0] <= _FEW
-        index = "INDEXED BY sqlite_autoindex_flow_runs_1" if is_rare else "NOT INDEXED"
-        query = f"""
-            SELECT serial, flow_run_id, {FACT_COLUMNS} FROM flow_runs {index}
-            WHERE serial < ? AND deleted_at IS NULL AND flow_run_id >= ? AND flow_run_id < ?
-            ORDER BY serial DESC LIMIT ?
-        """  # noqa: S608 - no input in it
-        rows = list(paced(connection.execute(query, (below, *bounds, limit))))
-        return [_record_of(connection, location, row) for row in paced(rows)]
-
-
 def fetch_run(connection: sqlite3.Connection, location: str, flow_run_id: str) -> RunRecord | None:
     """Within a transaction."""
     query = f"SELECT serial, flow_run_id, {FACT_COLUMNS} FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL"  # noqa: S608 - no input in it
@@ -238,17 +213,13 @@ def fetch_run(connection: sqlite3.Connection, location: str, flow_run_id: str) -
 
 def _record_of(connection: sqlite3.Connection, location: str, row: Sequence[Any]) -> RunRecord:
     serial, flow_run_id, *facts = row
-    return with_facts(location, _run_record(connection, serial, flow_run_id), facts)
+    return with_facts(location, counted_record(connection, serial, flow_run_id), facts)
 
 
-def _serial_of(connection: sqlite3.Connection, flow_run_id: str) -> int:
-    row = connection.execute("SELECT serial FROM flow_runs WHERE flow_run_id = ?", (flow_run_id,)).fetchone()
-    if row is None:
-        raise LookupError(flow_run_id)
-    return int(row[0])
-
-
-def _run_record(connection: sqlite3.Connection, serial: int, flow_run_id: str) -> RunRecord:
+def counted_record(
+    connection: sqlite3.Connection, serial: int, flow_run_id: str, kept: tuple[Any, Any] = (None, None)
+) -> RunRecord:
+    """A run whose outputs are counted now. ``kept``: the times of some that it had."""
     query = """
         SELECT count(*), total(size), min(written_at), max(written_at) FROM node_outputs WHERE run = ? AND codec >= 0
     """
@@ -263,6 +234,8 @@ def _run_record(connection: sqlite3.Connection, serial: int, flow_run_id: str) -
         """
         (outputs,) = connection.execute(query, (serial,)).fetchone()
         return run_record(serial, flow_run_id, outputs, 0, (None, None))
+    first = min((time for time in (first, kept[0]) if time is not None), default=None)
+    last = max((time for time in (last, kept[1]) if time is not None), default=None)
     return run_record(serial, flow_run_id, outputs, int(size), (first, last))
 
 

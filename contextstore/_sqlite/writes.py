@@ -58,6 +58,7 @@ from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
 from . import appends, attempts, run_facts
 from .connection import roll_back
+from .counting import Tally
 from .deletion import delete_idle_runs, forget_run, forget_runs, give_back_space, remove_outputs
 from .epochs import MappedEpochs
 from .errors import code_of, translated, translated_os
@@ -111,10 +112,14 @@ class Transactions:
         # Serials of runs that exist, as these transactions alone know them.
         self._serials = Serials()
         self._data_version = -1
+        self.tally = Tally()
 
     def put_alone(self, put: PutOutput) -> bool:
         """Commit a put in a statement of its own. False: nothing was done. In no transaction."""
-        return put_alone(self._connection, self._location, put, _now())
+        if self.tally.is_due or not put_alone(self._connection, self._location, put, _now()):
+            return False
+        self.tally.note()
+        return True
 
     def begin(self, wanted: Callable[[], bool]) -> bool:
         """BEGIN IMMEDIATE, tried again while another program, which knows no lock file, is writing."""
@@ -141,6 +146,8 @@ class Transactions:
         try:
             self._look_at_commits_of_others()
             outcomes = transaction.apply(units)
+            self.tally.note(sum(map(len, units)))
+            self.tally.fold(self._connection)
         except BaseException as error:
             # SQLite may have rolled the whole transaction back by itself (SQLITE_FULL). A statement after that would
             # commit alone: the group ends here.

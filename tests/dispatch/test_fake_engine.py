@@ -26,6 +26,7 @@ from contextstore._engine.operations import (
 )
 from contextstore._engine.pages import Part
 from contextstore._engine.records import Counts, Extent, GlobalRow, IdleRuns, RunLife, RunRecord, RunRow
+from contextstore._engine.run_query import RunIndex, RunPlace, RunQuery
 from contextstore._values.codec import JSON, Encoded
 
 from ..support.fake_engine import FakeEngine, run_now
@@ -121,12 +122,13 @@ def test_idle_runs_are_deleted_with_their_outputs(engine: FakeEngine) -> None:
 def test_runs_are_listed_newest_first_and_taken_over_with_their_times(engine: FakeEngine) -> None:
     committed(engine, LoadRun("loaded", 5, None), LoadOutput("loaded", "a", ONE, 6), put("run", "a"))
     committed(engine, LoadRun("gone", 7, 8))
-    newest, loaded = asked(engine.list_runs("", None, 9))
+    runs, gone = RunIndex("runs"), asked(engine.find_run_place("gone"))
+    newest, loaded = asked(engine.list_runs(RunQuery(), runs, None, 9, 9)).runs
     assert (newest.flow_run_id, loaded) == ("run", RunRecord(1, "loaded", 1, 1, 6, 6))
-    assert [run.flow_run_id for run in asked(engine.list_runs("", "gone", 1))] == ["run"]
-    assert [run.flow_run_id for run in asked(engine.list_runs("lo", None, 9))] == ["loaded"]
-    with pytest.raises(LookupError):
-        asked(engine.list_runs("", "absent", 9))
+    first, after = asked(engine.list_runs(RunQuery(), runs, gone, 9, 1))
+    assert ([run.flow_run_id for run in first], after) == (["run"], RunPlace(2))
+    assert [run.flow_run_id for run in asked(engine.list_runs(RunQuery("lo"), runs, None, 9, 9)).runs] == ["loaded"]
+    assert asked(engine.find_run_place("absent")) is None
     assert asked(engine.page_run_rows(1, 9)) == [RunRow(2, "run", 1, None), RunRow(3, "gone", 7, 8)]
     assert committed(engine, LoadRun("loaded", 5, 9)) == [None]
     assert asked(engine.find_run("loaded"))[1] == RunLife(1, is_deleted=True)

@@ -18,12 +18,14 @@ import pytest
 
 from contextstore import AsyncContextStore, ContextStore, StorageError, copy
 from contextstore._core import parts as _parts
+from contextstore._core import run_listing
+from contextstore._engine.run_query import RunIndex, RunQuery
 from contextstore._postgres import reads as _postgres_reads
+from contextstore._postgres.run_listing_statements import ListingText
 from contextstore._postgres.statements import statements_for
 from contextstore._process import pacing as _breath
 from contextstore._process.pacing import Pacer, paced
 from contextstore._sqlite import parts as _sqlite_parts
-from contextstore._sqlite import reads as _sqlite_reads
 from contextstore._sqlite import worker as _worker
 from contextstore._waiting.threads import run_now
 
@@ -248,12 +250,11 @@ class TestLongLists:
 
 
 class TestARarePrefix:
-    @pytest.mark.parametrize("few", [0, 3, 10_000])
+    @pytest.mark.parametrize("looks", [1, 3, 10_000])
     async def test_the_runs_that_have_it_are_found_by_either_way(
-        self, store: Any, monkeypatch: pytest.MonkeyPatch, few: int
+        self, store: Any, monkeypatch: pytest.MonkeyPatch, looks: int
     ) -> None:
-        for module in (_sqlite_reads, _postgres_reads):
-            monkeypatch.setattr(module, "_FEW", few)
+        monkeypatch.setattr(run_listing, "_FIRST_LOOK", looks)
         names = [head + tail for head in ("a", "a%", "a_", "b", "\U0010ffff") for tail in "01234"]
         random.shuffle(names)
         async with begun(store) as batch:
@@ -294,7 +295,8 @@ class TestARarePrefix:
             f"SELECT serial, 'node', 0, 0, 1, 1, writer, '1' FROM {schema}.flow_runs",
         )
         execute(postgres, f"ANALYZE {schema}.flow_runs, {schema}.node_outputs")
-        plan = asyncio.run(self.plan(postgres, statements_for(schema).list_few_runs))
+        listing = ListingText(statements_for(schema), RunQuery("none"), RunIndex("prefix"), None)
+        plan = asyncio.run(self.plan(postgres, *listing.gathering(None, 100)))
         assert "runs_flow_run_id_key" in plan
         with ContextStore(url) as store:
             assert store.list_runs(prefix="none") == []
@@ -303,10 +305,10 @@ class TestARarePrefix:
             ]  # fmt: skip
 
     @staticmethod
-    async def plan(server: Server, statement: str) -> str:
+    async def plan(server: Server, statement: str, parameters: list[Any]) -> str:
         connection = await asyncpg.connect(server.url())
         await connection.execute("SET plan_cache_mode = force_generic_plan")  # as after some calls
-        rows = await connection.fetch(f"EXPLAIN {statement}", 2**62, "none", "nonf", 100)
+        rows = await connection.fetch(f"EXPLAIN {statement}", *parameters)
         await connection.close()
         return "\n".join(row[0] for row in rows)
 

@@ -259,9 +259,10 @@ class TestOtherReads:
     async def test_hand_on_what_they_raise(self, engine: FakeEngine, reader: Reader) -> None:
         error = StorageError("failed")
         engine.fail("exists", error)
+        engine.fail("count_runs", LookupError("absent"))
         tasks: list[Any] = spawn(
             reader.call(lambda: engine.exists(key(1)), CALLERS),
-            reader.scan(lambda: engine.list_runs("", "absent", 1), CALLERS),
+            reader.scan(engine.count_runs, CALLERS),
         )
         await turns(1)
         engine.run_reads()

@@ -15,6 +15,7 @@ from contextstore import ContextStore, ReadOnlyStoreError, StorageError
 from contextstore._engine.contract import Engine, Feed
 from contextstore._engine.pages import Part
 from contextstore._engine.records import Watched
+from contextstore._engine.run_query import RunIndex, RunQuery
 from contextstore._process.own_threads import OwnThreads
 from contextstore._sqlite.database import NoWrites
 from contextstore._sqlite.engine import SQLiteEngine
@@ -33,7 +34,11 @@ READS: dict[str, tuple[Any, ...]] = {
     "list_node_ids": ("run", Part(), None),
     "list_outputs": ("run", None, Part(), 10, 1000),
     "page_outputs": ("run", None, "", 10, 1000),
-    "list_runs": ("", None, 10),
+    "find_run_place": ("run",),
+    "list_runs": (RunQuery(), RunIndex("runs"), None, 10, 10),
+    "count_index": (RunQuery(state=0), RunIndex("state"), None, 10),
+    "gather_runs": (RunQuery("run"), RunIndex("prefix"), None, None, 10),
+    "describe_runs": (RunQuery(), [1]),
     "page_idle_runs": (0, 2**60, 10),
     "measure_runs": (["run"],),
     "count_runs": (),

@@ -48,6 +48,7 @@ from contextstore._engine.records import (
 )
 from contextstore._engine.reports import Reports
 from contextstore._engine.rules import read_global, read_global_row, read_global_there, run_record
+from contextstore._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from contextstore._process.own_threads import OwnThreads
 from contextstore._results import CheckReport
 from contextstore._waiting.callers import Binding
@@ -316,13 +317,46 @@ class FakeEngine:
             page.append(self.place.read((flow_run_id, node_id)))
         return page
 
-    async def list_runs(self, prefix: str, after: str | None, limit: int) -> list[RunRecord]:
+    async def find_run_place(self, flow_run_id: str) -> RunPlace | None:
+        await self._called("find_run_place")
+        run = self.place.runs.get(flow_run_id)
+        return None if run is None else RunPlace(run.serial)
+
+    async def list_runs(
+        self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int, limit: int
+    ) -> RunStep:
+        """Of nothing was ever said here: all runs are open, and have no attributes."""
         await self._called("list_runs")
-        if after is not None and after not in self.place.runs:
-            raise LookupError(after)
-        below = float("inf") if after is None else self.place.runs[after].serial
-        found = [(name, run) for name, run in self.place.all_alive() if run.serial < below and name.startswith(prefix)]
-        return [_record(name, run) for name, run in reversed(found)][:limit]
+        found = self._listed(query, place)[:most]
+        page = [_record(name, run) for name, run in found if self._fits(query, name)][:limit]
+        last = page[-1].serial if len(page) == limit else found[-1][1].serial if len(found) == most else None
+        return RunStep(page, None if last is None else RunPlace(last))
+
+    def _listed(self, query: RunQuery, place: RunPlace | None) -> list[tuple[str, Run]]:
+        found = list(self.place.all_alive())
+        if place is not None:
+            found = [one for one in found if _is_behind(one[1], query, place)]
+        return found if query.oldest_first else found[::-1]
+
+    def _fits(self, query: RunQuery, name: str) -> bool:
+        said = query.attributes or query.state or query.is_by_begin or query.parent is not None
+        return name.startswith(query.prefix) and not said
+
+    async def count_index(self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int) -> int:
+        await self._called("count_index")
+        return most
+
+    async def gather_runs(
+        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+    ) -> RunGathering:
+        await self._called("gather_runs")
+        found = [RunPlace(run.serial) for name, run in self._listed(query, place) if self._fits(query, name)]
+        return RunGathering(found, None)
+
+    async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
+        await self._called("describe_runs")
+        by_serial = {run.serial: _record(name, run) for name, run in self.place.all_alive()}
+        return [by_serial[serial] for serial in serials if serial in by_serial]
 
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         await self._called("fetch_run")
@@ -494,6 +528,10 @@ class FakeEngine:
 
 def _is_watched(watched: Watched, node_id: str) -> bool:
     return node_id == watched.until or node_id.startswith(watched.prefix)
+
+
+def _is_behind(run: Run, query: RunQuery, place: RunPlace) -> bool:
+    return run.serial > place.serial if query.oldest_first else run.serial < place.serial
 
 
 def _record(name: str, run: Run) -> RunRecord:

@@ -1,0 +1,222 @@
+"""Which runs there are, in SQLite: by filters, each of which has an index, and with how many outputs each run has.
+
+Rules of this module: with its siblings, all SQL of SQLite; plain functions over a connection that reads, each within a
+snapshot. What a caller gives goes in as a parameter. An index is walked by its name, against any advice of old
+statistics, and no further than it is told.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from .._engine.records import RunFacts, RunRecord, after_prefix
+from .._engine.rules import run_record
+from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .counting import Tail, tail_of
+from .deletion import json_array
+from .reads import counted_record, snapshot
+
+_INDEXES = {
+    "runs": "flow_runs AS r NOT INDEXED",
+    "begin": "flow_runs AS r INDEXED BY runs_by_begin",
+    "state": "flow_runs AS r INDEXED BY runs_by_state",
+    "parent": "flow_runs AS r INDEXED BY runs_by_parent",
+    "prefix": "flow_runs AS r INDEXED BY sqlite_autoindex_flow_runs_1",
+}
+_CONDITIONS = {
+    "runs": "true",
+    "begin": "r.begun_at IS NOT NULL AND r.begun_at >= :since AND r.begun_at < :until",
+    "state": "r.state = :state",
+    "parent": "r.parent IS NOT NULL AND r.parent = :parent",
+    "prefix": "r.flow_run_id >= :low AND r.flow_run_id < :high",
+}
+_ALIVE = "r.deleted_at IS NULL"
+_PARTIAL = ("begin", "state", "parent")
+"""Indexes of runs that are not deleted."""
+_END_OF_TIME = 2**63 - 1
+_COLUMNS = """
+    serial, flow_run_id, outputs, marks, first_written_at, last_written_at, touched_at, failures, state,
+    state_changed_at, begun_at, begun_attributes, parent, attributes, error
+"""
+
+
+class _Walk:
+    """The words in which an index is walked for a query, and what they refer to."""
+
+    def __init__(self, query: RunQuery, index: RunIndex, place: RunPlace | None) -> None:
+        self._query = query
+        self._index = index
+        rest = [one for one in query.filters if one != index]
+        self.has_rest = bool(rest) or index.name == "runs"
+        """Whether there is more to be asked of a run than what its place in the index says."""
+        is_attribute = index.name == "attribute"
+        has_row = not is_attribute or query.is_by_begin or any(one.name != "attribute" for one in rest)
+        self.serial = "a.run" if is_attribute else "r.serial"
+        self.key = f"r.begun_at, {self.serial}" if query.is_by_begin else self.serial
+        self.source = "run_attributes AS a" if is_attribute else _INDEXES[index.name]
+        row = " CROSS JOIN flow_runs AS r ON r.serial = a.run" if is_attribute and has_row else ""
+        self.joined = self.source + row
+        self.own = self._own()
+        self.rest = [self._of(number, one) for number, one in enumerate(rest)] + ([_ALIVE] if has_row else [])
+        self.is_behind, self.direction = ("{} > {}", "ASC") if query.oldest_first else ("{} < {}", "DESC")
+        self.parameters = self._parameters(place)
+        marks = "(:place_begun_at, :place)" if query.is_by_begin else ":place"
+        self.behind_place = [] if place is None else [self.is_behind.format(f"({self.key})", marks)]
+
+    def _own(self) -> list[str]:
+        if self._index.name == "attribute":
+            number = self._index.attribute
+            return [f"a.name = :name{number} AND a.value = :value{number}"]
+        return [_CONDITIONS[self._index.name]] + ([_ALIVE] if self._index.name in _PARTIAL else [])
+
+    def _of(self, number: int, index: RunIndex) -> str:
+        if index.name != "attribute":
+            return _CONDITIONS[index.name]
+        nth = index.attribute
+        return f"""EXISTS (
+            SELECT 1 FROM run_attributes AS a{number}
+            WHERE a{number}.name = :name{nth} AND a{number}.value = :value{nth} AND a{number}.run = {self.serial}
+        )"""  # noqa: S608 - no input in it
+
+    def _parameters(self, place: RunPlace | None) -> dict[str, Any]:
+        query = self._query
+        parameters: dict[str, Any] = {
+            "since": 0 if query.since is None else query.since,
+            "until": _END_OF_TIME if query.until is None else query.until,
+            "state": query.state,
+            "parent": query.parent,
+            "low": query.prefix,
+            "high": after_prefix(query.prefix) or b"",
+        }
+        for number, (name, value) in enumerate(query.attributes):
+            parameters |= {f"name{number}": name, f"value{number}": value}
+        if place is not None:
+            parameters |= {"place": place.serial, "place_begun_at": place.begun_at}
+        return parameters
+
+    def place_of(self, row: Sequence[Any]) -> RunPlace:
+        return RunPlace(row[1], row[0]) if self._query.is_by_begin else RunPlace(row[0])
+
+    def sorted_by(self, key: str) -> str:
+        return ", ".join(f"{column} {self.direction}" for column in key.split(", "))
+
+
+def find_run_place(connection: sqlite3.Connection, flow_run_id: str) -> RunPlace | None:
+    query = "SELECT serial, begun_at FROM flow_runs WHERE flow_run_id = ?"
+    row = connection.execute(query, (flow_run_id,)).fetchone()
+    return None if row is None else RunPlace(*row)
+
+
+def list_runs(
+    connection: sqlite3.Connection, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int, limit: int
+) -> RunStep:
+    walk = _Walk(query, index, place)
+    with snapshot(connection):
+        end = _end_of(connection, walk, most) if walk.has_rest else None
+        conditions = [*walk.own, *walk.behind_place, *walk.rest]
+        if end is not None:
+            bounds = "(:end_begun_at, :end)" if query.is_by_begin else ":end"
+            conditions.append(f"NOT {walk.is_behind.format(f'({walk.key})', bounds)}")
+            walk.parameters |= {"end": end.serial, "end_begun_at": end.begun_at}
+        text = f"""
+            SELECT {walk.key} FROM {walk.joined} WHERE {" AND ".join(conditions)}
+            ORDER BY {walk.sorted_by(walk.key)} LIMIT :limit
+        """  # noqa: S608 - no input in it
+        rows = connection.execute(text, walk.parameters | {"limit": limit}).fetchall()
+        places = [walk.place_of(row) for row in rows]
+        after = places[-1] if len(places) == limit else end
+        return RunStep(_described(connection, [one.serial for one in places]), after)
+
+
+def _end_of(connection: sqlite3.Connection, walk: _Walk, most: int) -> RunPlace | None:
+    """The last of so many entries of the index; None: there are fewer."""
+    text = f"""
+        SELECT {walk.key} FROM {walk.source} WHERE {" AND ".join([*walk.own, *walk.behind_place])}
+        ORDER BY {walk.sorted_by(walk.key)} LIMIT 1 OFFSET :most
+    """  # noqa: S608 - no input in it
+    row = connection.execute(text, walk.parameters | {"most": most - 1}).fetchone()
+    return None if row is None else walk.place_of(row)
+
+
+def count_index(
+    connection: sqlite3.Connection, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int
+) -> int:
+    """How many runs it has, behind the place if it has them in the order of the listing; so many at most."""
+    walk = _Walk(query, index, place)
+    conditions = [*walk.own, *(walk.behind_place if query.is_in_order(index) else ())]
+    text = f"""
+        SELECT count(*) FROM (SELECT 1 FROM {walk.source} WHERE {" AND ".join(conditions)} LIMIT :most)
+    """  # noqa: S608 - no input in it
+    ((count,),) = connection.execute(text, walk.parameters | {"most": most}).fetchall()
+    return int(count)
+
+
+def gather_runs(
+    connection: sqlite3.Connection,
+    query: RunQuery,
+    index: RunIndex,
+    place: RunPlace | None,
+    after: str | int | None,
+    most: int,
+) -> RunGathering:
+    walk = _Walk(query, index, place)
+    column = "r.flow_run_id" if index.name == "prefix" else walk.serial
+    own = [*walk.own, *([] if after is None else [f"{column} > :after"])]
+    parameters = walk.parameters | {"after": after, "most": most - 1}
+    with snapshot(connection):
+        text = f"""
+            SELECT {column} FROM {walk.source} WHERE {" AND ".join(own)} ORDER BY {column} LIMIT 1 OFFSET :most
+        """  # noqa: S608 - no input in it
+        (end,) = connection.execute(text, parameters).fetchone() or (None,)
+        conditions = [*own, *walk.behind_place, *walk.rest, *([] if end is None else [f"{column} <= :end"])]
+        text = f"SELECT {walk.key} FROM {walk.joined} WHERE {' AND '.join(conditions)}"  # noqa: S608 - no input in it
+        rows = connection.execute(text, parameters | {"end": end}).fetchall()
+    return RunGathering([walk.place_of(row) for row in rows], end)
+
+
+# -- what a run has ----------------------------------------------------------------------------------------------------
+
+
+def describe_runs(connection: sqlite3.Connection, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
+    """Those of the runs that are there and fit, in this order."""
+    with snapshot(connection):
+        return [record for record in _described(connection, serials) if query.fits(record)]
+
+
+def fetch_run(connection: sqlite3.Connection, flow_run_id: str) -> RunRecord | None:
+    """One run; None: it is not there."""
+    with snapshot(connection):
+        place = find_run_place(connection, flow_run_id)
+        return next(iter(_described(connection, [] if place is None else [place.serial])), None)
+
+
+def _described(connection: sqlite3.Connection, serials: Sequence[int]) -> list[RunRecord]:
+    """Of runs that are not deleted. One without any trace but its row is left out: no write to it has come so far."""
+    text = f"""
+        SELECT {_COLUMNS} FROM flow_runs
+        WHERE serial IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL
+    """  # noqa: S608 - no input in it
+    if not serials:
+        return []
+    rows = {row[0]: row for row in connection.execute(text, (json_array(serials),)).fetchall()}
+    tail = tail_of(connection)
+    found = [_record(connection, rows[serial], tail) for serial in serials if serial in rows]
+    return [record for record in found if record is not None]
+
+
+def _record(connection: sqlite3.Connection, row: Sequence[Any], tail: Tail | None) -> RunRecord | None:
+    serial, flow_run_id, outputs, marks, first, last, touched_at, failures, *facts = row
+    said = RunFacts(*facts)
+    if outputs is None or tail is None:
+        counted = counted_record(connection, serial, flow_run_id, (first, last))
+        is_there = touched_at is not None or counted.outputs or marks
+        return counted._replace(facts=said, failures=failures) if is_there else None
+    rows, *times = tail.get(serial, (0, None, None))
+    if not outputs + rows and touched_at is None:
+        return None
+    first = min((time for time in (first, times[0]) if time is not None), default=None)
+    last = max((time for time in (last, times[1]) if time is not None), default=None)
+    record = run_record(serial, flow_run_id, outputs + rows - marks, 0, (first, last))
+    return record._replace(facts=said, failures=failures)
