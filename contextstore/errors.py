@@ -141,7 +141,7 @@ class VersionConflictError(ContextStoreError):
 
     def __str__(self) -> str:
         return (
-            f"global {self.key!r} is at version {self.actual}, not {self.expected}: "
+            f"{self.key!r} is at version {self.actual}, not {self.expected}: "
             "read it again and decide anew (0 means that it is not there)"
         )
 
@@ -332,7 +332,8 @@ class ReadOnlyStoreError(StorageError):
 class CorruptStoreError(StorageError):
     """A stored value, or the store itself, is damaged. The message names the key or the file.
 
-    ``flow_run_id`` and ``node_id`` tell which output it is, ``key`` which global; None where it is neither.
+    ``flow_run_id`` and ``node_id`` tell which output it is, ``key`` which global; ``flow_run_id`` and ``key`` which
+    state value of a run; None where it is none of these.
     """
 
     def __init__(

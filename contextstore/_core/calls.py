@@ -99,6 +99,14 @@ RUN_FACTS = {
 }
 RUNS = {"fork": Call("fork_run", _RUN)}
 RUN_LISTING = {"page": Call("list_runs", (), _length)}
+RUNS = {"page": Call("list_runs", (), _length), "fork": Call("fork_run", _RUN)}
+_STATE = ("flow_run_id", "key")
+RUN_STATE = {
+    "get": Call("get_state", _STATE),
+    "upsert": Call("upsert_state", _STATE),
+    "update": Call("update_state", _STATE),
+    "list_all": Call("list_state", _RUN, _length),
+}
 WAITS = {
     "get_or_put": Call("get_or_put", _OUTPUT),
     "wait_for": Call("wait_for", _OUTPUT),

@@ -26,6 +26,7 @@ from .parts import PartService
 from .retention import RetentionService
 from .run_facts import RunFactsService
 from .run_listing import RunListingService
+from .run_state import RunStateService
 from .runs import RunService
 from .session import Session
 from .target import Target, engine_for
@@ -61,6 +62,7 @@ class Core:
         self.runs = noted.of(runs, calls.RUNS)
         self.run_facts = noted.of(RunFactsService(self.session, lives), calls.RUN_FACTS)
         self.run_listing = noted.of(RunListingService(self.session), calls.RUN_LISTING)
+        self.run_state = noted.of(RunStateService(self.session, lives), calls.RUN_STATE)
         self.waits = noted.of(WaitService(self.session, outputs, lives), calls.WAITS)
         self.global_waits = noted.of(GlobalWaitService(self.session), calls.GLOBAL_WAITS)
         self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)

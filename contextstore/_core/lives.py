@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from .._engine.epochs import Epoch, is_known
 from .._engine.operations import AppendOutput, DeleteOutputs, FindRun, Operation, PutOutput
 from .._engine.records import OutputKey, RunLife
-from .._engine.run_operations import BeginRun, RecordFailure, UpdateRun
+from .._engine.run_operations import BeginRun, RecordFailure, UpdateRun, UpsertState
 from .._values.codec import Encoded
 from .._waiting.key_lock import KeyedLock
 from ..errors import ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _NEVER: Epoch = ()
 """Equal to no epoch that there is."""
-_OF_A_LIFE = PutOutput | AppendOutput | DeleteOutputs | BeginRun | UpdateRun | RecordFailure
+_OF_A_LIFE = PutOutput | AppendOutput | DeleteOutputs | BeginRun | UpdateRun | RecordFailure | UpsertState
 """What may be meant for one life of an id."""
 _MOST = 10_000
 """How many runs are known at most. With more it begins anew: what is forgotten is looked up again."""
@@ -89,11 +89,20 @@ class Lives:
         """What has the id, by the engine. The life takes note of it, and is bound by it if that is an alive run."""
         before = life.serial
         epoch, found = await self._session.read(self._session.engine.find_run, life.flow_run_id)
+        self.see(life, before, epoch, found)
+        return found
+
+    def see(self, life: Life, before: int | None, epoch: Epoch, found: RunLife | None) -> bool:
+        """A read has found this under the id, or nothing. Whether it is the life's run, alive.
+
+        Args:
+            before: the life's serial before the read: one that is bound since may be of a run that is newer than it.
+        """
         if found is not None and not found.is_deleted and self._note(life, found.serial, epoch):
-            return found
+            return True
         if before is not None:
             life.end()
-        return found
+        return False
 
     async def serial(self, life: Life) -> int | None:
         """The serial of the life's run, alive or not; None: no run has the id."""

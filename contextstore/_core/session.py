@@ -94,9 +94,13 @@ class Session:
     def encode(self, value: Any, *key: str) -> Encoded:
         """The stored form of what is to stand under this key: that of a global, or a flow run and a node."""
         try:
-            return encode(value, self._max_value_bytes, self._encode_default)
+            return self.encode_only(value)
         except SerializationError as error:
             raise SerializationError(error.path, f"{error.problem} ({named(*key)})") from error.__cause__
+
+    def encode_only(self, value: Any) -> Encoded:
+        """The stored form of a value; what it is refused for names no key."""
+        return encode(value, self._max_value_bytes, self._encode_default)
 
     def put_of(self, flow_run: str, node: str, value: Any, exist_ok: ExistOk, tag: str | None = None) -> PutOutput:
         """The put of an output, by what a caller has passed for it."""

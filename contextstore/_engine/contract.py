@@ -47,6 +47,7 @@ from .records import (
 )
 from .reports import Reports
 from .run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .run_states import RunStates
 
 T = TypeVar("T")
 
@@ -203,6 +204,22 @@ class Reads(Protocol):
 
     async def count_tombstones(self, deleted_before: int) -> int:
         """How many runs were deleted before. A scan."""
+
+    async def fetch_state(self, flow_run_id: str, key: str) -> RunStates:
+        """A state value of a run, or none."""
+
+    async def page_states(
+        self,
+        flow_run_id: str,
+        run: int | None,
+        bounds: tuple[str, str | None],
+        after: str | None,
+        limit: int,
+        max_bytes: int,
+    ) -> RunStates:
+        """Its state values with a key from the first bound on and below the other, and above ``after``, by key: at most
+        so many, and about so many bytes. With its serial ``run`` only if the id is still that run's.
+        """
 
     async def fetch_global(self, key: str) -> GlobalRecord | None:
         """None where it is deleted or expired, by the engine's clock; so for each of the reads of globals."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 from .._values.arguments import ExistOk
 from .._values.codec import Encoded
 from .records import Cursor, Made
-from .run_operations import BeginRun, LoadFacts, LoadFailure, RecordFailure, UpdateRun
+from .run_operations import BeginRun, LoadFacts, LoadFailure, LoadState, RecordFailure, UpdateRun, UpsertState
 
 
 class PutOutput(NamedTuple):
@@ -360,6 +360,8 @@ Operation: TypeAlias = (
     | BeginRun
     | UpdateRun
     | LoadFacts
+    | UpsertState
+    | LoadState
 )
 
 

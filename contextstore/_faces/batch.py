@@ -14,6 +14,7 @@ from typing import Any, Self
 from .._core.core import Core
 from .._core.deletion import deletion_of
 from .._core.outputs import append_operation
+from .._core.run_state import upsert_of
 from .._engine.operations import DeleteGlobal, ExpectGlobal, Operation, PutGlobal, UpsertGlobal
 from .._values.arguments import ExistOk, check_count
 from .._values.expiry import microseconds_of
@@ -28,8 +29,9 @@ class BatchBuilder:
         self._session = core.session
         self._commit = core.commit_batch
         # In the order of the calls, since the first refusal is the one that is raised. A global stands under its key,
-        # so that its last write takes the place of the ones before; an output under its number, since each counts.
-        self._operations: dict[int | str, Operation] = {}
+        # and a state value under its run and key, so that its last write takes the place of the ones before; an output
+        # under its number, since each counts.
+        self._operations: dict[int | str | tuple[str, str], Operation] = {}
         self._numbers = itertools.count()
         self._is_open = False
 
@@ -60,6 +62,12 @@ class BatchBuilder:
         """
         self._check_open()
         self._operations[next(self._numbers)] = deletion_of(flow_run_id, node_ids, prefix)
+
+    def upsert_state(self, flow_run_id: Id, key: Id, value: Any, *, expected_version: int | None = None) -> None:
+        """Write or overwrite a state value of a run when the block ends. See ``upsert_state`` of a run."""
+        self._check_open()
+        upsert = upsert_of(self._session, flow_run_id, key, value, expected_version)
+        self._operations[upsert.flow_run_id, upsert.key] = upsert
 
     def put_global(
         self, key: Id, value: Any, *, exist_ok: bool = False, ttl: float | datetime.timedelta | None = None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 
 from .._core.core import Core
 from .._core.lives import Life
-from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState
+from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState, StateEntry
 from .._values.arguments import ExistOk, check_function
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
@@ -229,6 +229,66 @@ class AsyncFlowRun:
     ) -> AsyncIterator[Output]:
         """Iterate over the outputs, by node id: see the store's ``iter_outputs``."""
         return self._core.parts.iterate(self.flow_run_id, prefix, after, reverse, type, self._life)
+
+    @overload
+    async def get_state(self, key: Id, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    async def get_state(self, key: Id, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    async def get_state(self, key: Id, default: Any = None, *, type: Any = None) -> Any: ...
+    async def get_state(self, key: Id, default: Any = None, *, type: Any = None) -> Any:
+        """A state value of the run, as it is in the store now; ``default`` where none is written.
+
+        Args:
+            key: as that of a global.
+            type: as for ``get``.
+
+        Raises:
+            DeserializationError: it does not fit ``type``.
+            CorruptStoreError: it is damaged; its ``flow_run_id`` and ``key`` name it.
+        """
+        return await self._core.run_state.get(self.flow_run_id, key, default, type, self._life)
+
+    async def upsert_state(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
+        """Write or overwrite a state value of the run; returns its new version: 1, 2, …
+
+        State values are for what changes while the run goes on: a cursor, a budget, what a user has chosen. They are
+        forked, copied and deleted with the run. A run exists from its first one on.
+
+        Args:
+            expected_version: write only if it is at this version now; 0: only if there is none.
+
+        Raises:
+            VersionConflictError: it is at another version; nothing was written.
+            RunDeletedError: the run is deleted.
+            SerializationError, StorageError: it cannot be stored as it is, or the engine could not.
+        """
+        return await self._core.run_state.upsert(self.flow_run_id, key, value, expected_version, self._life)
+
+    async def update_state(self, key: Id, fn: Callable[[Any], Any], default: Any = None) -> Any:
+        """Replace a state value by ``fn`` of it, without lost updates; returns the new value, as a get would.
+
+        Args:
+            fn: called with a fresh copy of the value, or of ``default``; returns the new one. It may run more than
+                once, if another process writes the key at that time. With ``AsyncFlowRun`` it may be a coroutine
+                function. It may use the store, but not update the same key.
+
+        Calls on one key of a run from one store object queue, and run one after the other.
+
+        Raises:
+            Any exception that ``fn`` raises: then nothing was written.
+            RunDeletedError: the run is deleted.
+            SerializationError, StorageError: the new value cannot be stored as it is, or the engine could not.
+        """
+        return await self._core.run_state.update(self.flow_run_id, key, fn, default, self._life)
+
+    async def list_state(self, prefix: str = "") -> list[StateEntry]:
+        """The state values of the run whose keys begin with the prefix, with their versions and times, by key.
+
+        Raises:
+            CorruptStoreError: one of them is damaged; its ``flow_run_id`` and ``key`` name it.
+        """
+        return await self._core.run_state.list_all(self.flow_run_id, prefix, self._life)
 
     async def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:
         """A new run that begins with (these of) the outputs of this one: see the store's ``fork_run``."""

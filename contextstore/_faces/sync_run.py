@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 from .._core.core import Core
 from .._core.lives import Life
-from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState
+from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState, StateEntry
 from .._values.arguments import ExistOk, check_function
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
@@ -175,6 +175,28 @@ class FlowRun:
         self, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
     ) -> Iterator[Output]:
         return self._core.parts.iterate_now(self.flow_run_id, prefix, after, reverse, type, self._life)
+
+    @overload
+    def get_state(self, key: Id, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    def get_state(self, key: Id, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    def get_state(self, key: Id, default: Any = None, *, type: Any = None) -> Any: ...
+    @documented_as(AsyncFlowRun.get_state)
+    def get_state(self, key: Id, default: Any = None, *, type: Any = None) -> Any:
+        return run_now(self._core.run_state.get(self.flow_run_id, key, default, type, self._life))
+
+    @documented_as(AsyncFlowRun.upsert_state)
+    def upsert_state(self, key: Id, value: Any, *, expected_version: int | None = None) -> int:
+        return run_now(self._core.run_state.upsert(self.flow_run_id, key, value, expected_version, self._life))
+
+    @documented_as(AsyncFlowRun.update_state)
+    def update_state(self, key: Id, fn: Callable[[Any], Any], default: Any = None) -> Any:
+        return run_now(self._core.run_state.update(self.flow_run_id, key, fn, default, self._life))
+
+    @documented_as(AsyncFlowRun.list_state)
+    def list_state(self, prefix: str = "") -> list[StateEntry]:
+        return run_now(self._core.run_state.list_all(self.flow_run_id, prefix, self._life))
 
     @documented_as(AsyncFlowRun.fork)
     def fork(self, *, new_flow_run_id: Id | None = None, node_ids: Iterable[Id] | None = None) -> str:

@@ -44,6 +44,7 @@ from .._engine.records import (
 )
 from .._engine.reports import Reports
 from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .._engine.run_states import RunStates
 from .._engine.serials import Serials
 from .._process.log import log
 from .._process.own_threads import OwnThreads
@@ -66,6 +67,7 @@ from .puts import Puts
 from .reads import Reads
 from .retry import MIN_COMMIT_SECONDS, deadline_of_call, pauses
 from .run_listing import RunListing
+from .run_states import StateReader
 from .statements import statements_for
 from .units import Units
 from .url import Address
@@ -148,6 +150,7 @@ class PostgresEngine:
         self._pool = ReadPool(address, settings, self.reports, timeout, max_connections - 1)  # the other one writes
         self._reads = Reads(self.location, self._pool, statements, self._epoch, timeout)
         self._listing = RunListing(self._pool, statements)
+        self._states = StateReader(self.location, self._pool, statements, self._epoch)
         self._history = HistoryReads(self.location, self._pool, statements)
         self.inline = None
         self.feed = Feed(self._pool, statements, self._reads)
@@ -338,6 +341,20 @@ class PostgresEngine:
 
     async def count_tombstones(self, deleted_before: int) -> int:
         return await self._reads.count_tombstones(deleted_before)
+
+    async def fetch_state(self, flow_run_id: str, key: str) -> RunStates:
+        return await self._states.fetch(flow_run_id, key)
+
+    async def page_states(
+        self,
+        flow_run_id: str,
+        run: int | None,
+        bounds: tuple[str, str | None],
+        after: str | None,
+        limit: int,
+        max_bytes: int,
+    ) -> RunStates:
+        return await self._states.page(flow_run_id, run, bounds, after, limit, max_bytes)
 
     async def fetch_global(self, key: str) -> GlobalRecord | None:
         return await self._reads.fetch_global(key)

@@ -24,6 +24,7 @@ from .part_statements import (
 )
 from .remain_statements import HAS_REST, RemainStatements
 from .run_listing_statements import RunListingStatements
+from .run_state_statements import StateReads, StateWrites
 
 SCHEMA_VERSION = 4
 
@@ -215,6 +216,7 @@ class WriteStatements(
     GlobalWrites,
     MarkStatements,
     RemainStatements,
+    StateWrites,
 ):
     """What is said over the connection that writes."""
 
@@ -369,7 +371,7 @@ class WriteStatements(
 
 
 @dataclasses.dataclass(frozen=True)
-class Statements(WriteStatements, AttemptReads, GlobalReads, RunListingStatements):
+class Statements(AttemptReads, GlobalReads, RunListingStatements, StateReads, WriteStatements):
     """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
 
     fetch_outputs: str = """

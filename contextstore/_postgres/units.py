@@ -46,6 +46,7 @@ from .outputs import GROUP_LIMITS, Outcomes, OutputRows, Put, PutRow, serial_mea
 from .placing import Placing
 from .retry import Retry
 from .run_facts import Facts, OfFacts, Writers
+from .run_states import SeenStates, StateWriter
 from .write import AlreadyDoneError, IdTakenError, RunForgottenError, Write, WriteContext
 
 
@@ -59,6 +60,8 @@ class Attempt:
     """An earlier one that may have been committed: the answer to its COMMIT was lost."""
     seen: Seen = field(default_factory=dict)
     """How the unit's globals were before this one wrote them."""
+    states_seen: SeenStates = field(default_factory=dict)
+    """The same of its state values."""
     refused: dict[int, ContextStoreError] = field(default_factory=dict)
     """By index in the unit. The first refuses the unit as a whole."""
     writers: Writers = field(default_factory=dict)
@@ -103,6 +106,7 @@ class Units:
         self._marks = Marks(context)
         self._attempts = Attempts(context)
         self._facts = Facts(context)
+        self._states = StateWriter(context)
 
     async def commit(self, unit: Unit, write: Write) -> Outcome[list[Any]]:
         try:
@@ -156,6 +160,7 @@ class Units:
         for operation in attempt.unit:  # before their outputs
             if isinstance(operation, LoadRun):
                 await self._deletions.load_run(operation, attempt.write)
+        await self._states.make_runs(attempt.unit, attempt.write)
         is_anything_new = await self._apply_puts(attempt)
         await self._load_appends(attempt)
         await self._apply_failures(attempt)
@@ -163,6 +168,7 @@ class Units:
         # What was not there before cannot be of an earlier attempt, which thus cannot have succeeded.
         in_doubt = None if is_anything_new else attempt.in_doubt
         await self._apply_globals(attempt, in_doubt)
+        await self._apply_states(attempt, in_doubt)
         if attempt.refused:
             raise attempt.refused[min(attempt.refused)]
         await self._delete_outputs(attempt, in_doubt)
@@ -334,6 +340,13 @@ class Units:
                 attempt.refused[index] = error
             else:
                 attempt.results[index] = await self._globals.apply(operation, change, locked, attempt.write)
+
+    async def _apply_states(self, attempt: Attempt, in_doubt: Attempt | None) -> None:
+        """With the locks on their runs, which come behind those on globals and before those of deleted outputs."""
+        before = None if in_doubt is None else in_doubt.states_seen
+        written = await self._states.apply(attempt.unit, attempt.write, before)
+        attempt.states_seen = written.seen
+        _settle(written.outcomes, attempt)
 
 
 _REMOVALS = RemoveOutputs | ForgetRuns | FreeGlobals

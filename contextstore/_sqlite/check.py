@@ -278,6 +278,7 @@ def _check_runs(connection: sqlite3.Connection) -> Iterator[Problem]:
         SELECT flow_run_id FROM flow_runs
         WHERE deleted_at IS NULL AND touched_at IS NULL
             AND NOT EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)
+            AND NOT EXISTS (SELECT 1 FROM run_states WHERE run = flow_runs.serial)
     """
     for (flow_run_id,) in paced(connection.execute(query)):
         yield Problem("run", (str(flow_run_id),), "its outputs are missing, and it was not deleted")

@@ -38,11 +38,12 @@ from .._engine.records import (
     WatchStart,
 )
 from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .._engine.run_states import RunStates
 from .._results import CheckReport
-from .._values.keys import named
+from .._values.keys import named, named_state
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
-from . import appends, attempts, deletion, news, parts, reads, run_listing
+from . import appends, attempts, deletion, news, parts, reads, run_listing, run_states
 from . import globals as many_globals
 from .backup import back_up
 from .check import check_store
@@ -205,6 +206,31 @@ class SQLiteEngine:
 
     async def count_tombstones(self, deleted_before: int) -> int:
         return self._database.read("the deleted runs", lambda here: reads.count_tombstones(here, deleted_before))
+
+    async def fetch_state(self, flow_run_id: str, key: str) -> RunStates:
+        def query(connection: sqlite3.Connection) -> RunStates:
+            before = self._database.epoch_before(connection)
+            found = run_states.fetch_state(connection, self.location, flow_run_id, key)
+            return RunStates(self._database.epoch_after(connection, before), *found)
+
+        return self._database.read(named_state(flow_run_id, key), query)
+
+    async def page_states(
+        self,
+        flow_run_id: str,
+        run: int | None,
+        bounds: tuple[str, str | None],
+        after: str | None,
+        limit: int,
+        max_bytes: int,
+    ) -> RunStates:
+        def query(connection: sqlite3.Connection) -> RunStates:
+            before = self._database.epoch_before(connection)
+            wanted = run_states.Wanted(flow_run_id, run, bounds, after)
+            found = run_states.page_states(connection, self.location, wanted, Portion(limit, max_bytes))
+            return RunStates(self._database.epoch_after(connection, before), *found)
+
+        return self._database.read(f"the state values of flow run {flow_run_id!r}", query)
 
     async def fetch_global(self, key: str) -> GlobalRecord | None:
         return self._database.read(f"global {key!r}", lambda here: reads.fetch_global(here, self.location, key))

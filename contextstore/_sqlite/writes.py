@@ -50,13 +50,13 @@ from .._engine.operations import (
 )
 from .._engine.records import OutputRecord
 from .._engine.rules import GlobalOperation, StoredGlobal, change_global, marks_deleted, refusal_of_put
-from .._engine.run_operations import BeginRun, LoadFacts, LoadFailure, RecordFailure, UpdateRun
+from .._engine.run_operations import BeginRun, LoadFacts, LoadFailure, LoadState, RecordFailure, UpdateRun, UpsertState
 from .._engine.serials import Serials
 from .._values.codec import MARK, Encoded, checksum
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
-from . import appends, attempts, run_facts
+from . import appends, attempts, run_facts, run_states
 from .connection import roll_back
 from .counting import Tally
 from .deletion import delete_idle_runs, forget_run, forget_runs, give_back_space, remove_outputs
@@ -378,6 +378,8 @@ class Transaction:
                 return refused or fetch_run(self._connection, self._location, operation.flow_run_id)
             case LoadFacts():
                 return run_facts.load(self._connection, self._location, operation, self._now)
+            case UpsertState() | LoadState():
+                return self._change_state(operation)
 
     # -- outputs -------------------------------------------------------------------------------------------------------
 
@@ -553,6 +555,14 @@ class Transaction:
             run_facts.stamp_deletion(self._connection, [row[0]])
             self._serials.forget([load.flow_run_id])
             self.deletes_runs = True
+
+    def _change_state(self, operation: UpsertState | LoadState) -> int:
+        def serial_of(run: str, meant: int | None) -> int:
+            return self._serial(run, self._now, meant)
+
+        version, size = run_states.change(self._connection, self._location, operation, self._now, serial_of)
+        self.value_bytes += size
+        return version
 
     def _delete_idle_runs(self, delete: DeleteIdleRuns) -> IdleDeletion:
         self._serials.forget(delete.flow_run_ids)

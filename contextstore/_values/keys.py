@@ -93,6 +93,16 @@ def named(*key: object) -> str:
     return f"global {key[0]!r}" if len(key) == 1 else f"node {key[1]!r} of flow run {key[0]!r}"
 
 
+def state_key(key: Id) -> str:
+    """Of a state value of a run: what a key of a global may be."""
+    return global_key(key)
+
+
+def named_state(flow_run_id: object, key: object) -> str:
+    """How messages name a state value of a run."""
+    return f"state value {key!r} of flow run {flow_run_id!r}"
+
+
 def _shown(value: str) -> str:
     return repr(value if len(value) <= 60 else value[:57] + "...")
 

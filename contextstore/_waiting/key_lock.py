@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, TypeVar
 
 from .callers import Callers
@@ -41,10 +41,10 @@ class KeyedLock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._queues: dict[str, list[_Turn]] = {}
+        self._queues: dict[Hashable, list[_Turn]] = {}
         self._look_for_lost_at = 0.0
 
-    async def run_locked(self, callers: Callers, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def run_locked(self, callers: Callers, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of ``work()``, run while no other call runs one under the key."""
         # Not a context manager: if it is interrupted as it is entered or left, the turn stays taken.
         own = _Turn(callers.waiter())
@@ -63,7 +63,7 @@ class KeyedLock:
                 self._leave(key, own)
         return outcome.unwrap()
 
-    def _enter(self, key: str, own: _Turn) -> list[_Turn]:
+    def _enter(self, key: Hashable, own: _Turn) -> list[_Turn]:
         self._drop_all_lost()
         self._drop_lost(key)
         queues, new, last = self._queues, list[_Turn](), [own]
@@ -75,18 +75,18 @@ class KeyedLock:
         there = queue.copy()  # a caller that leaves from now on lets this one in
         return there[: there.index(own)] if own in there else []
 
-    async def _wait(self, callers: Callers, key: str, own: _Turn, ahead: list[_Turn]) -> None:
+    async def _wait(self, callers: Callers, key: Hashable, own: _Turn, ahead: list[_Turn]) -> None:
         if {turn.loop for turn in ahead} <= {None, own.loop}:
             await callers.wait(own.waiter)
         else:  # one of them may end without a word
             await callers.wait_watchfully(own.waiter, lambda: self._let_in(key))
 
-    def _leave(self, key: str, own: _Turn) -> None:
+    def _leave(self, key: Hashable, own: _Turn) -> None:
         own.is_done = True
         _remove(self._queues.get(key, []), own)
         self._let_in(key)
 
-    def _let_in(self, key: str) -> None:
+    def _let_in(self, key: Hashable) -> None:
         """Tell the caller whose turn it is.
 
         It may have been told already: by a call that was interrupted after that, or that left from further back.
@@ -108,7 +108,7 @@ class KeyedLock:
             for key in list(self._queues):
                 self._let_in(key)
 
-    def _drop_lost(self, key: str) -> None:
+    def _drop_lost(self, key: Hashable) -> None:
         queue = self._queues.get(key, [])
         for first in queue.copy():  # it may be collected, and leave, while it is looked at
             if not first.is_lost:

@@ -86,6 +86,10 @@ async def _global(store: AsyncContextStore, name: str) -> list[bool]:
     return [await store.get_global(name) == VALUE]
 
 
+async def _state(store: AsyncContextStore, name: str) -> list[bool]:
+    return [await store.run(name).get_state("key") == VALUE]
+
+
 async def _both(store: AsyncContextStore, name: str) -> list[bool]:
     return await _outputs(store, name, "one", "two")
 
@@ -107,6 +111,13 @@ OPERATIONS = {
     "append": Operation(lambda store, name: store.append(name, "log/", VALUE), _entry),
     "append with a key": Operation(lambda store, name: store.append(name, "log/", VALUE, key="k"), _entry),
     "batch": Operation(_batch, _both_and_global),
+    "upsert_state": Operation(lambda store, name: store.run(name).upsert_state("key", VALUE), _state),
+    "update_state": Operation(lambda store, name: store.run(name).update_state("key", lambda _: VALUE), _state),
+    "update_state with a coroutine function": Operation(
+        lambda store, name: store.run(name).update_state("key", lambda _: _compute()), _state
+    ),
+    "get_state": Operation(lambda store, name: store.run("run").get_state("there")),
+    "list_state": Operation(lambda store, name: store.run("run").list_state()),
     "get_or_put": Operation(lambda store, name: store.get_or_put(name, "one", _compute), _output),
     "fork_run": Operation(lambda store, name: store.fork_run("run", new_flow_run_id=name)),
     "delete_outputs": Operation(_delete_outputs, _both_deleted),

@@ -184,6 +184,7 @@ async def batches(store: AsyncContextStore, run_id: uuid.UUID) -> None:
         assert_type(batch.append("run", "log/", 1, key="first", tag="text/plain"), None)
         assert_type(batch.put_global("key", 1, exist_ok=True), None)
         assert_type(batch.upsert_global("key", 2, expected_version=1, ttl=60), None)
+        assert_type(batch.upsert_state(run_id, "key", 2, expected_version=1), None)
         assert_type(batch.delete_global("key"), None)
         assert_type(batch.expect_global("key", 1), None)
 
@@ -236,6 +237,12 @@ async def care(store: AsyncContextStore) -> None:
 async def one_run(store: AsyncContextStore, node: uuid.UUID, by_node: Mapping[str, Any]) -> None:
     run = store.run(node)
     assert_type(run, AsyncFlowRun)
+    assert_type(await run.get_state("key"), Any)
+    assert_type(await run.get_state(node, 0, type=int), int)
+    assert_type(await run.get_state("key", type=int), int | None)
+    assert_type(await run.upsert_state("key", {"a": 1}, expected_version=0), int)
+    assert_type(await run.update_state("key", lambda count: count + 1, 0), Any)
+    assert_type(await run.list_state("k"), list[StateEntry])
     assert_type(run.flow_run_id, str)
     assert_type(await run.put("node", 1, exist_ok=True), None)
     assert_type(await run.get("node"), Any)
@@ -355,6 +362,7 @@ def batches_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
         assert_type(batch.append("run", "log/", 1, key="first", tag="text/plain"), None)
         assert_type(batch.put_global("key", 1, exist_ok=True), None)
         assert_type(batch.upsert_global("key", 2, expected_version=1, ttl=60), None)
+        assert_type(batch.upsert_state(run_id, "key", 2, expected_version=1), None)
         assert_type(batch.delete_global("key"), None)
         assert_type(batch.expect_global("key", 1), None)
 
@@ -404,6 +412,12 @@ def care_blocking(store: ContextStore) -> None:
 def one_run_blocking(store: ContextStore, node: uuid.UUID, by_node: Mapping[str, Any]) -> None:
     run = store.run(node)
     assert_type(run, FlowRun)
+    assert_type(run.get_state("key"), Any)
+    assert_type(run.get_state(node, 0, type=int), int)
+    assert_type(run.get_state("key", type=int), int | None)
+    assert_type(run.upsert_state("key", {"a": 1}, expected_version=0), int)
+    assert_type(run.update_state("key", lambda count: count + 1, 0), Any)
+    assert_type(run.list_state("k"), list[StateEntry])
     assert_type(run.flow_run_id, str)
     assert_type(run.put("node", 1, exist_ok=True), None)
     assert_type(run.get("node"), Any)
