@@ -6,6 +6,7 @@
 they are the same. Errors are in ``contextstore.errors``, and here as well.
 """
 
+from ._core.leases import Lease
 from ._faces.async_store import AsyncContextStore
 from ._faces.atomic import AtomicWriter
 from ._faces.copying import copy
@@ -103,6 +104,7 @@ __all__ = [
     "IncompatibleStoreError",
     "InputsChangedError",
     "InvalidKeyError",
+    "Lease",
     "LeaseHeldError",
     "LeaseLostError",
     "Observer",

@@ -38,11 +38,14 @@ _GROUPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 _COLLECTIONS = {
     "outputs": "put get exists get_entry put_many get_many list_keys get_run iter_outputs get_or_put wait_for watch "
-    "delete_outputs append get_outputs list_outputs",
-    "globals": "put_global upsert_global get_global get_global_entry list_globals delete_global update_global",
-    "flow_runs": "list_runs get_run_info begin update fork_run delete_run prune",
+    "delete_outputs append get_outputs list_outputs step",
+    "globals": "put_global upsert_global get_global get_global_entry list_globals delete_global update_global "
+    "list_global_keys get_globals delete_globals wait_for_global",
+    "flow_runs": "list_runs fork_run delete_run prune begin update get_run_info wait_for_run watch_runs attempts",
+    "run_states": "get_state upsert_state update_state list_state",
+    "leases": "lease list_leases",
 }
-"""What a call is about, by the name that it has in the database: two views and a table. Others are about all of it."""
+"""What a call is about, by the name that it has in the database: two views and tables. Others are about all of it."""
 _COLLECTION_OF = {call: collection for collection, calls in _COLLECTIONS.items() for call in calls.split()}
 _POSTGRES_PORT = 5432
 _HIDDEN = "***"

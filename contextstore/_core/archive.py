@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from .._engine.lease_operations import LoadLastToken
 from .._engine.operations import (
     LoadAppendCounter,
     LoadAppendKey,
@@ -132,6 +133,8 @@ class Archive:
             # Behind the globals: so the versions of all that there were of these keys stand here already.
             if freed := await self._freed_version():
                 yield LoadFreedVersion(freed)
+            if token := await self.read(self.session.engine.last_token):
+                yield LoadLastToken(token)
 
     async def _globals(self) -> AsyncIterator[LoadGlobal]:
         key: str | None = None

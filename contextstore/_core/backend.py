@@ -18,6 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from .._dispatch.cache import OutputCache
 from .._dispatch.global_reader import GlobalReader
+from .._dispatch.held_leases import HeldLeases
 from .._dispatch.host import EngineHost
 from .._dispatch.observed import ObservedCache, ObservedGlobalReader, ObservedReader, ObservedWriter
 from .._dispatch.reader import Reader
@@ -31,6 +32,7 @@ from .._values.arguments import check_count, check_plain_function
 from .._waiting.callers import Binding, Callers
 from .._waiting.key_lock import KeyedLock
 from .._waiting.single_flight import Flights
+from .._waiting.tasks import TaskCallers
 from ..errors import StoreClosedError
 from .options import Options
 from .views import Views
@@ -74,6 +76,7 @@ class Backend:
         self.views = Views()
         self.flights = Flights()
         self.updates = KeyedLock()
+        self.lease_turns = KeyedLock()
         parts = _OBSERVED if options.observers else _PLAIN
         self.cache = parts.cache(options.cache_bytes, engine.epochs)
         self.subscriptions = Subscriptions(engine)
@@ -83,9 +86,11 @@ class Backend:
         """Seconds that most calls wait at most."""
         self.reader = parts.reader(engine, cache, self.patience)
         self.global_reader = parts.global_reader(engine)
+        self.leases = leases = HeldLeases(engine.location, self.writer, TaskCallers(self.binding, self.patience))
         writer, reader, global_reader = self.writer, self.reader, self.global_reader
 
         def refuse_calls() -> None:  # holds no reference to this object, which may be collected while its engine runs
+            leases.close()
             writer.close()
             reader.close()
             global_reader.close()

@@ -99,7 +99,6 @@ RUN_FACTS = {
 }
 RUNS = {"fork": Call("fork_run", _RUN)}
 RUN_LISTING = {"page": Call("list_runs", (), _length)}
-RUNS = {"page": Call("list_runs", (), _length), "fork": Call("fork_run", _RUN)}
 _STATE = ("flow_run_id", "key")
 RUN_STATE = {
     "get": Call("get_state", _STATE),
@@ -117,6 +116,7 @@ ATTEMPTS = {"attempts": Call("attempts", _RUN, _length)}
 DELETIONS = {"delete_outputs": Call("delete_outputs", _RUN, _itself)}
 RETENTION = {"delete_run": Call("delete_run", _RUN, _itself), "prune": Call("prune", (), _runs)}
 MAINTENANCE = {name: Call(name) for name in ("stats", "ping", "check", "backup")}
+LEASES = {"acquire": Call("lease", _KEY), "page": Call("list_leases", (), _length)}
 BATCH = Call("batch", (), _written)
 """By the method of a service, each as users know it."""
 

@@ -18,6 +18,7 @@ from .calls import Calls
 from .deletion import DeletionService
 from .global_waits import GlobalWaitService
 from .globals import GlobalService
+from .leases import LeaseService
 from .lives import Lives
 from .maintenance import MaintenanceService
 from .options import Options
@@ -70,6 +71,7 @@ class Core:
         self.deletions = noted.of(DeletionService(self.session, lives), calls.DELETIONS)
         self.retention = noted.of(RetentionService(self.session, lives), calls.RETENTION)
         self.maintenance = noted.of(maintenance, calls.MAINTENANCE)
+        self.leases = noted.of(LeaseService(self.session), calls.LEASES)
         self.commit_batch = noted.noted(calls.BATCH, self.session.commit_when_writable)
         self.counters = maintenance.counters
         self.converted = noted.plain(converted)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from .._engine.appending import LAST_NUMBER
+from .._engine.lease_operations import LoadLastToken
 from .._engine.operations import (
     LoadAppendCounter,
     LoadAppendKey,
@@ -87,7 +88,8 @@ async def export(source: Archive, selection: Selection, tell: Tell | None) -> As
     await source.open_to_read()
     async for operation in source.contents(selection):
         await _tell_skipped(source, tell)
-        yield _record_of(operation)
+        if not isinstance(operation, LoadLastToken):  # of no meaning but to a copy, which may take this store's place
+            yield _record_of(operation)
     await _tell_skipped(source, tell)
 
 

@@ -20,6 +20,7 @@ from .._engine.run_operations import BeginRun, RecordFailure, UpdateRun, UpsertS
 from .._values.codec import Encoded
 from .._waiting.key_lock import KeyedLock
 from ..errors import ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
+from .leases import Lease, expectation_of
 from .session import Session
 
 T = TypeVar("T")
@@ -38,8 +39,10 @@ class Life:
     serial: int | None = None
     """Of its run. None: no call has found or made one yet."""
 
-    def __init__(self, flow_run_id: str) -> None:
+    def __init__(self, flow_run_id: str, lease: Lease | None = None) -> None:
         self.flow_run_id = flow_run_id
+        self.lease = lease
+        """The fence before all that its calls write."""
         self.epoch: Epoch = _NEVER
         """One in which its run was alive."""
         self.is_over = False
@@ -190,6 +193,17 @@ class Lives:
         """
         if life is None:
             return self._session.commit(operations)
+        return self._commit(life, operations) if life.lease is None else self._commit_fenced(life, operations)
+
+    async def _commit_fenced(self, life: Life, operations: list[Operation]) -> list[Any]:
+        _, *results = await self._commit(life, self.fenced(life, operations))
+        return results
+
+    def fenced(self, life: Life, operations: list[Operation]) -> list[Operation]:
+        """The operations, and before them what says that they go only under the life's lease, if it has one."""
+        return operations if life.lease is None else [expectation_of(life.lease), *operations]
+
+    def _commit(self, life: Life, operations: list[Operation]) -> Coroutine[Any, Any, list[Any]]:
         serial = self.recall(life)
         if serial is None:
             return self._commit_first(life, operations)

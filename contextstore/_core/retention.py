@@ -25,6 +25,7 @@ from .._engine.operations import (
     FreeGlobals,
     GiveBackSpace,
     IdleDeletion,
+    Operation,
     Removal,
     RemoveOutputs,
 )
@@ -58,29 +59,35 @@ class RetentionService:
         flow_run = flow_run_key(flow_run_id)
         run = None if life is None else await self._lives.serial(life)
         try:
-            outputs = await self._delete_run(DeleteRun(flow_run, run), forget)
+            outputs = await self._delete_run(DeleteRun(flow_run, run), forget, life)
         except RunDeletedError:  # the life is over, and nothing of it is left
             return 0
         arguments = (logging.INFO, "run_deleted", session.location, "deleted run %r with %d outputs", flow_run, outputs)
         log(*arguments, flow_run_id=flow_run, outputs=outputs, forgotten=forget)
         return outputs
 
-    async def _delete_run(self, mark: DeleteRun, forget: bool) -> int:
+    async def _delete_run(self, mark: DeleteRun, forget: bool, life: Life | None) -> int:
         flow_run = mark.flow_run_id
         remove, forget_all = RemoveOutputs((flow_run,), _REMOVE_ROWS), ForgetRun(flow_run, _REMOVE_ROWS)
         removal, forgetting = Removal(0, 0, (flow_run,)), Forgetting(0, is_done=not forget)
         if not self._engine.deletes_at_once:
-            (run,) = await self._session.commit([mark])
+            (run,) = await self._mark(life, [mark])
         elif forget:
-            run, forgetting = await self._session.commit([mark, forget_all])
+            run, forgetting = await self._mark(life, [mark, forget_all])
             removal = Removal(0, 0, ())
         else:
-            run, removal = await self._session.commit([mark, remove])
+            run, removal = await self._mark(life, [mark, remove])
         outputs = removal.outputs + forgetting.outputs + (await self._remove_outputs(removal.left)).outputs
         while not forgetting.is_done:  # by the serial: another life of the id, deleted by now, keeps its tombstone
             (forgetting,) = await self._session.commit([forget_all._replace(run=run)])
             outputs += forgetting.outputs
         return outputs
+
+    async def _mark(self, life: Life | None, operations: list[Operation]) -> list[Any]:
+        """The commit that deletes. It alone is fenced: what is removed behind it belongs to nobody any more."""
+        if life is None or life.lease is None:
+            return await self._session.commit(operations)
+        return (await self._session.commit(self._lives.fenced(life, operations)))[1:]
 
     async def prune(
         self, older_than: datetime.timedelta | None, dry_run: bool, progress: Callable[[int, int], Any] | None

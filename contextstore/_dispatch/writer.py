@@ -31,8 +31,9 @@ from .._engine.failures import error_for_caller, report_bug
 from .._engine.operations import AppendOutput, Operation, PutOutput, as_committed, value_bytes
 from .._process.log import SLOW_COMMIT, log
 from .._waiting.callers import Callers
+from .._waiting.future import SharedFuture
 from .._waiting.outcome import Outcome
-from .._waiting.waiters import Waiter, resolve
+from .._waiting.waiters import ThreadWaiter, Waiter, resolve
 from ..errors import StorageError, StoreBusyError, StoreClosedError
 from .commits import Commit
 from .shared_job import SharedJob
@@ -89,6 +90,20 @@ class QueuedUnit:
         return self._writer.too_late()
 
 
+class _Receipt(ThreadWaiter[Outcome[list[Any]]]):
+    """Stands for a caller that goes on, and may ask later."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.future: SharedFuture[Outcome[list[Any]]] = SharedFuture()
+
+    def set_result(self, result: Outcome[list[Any]], /) -> None:
+        super().set_result(result)
+        self.future.set_result(result)
+
+
 class Writer:
     def __init__(
         self,
@@ -139,6 +154,12 @@ class Writer:
             entry.take()
             raise
         return outcome.unwrap()
+
+    def post(self, operations: list[Operation]) -> SharedFuture[Outcome[list[Any]]]:
+        """Have the operations committed as one unit, whether or not somebody waits for that. Never waits itself."""
+        receipt = _Receipt()
+        self._submit(QueuedUnit(self, operations, receipt, time.monotonic() + self.patience))
+        return receipt.future
 
     # -- in the caller's thread ---------------------------------------------------------------------------------------
 

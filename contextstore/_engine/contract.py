@@ -21,6 +21,7 @@ from .._results import CheckReport
 from .._waiting.outcome import Outcome
 from .attempts import AttemptKey, AttemptPage
 from .epochs import Epoch, Epochs
+from .lease_operations import Held
 from .operations import PutOutput, Unit
 from .pages import OutputPage, Part
 from .records import (
@@ -35,6 +36,7 @@ from .records import (
     GlobalRecord,
     GlobalRow,
     IdleRuns,
+    LeaseRecord,
     NewsPage,
     OutputKey,
     Place,
@@ -238,6 +240,15 @@ class Reads(Protocol):
 
     async def freed_version(self) -> int:
         """The highest version of a global that was freed altogether; 0: none was."""
+
+    async def find_lease(self, name: str) -> Held | None:
+        """A lease that was not given back; nothing is left of one that has ended."""
+
+    async def list_leases(self, prefix: str) -> list[LeaseRecord]:
+        """Those that have not ended, by name. A scan."""
+
+    async def last_token(self) -> int:
+        """That of the newest lease there ever was; 0: there was none."""
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         """All runs, deleted ones too, oldest first, with a serial above ``after``."""

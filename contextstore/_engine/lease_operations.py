@@ -1,22 +1,23 @@
 """What a write asks of an engine about leases, and the fence that stands before a write under one.
 
 Rules of this module: as ``operations`` has them, which takes these in. A token is given once, from one counter of the
-store. Whether a lease has ended is asked by the engine's clock, and only of who wants to take it over.
+store. Whether a lease has ended is asked by the engine's clock, and only of who wants to take it over. No two
+acquisitions have the same holder: by it one is known again whose answer was lost.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 
 class AcquireLease(NamedTuple):
-    """Take a lease that nobody has, or whose time is over. Result: Acquired, or Held."""
+    """Take a lease that nobody has, or whose time is over. Alone in its unit. Result: Acquired, or Held."""
 
     name: str
     holder: str
     ttl: int  # microseconds
-    abandoned: int | None = None
-    """A token that is to be taken over from in any case: the caller has seen it unrenewed for all of its ttl."""
+    abandoned: tuple[int, int] | None = None
+    """A token, and when it expires, to be taken over from in any case: the caller has seen it so for all of its ttl."""
 
 
 class Acquired(NamedTuple):
@@ -27,7 +28,7 @@ class Acquired(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What became of an ``AcquireLease``, if another has it."""
+    """A lease that another has, or had: it may be taken over once nothing is left."""
 
     holder: str
     token: int
@@ -37,7 +38,10 @@ class Held(NamedTuple):
 
 
 class RenewLease(NamedTuple):
-    """Have a lease last for its ttl from now on. Refused: LeaseLostError. Result: when it expires, for people."""
+    """Have a lease last for its ttl from now on. Alone in its unit. Refused: LeaseLostError.
+
+    Result: when it expires, for people.
+    """
 
     name: str
     token: int
@@ -45,14 +49,14 @@ class RenewLease(NamedTuple):
 
 
 class ReleaseLease(NamedTuple):
-    """Give a lease back: no row of it is left. Result: whether it was still the token's."""
+    """Give a lease back: no row of it is left. Alone in its unit. Result: whether it was still the holder's."""
 
     name: str
-    token: int
+    holder: str
 
 
 class ExpectLease(NamedTuple):
-    """Have the unit committed only while nobody else has taken the lease, nor was it given back.
+    """Have the unit committed only while nobody else has taken the lease, nor was it given back. First in its unit.
 
     Refused: LeaseLostError. Result: None.
     """
@@ -65,3 +69,7 @@ class LoadLastToken(NamedTuple):
     """Take over how far the tokens of another store have come. Result: None."""
 
     token: int
+
+
+LeaseOperation: TypeAlias = AcquireLease | RenewLease | ReleaseLease
+"""What is a commit of its own."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from .._values.arguments import ExistOk
 from .._values.codec import Encoded
+from .lease_operations import ExpectLease, LeaseOperation, LoadLastToken
 from .records import Cursor, Made
 from .run_operations import BeginRun, LoadFacts, LoadFailure, LoadState, RecordFailure, UpdateRun, UpsertState
 
@@ -362,6 +363,9 @@ Operation: TypeAlias = (
     | LoadFacts
     | UpsertState
     | LoadState
+    | LeaseOperation
+    | ExpectLease
+    | LoadLastToken
 )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from .._core.backend import Backend
 from .._core.core import Core, backend_for
+from .._core.leases import Lease
 from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
@@ -25,6 +26,7 @@ from .._values.keys import Id, Outputs, flow_run_key
 from .._waiting.tasks import TaskCallers
 from ..observers import Observer
 from .batch import AsyncBatch
+from .lease import AsyncLeaseBlock
 from .run import AsyncFlowRun
 
 if TYPE_CHECKING:
@@ -645,7 +647,7 @@ class AsyncContextStore:
         """
         return self._core.parts.iterate(flow_run_id, prefix, after, reverse, type)
 
-    def batch(self) -> AsyncBatch:
+    def batch(self, *, lease: Lease | None = None) -> AsyncBatch:
         """Write several things in one commit, all of them or none, across runs and globals.
 
             async with store.batch() as batch:
@@ -657,12 +659,16 @@ class AsyncContextStore:
         an exception stores nothing. The same output twice is a conflict, a put behind a deletion of it an
         ``OutputDeletedError``; of the same global twice the last stands.
 
+        Args:
+            lease: commit only while it is its holder's: see ``lease``.
+
         Raises:
             AlreadyExistsError, GlobalAlreadyExistsError, VersionConflictError and the others of ``put``: at the end of
                 the block.
+            LeaseLostError: at the end of the block: another has taken the lease, or it was given back.
             RuntimeError: a call outside the block.
         """
-        return AsyncBatch(self._core)
+        return AsyncBatch(self._core, lease)
 
     # -- for the flow runner ------------------------------------------------------------------------------------------
 
@@ -777,14 +783,58 @@ class AsyncContextStore:
         """
         return self._core.watching.watch(flow_run_id, prefix, after, until, type)
 
-    def run(self, flow_run_id: Id) -> AsyncFlowRun:
+    def run(self, flow_run_id: Id, *, lease: Lease | None = None) -> AsyncFlowRun:
         """The calls of this store bound to one run, and ``step``.
 
         The object belongs to one life of the id: from its first call on that finds the run, or makes it. Once that run
         is deleted, whoever deleted it, the object's writes and waits raise ``RunDeletedError``, also if the id was
         forgotten and names a new run by now. The store's own calls, by id, know no lives.
+
+        Args:
+            lease: every write of the object commits only while the lease is its holder's, else it raises
+                ``LeaseLostError``, and nothing is stored: see ``lease``. Reads, and ``fork``, are not fenced.
         """
-        return AsyncFlowRun(self._core, flow_run_key(flow_run_id))
+        return AsyncFlowRun(self._core, flow_run_key(flow_run_id), lease)
+
+    def lease(self, name: Id, *, ttl: float | datetime.timedelta = 30.0, wait: float | None = None) -> AsyncLeaseBlock:
+        """Hold a lease for as long as a block goes on: nobody else has it, in any process, on any machine.
+
+            async with store.lease("nightly", wait=0) as lease:
+                run = store.run("nightly-7", lease=lease)
+                await run.put("extract", {"rows": 3})
+
+        It is renewed in the background, and given back at the end of the block, however that is left. If its process
+        dies, or stops, another takes it over after ``ttl``. A process that goes on then, and does not know yet, is kept
+        from writing by the fence: what is written by way of ``run(..., lease=lease)`` or ``batch(lease=lease)`` commits
+        only while nobody else has taken the lease since, else ``LeaseLostError``. No clock is asked for that. So what
+        has to be done by one at a time is written under the lease; ``lease.lost`` says when it is time to stop, and the
+        block itself is not cancelled.
+
+        It is not re-entrant. Callers of one store object get it in the order in which they have asked.
+
+        Args:
+            name: of the lease: any text that can be an id, often that of a run.
+            ttl: seconds, or a timedelta, from 0.05 seconds to a day: after how long another may take it over if it was
+                not renewed. By a clock of the machine that nobody sets; on PostgreSQL by the server's.
+            wait: seconds to wait for it while another holds it; 0: one try. None: without end.
+
+        Raises:
+            LeaseHeldError: another still holds it after ``wait`` seconds.
+            InvalidKeyError, ReadOnlyStoreError, StorageError: as for ``put``. Leaving the block raises none of these.
+            RuntimeError: the block goes on already.
+        """
+        return AsyncLeaseBlock(self._core, name, ttl, wait)
+
+    async def list_leases(self, prefix: str = "") -> list[Lease]:
+        """The leases that are held, by any process, ordered by name. Those that have expired are left out.
+
+        Args:
+            prefix: only names that begin with it, literally.
+
+        Raises:
+            InvalidKeyError, StorageError: no such name can be, or the engine could not read.
+        """
+        return await self._core.leases.page(prefix)
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 

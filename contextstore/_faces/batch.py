@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from .._core.core import Core
 from .._core.deletion import deletion_of
+from .._core.leases import Lease, expectation_of, lease_of
 from .._core.outputs import append_operation
 from .._core.run_state import upsert_of
 from .._engine.operations import DeleteGlobal, ExpectGlobal, Operation, PutGlobal, UpsertGlobal
@@ -25,8 +26,9 @@ from .._waiting.threads import run_now
 class BatchBuilder:
     """What is gathered for one commit."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, lease: Lease | None = None) -> None:
         self._session = core.session
+        self._lease = lease_of(core.session, lease)
         self._commit = core.commit_batch
         # In the order of the calls, since the first refusal is the one that is raised. A global stands under its key,
         # and a state value under its run and key, so that its last write takes the place of the ones before; an output
@@ -121,6 +123,8 @@ class BatchBuilder:
         self._is_open = False
         operations, self._operations = list(self._operations.values()), {}
         if exc_type is None and operations:
+            if self._lease is not None:
+                operations.insert(0, expectation_of(self._lease))
             await self._commit(operations)
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar, overload
 
 from .._core.core import Core
+from .._core.leases import Lease, lease_of
 from .._core.lives import Life
 from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState, StateEntry
 from .._values.arguments import ExistOk, check_function
@@ -34,9 +35,9 @@ class AsyncFlowRun:
     deleted run: also if the id was forgotten, and names another run by now.
     """
 
-    def __init__(self, core: Core, flow_run_id: str) -> None:
+    def __init__(self, core: Core, flow_run_id: str, lease: Lease | None = None) -> None:
         self._core = core
-        self._life = Life(flow_run_id)
+        self._life = Life(flow_run_id, lease_of(core.session, lease))
         self.flow_run_id = flow_run_id
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Self, TypeVar, overload
 
 from .._core.backend import Backend
 from .._core.core import Core, backend_for
+from .._core.leases import Lease
 from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
@@ -32,6 +33,7 @@ from ..observers import Observer
 from .async_store import AsyncContextStore, awaitable_face_of
 from .batch import Batch
 from .blocking import documented_as, iterate, wait_for, wait_for_global
+from .lease import LeaseBlock
 from .sync_run import FlowRun
 
 T = TypeVar("T")
@@ -296,8 +298,8 @@ class ContextStore:
         return self._core.parts.iterate_now(flow_run_id, prefix, after, reverse, type)
 
     @documented_as(AsyncContextStore.batch)
-    def batch(self) -> Batch:
-        return Batch(self._core)
+    def batch(self, *, lease: Lease | None = None) -> Batch:
+        return Batch(self._core, lease)
 
     @overload
     def get_or_put(self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], *, type: type[T]) -> T: ...
@@ -328,8 +330,16 @@ class ContextStore:
         return iterate(self._core.watching.watch(flow_run_id, prefix, after, until, type))
 
     @documented_as(AsyncContextStore.run)
-    def run(self, flow_run_id: Id) -> FlowRun:
-        return FlowRun(self._core, flow_run_key(flow_run_id))
+    def run(self, flow_run_id: Id, *, lease: Lease | None = None) -> FlowRun:
+        return FlowRun(self._core, flow_run_key(flow_run_id), lease)
+
+    @documented_as(AsyncContextStore.lease)
+    def lease(self, name: Id, *, ttl: float | datetime.timedelta = 30.0, wait: float | None = None) -> LeaseBlock:
+        return LeaseBlock(self._core, name, ttl, wait)
+
+    @documented_as(AsyncContextStore.list_leases)
+    def list_leases(self, prefix: str = "") -> list[Lease]:
+        return run_now(self._core.leases.page(prefix))
 
     @documented_as(AsyncContextStore.list_runs)
     def list_runs(

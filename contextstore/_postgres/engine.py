@@ -20,6 +20,7 @@ from .._engine.attempts import AttemptKey, AttemptPage
 from .._engine.contract import Job
 from .._engine.epochs import AskedEpochs, Epoch
 from .._engine.failures import error_for_caller, report_bug
+from .._engine.lease_operations import Held
 from .._engine.operations import AppendOutput, PutOutput, Unit
 from .._engine.pages import OutputPage, Part
 from .._engine.records import (
@@ -33,6 +34,7 @@ from .._engine.records import (
     GlobalRecord,
     GlobalRow,
     IdleRuns,
+    LeaseRecord,
     NewsPage,
     OutputKey,
     Place,
@@ -59,6 +61,7 @@ from .counting import Counting
 from .epoch import StoreEpoch
 from .errors import TransientError
 from .feed import Feed
+from .leases import LeaseReads
 from .news import HistoryReads
 from .opening import Opening, Terms, session_settings
 from .outputs import GROUP_LIMITS, Outcomes
@@ -152,6 +155,7 @@ class PostgresEngine:
         self._listing = RunListing(self._pool, statements)
         self._states = StateReader(self.location, self._pool, statements, self._epoch)
         self._history = HistoryReads(self.location, self._pool, statements)
+        self._leases = LeaseReads(self._pool, statements)
         self.inline = None
         self.feed = Feed(self._pool, statements, self._reads)
 
@@ -373,6 +377,15 @@ class PostgresEngine:
 
     async def freed_version(self) -> int:
         return await self._reads.freed_version()
+
+    async def find_lease(self, name: str) -> Held | None:
+        return await self._leases.find(name)
+
+    async def list_leases(self, prefix: str) -> list[LeaseRecord]:
+        return await self._leases.page(prefix)
+
+    async def last_token(self) -> int:
+        return await self._leases.last_token()
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         return await self._reads.page_run_rows(after, limit)

@@ -50,12 +50,14 @@ class TryAgainError(TransientError):
 
 
 NO_CONNECTION_LEFT = "53300"
+WAS_IDLE = "25P03"
 STANDBY = "25006"
 NO_TABLE = "42P01"
 UNIQUE_VIOLATION = "23505"
-_LOST = frozenset(["40003", "57P01", "57P02", "57P03", STANDBY, NO_CONNECTION_LEFT])
-"""Beside class 08. 57P: the server ends or begins; 25006: it has become a standby; 53300: it has no connection left."""
-_REFUSALS = frozenset(["57P03", STANDBY, NO_CONNECTION_LEFT])
+_LOST = frozenset(["40003", "57P01", "57P02", "57P03", STANDBY, NO_CONNECTION_LEFT, WAS_IDLE])
+"""Beside class 08. 57P: the server ends or begins; 25006: it has become a standby; 53300: it has no connection left;
+25P03: this process was stopped within a transaction."""
+_REFUSALS = frozenset(["57P03", STANDBY, NO_CONNECTION_LEFT, WAS_IDLE])
 """Those of the above after which nothing was done."""
 _AGAIN = frozenset(["40001", "40P01", "57014"])
 """Undone for the sake of others, or since a limit, or an administrator, has ended it."""

@@ -13,6 +13,7 @@ from .attempt_statements import AttemptReads, AttemptStatements
 from .counting_statements import CountingStatements
 from .fact_statements import FACT_COLUMNS, FETCH_RUN, RUN_COUNTS, FactStatements
 from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
+from .lease_statements import LeaseStatements
 from .mark_statements import MarkStatements
 from .part_statements import (
     FIRST_NODE_IDS,
@@ -215,6 +216,7 @@ class WriteStatements(
     FactStatements,
     GlobalWrites,
     MarkStatements,
+    LeaseStatements,
     RemainStatements,
     StateWrites,
 ):

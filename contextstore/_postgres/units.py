@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._engine.lease_operations import ExpectLease, LeaseOperation, LoadLastToken
 from .._engine.operations import (
     AppendOutput,
     DeleteIdleRuns,
@@ -35,12 +36,20 @@ from .._engine.records import OutputKey
 from .._engine.rules import refusal_of_put
 from .._engine.run_operations import LoadFailure, RecordFailure
 from .._waiting.outcome import Outcome
-from ..errors import AlreadyExistsError, ContextStoreError, OutputDeletedError, RunDeletedError, StorageError
+from ..errors import (
+    AlreadyExistsError,
+    ContextStoreError,
+    LeaseLostError,
+    OutputDeletedError,
+    RunDeletedError,
+    StorageError,
+)
 from .attempts import Attempts
 from .deletion import Deletions
 from .epoch import StoreEpoch
 from .errors import TransientError
 from .globals import Globals, OfGlobals, Seen
+from .leases import Leases
 from .marks import Marks
 from .outputs import GROUP_LIMITS, Outcomes, OutputRows, Put, PutRow, serial_meant
 from .placing import Placing
@@ -107,9 +116,12 @@ class Units:
         self._attempts = Attempts(context)
         self._facts = Facts(context)
         self._states = StateWriter(context)
+        self._leases = Leases(context)
 
     async def commit(self, unit: Unit, write: Write) -> Outcome[list[Any]]:
         try:
+            if isinstance(unit[0], LeaseOperation):  # alone, and more often than not in one statement
+                return Outcome([await self._leases.commit(unit[0], write)])
             return Outcome(await self._commit(unit, write))
         except ContextStoreError as error:
             if _deletes(unit):
@@ -157,6 +169,11 @@ class Units:
         return attempt.in_doubt.results
 
     async def _apply(self, attempt: Attempt) -> None:
+        fence = attempt.unit[0]
+        if isinstance(fence, ExpectLease) and not await self._leases.lock(fence, attempt.write.deadline):
+            attempt.refused[0] = LeaseLostError(fence.name)
+            if attempt.in_doubt is None:
+                raise attempt.refused[0]
         for operation in attempt.unit:  # before their outputs
             if isinstance(operation, LoadRun):
                 await self._deletions.load_run(operation, attempt.write)
@@ -170,6 +187,7 @@ class Units:
         await self._apply_globals(attempt, in_doubt)
         await self._apply_states(attempt, in_doubt)
         if attempt.refused:
+            self._raise_unknown(attempt, in_doubt)
             raise attempt.refused[min(attempt.refused)]
         await self._delete_outputs(attempt, in_doubt)
         await self._load_marks(attempt)
@@ -180,6 +198,14 @@ class Units:
         for index, operation in enumerate(attempt.unit):
             if isinstance(operation, _DELETIONS):
                 attempt.results[index] = await self._delete(operation, attempt.write)
+
+    def _raise_unknown(self, attempt: Attempt, in_doubt: Attempt | None) -> None:
+        """Where the lease is lost by now, but an earlier attempt may have been committed before that: of outputs and
+        globals it was found that it was not, and nothing tells of other writes.
+        """
+        is_found = any(isinstance(one, Put | AppendOutput | OfGlobals) for one in attempt.unit)
+        if in_doubt is not None and isinstance(attempt.refused.get(0), LeaseLostError) and not is_found:
+            raise StorageError(f"the connection to {self._location} was lost during a commit", True)
 
     async def _delete(self, operation: Operation, write: Write) -> Any:
         match operation:
@@ -195,6 +221,8 @@ class Units:
                 return await self._deletions.forget_run(operation, write)
             case ForgetRuns():
                 return await self._deletions.forget_runs(operation, write)
+            case LoadLastToken():
+                return await self._leases.load_last_token(operation, write.deadline)
             case GiveBackSpace():  # the server does so by itself
                 return 0
             case _:
@@ -350,7 +378,9 @@ class Units:
 
 
 _REMOVALS = RemoveOutputs | ForgetRuns | FreeGlobals
-_DELETIONS = DeleteRun | DeleteIdleRuns | FindRun | RemoveOutputs | ForgetRun | ForgetRuns | GiveBackSpace
+_DELETIONS = (
+    DeleteRun | DeleteIdleRuns | FindRun | RemoveOutputs | ForgetRun | ForgetRuns | GiveBackSpace | LoadLastToken
+)
 """What comes last, and each by itself."""
 
 

@@ -17,7 +17,7 @@ from .connection import harden, uri_of
 from .migrations import migrate
 from .placing import new_file, put_in_place, refuse_existing
 from .reads import snapshot
-from .schema import NEW_HISTORY, SCHEMA_VERSION, refuse_other_format, schema_version
+from .schema import NEW_HISTORY, NO_LEASES, SCHEMA_VERSION, refuse_other_format, schema_version
 
 _ROWS_A_REPORT = 500
 
@@ -83,9 +83,10 @@ def migrate_copy(part: str, location: str) -> None:
 
 
 def begin_history(part: str) -> None:
-    """Have a copy be a store of its own to whoever watches. Of damage the check tells."""
+    """Have a copy be a store of its own to whoever watches, or holds a lease. Of damage the check tells."""
     with contextlib.suppress(sqlite3.Error), _alone(part) as connection:
         connection.execute(NEW_HISTORY)
+        connection.execute(NO_LEASES)
 
 
 @contextlib.contextmanager

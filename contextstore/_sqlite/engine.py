@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from .._engine.attempts import AttemptKey, AttemptPage
 from .._engine.contract import GroupLimits
 from .._engine.epochs import Epoch
+from .._engine.lease_operations import Held
 from .._engine.operations import PutOutput, Unit
 from .._engine.pages import OutputPage, PageTaker, Part
 from .._engine.portions import Portion
@@ -28,6 +29,7 @@ from .._engine.records import (
     GlobalRecord,
     GlobalRow,
     IdleRuns,
+    LeaseRecord,
     NewsPage,
     OutputKey,
     Place,
@@ -43,7 +45,7 @@ from .._results import CheckReport
 from .._values.keys import named, named_state
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
-from . import appends, attempts, deletion, news, parts, reads, run_listing, run_states
+from . import appends, attempts, deletion, leases, news, parts, reads, run_listing, run_states
 from . import globals as many_globals
 from .backup import back_up
 from .check import check_store
@@ -253,6 +255,15 @@ class SQLiteEngine:
 
     async def freed_version(self) -> int:
         return self._database.read("the globals", lambda here: many_globals.freed_version(here, self.location))
+
+    async def find_lease(self, name: str) -> Held | None:
+        return self._database.read(f"lease {name!r}", lambda here: leases.find_lease(here, name))
+
+    async def list_leases(self, prefix: str) -> list[LeaseRecord]:
+        return self._database.read("the leases", lambda here: leases.list_leases(here, prefix))
+
+    async def last_token(self) -> int:
+        return self._database.read("the leases", lambda here: leases.last_token(here, self.location))
 
     async def page_run_rows(self, after: int, limit: int) -> list[RunRow]:
         return self._database.read("the runs", lambda here: reads.page_run_rows(here, self.location, after, limit))

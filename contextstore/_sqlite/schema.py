@@ -182,6 +182,8 @@ FACTS_OF_4 = """
 """What a store knows of itself since that schema."""
 NEW_HISTORY = "UPDATE store_facts SET value = lower(hex(randomblob(16))) WHERE name = 'history'"
 """Of a copy, which goes its own way from then on: no cursor of before is one of it."""
+NO_LEASES = "DELETE FROM leases"
+"""Of a copy: its holders hold what was copied."""
 KNOWN_SCHEMAS = {**FORMER_SCHEMAS, SCHEMA_VERSION: _SCHEMA}
 """By their number, as the statements that make them."""
 

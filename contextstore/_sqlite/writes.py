@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import Any, cast
 
 from .._engine.epochs import LocalEpochs
+from .._engine.lease_operations import AcquireLease, ExpectLease, LoadLastToken, ReleaseLease, RenewLease
 from .._engine.operations import (
     Appended,
     AppendOutput,
@@ -56,7 +57,7 @@ from .._values.codec import MARK, Encoded, checksum
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
-from . import appends, attempts, run_facts, run_states
+from . import appends, attempts, leases, run_facts, run_states
 from .connection import roll_back
 from .counting import Tally
 from .deletion import delete_idle_runs, forget_run, forget_runs, give_back_space, remove_outputs
@@ -297,6 +298,8 @@ class Transaction:
 
     def _apply_all(self, unit: Unit) -> list[Any]:
         """Each in its turn. Puts alone go in the order in which watchers are told of one commit."""
+        if len(unit) > 1 and type(unit[0]) is ExpectLease:
+            return [self._apply_operation(unit[0]), *self._apply_all(unit[1:])]
         if len(unit) > 1 and all(type(operation) is PutOutput for operation in unit):
             return self._put_sorted(cast("Sequence[PutOutput]", unit))
         expected = {operation.key for operation in unit if type(operation) is ExpectGlobal}
@@ -380,6 +383,8 @@ class Transaction:
                 return run_facts.load(self._connection, self._location, operation, self._now)
             case UpsertState() | LoadState():
                 return self._change_state(operation)
+            case AcquireLease() | RenewLease() | ReleaseLease() | ExpectLease() | LoadLastToken():
+                return leases.apply(self._connection, self._location, operation)
 
     # -- outputs -------------------------------------------------------------------------------------------------------
 

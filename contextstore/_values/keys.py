@@ -46,6 +46,10 @@ def global_key(key: Id, name: str = "key") -> str:
     return _key(name, key, may_be_empty=True)
 
 
+def lease_key(name: Id) -> str:
+    return _key("name", name)
+
+
 def prefix_key(prefix: str) -> str:
     """A literal prefix of ids. The rules of ids hold for it, but that it may be empty."""
     if not isinstance(prefix, str):

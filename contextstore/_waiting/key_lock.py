@@ -7,12 +7,14 @@ caller that is interrupted. Under the lock nothing is called, see ``single_fligh
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .callers import Callers
+from .deadline import Deadline
 from .deadlock import Computation, running, waiting_for
 from .outcome import outcome_of
 from .waiters import Waiter, resolve
@@ -44,8 +46,17 @@ class KeyedLock:
         self._queues: dict[Hashable, list[_Turn]] = {}
         self._look_for_lost_at = 0.0
 
-    async def run_locked(self, callers: Callers, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of ``work()``, run while no other call runs one under the key."""
+    async def run_locked(
+        self,
+        callers: Callers,
+        key: Hashable,
+        work: Callable[[], Coroutine[Any, Any, T]],
+        deadline: Deadline | None = None,
+    ) -> T:
+        """The result of ``work()``, run while no other call runs one under the key.
+
+        TimeoutError: its turn had not come at the deadline.
+        """
         # Not a context manager: if it is interrupted as it is entered or left, the turn stays taken.
         own = _Turn(callers.waiter())
         try:
@@ -53,7 +64,7 @@ class KeyedLock:
                 ahead = self._enter(key, own)
                 for turn in ahead[-1:]:
                     with callers.waiting_for(turn, key):
-                        await self._wait(callers, key, own, ahead)
+                        await self._wait(callers, key, own, ahead, deadline)
                 outcome = await outcome_of(work())
         finally:
             # Twice, since a KeyboardInterrupt may come in the middle of the first, and the others wait for it.
@@ -75,11 +86,23 @@ class KeyedLock:
         there = queue.copy()  # a caller that leaves from now on lets this one in
         return there[: there.index(own)] if own in there else []
 
-    async def _wait(self, callers: Callers, key: Hashable, own: _Turn, ahead: list[_Turn]) -> None:
-        if {turn.loop for turn in ahead} <= {None, own.loop}:
+    async def _wait(
+        self, callers: Callers, key: Hashable, own: _Turn, ahead: list[_Turn], deadline: Deadline | None
+    ) -> None:
+        is_bounded = deadline is not None and deadline.left < math.inf
+        if not {turn.loop for turn in ahead} <= {None, own.loop}:  # one of them may end without a word
+            await callers.wait_watchfully(own.waiter, lambda: self._look(key, own, deadline))
+        elif deadline is not None and is_bounded:
+            await callers.wait_until(cast("Waiter[Any]", own.waiter), deadline.left, lambda: True)
+        else:
             await callers.wait(own.waiter)
-        else:  # one of them may end without a word
-            await callers.wait_watchfully(own.waiter, lambda: self._let_in(key))
+        if is_bounded and self._queues.get(key, [])[:1] != [own]:
+            raise TimeoutError
+
+    def _look(self, key: Hashable, own: _Turn, deadline: Deadline | None) -> None:
+        self._let_in(key)
+        if deadline is not None and deadline.is_over:
+            resolve([(own.waiter, None)])
 
     def _leave(self, key: Hashable, own: _Turn) -> None:
         own.is_done = True

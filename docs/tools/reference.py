@@ -39,7 +39,7 @@ those of `AsyncContextStore`, and a call with **A** beside it is awaited there. 
 | --- | --- |
 | `await store.put(...)` | `store.put(...)` |
 | `async with`, `async for`, `AsyncIterator` | `with`, `for`, `Iterator` |
-| `AsyncFlowRun`, `AsyncBatch` | `FlowRun`, `Batch` |
+| `AsyncFlowRun`, `AsyncBatch`, `AsyncLeaseBlock` | `FlowRun`, `Batch`, `LeaseBlock` |
 | `store.blocking` | `store.awaitable` |
 | functions that you pass in may be coroutine functions | they are plain ones |
 

@@ -98,6 +98,11 @@ async def _both_and_global(store: AsyncContextStore, name: str) -> list[bool]:
     return await _both(store, name) + await _global(store, name)
 
 
+async def _lease(store: AsyncContextStore, name: str) -> None:
+    async with store.lease(name) as lease:
+        await store.run(name, lease=lease).put("one", VALUE)
+
+
 OPERATIONS = {
     "put": Operation(lambda store, name: store.put(name, "one", VALUE), _output),
     "put exist_ok": Operation(lambda store, name: store.put("run", "there", VALUE, exist_ok=True)),
@@ -118,6 +123,8 @@ OPERATIONS = {
     ),
     "get_state": Operation(lambda store, name: store.run("run").get_state("there")),
     "list_state": Operation(lambda store, name: store.run("run").list_state()),
+    "lease": Operation(_lease, _output),
+    "list_leases": Operation(lambda store, name: store.list_leases()),
     "get_or_put": Operation(lambda store, name: store.get_or_put(name, "one", _compute), _output),
     "fork_run": Operation(lambda store, name: store.fork_run("run", new_flow_run_id=name)),
     "delete_outputs": Operation(_delete_outputs, _both_deleted),

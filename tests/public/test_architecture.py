@@ -418,7 +418,9 @@ CALLS = [
     for name in sorted(public_members(one) & public_members(other))
 ]
 
-BLOCKING_NAMES = {f"Async{name}": name for name in ("FlowRun", "Batch", "ContextStore", "Iterator", "Generator")}
+BLOCKING_NAMES = {
+    f"Async{name}": name for name in ("FlowRun", "Batch", "LeaseBlock", "ContextStore", "Iterator", "Generator")
+}
 
 
 class WithoutAwait(ast.NodeTransformer):

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from contextstore import ContextStoreError, CorruptStoreError, StorageError
 from contextstore._engine.contract import Feed, GroupLimits, Job
 from contextstore._engine.epochs import Epoch
+from contextstore._engine.lease_operations import Held
 from contextstore._engine.operations import PutOutput, Unit, is_deletion, may_delete_outputs
 from contextstore._engine.pages import OutputPage, OutputRow, Part
 from contextstore._engine.portions import Portion
@@ -35,6 +36,7 @@ from contextstore._engine.records import (
     GlobalRecord,
     GlobalRow,
     IdleRuns,
+    LeaseRecord,
     News,
     NewsPage,
     OutputKey,
@@ -425,6 +427,18 @@ class FakeEngine:
     async def freed_version(self) -> int:
         await self._called("freed_version")
         return self.place.freed_version
+
+    async def find_lease(self, name: str) -> Held | None:
+        await self._called("find_lease")
+        return None
+
+    async def list_leases(self, prefix: str) -> list[LeaseRecord]:
+        await self._called("list_leases")
+        return []
+
+    async def last_token(self) -> int:
+        await self._called("last_token")
+        return 0
 
     async def page_globals(self, prefix: str, after: str | None, limit: int) -> list[GlobalRecord]:
         await self._called("page_globals")

@@ -45,6 +45,7 @@ from contextstore import (
     IncompatibleStoreError,
     InputsChangedError,
     InvalidKeyError,
+    Lease,
     LeaseHeldError,
     LeaseLostError,
     Observer,
@@ -176,6 +177,18 @@ async def global_keys(store: AsyncContextStore, key: uuid.UUID) -> None:
         return count + 1
 
     assert_type(await store.update_global("key", add_one, default=0), Any)
+
+
+async def leases(store: AsyncContextStore, run_id: uuid.UUID) -> None:
+    async with store.lease(run_id, ttl=datetime.timedelta(minutes=1), wait=0.5) as lease:
+        assert_type(lease, Lease)
+        assert_type((lease.name, lease.token, lease.holder), tuple[str, int, str])
+        assert_type(lease.expires_at, datetime.datetime)
+        assert_type(lease.lost, bool)
+        assert_type(store.run("run", lease=lease), AsyncFlowRun)
+        async with store.batch(lease=lease) as batch:
+            batch.put("run", "node", 1)
+    assert_type(await store.list_leases("nightly-"), list[Lease])
 
 
 async def batches(store: AsyncContextStore, run_id: uuid.UUID) -> None:
@@ -354,6 +367,15 @@ def global_keys_blocking(store: ContextStore, key: uuid.UUID) -> None:
     assert_type(store.wait_for_global(key, after_version=1, timeout=1, type=int), GlobalEntry)
     assert_type(store.delete_global(key), bool)
     assert_type(store.update_global("key", lambda count: count + 1, 0), Any)
+
+
+def leases_blocking(store: ContextStore) -> None:
+    with store.lease("nightly", ttl=5) as lease:
+        assert_type(lease, Lease)
+        assert_type(store.run("run", lease=lease), FlowRun)
+        with store.batch(lease=lease) as batch:
+            batch.put("run", "node", 1)
+    assert_type(store.list_leases(prefix="nightly-"), list[Lease])
 
 
 def batches_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
