@@ -111,6 +111,7 @@ WAITS = {
     "wait_for": Call("wait_for", _OUTPUT),
 }
 WATCHING = {"watch": Call("watch", _RUN)}
+RUN_WATCHING = {"wait_for": Call("wait_for_run", _RUN), "watch": Call("watch_runs")}
 GLOBAL_WAITS = {"wait_for": Call("wait_for_global", _KEY)}
 ATTEMPTS = {"attempts": Call("attempts", _RUN, _length)}
 DELETIONS = {"delete_outputs": Call("delete_outputs", _RUN, _itself)}

@@ -28,6 +28,7 @@ from .retention import RetentionService
 from .run_facts import RunFactsService
 from .run_listing import RunListingService
 from .run_state import RunStateService
+from .run_watching import RunWatchService
 from .runs import RunService
 from .session import Session
 from .target import Target, engine_for
@@ -68,6 +69,7 @@ class Core:
         self.global_waits = noted.of(GlobalWaitService(self.session), calls.GLOBAL_WAITS)
         self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)
         self.attempts = noted.of(AttemptService(self.session, lives), calls.ATTEMPTS)
+        self.run_watching = noted.of(RunWatchService(self.session, lives), calls.RUN_WATCHING)
         self.deletions = noted.of(DeletionService(self.session, lives), calls.DELETIONS)
         self.retention = noted.of(RetentionService(self.session, lives), calls.RETENTION)
         self.maintenance = noted.of(maintenance, calls.MAINTENANCE)

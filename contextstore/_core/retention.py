@@ -11,9 +11,9 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .._engine.operations import (
     DeleteIdleRuns,
@@ -29,13 +29,14 @@ from .._engine.operations import (
     Removal,
     RemoveOutputs,
 )
-from .._engine.records import Extent, IdleRuns
+from .._engine.records import RUN_STATES, Extent, IdleRuns
 from .._process.log import log
 from .._results import PruneReport
 from .._values.arguments import check_function
 from .._values.keys import Id, flow_run_key
 from ..errors import RunDeletedError
 from .lives import Life, Lives
+from .run_watching import states_of
 from .session import Session
 
 _PAGE_ROWS = 500  # runs that are found by one look
@@ -90,20 +91,24 @@ class RetentionService:
         return (await self._session.commit(self._lives.fenced(life, operations)))[1:]
 
     async def prune(
-        self, older_than: datetime.timedelta | None, dry_run: bool, progress: Callable[[int, int], Any] | None
+        self,
+        older_than: datetime.timedelta | None,
+        state: str | Iterable[str] | None,
+        dry_run: bool,
+        progress: Callable[[int, int], Any] | None,
     ) -> PruneReport:
         session = self._session
         await session.ready()
-        before = _time_before(older_than)
+        idle = _idle(older_than, state)
         if progress is not None:
             check_function("progress", progress)
         if not dry_run:
             session.refuse_if_read_only()
         told = None if progress is None else partial(session.result_of, progress)
         if dry_run:
-            return await self._plan(before, told)
+            return await self._plan(idle, told)
         began = time.monotonic()
-        report = await self._prune(before, told)
+        report = await self._prune(idle, told)
         seconds = time.monotonic() - began
         arguments = (
             logging.INFO,
@@ -116,64 +121,65 @@ class RetentionService:
         log(*arguments, seconds=seconds, **dataclasses.asdict(report))
         return report
 
-    async def _prune(self, before: int | None, progress: _Progress | None) -> PruneReport:
+    async def _prune(self, idle: _Idle | None, progress: _Progress | None) -> PruneReport:
         """Delete the runs last written to before, forget those deleted before, and give the space back."""
         runs = outputs = size = 0
 
-        async def delete(page: IdleRuns, idle_since: int) -> None:
+        async def delete(page: IdleRuns, idle: _Idle) -> None:
             nonlocal runs, outputs, size
             left = page.runs
             while left:
                 part = tuple(name for name, _ in _share_of_a_commit(left))
                 deletion: IdleDeletion
-                (deletion,) = await self._session.commit([DeleteIdleRuns(part, idle_since, _REMOVE_ROWS, page.cursor)])
+                operation = DeleteIdleRuns(part, idle.since, _REMOVE_ROWS, page.cursor, idle.states)
+                (deletion,) = await self._session.commit([operation])
                 left = left[deletion.done :]
                 rest = await self._remove_outputs(deletion.left)
                 runs += deletion.runs
                 outputs += deletion.outputs + rest.outputs
                 size += deletion.bytes + rest.bytes
 
-        if before is not None:
-            await self._look_at_runs(before, delete, progress)
+        if idle is not None:
+            await self._look_at_runs(idle, delete, progress)
         await self._finish_deletions()
-        tombstones = 0 if before is None else await self._forget_runs(before)
+        tombstones = 0 if idle is None else await self._forget_runs(idle.since)
         freed = await self._free_globals()
         while (await self._session.commit([GiveBackSpace(_GIVE_BACK_PAGES)]))[0]:
             pass
         return PruneReport(runs, outputs, size, tombstones, freed)
 
-    async def _plan(self, before: int | None, progress: _Progress | None) -> PruneReport:
+    async def _plan(self, idle: _Idle | None, progress: _Progress | None) -> PruneReport:
         """What ``_prune`` would do."""
         passing = await self._session.scan(self._engine.count_passing_globals)
-        if before is None:
+        if idle is None:
             return PruneReport(0, 0, 0, 0, passing)
         extents = [Extent(0, 0, 0)]
 
-        async def measure(page: IdleRuns, _: int) -> None:
+        async def measure(page: IdleRuns, _: _Idle) -> None:
             names = [name for name, _ in page.runs]
             if names:
                 extents.append(await self._session.scan(self._engine.measure_runs, names))
 
-        await self._look_at_runs(before, measure, progress)
-        tombstones = await self._session.scan(self._engine.count_tombstones, before)
+        await self._look_at_runs(idle, measure, progress)
+        tombstones = await self._session.scan(self._engine.count_tombstones, idle.since)
         runs, outputs, size = map(sum, zip(*extents, strict=True))
         return PruneReport(runs, outputs, size, tombstones, passing)
 
     async def _look_at_runs(
-        self, before: int, act: Callable[[IdleRuns, int], Coroutine[Any, Any, None]], progress: _Progress | None
+        self, idle: _Idle, act: Callable[[IdleRuns, _Idle], Coroutine[Any, Any, None]], progress: _Progress | None
     ) -> None:
         total = 0 if progress is None else await self._session.scan(self._engine.count_runs)
         looked_at = 0
-        page = await self._page_idle_runs(0, before)
+        page = await self._page_idle_runs(0, idle)
         while page.after is not None:
-            await act(page, before)
+            await act(page, idle)
             looked_at += page.looked_at
             if progress is not None:
                 await progress(looked_at, max(total, looked_at))
-            page = await self._page_idle_runs(page.after, before)
+            page = await self._page_idle_runs(page.after, idle)
 
-    async def _page_idle_runs(self, after: int, before: int) -> IdleRuns:
-        return await self._session.scan(self._engine.page_idle_runs, after, before, _PAGE_ROWS)
+    async def _page_idle_runs(self, after: int, idle: _Idle) -> IdleRuns:
+        return await self._session.scan(self._engine.page_idle_runs, after, idle.since, _PAGE_ROWS, idle.states)
 
     async def _finish_deletions(self) -> None:
         """Those that were interrupted."""
@@ -210,8 +216,24 @@ class RetentionService:
         return count
 
 
+class _Idle(NamedTuple):
+    """Which runs are to be deleted: those written to last before a time, in one of the states."""
+
+    since: int
+    states: tuple[int, ...] | None
+
+
+def _idle(older_than: datetime.timedelta | None, state: str | Iterable[str] | None) -> _Idle | None:
+    """As an engine has it. None: no runs are."""
+    states = None if state is None else states_of(state, RUN_STATES)
+    since = _time_before(older_than)
+    if since is None:
+        return None
+    return _Idle(since, None if states is None else tuple(sorted(map(RUN_STATES.index, states))))
+
+
 def _time_before(older_than: datetime.timedelta | None) -> int | None:
-    """The time before which what is older lies, as an engine has it. None: nothing is."""
+    """The time before which what is older lies. None: nothing is."""
     if older_than is None:
         return None
     if not isinstance(older_than, datetime.timedelta):

@@ -45,7 +45,7 @@ class WatchService:
         elif life is not None:
             await self._lives.serial(life)
         watched = _watched(flow_run_id, prefix, until)
-        cursor = _cursor(after)
+        cursor = cursor_of(after, "an output")
         subscription = session.subscriptions.subscription(watched.flow_run_id, None)
         frame = ClosedWith(subscription)
         try:
@@ -88,7 +88,8 @@ def _watched(flow_run_id: Id | None, prefix: str, until: Id | None) -> Watched:
     return Watched(flow_run, prefix_key(prefix), None if until is None else node_key(until, "until"))
 
 
-def _cursor(after: str | None) -> tuple[str, CursorFields] | None:
+def cursor_of(after: str | None, what: str) -> tuple[str, CursorFields] | None:
+    """The cursor that a caller has passed, by what it must be of; None: it begins at the beginning."""
     if after is None:
         return None
     if not isinstance(after, str):
@@ -98,7 +99,7 @@ def _cursor(after: str | None) -> tuple[str, CursorFields] | None:
     try:
         return read_cursor(after)
     except ValueError as error:
-        raise ValueError(f"after must be the cursor of an output: {error}") from error
+        raise ValueError(f"after must be the cursor of {what}: {error}") from error
 
 
 def _refuse_other_life(page: NewsPage, life: Life | None) -> None:

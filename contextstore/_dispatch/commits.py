@@ -24,7 +24,7 @@ class Commit:
         globals: keys of globals that it may have written.
     """
 
-    __slots__ = ("deleted", "found", "globals", "is_over")
+    __slots__ = ("changed", "deleted", "found", "globals", "is_over")
 
     def __init__(
         self, found: Sequence[OutputKey] = (), deleted: Sequence[str] = (), globals: Sequence[str] = ()
@@ -32,6 +32,8 @@ class Commit:
         self.found = found
         self.deleted = deleted
         self.globals = globals
+        self.changed: Sequence[str] = ()
+        """Runs that it may have changed otherwise than by outputs."""
         self.is_over = False
 
 

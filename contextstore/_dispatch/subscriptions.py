@@ -27,6 +27,7 @@ from .._engine.contract import Engine, Feed
 from .._engine.failures import error_for_caller
 from .._engine.operations import LoadMark, LoadOutput, Operation, PutOutput, globals_written_by, runs_deleted_by
 from .._engine.records import OutputKey
+from .._engine.run_operations import runs_changed_by
 from .._waiting.callers import Callers
 from .._waiting.deadline import Deadline
 from .._waiting.future import SharedFuture
@@ -34,19 +35,13 @@ from .._waiting.outcome import Outcome
 from .._waiting.waiters import Waiter, resolve
 from ..errors import ContextStoreError, StoreClosedError
 from .commits import Commit, CommitQueue
+from .deletion_looks import DeletionLooks, Rest
 from .global_looks import GlobalLooks
 from .host import EngineHost
+from .run_looks import RunLooks
 
-# To look takes at most a tenth of the time: a fifteenth for outputs, a thirtieth for deleted runs.
-_REST_AFTER_POLL, _REST_AFTER_DELETIONS = 14, 29
-_MOST_REST = 5.0
-"""Seconds between two looks at most, however long they take."""
-_DELETIONS_SECONDS = 0.1
-"""Seconds between two looks for the runs that are waited for among the deleted ones, at least."""
-_SURE_SECONDS = 5.0
-"""Seconds after which these are looked for all the same where no deletion is known of: by a program, say, that does not
-know this store's ways.
-"""
+_REST_AFTER_POLL = 14
+"""To look takes at most a tenth of the time: a fifteenth for outputs, a thirtieth for deleted runs."""
 _LOST_SECONDS = 5.0
 """Seconds between two looks for those whose loops have ended, at least: it asks each loop."""
 
@@ -76,6 +71,8 @@ class Subscription:
         self.key: str | None = None
         """Of a global, which is waited for with a version above ``after_version``. None: it is about outputs."""
         self.after_version = 0
+        self.is_of_facts = False
+        """Whether it is about what becomes of a run, or of any, beside its outputs; of any run, about these as well."""
         self.nodes: deque[str] = deque(maxlen=1)  # the last one: who is slow has to look, and not to remember
         self.maybe_deleted = False
         self.error: ContextStoreError | None = None
@@ -164,10 +161,13 @@ class Subscriptions:
         """What the poller has found."""
         self._polled_globals: deque[Sequence[tuple[str, float]]] = deque()
         """The same of globals: keys and versions."""
+        self._polled_runs: deque[Collection[str] | None] = deque()
+        """The same of runs that have changed otherwise than by outputs. None: all may have."""
         self._by_output: dict[OutputKey, dict[Subscription, None]] = {}
         self._by_run: dict[str | None, dict[Subscription, None]] = {}  # None: of any run
         self._of_run: dict[str, dict[Subscription, None]] = {}  # both, by their run
         self._by_global: dict[str, dict[Subscription, None]] = {}
+        self._by_facts: dict[str | None, dict[Subscription, None]] = {}  # by run; None: of any
         self._look_for_lost_at = 0.0
 
     def subscription(self, flow_run_id: str | None, node_id: str | None) -> Subscription:
@@ -178,6 +178,12 @@ class Subscriptions:
         """To be told of a global."""
         subscription = Subscription(self, None, None)
         subscription.key, subscription.after_version = key, after_version
+        return subscription
+
+    def subscription_to_run(self, flow_run_id: str | None) -> Subscription:
+        """To be told of what becomes of a run, or of all there are."""
+        subscription = Subscription(self, flow_run_id, None)
+        subscription.is_of_facts = True
         return subscription
 
     async def subscribe(self, subscription: Subscription, host: EngineHost, callers: Callers) -> None:
@@ -245,6 +251,8 @@ class Subscriptions:
             # Perhaps deleted: prune leaves a run alone that has been written to since.
             commit.deleted = [flow_run_id for operation in operations for flow_run_id in runs_deleted_by(operation)]
             commit.globals = [key for operation in operations for key in globals_written_by(operation)]
+            changed = [flow_run_id for operation in operations for flow_run_id in runs_changed_by(operation)]
+            commit.changed = [*commit.deleted, *changed]
         self.announce(commit)
         return commit
 
@@ -300,7 +308,8 @@ class Subscriptions:
         cursor, _ = await feed.poll(None, self._waited_for)
         poller.has_its_place.set_result(None)
         pause = shortest
-        rest, deletions, of_globals = _Rest(_REST_AFTER_POLL), _Deletions(feed), GlobalLooks(feed)
+        rest, deletions, of_globals = Rest(_REST_AFTER_POLL), DeletionLooks(feed), GlobalLooks(feed)
+        of_runs = RunLooks(feed)
         while True:
             await asyncio.sleep(pause)
             if not self._is_wanted():
@@ -315,6 +324,8 @@ class Subscriptions:
             is_news = self._tell_polled(found)
             if of_globals.may_be_news(new_cursor != cursor):
                 is_news |= self._tell_globals(await of_globals.beyond(self._globals_waited_for()))
+            if of_runs.may_be_news(new_cursor != cursor, bool(self._by_facts)):
+                is_news |= self._tell_runs(await of_runs.changed())
             pause = shortest if is_news else min(pause * 1.05, longest)
             pause = max(pause, rest.after(time.monotonic() - began))
             something_changed, cursor = new_cursor != cursor, new_cursor
@@ -352,6 +363,13 @@ class Subscriptions:
         self._tell_all()
         return bool(versions)  # what nobody waits for is not looked for
 
+    def _tell_runs(self, changed: Collection[str] | None) -> bool:
+        """Returns whether a caller waits for one of these."""
+        self._polled_runs.append(changed)
+        is_waited_for = changed is None or any(run in self._by_facts or None in self._by_facts for run in changed)
+        self._tell_all()
+        return is_waited_for
+
     async def _tell_on_host(self) -> None:
         self._tell_all()
 
@@ -366,13 +384,20 @@ class Subscriptions:
                     self._tell(*self._polled.popleft())
                 while self._polled_globals:
                     self._tell_of_globals(self._polled_globals.popleft())
+                while self._polled_runs:
+                    self._tell_of_runs(self._polled_runs.popleft())
                 while (commit := self._commits.take()) is not None:
                     self._tell(commit.found, commit.deleted)
                     self._tell_of_globals([(key, math.inf) for key in commit.globals])
+                    self._tell_of_runs(commit.changed)
             finally:
                 self._telling.release()
-            if not (self._commits.is_one_over or self._polled or self._polled_globals or self._departed):
+            if not (self._commits.is_one_over or self._departed or self._has_polled):
                 return
+
+    @property
+    def _has_polled(self) -> bool:
+        return bool(self._polled or self._polled_globals or self._polled_runs)
 
     def _tell(self, found: Iterable[OutputKey], deleted: Iterable[str]) -> None:
         """Report outputs, and runs that may be deleted."""
@@ -400,6 +425,18 @@ class Subscriptions:
                     _take_waiter(subscription, waiters)
         _wake(waiters)
 
+    def _tell_of_runs(self, changed: Collection[str] | None) -> None:
+        """Report runs that may have changed. None: all may have."""
+        if changed is not None and not changed:
+            return
+        self._keep_up()
+        waiters: list[Waiter[Outcome[None]]] = []
+        for run in list(self._by_facts) if changed is None else [None, *changed]:
+            for subscription in self._by_facts.get(run, ()):
+                subscription.maybe_deleted = True
+                _take_waiter(subscription, waiters)
+        _wake(waiters)
+
     def _keep_up(self) -> None:
         """Bring the indexes up to date with who has come and gone."""
         for subscription in list(self._arrived):
@@ -415,6 +452,10 @@ class Subscriptions:
         flow_run_id, node_id = subscription.flow_run_id, subscription.node_id
         if subscription.key is not None:
             return [(self._by_global, subscription.key)]
+        if subscription.is_of_facts:
+            if flow_run_id is None:
+                return [(self._by_run, None), (self._by_facts, None)]
+            return [(self._of_run, flow_run_id), (self._by_facts, flow_run_id)]
         if flow_run_id is None:
             return [(self._by_run, None)]  # which no deletion ends
         if node_id is None:
@@ -429,53 +470,6 @@ class Subscriptions:
             subscription.error = error_for_caller(error, self._engine.location)
             _take_waiter(subscription, waiters)
         _wake(waiters)
-
-
-class _Rest:
-    """How long to leave others the time, after looks that took so long."""
-
-    def __init__(self, times: int) -> None:
-        self._times = times
-        self._last = 0.0
-
-    def after(self, seconds: float) -> float:
-        # The shorter one of two: once in a while a look takes long, for no reason of its own.
-        least, self._last = min(seconds, self._last), seconds
-        return min(self._times * least, _MOST_REST)
-
-
-class _Deletions:
-    """When to look for deleted runs, and which they are."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self._rest = _Rest(_REST_AFTER_DELETIONS)
-        self._may_be_some = True
-        self._epoch: int | None = None
-        self._next_at = time.monotonic() + _DELETIONS_SECONDS
-        self._sure_at = self._next_at
-
-    def may_be_news(self, something_changed: bool) -> bool:
-        self._may_be_some = self._may_be_some or something_changed
-        now = time.monotonic()
-        if not self._may_be_some or now < self._next_at:
-            return False
-        epoch = self._feed.deletion_epoch()
-        return epoch is None or epoch != self._epoch or now >= self._sure_at
-
-    async def among(self, runs: Collection[tuple[str, int | None]]) -> list[str]:
-        """The ids of those runs that are deleted, or forgotten; of one without a serial only if it is deleted."""
-        began = time.monotonic()
-        self._epoch, self._may_be_some = self._feed.deletion_epoch(), False  # before the look, not after it
-        unknown = [flow_run_id for flow_run_id, serial in runs if serial is None]
-        known = {serial: flow_run_id for flow_run_id, serial in runs if serial is not None}
-        deleted = await self._feed.deleted_among(unknown) if unknown else []
-        alive = set(await self._feed.alive_among(list(known))) if known else set()
-        deleted += [flow_run_id for serial, flow_run_id in known.items() if serial not in alive]
-        now = time.monotonic()
-        self._next_at = now + max(_DELETIONS_SECONDS, self._rest.after(now - began))
-        self._sure_at = now + _SURE_SECONDS
-        return deleted
 
 
 def _take_waiter(subscription: Subscription, waiters: list[Waiter[Outcome[None]]]) -> None:

@@ -48,6 +48,7 @@ from .records import (
     WatchStart,
 )
 from .reports import Reports
+from .run_feeds import RunFilter, RunNewsPage
 from .run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from .run_states import RunStates
 
@@ -80,6 +81,13 @@ class Feed(Protocol):
         """Those of the globals that are there with a version above the one named, with that version. None: look anew.
 
         Asked after each ``poll`` that gave another cursor than the one before.
+        """
+
+    async def changed_runs(self, place: Cursor | None) -> tuple[Cursor, list[str]] | None:
+        """Runs that any client has begun, updated, given a failure or deleted since the place, and the place of now.
+
+        With None: none yet, but the place. Asked as ``globals_beyond`` is, and once more after there were some: it may
+        tell some of them. None: look anew.
         """
 
     def deletion_epoch(self) -> int | None:
@@ -185,9 +193,11 @@ class Reads(Protocol):
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         """None: it is not there, or deleted."""
 
-    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+    async def page_idle_runs(
+        self, after: int, idle_since: int, limit: int, states: tuple[int, ...] | None = None
+    ) -> IdleRuns:
         """The idle ones among the runs with a serial above ``after``, oldest first, at most so many; fewer, or none,
-        once very many were looked at. A scan.
+        once very many were looked at: as ``DeleteIdleRuns`` has it. A scan.
         """
 
     async def measure_runs(self, flow_run_ids: Sequence[str]) -> Extent:
@@ -285,6 +295,16 @@ class Reads(Protocol):
         and node id: at most so many, and about so many bytes.
 
         No output is told before one that can still come to lie before it. A damaged one is an error in its own place.
+        """
+
+    async def watch_runs_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
+        """Where a follower of runs begins: as ``watch_from``. None: at those that there are, before what comes next."""
+
+    async def page_runs_since(self, wanted: RunFilter, place: Place, limit: int) -> RunNewsPage:
+        """Those wanted of the runs that have changed behind the place, in the order of the commits, each once, where it
+        changed last: at most so many.
+
+        None is told before one that can still come to lie before it.
         """
 
 

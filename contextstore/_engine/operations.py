@@ -161,8 +161,9 @@ class DeleteRun(NamedTuple):
 class DeleteIdleRuns(NamedTuple):
     """Delete those of the runs that are idle: marked as ``DeleteRun`` does, and their outputs removed.
 
-    A run is idle if it and all its outputs, one at least, were written before ``idle_since``. ``cursor`` is that of the
-    ``IdleRuns`` that named them: what was written before it need not be looked at again.
+    A run is idle if all that was ever written to it, its outputs and else, was written before ``idle_since``, if it is
+    in one of the ``states``, and if no lease that is held has its id for a name. ``cursor`` is that of the ``IdleRuns``
+    that named them: what was written before it need not be looked at again.
 
     As many of the runs, in their order and one at least, as go into one commit: at most so many outputs, and no more
     bytes than a group may have. Of a run that alone has more, the rest is left. Result: IdleDeletion.
@@ -172,6 +173,8 @@ class DeleteIdleRuns(NamedTuple):
     idle_since: int
     limit: int
     cursor: Cursor | None
+    states: tuple[int, ...] | None = None
+    """None: any."""
 
 
 class IdleDeletion(NamedTuple):

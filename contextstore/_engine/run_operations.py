@@ -6,6 +6,7 @@ unless the operation means a certain life of its id.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .._values.codec import Encoded
@@ -114,3 +115,10 @@ class LoadFacts(NamedTuple):
     touched_at: int | None
     failures: int
     replaces: bool = True
+
+
+def runs_changed_by(operation: object) -> Sequence[str]:
+    """The runs of which more than an output may be another once this is committed: for those who wait for that."""
+    if isinstance(operation, BeginRun | UpdateRun | RecordFailure | LoadFacts | LoadFailure):
+        return (operation.flow_run_id,)
+    return ()

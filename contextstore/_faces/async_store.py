@@ -10,7 +10,7 @@ import datetime
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, overload
 
 from .._core.backend import Backend
 from .._core.core import Core, backend_for
@@ -18,7 +18,17 @@ from .._core.leases import Lease
 from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
-from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
+from .._results import (
+    CheckReport,
+    Counters,
+    GlobalEntry,
+    Output,
+    PruneReport,
+    RunAttributes,
+    RunInfo,
+    RunState,
+    StoreStats,
+)
 from .._values.arguments import ExistOk
 from .._values.codec import decode
 from .._values.expiry import KEEP, Keep
@@ -783,6 +793,65 @@ class AsyncContextStore:
         """
         return self._core.watching.watch(flow_run_id, prefix, after, until, type)
 
+    async def wait_for_run(
+        self,
+        flow_run_id: Id,
+        *,
+        state: RunState | Iterable[RunState] = ("completed", "failed", "cancelled"),
+        timeout: float | None = None,
+    ) -> RunInfo:
+        """The run, once it is in one of the states, as its runner has said in any process.
+
+        At once if it is so already. A run that is not there yet is waited for. It looks at the state as it is now: one
+        that lasts only for a moment may be over before this has seen it.
+
+        Args:
+            state: the name of a state, or several: ``"open"``, ``"completed"``, ``"failed"``, ``"cancelled"``.
+            timeout: seconds. None: for ever; 0 or less: look once. ``ContextStore`` warns (``RuntimeWarning``) of None
+                on the thread of a running event loop, which it blocks.
+
+        Raises:
+            TimeoutError: the builtin one: the run did not come to it in time.
+            RunDeletedError: the run is deleted, or is being deleted, also if its id has been used anew since.
+            StoreClosedError: the store was closed while the call waited.
+            CorruptStoreError: what is stored of the run is damaged.
+        """
+        return await self._core.run_watching.wait_for(flow_run_id, state, timeout)
+
+    def watch_runs(
+        self,
+        *,
+        after: str | None = None,
+        state: RunState | Literal["deleted"] | Iterable[RunState | Literal["deleted"]] | None = None,
+        attributes: RunAttributes | None = None,
+        parent: Id | None = None,
+    ) -> AsyncGenerator[RunInfo, None]:
+        """Iterate over runs: those that are there, oldest first, then each as it changes, whichever process does it.
+
+        A run is told as it is begun, updated, given a failure or an output, or deleted (with the state ``"deleted"``),
+        in the order of the commits. What is told is the run as it is now, so several quick changes of a run may be told
+        as one. It goes on for ever, and ends when its consumer stops: leave the loop, or cancel it. To go on later, in
+        another process or after a restart, keep the ``cursor`` of the run that was dealt with last.
+
+        Of a run that was deleted with ``forget=True`` nothing is left, and of others nothing once ``prune`` has
+        forgotten their tombstones: who looks only then is not told that they are gone.
+
+        Args:
+            after: the ``cursor`` of a run that ``watch_runs`` gave. Every change that was not told before it is told;
+                the last ones before it may be told again.
+            state: the name of a state, or several, ``"deleted"`` among them. Asked of the run as it is told: a run that
+                comes to another state is not told any more, nor are deletions, unless that state is named. None: any.
+            attributes: only runs that have each of these, with an equal value; compared as JSON.
+            parent: only runs that were begun with this one as their parent.
+
+        Raises:
+            ValueError: ``after`` is no cursor of the runs of this store as it is now: one of another store, or from
+                before a ``restore``, or of an output; or ``state`` or ``attributes`` name what can be none.
+            StoreClosedError: the store was closed while the call waited.
+            CorruptStoreError: what is stored of a run is damaged.
+        """
+        return self._core.run_watching.watch(after, state, attributes, parent)
+
     def run(self, flow_run_id: Id, *, lease: Lease | None = None) -> AsyncFlowRun:
         """The calls of this store bound to one run, and ``step``.
 
@@ -929,26 +998,31 @@ class AsyncContextStore:
         self,
         *,
         older_than: datetime.timedelta | None,
+        state: RunState | Iterable[RunState] | None = None,
         dry_run: bool = False,
         progress: Callable[[int, int], Any] | None = None,
     ) -> PruneReport:
         """Delete the runs that were last written to before, forget tombstones of that age, and give the space back.
 
-        A run is as old as its last output, but no older than its beginning. Its cost is that of what is deleted: small
-        runs share commits, which are of bounded size, and between which others write; each is final if this is
-        interrupted, and the next ``prune`` goes on. Globals stay, but nothing is left of those that are deleted or have
-        expired, of whatever age.
+        A run is as old as the last write to it of any kind: its beginning, an output, an attempt, an update, a state
+        value. One whose id is the name of a lease that is held stays, whatever its age. Globals stay, but nothing is
+        left of those that are deleted or have expired, of whatever age.
+
+        Its cost is that of what is deleted: small runs share commits, which are of bounded size, and between which
+        others write; each is final if this is interrupted, and the next ``prune`` goes on.
 
         Args:
             older_than: the age, by the clock of this machine. None: no runs are deleted, and no tombstones forgotten;
                 deletions that were interrupted are finished all the same, and space is given back.
+            state: only runs in this state, or in one of several: ``"open"``, ``"completed"``, ``"failed"``,
+                ``"cancelled"``. None: in any. Of tombstones it is not asked.
             dry_run: only say what would be deleted.
             progress: called with how many runs were looked at, and how many there are.
 
         Raises:
             StorageError: the engine could not. What was deleted by then is gone.
         """
-        return await self._core.retention.prune(older_than, dry_run, progress)
+        return await self._core.retention.prune(older_than, state, dry_run, progress)
 
     # -- care ---------------------------------------------------------------------------------------------------------
 

@@ -5,12 +5,12 @@ Rules of this module: nothing of a store is known here but what is passed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
 from typing import Any, TypeVar, cast
 
 from .._core.core import Core
 from .._core.lives import Life
-from .._results import GlobalEntry
+from .._results import GlobalEntry, RunInfo
 from .._values.keys import Id
 from .._waiting.threads import run_now, warn_on_a_loop
 
@@ -47,6 +47,15 @@ def wait_for(core: Core, flow_run_id: Id, node_id: Id, timeout: float | None, ty
     if timeout is None:
         warn_on_a_loop("wait_for without a timeout", "await AsyncContextStore.wait_for, or pass a timeout")
     return run_now(core.waits.wait_for(flow_run_id, node_id, timeout, type, *life))
+
+
+def wait_for_run(
+    core: Core, flow_run_id: Id, state: str | Iterable[str], timeout: float | None, *life: Life
+) -> RunInfo:
+    """The same for a run."""
+    if timeout is None:
+        warn_on_a_loop("wait_for_run without a timeout", "await AsyncContextStore.wait_for_run, or pass a timeout")
+    return run_now(core.run_watching.wait_for(flow_run_id, state, timeout, *life))
 
 
 def wait_for_global(core: Core, key: Id, after_version: int, timeout: float | None, type: Any) -> GlobalEntry:

@@ -225,6 +225,15 @@ class AsyncFlowRun:
         """The outputs that are there, and each further one as it is written: see the store's ``watch``."""
         return self._core.watching.watch(self.flow_run_id, prefix, after, until, type, self._life)
 
+    async def wait_for_run(
+        self,
+        *,
+        state: RunState | Iterable[RunState] = ("completed", "failed", "cancelled"),
+        timeout: float | None = None,
+    ) -> RunInfo:
+        """Wait until the run is in a state: see the store's ``wait_for_run``."""
+        return await self._core.run_watching.wait_for(self.flow_run_id, state, timeout, self._life)
+
     def iter_outputs(
         self, *, prefix: str = "", after: Id | None = None, reverse: bool = False, type: Any = None
     ) -> AsyncIterator[Output]:

@@ -17,7 +17,7 @@ from .._values.arguments import ExistOk, check_function
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
 from .._waiting.threads import run_now
-from .blocking import documented_as, iterate, wait_for
+from .blocking import documented_as, iterate, wait_for, wait_for_run
 from .run import AsyncFlowRun
 from .step_notes import note_step
 
@@ -170,6 +170,15 @@ class FlowRun:
         self, *, prefix: str = "", after: str | None = None, until: Id | None = None, type: Any = None
     ) -> Generator[Output, None, None]:
         return iterate(self._core.watching.watch(self.flow_run_id, prefix, after, until, type, self._life))
+
+    @documented_as(AsyncFlowRun.wait_for_run)
+    def wait_for_run(
+        self,
+        *,
+        state: RunState | Iterable[RunState] = ("completed", "failed", "cancelled"),
+        timeout: float | None = None,
+    ) -> RunInfo:
+        return wait_for_run(self._core, self.flow_run_id, state, timeout, self._life)
 
     @documented_as(AsyncFlowRun.iter_outputs)
     def iter_outputs(

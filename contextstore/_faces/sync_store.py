@@ -15,7 +15,7 @@ import datetime
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
 from .._core.backend import Backend
 from .._core.core import Core, backend_for
@@ -23,7 +23,17 @@ from .._core.leases import Lease
 from .._core.options import Durability, Options
 from .._core.target import Target
 from .._display.html import table
-from .._results import CheckReport, Counters, GlobalEntry, Output, PruneReport, RunInfo, StoreStats
+from .._results import (
+    CheckReport,
+    Counters,
+    GlobalEntry,
+    Output,
+    PruneReport,
+    RunAttributes,
+    RunInfo,
+    RunState,
+    StoreStats,
+)
 from .._values.arguments import ExistOk
 from .._values.codec import decode
 from .._values.expiry import KEEP, Keep
@@ -32,7 +42,7 @@ from .._waiting.threads import ThreadCallers, run_now
 from ..observers import Observer
 from .async_store import AsyncContextStore, awaitable_face_of
 from .batch import Batch
-from .blocking import documented_as, iterate, wait_for, wait_for_global
+from .blocking import documented_as, iterate, wait_for, wait_for_global, wait_for_run
 from .lease import LeaseBlock
 from .sync_run import FlowRun
 
@@ -329,6 +339,27 @@ class ContextStore:
     ) -> Generator[Output, None, None]:
         return iterate(self._core.watching.watch(flow_run_id, prefix, after, until, type))
 
+    @documented_as(AsyncContextStore.wait_for_run)
+    def wait_for_run(
+        self,
+        flow_run_id: Id,
+        *,
+        state: RunState | Iterable[RunState] = ("completed", "failed", "cancelled"),
+        timeout: float | None = None,
+    ) -> RunInfo:
+        return wait_for_run(self._core, flow_run_id, state, timeout)
+
+    @documented_as(AsyncContextStore.watch_runs)
+    def watch_runs(
+        self,
+        *,
+        after: str | None = None,
+        state: RunState | Literal["deleted"] | Iterable[RunState | Literal["deleted"]] | None = None,
+        attributes: RunAttributes | None = None,
+        parent: Id | None = None,
+    ) -> Generator[RunInfo, None, None]:
+        return iterate(self._core.run_watching.watch(after, state, attributes, parent))
+
     @documented_as(AsyncContextStore.run)
     def run(self, flow_run_id: Id, *, lease: Lease | None = None) -> FlowRun:
         return FlowRun(self._core, flow_run_key(flow_run_id), lease)
@@ -378,10 +409,11 @@ class ContextStore:
         self,
         *,
         older_than: datetime.timedelta | None,
+        state: RunState | Iterable[RunState] | None = None,
         dry_run: bool = False,
         progress: Callable[[int, int], Any] | None = None,
     ) -> PruneReport:
-        return run_now(self._core.retention.prune(older_than, dry_run, progress))
+        return run_now(self._core.retention.prune(older_than, state, dry_run, progress))
 
     @documented_as(AsyncContextStore.stats)
     def stats(self) -> StoreStats:

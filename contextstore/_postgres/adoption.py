@@ -1,9 +1,9 @@
 """A store that a dump has brought here from another server, and its history, which begins anew.
 
-Rules of this module: outputs name the transactions that wrote them, and another server counts these from elsewhere on.
-Those that have not begun here yet would be news for ever, so they get one that has. In commits of bounded size, each
-final if interrupted: what is left to do is found by the next opening. Clients that open the store at one moment take
-turns, and none watches anything before all is done.
+Rules of this module: outputs, and changes of runs, name the transactions that wrote them, and another server counts
+these from elsewhere on. Those that have not begun here yet would be news for ever, so they get one that has. In commits
+of bounded size, each final if interrupted: what is left to do is found by the next opening. Clients that open the store
+at one moment take turns, and none watches anything before all is done.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .retry import deadline_of_call
 from .statements import WriteStatements
 
 _ROWS = 5000
-"""How many outputs one commit renews."""
+"""How many outputs, or runs, one commit renews."""
 
 
 class Adoption:
@@ -59,6 +59,8 @@ class Adoption:
             # counted by those of here, from the first of its outputs on.
             await self._connection.execute(deadline, self._statements.forget_counts)
             if await self._connection.execute(deadline, self._statements.uncount_runs, _ROWS):
+                return False
+            if await self._connection.execute(deadline, self._statements.renew_changes, _ROWS):
                 return False
             await self._connection.execute(deadline, self._statements.begin_history, present)
         log(logging.INFO, "adopted", self._location, "its history begins anew on this server")

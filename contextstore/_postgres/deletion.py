@@ -103,18 +103,15 @@ class Deletions:
 
     async def _lock_idle(self, delete: DeleteIdleRuns, write: Write) -> dict[str, tuple[int, int, int]]:
         """Those of the runs that are idle: their serials, and how many outputs and bytes they have."""
-        statement = self._statements.lock_idle_runs
-        names = list(delete.flow_run_ids)
-        locked = await self._connection.fetch(write.deadline, statement, names, delete.idle_since)
+        statements = self._statements
+        locked = await self._connection.fetch(write.deadline, statements.lock_idle_runs, list(delete.flow_run_ids))
         if any(is_deleted and writer == write.write_id for *_, is_deleted, writer in locked):
             raise AlreadyDoneError
-        old = {serial: name for serial, name, is_old, is_deleted, _ in locked if is_old and not is_deleted}
-        extents = await self._connection.fetch(write.deadline, self._statements.extents, list(old))
-        return {
-            old[serial]: (serial, outputs, size)
-            for serial, outputs, size, first, last in extents
-            if outputs and first >= 0 and last < delete.idle_since
-        }
+        names = {serial: name for serial, name, *_ in locked}
+        states = None if delete.states is None else list(delete.states)
+        bounds = list(names), delete.idle_since, states
+        extents = await self._connection.fetch(write.deadline, statements.idle_extents, *bounds)
+        return {names[serial]: (serial, outputs, size) for serial, outputs, size in extents}
 
     async def remove_outputs(self, remove: RemoveOutputs, write: Write) -> Removal:
         statement = self._statements.deleted_serials

@@ -45,6 +45,7 @@ from .._engine.records import (
     WatchStart,
 )
 from .._engine.reports import Reports
+from .._engine.run_feeds import RunFilter, RunNewsPage
 from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from .._engine.run_states import RunStates
 from .._engine.serials import Serials
@@ -70,6 +71,7 @@ from .puts import Puts
 from .reads import Reads
 from .retry import MIN_COMMIT_SECONDS, deadline_of_call, pauses
 from .run_listing import RunListing
+from .run_news import RunHistoryReads
 from .run_states import StateReader
 from .statements import statements_for
 from .units import Units
@@ -157,7 +159,8 @@ class PostgresEngine:
         self._history = HistoryReads(self.location, self._pool, statements)
         self._leases = LeaseReads(self._pool, statements)
         self.inline = None
-        self.feed = Feed(self._pool, statements, self._reads)
+        self._run_history = RunHistoryReads(self.location, self._pool, statements)
+        self.feed = Feed(self._pool, statements, self._reads, self._run_history)
 
     @property
     def epochs(self) -> AskedEpochs:
@@ -328,8 +331,10 @@ class PostgresEngine:
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         return await self._reads.fetch_run(flow_run_id)
 
-    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
-        return await self._reads.page_idle_runs(after, idle_since, limit)
+    async def page_idle_runs(
+        self, after: int, idle_since: int, limit: int, states: tuple[int, ...] | None = None
+    ) -> IdleRuns:
+        return await self._reads.page_idle_runs(after, idle_since, limit, states)
 
     async def measure_runs(self, flow_run_ids: Sequence[str]) -> Extent:
         return await self._reads.measure_runs(flow_run_ids)
@@ -414,6 +419,12 @@ class PostgresEngine:
 
     async def page_since(self, watched: Watched, place: Place, limit: int, max_bytes: int) -> NewsPage:
         return await self._history.page_since(watched, place, limit, max_bytes)
+
+    async def watch_runs_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
+        return await self._run_history.watch_from(cursor)
+
+    async def page_runs_since(self, wanted: RunFilter, place: Place, limit: int) -> RunNewsPage:
+        return await self._run_history.page_since(wanted, place, limit)
 
     # -- beside the reads and writes ----------------------------------------------------------------------------------
 

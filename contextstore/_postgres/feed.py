@@ -12,6 +12,7 @@ from .._engine.records import Cursor, OutputKey, Wanted
 from .news import Snapshot
 from .pool import ReadPool
 from .reads import Reads
+from .run_news import RunHistoryReads
 from .statements import Statements
 
 
@@ -20,8 +21,9 @@ class Feed:
 
     poll_seconds = (0.005, 0.25)
 
-    def __init__(self, pool: ReadPool, statements: Statements, reads: Reads) -> None:
+    def __init__(self, pool: ReadPool, statements: Statements, reads: Reads, run_history: RunHistoryReads) -> None:
         self._pool = pool
+        self._run_history = run_history
         self._statements = statements
         self._reads = reads
 
@@ -50,6 +52,9 @@ class Feed:
 
     async def globals_beyond(self, versions: Mapping[str, int]) -> Sequence[tuple[str, int]]:
         return await self._pool.fetch(self._statements.globals_beyond, list(versions), list(versions.values()))
+
+    async def changed_runs(self, place: Cursor | None) -> tuple[Cursor, list[str]]:
+        return await self._run_history.changed_since(place)
 
     def deletion_epoch(self) -> int | None:
         return None

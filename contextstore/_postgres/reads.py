@@ -180,16 +180,18 @@ class Reads:
         rows = await self._pool.fetch(self._statements.fetch_run, flow_run_id)
         return record_of(self._location, rows[0]) if rows else None
 
-    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+    async def page_idle_runs(self, after: int, idle_since: int, limit: int, states: Sequence[int] | None) -> IdleRuns:
         ((last,),) = await self._pool.fetch(self._statements.end_of_page, after, _RUNS_A_PAGE)
         if last is None:
             return IdleRuns([], 0, None, None)
-        rows = await self._pool.fetch(self._statements.idle_runs, after, last, idle_since, limit, _MANY)
+        bounds = after, last, idle_since, limit, _MANY, None if states is None else list(states)
+        rows = await self._pool.fetch(self._statements.idle_runs, *bounds)
         if len(rows) == limit:
             last = rows[-1][0]
-        busy = await self._not_idle([serial for serial, _, count in rows if count > _MANY], idle_since)
+        large = [serial for serial, _, count in rows if count is not None and count > _MANY]
+        busy = await self._not_idle(large, idle_since)
         ((looked_at,),) = await self._pool.fetch(self._statements.count_page, after, last)
-        idle = [(name, count) for serial, name, count in rows if count and serial not in busy]
+        idle = [(name, count) for serial, name, count in rows if count is not None and serial not in busy]
         return IdleRuns(idle, looked_at, last, None)
 
     async def _not_idle(self, large: list[int], idle_since: int) -> set[int]:

@@ -13,6 +13,7 @@ from .attempt_statements import AttemptReads, AttemptStatements
 from .counting_statements import CountingStatements
 from .fact_statements import FACT_COLUMNS, FETCH_RUN, RUN_COUNTS, FactStatements
 from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
+from .idle_statements import IdleReads, IdleWrites
 from .lease_statements import LeaseStatements
 from .mark_statements import MarkStatements
 from .part_statements import (
@@ -25,6 +26,7 @@ from .part_statements import (
 )
 from .remain_statements import HAS_REST, RemainStatements
 from .run_listing_statements import RunListingStatements
+from .run_news_statements import RunNewsReads, RunNewsWrites
 from .run_state_statements import StateReads, StateWrites
 
 SCHEMA_VERSION = 4
@@ -215,9 +217,11 @@ class WriteStatements(
     CountingStatements,
     FactStatements,
     GlobalWrites,
+    IdleWrites,
     MarkStatements,
     LeaseStatements,
     RemainStatements,
+    RunNewsWrites,
     StateWrites,
 ):
     """What is said over the connection that writes."""
@@ -308,11 +312,6 @@ class WriteStatements(
         SELECT serial, deleted_at IS NOT NULL, writer FROM {schema}.flow_runs
         WHERE {is_known} AND flow_run_id = $1 FOR NO KEY UPDATE
     """
-    # Waits for the puts that are under way to these runs, and they for it.
-    lock_idle_runs: str = """
-        SELECT serial, flow_run_id, created_at < $2, deleted_at IS NOT NULL, writer FROM {schema}.flow_runs
-        WHERE {is_known} AND flow_run_id = ANY($1::text[]) ORDER BY serial FOR UPDATE
-    """
     # Run by run, even if the planner would do otherwise.
     extents: str = """
         SELECT t.serial, c.outputs, c.bytes, c.first, c.last
@@ -373,7 +372,7 @@ class WriteStatements(
 
 
 @dataclasses.dataclass(frozen=True)
-class Statements(AttemptReads, GlobalReads, RunListingStatements, StateReads, WriteStatements):
+class Statements(AttemptReads, GlobalReads, IdleReads, RunListingStatements, RunNewsReads, StateReads, WriteStatements):
     """All statements of a store. Made by ``statements_for``, which puts the schema's name into the texts."""
 
     fetch_outputs: str = """
@@ -417,24 +416,10 @@ class Statements(AttemptReads, GlobalReads, RunListingStatements, StateReads, Wr
         ORDER BY node_id LIMIT 1
     """
     fetch_run: str = FETCH_RUN
-    # A run's own age decides first, which costs least; then each of its outputs, but no more than many of each run.
     end_of_page: str = """
         SELECT max(serial) FROM (
             SELECT serial FROM {schema}.flow_runs WHERE serial > $1 ORDER BY serial LIMIT $2
         ) AS page WHERE {is_known}
-    """
-    idle_runs: str = """
-        SELECT r.serial, r.flow_run_id, CASE WHEN EXISTS (
-                SELECT FROM (
-                    SELECT written_at FROM {schema}.node_outputs WHERE run = r.serial ORDER BY node_id DESC LIMIT $5
-                ) AS newest WHERE written_at NOT BETWEEN 0 AND $3 - 1
-            ) THEN 0 ELSE (
-                SELECT count(*) FROM (SELECT FROM {schema}.node_outputs WHERE run = r.serial LIMIT $5 + 1) AS several
-            ) END
-        FROM (
-            SELECT serial, flow_run_id FROM {schema}.flow_runs
-            WHERE serial > $1 AND serial <= $2 AND deleted_at IS NULL AND created_at < $3 ORDER BY serial LIMIT $4
-        ) AS r WHERE {is_known} ORDER BY r.serial
     """
     count_page: str = """
         SELECT count(*) FROM {schema}.flow_runs
@@ -444,9 +429,9 @@ class Statements(AttemptReads, GlobalReads, RunListingStatements, StateReads, Wr
         SELECT count(*), coalesce(sum(c.outputs), 0), coalesce(sum(c.bytes), 0) FROM (
             SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = ANY($1::text[]) AND deleted_at IS NULL OFFSET 0
         ) AS r CROSS JOIN LATERAL (
-            SELECT count(*) AS rows, count(*) FILTER (WHERE codec >= 0) AS outputs, sum(size) AS bytes
+            SELECT count(*) FILTER (WHERE codec >= 0) AS outputs, sum(size) AS bytes
             FROM {schema}.node_outputs WHERE run = r.serial
-        ) AS c WHERE {is_known} AND c.rows > 0
+        ) AS c WHERE {is_known}
     """
     count_runs: str = "SELECT count(*) FROM {schema}.flow_runs WHERE {is_known} AND deleted_at IS NULL"
     deleted_among: str = """

@@ -1,4 +1,4 @@
-"""The SQL that deletes runs: finding those that are old, marking them, removing outputs, giving space back.
+"""The SQL that deletes runs: marking them, removing outputs, giving space back.
 
 Rules of this module: with its siblings, all SQL of SQLite; plain functions over a connection, in its thread. What is
 done within a commit is bounded by what it deletes, and a look by what it looks at, however large the store is.
@@ -6,7 +6,6 @@ done within a commit is bounded by what it deletes, and a look by what it looks 
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -24,46 +23,15 @@ from .._engine.operations import (
     RemoveOutputs,
 )
 from .._engine.portions import Portion
-from .._engine.records import Extent, IdleRuns
-from .._process.pacing import Pacer
+from .._engine.records import Extent
 from . import remains
+from .history import forgetting
+from .idle_runs import idle_but_for_outputs
 from .remains import HAS_REMAINS
 from .run_facts import stamp_deletion
 
 _RUNS_A_PAGE = 20_000
-"""How many runs, and tombstones, are looked at by one call at most."""
-_MANY = 1000
-"""How many outputs of a run are looked at together with those of other runs."""
-_ENOUGH = 20_000
-"""A page ends once about so many outputs were looked at."""
-
-_END_OF_PAGE = "SELECT max(serial) FROM (SELECT serial FROM flow_runs WHERE serial > ? ORDER BY serial LIMIT ?)"
-# A run's own age decides first, which costs least; then its last output by name, which is often the newest; then, of
-# those that are left, each output, but no more than many of each run.
-_IDLE_RUNS = """
-    SELECT serial, flow_run_id, CASE WHEN EXISTS (
-            SELECT 1 FROM (
-                SELECT written_at FROM node_outputs WHERE run = flow_runs.serial ORDER BY node_id DESC LIMIT :many
-            ) WHERE written_at NOT BETWEEN 0 AND :idle_since - 1
-        ) THEN 0 ELSE (
-            SELECT count(*) FROM (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial LIMIT :many + 1)
-        ) END
-    FROM flow_runs NOT INDEXED
-    WHERE serial > :after AND serial <= :last AND deleted_at IS NULL AND created_at < :idle_since AND (
-        SELECT written_at FROM node_outputs WHERE run = flow_runs.serial ORDER BY node_id DESC LIMIT 1
-    ) BETWEEN 0 AND :idle_since - 1
-    ORDER BY serial
-"""
-_COUNT_PAGE = "SELECT count(*) FROM flow_runs WHERE serial > ? AND serial <= ? AND deleted_at IS NULL"
-_NEXT_OUTPUTS = """
-    SELECT max(node_id), total(written_at NOT BETWEEN 0 AND ? - 1) FROM (
-        SELECT node_id, written_at FROM node_outputs WHERE run = ? AND node_id > ? ORDER BY node_id LIMIT ?
-    )
-"""
-_ALIVE = """
-    SELECT flow_run_id, serial FROM flow_runs
-    WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL AND created_at < ?
-"""
+"""How many tombstones are looked at by one call at most."""
 _DELETED = """
     SELECT flow_run_id, serial FROM flow_runs
     WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NOT NULL
@@ -110,6 +78,8 @@ class _Run(NamedTuple):
     outputs: list[_Row]
     is_cut_off: bool
     """Whether it may have more outputs than these; nothing is known of those of the runs behind it."""
+    is_there: bool
+    """Also if it has no outputs."""
 
     @property
     def size(self) -> int:
@@ -122,7 +92,7 @@ class _Run(NamedTuple):
     @property
     def is_idle(self) -> bool:
         """As far as its outputs are known."""
-        return bool(self.outputs) and not any(row.is_young for row in self.outputs)
+        return (self.is_there or bool(self.outputs)) and not any(row.is_young for row in self.outputs)
 
 
 def erase(connection: sqlite3.Connection, rows: Sequence[_Row]) -> int:
@@ -170,15 +140,15 @@ def delete_idle_runs(
 
 
 def _runs_to_look_at(connection: sqlite3.Connection, delete: DeleteIdleRuns) -> list[_Run]:
-    """All of them, in their order; those that are not there or were made since have no outputs here."""
+    """All of them, in their order; those that are not idle by their own rows have no outputs here."""
     names = delete.flow_run_ids
-    serials = dict(connection.execute(_ALIVE, (json_array(names), delete.idle_since)).fetchall())
+    idle = idle_but_for_outputs(connection, delete)
     outputs, cut_off = _outputs_of(
-        connection, [serials[name] for name in names if name in serials], delete.limit, delete.idle_since
+        connection, [idle[name][0] for name in names if name in idle], delete.limit, delete.idle_since
     )
     return [
-        _Run(name, serial, outputs.get(serial, []), serial == cut_off)
-        for name, serial in ((name, serials.get(name, 0)) for name in names)
+        _Run(name, serial, outputs.get(serial, []), serial == cut_off, is_there)
+        for name, (serial, is_there) in ((name, idle.get(name, (0, False))) for name in names)
     ]
 
 
@@ -244,19 +214,18 @@ def forget_run(connection: sqlite3.Connection, forget: ForgetRun, max_bytes: int
         return Forgetting(0, True), 0
     removal, pages = remove_outputs(connection, RemoveOutputs((forget.flow_run_id,), forget.limit), max_bytes)
     if not removal.left:
-        connection.execute("DELETE FROM flow_runs WHERE serial = ?", (serial,))
+        query = "DELETE FROM flow_runs WHERE serial = ?"
+        forgetting(connection, lambda: connection.execute(query, (serial,)).rowcount)
     return Forgetting(removal.outputs, not removal.left), pages
 
 
 def forget_runs(connection: sqlite3.Connection, forget: ForgetRuns) -> tuple[int, int | None]:
-    forgotten = connection.execute(
-        f"""
+    query = f"""
         DELETE FROM flow_runs WHERE serial IN (
             SELECT serial FROM flow_runs WHERE deleted_at >= ? AND deleted_at < ? AND NOT {_HAS_REST} LIMIT ?
         )
-        """,  # noqa: S608 - no input in it
-        forget,
-    ).rowcount
+    """  # noqa: S608 - no input in it
+    forgotten = forgetting(connection, lambda: connection.execute(query, forget).rowcount)
     return forgotten, forget.deleted_from if forgotten == forget.limit else None
 
 
@@ -282,44 +251,10 @@ def alive_among(connection: sqlite3.Connection, serials: Sequence[int]) -> list[
     return [serial for (serial,) in connection.execute(query, (json_array(serials),)).fetchall()]
 
 
-def page_idle_runs(connection: sqlite3.Connection, after: int, idle_since: int, limit: int) -> IdleRuns:
-    ((last,),) = connection.execute(_END_OF_PAGE, (after, _RUNS_A_PAGE)).fetchall()
-    if last is None:
-        return IdleRuns([], 0, None, None)
-    ((cursor,),) = connection.execute("SELECT coalesce(max(id), 0) FROM node_outputs").fetchall()
-    runs: list[tuple[str, int]] = []
-    outputs = 0
-    pacer = Pacer()
-    bounds = {"after": after, "last": last, "idle_since": idle_since, "many": _MANY}
-    with contextlib.closing(connection.execute(_IDLE_RUNS, bounds)) as rows:
-        for serial, flow_run_id, count in rows:
-            outputs += count or _MANY
-            if count and (count <= _MANY or _is_idle(connection, serial, idle_since, pacer)):
-                runs.append((flow_run_id, count))
-            if len(runs) == limit or outputs >= _ENOUGH:
-                last = serial
-                break
-            pacer.take()
-    ((looked_at,),) = connection.execute(_COUNT_PAGE, (after, last)).fetchall()
-    return IdleRuns(runs, looked_at, last, cursor)
-
-
-def _is_idle(connection: sqlite3.Connection, serial: int, idle_since: int, pacer: Pacer) -> bool:
-    """Whether all outputs of a run, however many, were written before."""
-    after: str | None = ""
-    while after is not None:
-        look = (idle_since, serial, after, _ENOUGH)
-        ((after, young),) = connection.execute(_NEXT_OUTPUTS, look).fetchall()
-        if young:
-            return False
-        pacer.take()
-    return True
-
-
 def measure_runs(connection: sqlite3.Connection, flow_run_ids: Sequence[str]) -> Extent:
     query = """
-        SELECT count(DISTINCT run), coalesce(sum(codec >= 0), 0), coalesce(sum(CAST(size AS INTEGER)), 0)
-        FROM flow_runs CROSS JOIN node_outputs ON node_outputs.run = flow_runs.serial
+        SELECT count(DISTINCT serial), coalesce(sum(codec >= 0), 0), coalesce(sum(CAST(size AS INTEGER)), 0)
+        FROM flow_runs LEFT JOIN node_outputs ON node_outputs.run = flow_runs.serial
         WHERE flow_run_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL
     """
     return Extent(*connection.execute(query, (json_array(flow_run_ids),)).fetchone())

@@ -39,13 +39,14 @@ from .._engine.records import (
     Watched,
     WatchStart,
 )
+from .._engine.run_feeds import RunFilter, RunNewsPage
 from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from .._engine.run_states import RunStates
 from .._results import CheckReport
 from .._values.keys import named, named_state
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError
-from . import appends, attempts, deletion, leases, news, parts, reads, run_listing, run_states
+from . import appends, attempts, deletion, idle_runs, leases, news, parts, reads, run_listing, run_news, run_states
 from . import globals as many_globals
 from .backup import back_up
 from .check import check_store
@@ -178,10 +179,12 @@ class SQLiteEngine:
     async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
         return self._database.read("the runs", lambda here: run_listing.describe_runs(here, query, serials))
 
-    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+    async def page_idle_runs(
+        self, after: int, idle_since: int, limit: int, states: tuple[int, ...] | None = None
+    ) -> IdleRuns:
         def query(connection: sqlite3.Connection) -> IdleRuns:
             with reads.snapshot(connection):
-                return deletion.page_idle_runs(connection, after, idle_since, limit)
+                return idle_runs.page_idle_runs(connection, after, idle_since, limit, states)
 
         return self._database.read("the runs", query)
 
@@ -303,6 +306,15 @@ class SQLiteEngine:
             return news.page_since(connection, self.location, watched, place, Portion(limit, max_bytes))
 
         return self._database.read("the outputs", query)
+
+    async def watch_runs_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
+        return self._database.read("the history", lambda here: run_news.watch_runs_from(here, self.location, cursor))
+
+    async def page_runs_since(self, wanted: RunFilter, place: Place, limit: int) -> RunNewsPage:
+        def query(connection: sqlite3.Connection) -> RunNewsPage:
+            return run_news.page_runs_since(connection, self.location, wanted, place, limit)
+
+        return self._database.read("the runs", query)
 
     # -- on the host's loop, beside the reads and writes ---------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from .deletion import alive_among, deleted_among
 from .errors import code_of, translated
 from .globals import globals_beyond
 from .location import StoreFile
+from .run_news import changed_since
 from .schema import refuse_other_format
 
 POLL_SECONDS = (0.001, 0.03)
@@ -57,6 +58,12 @@ class FileFeed:
             return look_for_globals(self._poll_connection(), versions)
         except sqlite3.Error as error:
             raise self._failure(error, "could not look for globals in") from error
+
+    async def changed_runs(self, place: Cursor | None) -> tuple[Cursor, list[str]] | None:
+        try:
+            return look_for_changed_runs(self._poll_connection(), place)
+        except sqlite3.Error as error:
+            raise self._failure(error, "could not look for changed runs in") from error
 
     async def deleted_among(self, flow_run_ids: Sequence[str]) -> list[str]:
         try:
@@ -112,6 +119,16 @@ def look_for_globals(connection: sqlite3.Connection, versions: Mapping[str, int]
     """As the feed's ``globals_beyond``."""
     try:
         return globals_beyond(connection, versions, now())
+    except sqlite3.Error as error:
+        if code_of(error) & 0xFF == sqlite3.SQLITE_BUSY:  # another process recovers the file
+            return None
+        raise
+
+
+def look_for_changed_runs(connection: sqlite3.Connection, place: Cursor | None) -> tuple[Cursor, list[str]] | None:
+    """As the feed's ``changed_runs``."""
+    try:
+        return changed_since(connection, place)
     except sqlite3.Error as error:
         if code_of(error) & 0xFF == sqlite3.SQLITE_BUSY:  # another process recovers the file
             return None

@@ -27,7 +27,7 @@ from .database import NoWrites, run_query
 from .deletion import alive_among, deleted_among
 from .epochs import read_epoch
 from .errors import code_of, translated, translated_os
-from .feed import POLL_SECONDS, failure_of_look, known_epoch, look_for_globals, news_since
+from .feed import POLL_SECONDS, failure_of_look, known_epoch, look_for_changed_runs, look_for_globals, news_since
 from .file import file_stats
 from .fork import refuse_if_spoilt
 from .location import StoreFile, check_place, refuse_emptied
@@ -234,6 +234,12 @@ class ReadOnlyFeed:
             return look_for_globals(visit.connection, versions)
 
         return until_right(self._visitor.timeout, lambda: self._read("globals", query))
+
+    async def changed_runs(self, place: Cursor | None) -> tuple[Cursor, list[str]] | None:
+        def query(visit: Visit) -> tuple[Cursor, list[str]] | None:
+            return look_for_changed_runs(visit.connection, place)
+
+        return until_right(self._visitor.timeout, lambda: self._read("changed runs", query))
 
     def _read(self, what: str, query: Callable[[Visit], T]) -> T:
         self._file.check()

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -24,6 +24,8 @@ from .options import App
 from .output import complain
 from .progress import QUIET, bar, interruption_is_told
 from .transfer import counted
+
+_State: TypeAlias = Literal["open", "completed", "failed", "cancelled"]
 
 YES = typer.Option("--yes", "-y", help="Do not ask.")
 
@@ -42,6 +44,7 @@ def add_to(app: App) -> None:
         examples="""
             contextstore prune flows.db --older-than 30d --dry-run
             contextstore prune flows.db --older-than 30d --yes
+            contextstore prune flows.db --older-than 7d --state completed --state cancelled --yes
             contextstore prune flows.db
         """,
     )(prune)
@@ -193,41 +196,68 @@ def prune(
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="AGE", help="Such as 30d, 12h, 90m, 1w, 1d12h.")
     ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar="STATE", help="Only runs in this state; may be given several times."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     yes: Annotated[bool, YES] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Delete the runs that were last written to longer ago, and give the space back.
 
-    What was deleted that long ago is forgotten, too. Globals stay, but nothing is left of deleted and
-    expired ones. It looks first, and asks; where nobody can answer, it wants --yes. Interrupted, the same
-    command goes on. Without --older-than no run is deleted, and nothing asked: it only finishes deletions
-    that were interrupted, and clears away deleted and expired globals.
+    A run whose id is the name of a lease that is held stays. What was deleted that long ago is forgotten,
+    too. Globals stay, but nothing is left of deleted and expired ones. It looks first, and asks; where
+    nobody can answer, it wants --yes. Interrupted, the same command goes on. Without --older-than no run is
+    deleted, and nothing asked: it only finishes deletions that were interrupted, and clears away deleted
+    and expired globals.
     """
     age = None if older_than is None else age_of(older_than)
+    states = _states(state, age)
     yes = yes or age is None
     if dry_run:
         with call.looked_at() as store:
-            call.screen.result(_prune(store, age, "look", dry_run=True, quiet=quiet), _would_delete)
+            call.screen.result(_prune(store, (age, states), "look", dry_run=True, quiet=quiet), _would_delete)
         return
     if not yes:
         refuse_if_nobody_answers()
     with call.written_to() as store:
         if not yes:
-            plan = _prune(store, age, "look", dry_run=True, quiet=quiet)
+            plan = _prune(store, (age, states), "look", dry_run=True, quiet=quiet)
             for line in _would_delete(plan):
                 complain(line)
             ask("Do it?", yes=False)
         with interruption_is_told(lambda: "interrupted: what was deleted so far stays so; the same command goes on"):
-            report = _prune(store, age, "prune", dry_run=False, quiet=quiet)
+            report = _prune(store, (age, states), "prune", dry_run=False, quiet=quiet)
     call.screen.result(report, _has_deleted)
 
 
+_STATES: tuple[_State, ...] = ("open", "completed", "failed", "cancelled")
+
+
+def _states(named: list[str] | None, age: datetime.timedelta | None) -> tuple[_State, ...] | None:
+    """Those that were named. None: any."""
+    if not named:
+        return None
+    for state in named:
+        if state not in _STATES:
+            raise WrongUse(f"--state must be one of {', '.join(_STATES)}, not {state!r}")
+    if age is None:
+        raise WrongUse("--state says which of the runs --older-than deletes: pass that, too")
+    return tuple(state for state in _STATES if state in named)
+
+
 def _prune(
-    store: ContextStore, age: datetime.timedelta | None, title: str, *, dry_run: bool, quiet: bool
+    store: ContextStore,
+    which: tuple[datetime.timedelta | None, tuple[_State, ...] | None],
+    title: str,
+    *,
+    dry_run: bool,
+    quiet: bool,
 ) -> PruneReport:
+    age, states = which
     with bar(title, "runs", quiet=quiet) as report:
-        return store.prune(older_than=age, dry_run=dry_run, progress=report)
+        return store.prune(older_than=age, state=states, dry_run=dry_run, progress=report)
 
 
 def _would_delete(report: PruneReport) -> Iterator[str]:

@@ -28,7 +28,7 @@ from contextstore._engine.operations import (
 )
 from contextstore._postgres import engine as _postgres
 from contextstore._postgres import reads as _postgres_reads
-from contextstore._sqlite import deletion as _sqlite_deletion
+from contextstore._sqlite import idle_runs as _sqlite_idle_runs
 from contextstore._sqlite import lending as _sqlite_lending
 from contextstore._sqlite import writes as _sqlite_writes
 from contextstore._sqlite.worker import connection_here
@@ -197,7 +197,7 @@ class TestReports:
         """Against a model: runs of every size, written at several times, some of them deleted, at bounds that bite."""
         monkeypatch.setattr(_deletion, "_PAGE_ROWS", 7)
         monkeypatch.setattr(_deletion, "_REMOVE_ROWS", 20)
-        for module in (_sqlite_deletion, _postgres_reads):
+        for module in (_sqlite_idle_runs, _postgres_reads):
             monkeypatch.setattr(module, "_RUNS_A_PAGE", 10)
             monkeypatch.setattr(module, "_MANY", 5)
         chance = random.Random(seed)

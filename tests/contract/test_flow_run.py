@@ -40,6 +40,7 @@ STORES_CALLS = {
     "get_run": ("get_run", (), {"prefix": "n", "type": int}),
     "get_or_put": ("get_or_put", ("node", int), {"type": int}),
     "wait_for": ("wait_for", ("node",), {"timeout": 5, "type": int}),
+    "wait_for_run": ("wait_for_run", (), {"state": "open", "timeout": 5}),
     "watch": ("watch", (), {"prefix": "n", "after": "cursor", "until": "node", "type": int}),
     "iter_outputs": ("iter_outputs", (), {"prefix": "n", "after": "a", "reverse": True, "type": int}),
     "fork": ("fork_run", (), {"new_flow_run_id": "other", "node_ids": ["node"]}),

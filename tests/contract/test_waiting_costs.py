@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from contextstore import AsyncContextStore, ContextStore, RunDeletedError
+from contextstore._dispatch import deletion_looks as _looks
 from contextstore._dispatch import subscriptions as _watch
-from contextstore._dispatch.subscriptions import Subscriptions, _Deletions, _Rest
+from contextstore._dispatch.deletion_looks import DeletionLooks, Rest
+from contextstore._dispatch.subscriptions import Subscriptions
 from contextstore._engine.operations import DeleteIdleRuns, DeleteRun
 
 from ..conftest import Target
@@ -146,7 +148,7 @@ class TestThoseWhoWaitAreTold:
     async def test_where_deletions_are_known_they_are_not_looked_for_without_one(
         self, make_store: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_watch, "_SURE_SECONDS", 60)
+        monkeypatch.setattr(_looks, "_SURE_SECONDS", 60)
         async with make_store() as store, make_store() as other:
             engine: Any = core_of(store)._session.engine
             epoch, looks, deleted_among = 7, [], engine.feed.deleted_among
@@ -173,7 +175,7 @@ class TestThoseWhoWaitAreTold:
     async def test_a_deletion_that_its_engine_does_not_know_of_is_found_a_little_later(
         self, make_store: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_watch, "_SURE_SECONDS", 0.3)
+        monkeypatch.setattr(_looks, "_SURE_SECONDS", 0.3)
         async with make_store() as store, make_store() as other:
             engine: Any = core_of(store)._session.engine
             engine.feed.deletion_epoch = lambda: 7
@@ -187,19 +189,19 @@ class TestThoseWhoWaitAreTold:
 
 class TestLooks:
     def test_they_leave_nine_tenths_of_the_time(self) -> None:
-        for times in (_watch._REST_AFTER_POLL, _watch._REST_AFTER_DELETIONS):
-            rest = _Rest(times)
+        for times in (_watch._REST_AFTER_POLL, _looks._REST_AFTER_DELETIONS):
+            rest = Rest(times)
             rest.after(0.01)
             assert rest.after(0.01) == pytest.approx(times * 0.01)
-        share = sum(1 / (1 + times) for times in (_watch._REST_AFTER_POLL, _watch._REST_AFTER_DELETIONS))
+        share = sum(1 / (1 + times) for times in (_watch._REST_AFTER_POLL, _looks._REST_AFTER_DELETIONS))
         assert share <= 0.1 + 1e-9
 
     def test_one_that_took_long_for_no_reason_of_its_own_delays_nobody(self) -> None:
-        rest = _Rest(14)
+        rest = Rest(14)
         for seconds in (0.001, 3.0, 0.001, 0.001):
             assert rest.after(seconds) <= 0.02
         rest.after(100.0)
-        assert rest.after(100.0) <= _watch._MOST_REST
+        assert rest.after(100.0) <= _looks._MOST_REST
 
     async def test_those_for_deletions_are_as_far_apart_as_they_take(self) -> None:
         class Slow(Nobody):
@@ -211,7 +213,7 @@ class TestLooks:
                 return []
 
         engine: Any = Slow()
-        deletions = _Deletions(engine)
+        deletions = DeletionLooks(engine)
         looks = 0
         ends = time.monotonic() + 2
         while time.monotonic() < ends:

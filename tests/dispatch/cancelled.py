@@ -44,6 +44,12 @@ async def _watch_one(store: AsyncContextStore, name: str) -> None:
             return
 
 
+async def _watch_one_run(store: AsyncContextStore, name: str) -> None:
+    async with contextlib.aclosing(store.watch_runs()) as runs:
+        async for _ in runs:
+            return
+
+
 async def _compute() -> Any:
     await asyncio.sleep(0)
     return VALUE
@@ -149,9 +155,12 @@ OPERATIONS = {
     "iter_outputs": Operation(_iterate),
     "attempts": Operation(lambda store, name: store.run("run").attempts()),
     "list_runs": Operation(lambda store, name: store.list_runs(limit=3)),
+    "get_run_info": Operation(lambda store, name: store.get_run_info("run")),
     "wait_for": Operation(lambda store, name: store.wait_for("run", "there")),
     "wait_for_global": Operation(lambda store, name: store.wait_for_global("there")),
     "watch": Operation(_watch_one),
+    "wait_for_run": Operation(lambda store, name: store.wait_for_run("run", state="open")),
+    "watch_runs": Operation(_watch_one_run),
     "stats": Operation(lambda store, name: store.stats()),
     "ping": Operation(lambda store, name: store.ping()),
     "check": Operation(lambda store, name: store.check()),

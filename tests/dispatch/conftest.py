@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from contextstore._dispatch import deletion_looks
 from contextstore._dispatch import subscriptions as subscriptions_module
 
 from ..support.clock import Clock
@@ -31,8 +32,8 @@ async def desk(engine: FakeEngine) -> AsyncIterator[Desk]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr(subscriptions_module, "_MOST_REST", 0.0)  # a look takes as long as the test lets it wait
-    return Clock(monkeypatch, subscriptions_module)
+    monkeypatch.setattr(deletion_looks, "_MOST_REST", 0.0)  # a look takes as long as the test lets it wait
+    return Clock(monkeypatch, subscriptions_module, deletion_looks)
 
 
 @pytest.fixture

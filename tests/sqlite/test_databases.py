@@ -15,6 +15,7 @@ from contextstore import ContextStore, ReadOnlyStoreError, StorageError
 from contextstore._engine.contract import Engine, Feed
 from contextstore._engine.pages import Part
 from contextstore._engine.records import Watched
+from contextstore._engine.run_feeds import RunFilter
 from contextstore._engine.run_query import RunIndex, RunQuery
 from contextstore._process.own_threads import OwnThreads
 from contextstore._sqlite.database import NoWrites
@@ -24,6 +25,7 @@ from contextstore._sqlite.lock import try_again
 from contextstore._sqlite.memory import MemoryDatabase
 from contextstore._sqlite.news import RowPlace
 from contextstore._sqlite.read_only import ReadOnlyDatabase, until_right
+from contextstore._sqlite.run_news import RunPlace
 from contextstore._sqlite.visit import ChangedMeanwhileError, Visit
 from contextstore._sqlite.worker import ConnectionWorker
 
@@ -43,6 +45,7 @@ READS: dict[str, tuple[Any, ...]] = {
     "measure_runs": (["run"],),
     "count_runs": (),
     "find_run": ("run",),
+    "fetch_run": ("run",),
     "page_unfinished_deletions": (0,),
     "count_tombstones": (2**60,),
     "fetch_global": ("key",),
@@ -57,6 +60,8 @@ READS: dict[str, tuple[Any, ...]] = {
     "page_append_counters": ("run", None, 10),
     "page_append_keys": ("run", 1, None, 10),
     "watch_from": (Watched("run", "", "b"), None),
+    "watch_runs_from": (None,),
+    "page_runs_since": (RunFilter(None, {}, None), RunPlace(0, 0), 10),
     "page_since": (Watched("run", "", None), RowPlace(0), 10, 1000),
 }
 """Every call of an engine that reads rows in a read job, with arguments."""
@@ -98,7 +103,7 @@ class Disturbed:
 class TestAFileThatIsOnlyRead:
     def test_every_call_of_the_contract_is_among_those_that_are_tried(self) -> None:
         assert calls_of(Engine) == READS.keys() | ASIDE | NO_ROWS
-        assert calls_of(Feed) == {"poll", "globals_beyond", "alive_among", "deleted_among"}
+        assert calls_of(Feed) == {"poll", "globals_beyond", "changed_runs", "alive_among", "deleted_among"}
 
     @pytest.mark.parametrize("call", READS)
     def test_what_was_changed_while_it_was_read_is_read_again(

@@ -50,6 +50,7 @@ from contextstore._engine.records import (
 )
 from contextstore._engine.reports import Reports
 from contextstore._engine.rules import read_global, read_global_row, read_global_there, run_record
+from contextstore._engine.run_feeds import RunFilter, RunNews, RunNewsPage
 from contextstore._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from contextstore._process.own_threads import OwnThreads
 from contextstore._results import CheckReport
@@ -365,7 +366,9 @@ class FakeEngine:
         run = self.place.alive(flow_run_id)
         return None if run is None else _record(flow_run_id, run)
 
-    async def page_idle_runs(self, after: int, idle_since: int, limit: int) -> IdleRuns:
+    async def page_idle_runs(
+        self, after: int, idle_since: int, limit: int, states: tuple[int, ...] | None = None
+    ) -> IdleRuns:
         await self._called("page_idle_runs")
         found: list[tuple[str, int]] = []
         looked_at = 0
@@ -494,7 +497,27 @@ class FakeEngine:
         is_last = place == len(self.place.history)
         return NewsPage(news, place, is_last, None if run is None else run.serial, is_deleted)
 
+    async def watch_runs_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
+        await self._called("watch_runs_from")
+        return WatchStart("history", len(self.place.history), False)
+
+    async def page_runs_since(self, wanted: RunFilter, place: int, limit: int) -> RunNewsPage:
+        await self._called("page_runs_since")
+        news: list[RunNews] = []
+        while place < len(self.place.history) and len(news) < limit:
+            key = self.place.history[place]
+            place += 1
+            run = None if key is None else self.place.alive(key[0])
+            if key is not None and run is not None:
+                news.append(RunNews(_record(key[0], run), False, (place,)))
+        return RunNewsPage(news, place, place == len(self.place.history))
+
     # -- beside the reads and writes ----------------------------------------------------------------------------------
+
+    async def changed_runs(self, place: Cursor | None) -> tuple[Cursor, list[str]] | None:
+        await self._called("changed_runs")
+        changed = self.place.changed_runs
+        return len(changed), [] if place is None else changed[place:]
 
     async def globals_beyond(self, versions: Mapping[str, int]) -> Sequence[tuple[str, int]] | None:
         await self._called("globals_beyond")

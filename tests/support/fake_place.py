@@ -41,6 +41,7 @@ from contextstore._engine.operations import (
     UpsertGlobal,
     is_deletion,
     may_delete_outputs,
+    runs_deleted_by,
 )
 from contextstore._engine.portions import Portion
 from contextstore._engine.records import Fetched, OutputKey, OutputRecord
@@ -92,6 +93,8 @@ class Place:
         self.freed_version = 0
         self.history: list[OutputKey | None] = []
         """What was committed, one after the other: the outputs by their keys, and None for anything else."""
+        self.changed_runs: list[str] = []
+        """Runs that were deleted, one after the other."""
         self.epoch = 0
         """Even, and another one after each deletion; odd while one is being committed."""
         self.deletions = 0
@@ -111,6 +114,7 @@ class Place:
         self.epoch += deletes
         self.now += 1
         outcomes = [self._commit_unit(unit) for unit in units]
+        self.changed_runs += [name for unit in units for operation in unit for name in runs_deleted_by(operation)]
         self.deletions += deletes
         self.epoch += deletes
         return outcomes

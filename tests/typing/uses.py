@@ -218,6 +218,15 @@ async def steps_and_waiting(store: AsyncContextStore, run_id: uuid.UUID) -> None
     assert_type(await store.wait_for(run_id, "node", type=dict[str, Rows]), dict[str, Rows])
     either = await store.wait_for("run", "node", type=int | str)
     several: Sequence[Rows] = await store.get_or_put("run", "node", compute, type=Sequence[Rows])
+    assert_type(await store.wait_for_run(run_id), RunInfo)
+    assert_type(await store.wait_for_run("run", state=("open", "failed"), timeout=1), RunInfo)
+    assert_type(await store.run("run").wait_for_run(state="completed", timeout=None), RunInfo)
+    async for info in store.watch_runs():
+        assert_type(info, RunInfo)
+    async with contextlib.aclosing(
+        store.watch_runs(after="a cursor", state=["open", "deleted"], attributes={"team": "a", "n": 1}, parent=run_id)
+    ) as infos:
+        assert_type(await anext(infos), RunInfo)
     async for output in store.watch("run"):
         assert_type(output, Output)
     async with contextlib.aclosing(store.watch(prefix="a", after="a cursor", type=Rows)) as outputs:
@@ -235,6 +244,7 @@ async def runs(store: AsyncContextStore, run_id: uuid.UUID) -> None:
     assert_type(await store.delete_run(run_id), int)
     age = datetime.timedelta(days=30)
     assert_type(await store.prune(older_than=age), PruneReport)
+    assert_type(await store.prune(older_than=age, state=["completed", "cancelled"]), PruneReport)
     assert_type(await store.prune(older_than=age, dry_run=True, progress=ask_for_progress_async), PruneReport)
 
 
@@ -402,6 +412,15 @@ def steps_and_waiting_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
     assert_type(store.wait_for(run_id, "node", type=dict[str, Rows]), dict[str, Rows])
     either = store.wait_for("run", "node", type=int | str)
     several: Sequence[Rows] = store.get_or_put("run", "node", list, type=Sequence[Rows])
+    assert_type(store.wait_for_run(run_id), RunInfo)
+    assert_type(store.wait_for_run("run", state=("open", "failed"), timeout=1), RunInfo)
+    assert_type(store.run("run").wait_for_run(state="completed", timeout=None), RunInfo)
+    for info in store.watch_runs():
+        assert_type(info, RunInfo)
+    with contextlib.closing(
+        store.watch_runs(after="a cursor", state=["open", "deleted"], attributes={"team": "a", "n": 1}, parent=run_id)
+    ) as infos:
+        assert_type(next(infos), RunInfo)
     for output in store.watch("run"):
         assert_type(output, Output)
     with contextlib.closing(store.watch(prefix="a", after="a cursor", type=Rows)) as outputs:
@@ -419,6 +438,7 @@ def runs_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
     assert_type(store.delete_run(run_id), int)
     age = datetime.timedelta(days=30)
     assert_type(store.prune(older_than=age), PruneReport)
+    assert_type(store.prune(older_than=age, state="completed"), PruneReport)
     assert_type(store.prune(older_than=age, dry_run=True, progress=ask_for_progress), PruneReport)
 
 

@@ -1,0 +1,42 @@
+"""How far the history of a store in SQLite has come: the place of its last commit, behind which the next ones lie.
+
+Rules of this module: with its siblings, all SQL of SQLite; plain functions over a connection, in its thread. A place is
+a number: an output lies at its id, shifted, and any other change of a run behind the outputs that were there. No place
+is given twice, also when what lay there is gone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+SHIFT = 24
+"""How far the id of an output is shifted to be its place."""
+
+_HIGHEST_ID = "SELECT coalesce(max(id), 0) FROM node_outputs"
+_HIGHEST_CHANGE = "SELECT change FROM flow_runs WHERE change IS NOT NULL ORDER BY change DESC LIMIT 1"
+_RAISE_HIGHEST_ID = """
+    INSERT INTO node_outputs (id, run, node_id, codec, checksum, written_at, size, value)
+    VALUES (?, 0, '', 0, 0, 0, 0, '') ON CONFLICT (run, node_id) DO UPDATE SET id = excluded.id
+"""
+
+
+def end_of_history(connection: sqlite3.Connection) -> int:
+    """The place of what was committed last."""
+    ((highest_id,),) = connection.execute(_HIGHEST_ID).fetchall()
+    return max(int(highest_id) << SHIFT, highest_change(connection))
+
+
+def highest_change(connection: sqlite3.Connection) -> int:
+    """The place of the last change that was none of an output."""
+    (change,) = connection.execute(_HIGHEST_CHANGE).fetchone() or (0,)
+    return int(change)
+
+
+def forgetting(connection: sqlite3.Connection, forget: Callable[[], int]) -> int:
+    """What ``forget()`` gives, which takes runs away, and with them their changes."""
+    before = end_of_history(connection)
+    count = forget()
+    if count and end_of_history(connection) < before:
+        connection.execute(_RAISE_HIGHEST_ID, ((before >> SHIFT) + 1,))
+    return count
