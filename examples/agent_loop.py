@@ -58,17 +58,21 @@ TOOLS: dict[str, Callable[..., Any]] = {"look_up": look_up, "calculate": calcula
 def run_agent(run: FlowRun, question: str, called: Callable[[str], None]) -> str:
     """The answer. ``called`` is told of each call that was really made."""
 
-    def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        called(name)
-        return function(*args, **kwargs)
+    def ask(messages: list[dict[str, Any]]) -> Reply:
+        called("the model")
+        return ask_model(messages)
+
+    def use(tool: str, arguments: dict[str, Any]) -> Any:
+        called(tool)
+        return TOOLS[tool](**arguments)
 
     messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
     while True:
-        reply: Reply = run.step(f"{len(messages):03} model", call, "the model", ask_model, messages, type=Reply)
+        reply = run.step(f"{len(messages):03} model", ask, messages)
         messages.append({"role": "assistant", "content": reply})
         if reply.tool is None:
             return str(reply.answer)
-        result = run.step(f"{len(messages):03} tool", call, reply.tool, TOOLS[reply.tool], **reply.arguments)
+        result = run.step(f"{len(messages):03} tool", use, reply.tool, reply.arguments)
         messages.append({"role": "tool", "content": result})
 
 

@@ -110,6 +110,7 @@ WAITS = {
     "get_or_put": Call("get_or_put", _OUTPUT),
     "wait_for": Call("wait_for", _OUTPUT),
 }
+STEPS = {"step": Call("step", _OUTPUT)}
 WATCHING = {"watch": Call("watch", _RUN)}
 RUN_WATCHING = {"wait_for": Call("wait_for_run", _RUN), "watch": Call("watch_runs")}
 GLOBAL_WAITS = {"wait_for": Call("wait_for_global", _KEY)}

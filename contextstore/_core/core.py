@@ -31,6 +31,7 @@ from .run_state import RunStateService
 from .run_watching import RunWatchService
 from .runs import RunService
 from .session import Session
+from .steps import StepService
 from .target import Target, engine_for
 from .waits import WaitService
 from .watching import WatchService
@@ -65,7 +66,9 @@ class Core:
         self.run_facts = noted.of(RunFactsService(self.session, lives), calls.RUN_FACTS)
         self.run_listing = noted.of(RunListingService(self.session), calls.RUN_LISTING)
         self.run_state = noted.of(RunStateService(self.session, lives), calls.RUN_STATE)
-        self.waits = noted.of(WaitService(self.session, outputs, lives), calls.WAITS)
+        waits = WaitService(self.session, outputs, lives)
+        self.waits = noted.of(waits, calls.WAITS)
+        self.steps = noted.of(StepService(self.session, waits, lives), calls.STEPS)
         self.global_waits = noted.of(GlobalWaitService(self.session), calls.GLOBAL_WAITS)
         self.watching = noted.of(WatchService(self.session, lives), calls.WATCHING)
         self.attempts = noted.of(AttemptService(self.session, lives), calls.ATTEMPTS)

@@ -59,7 +59,8 @@ class Lease:
         self.token = token
         self.holder = holder
         self._expires_at = expires_at
-        self._holding, self._leases = held or (None, None)
+        self._holding: Holding | None = held[0] if held else None
+        self._leases: HeldLeases | None = held[1] if held else None
 
     @property
     def expires_at(self) -> datetime.datetime:

@@ -43,7 +43,7 @@ class Session:
         self.writer = backend.writer
         self.subscriptions = backend.subscriptions
         self._max_value_bytes = backend.max_value_bytes
-        self._encode_default = backend.options.encode_default
+        self.encode_default = backend.options.encode_default
         self._read_only = backend.options.read_only
 
     def __reduce__(self) -> NoReturn:
@@ -92,15 +92,20 @@ class Session:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def encode(self, value: Any, *key: str) -> Encoded:
-        """The stored form of what is to stand under this key: that of a global, or a flow run and a node."""
+        """The stored form of what is to stand under this key: that of a global, or a flow run and a node.
+
+        Without one the error names none.
+        """
         try:
             return self.encode_only(value)
         except SerializationError as error:
+            if not key:
+                raise
             raise SerializationError(error.path, f"{error.problem} ({named(*key)})") from error.__cause__
 
     def encode_only(self, value: Any) -> Encoded:
         """The stored form of a value; what it is refused for names no key."""
-        return encode(value, self._max_value_bytes, self._encode_default)
+        return encode(value, self._max_value_bytes, self.encode_default)
 
     def put_of(self, flow_run: str, node: str, value: Any, exist_ok: ExistOk, tag: str | None = None) -> PutOutput:
         """The put of an output, by what a caller has passed for it."""

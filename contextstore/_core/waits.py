@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .._dispatch.subscriptions import Subscription
 from .._engine.epochs import Epoch, is_known
@@ -26,7 +26,7 @@ from .session import Session
 
 
 class WaitService:
-    """What ``get_or_put`` and ``wait_for`` do: the async face has their documentation."""
+    """What ``get_or_put`` and ``wait_for`` do, and what steps stand on: the async face has their documentation."""
 
     def __init__(self, session: Session, outputs: OutputService, lives: Lives) -> None:
         self._session = session
@@ -38,27 +38,31 @@ class WaitService:
     async def get_or_put(
         self, flow_run_id: Id, node_id: Id, factory: Callable[[], Any], type: Any, life: Life | None = None
     ) -> Any:
-        session = self._session
-        await session.ready()
+        await self._session.ready()
         key = output_key(flow_run_id, node_id)
         check_function("factory", factory)
+        return (await self.computed(key, _Factory(self._session, key, factory, type), life)).value
+
+    async def computed(self, key: OutputKey, making: Making, life: Life | None) -> Computed:
+        """The output; if it is not there, what ``making`` makes, in one computation for all calls that ask for it."""
+        session = self._session
         while (value := self._cached(key, life)) is None:
             if life is not None:
                 life.refuse_if_over()
             own = _Computation(session.engine.epochs.now[0], life)
-            compute = partial(self._compute, key, factory, type, own)
+            compute = partial(self._compute, key, making, own)
             found, epoch = await session.callers.single_flight(key, compute)
             if own.fitted:
-                return own.fitted[0]
+                return Computed(own.fitted[0], is_own=True)
             if isinstance(found, Encoded):
                 if own.is_begun or await self._is_still(epoch, life):
                     value = found
                     break
                 # This call has joined another. A run was deleted since: perhaps this run, and before this call began.
-            elif found.concerns(type, life):
+            elif found.concerns(making.type, life):
                 raise found.error
             # Else this call has joined one whose failure is none of what is asked for here.
-        return converted(value, type, *key)
+        return Computed(converted(value, making.kind, *key), is_own=False)
 
     def _cached(self, key: OutputKey, life: Life | None) -> Encoded | None:
         return self._session.cache.get(key) if life is None else self._lives.cached(life, key)
@@ -74,14 +78,12 @@ class WaitService:
         return not epochs.is_exact or (is_known(epoch) and epochs.now[0] == epoch)
 
     async def _compute(
-        self, key: OutputKey, factory: Callable[[], Any], type: Any, own: _Computation
-    ) -> tuple[Encoded | _Misfit | _Over, Epoch]:
+        self, key: OutputKey, making: Making, own: _Computation
+    ) -> tuple[Encoded | Misfit | _Over, Epoch]:
         """``own`` is the record of the call that computes. Returns the epoch, too, in which that was begun."""
         own.is_begun = True
         try:
-            found: Encoded | _Misfit | _Over = await self._fetch(key, own.life) or await self._make(
-                key, factory, type, own
-            )
+            found: Encoded | Misfit | _Over = await self._fetch(key, own.life) or await self._make(key, making, own)
         except RunDeletedError as error:
             if own.life is None:
                 raise
@@ -96,28 +98,23 @@ class WaitService:
         record = await self._session.fetch(key, refuse_deleted=True)
         return None if record is None else record.value
 
-    async def _make(
-        self, key: OutputKey, factory: Callable[[], Any], type: Any, own: _Computation
-    ) -> Encoded | _Misfit:
-        session = self._session
-        # Before the factory is called for nothing. Whether the run is deleted is left to the commit: asking for it
-        # here would cost each new output a trip to the engine.
-        session.refuse_if_read_only()
-        value = session.encode(await session.result_of(factory), *key)
+    async def _make(self, key: OutputKey, making: Making, own: _Computation) -> Encoded | Misfit:
+        # Before anything is called for nothing. Whether the run is deleted is left to the commit: asking for it here
+        # would cost each new output a trip to the engine.
+        self._session.refuse_if_read_only()
+        made = await making.make(own.life)
+        if isinstance(made, Misfit):
+            return made
         try:
-            made = None if type is None else converted(value, type, *key)
-        except Exception as error:  # noqa: BLE001 - any error is told to the calls that asked for this type
-            return _Misfit(type, _not_stored(error))
-        try:
-            await self._lives.commit(own.life, [PutOutput(*key, value, exist_ok=False)])
+            await self._lives.commit(own.life, [made.put])
         except AlreadyExistsError:  # another process was first
             there = await self._fetch(key, own.life)
             if there is None:  # and its run was deleted since
                 raise RunDeletedError(key[0]) from None
             return there
-        if type is not None:
-            own.fitted.append(made)
-        return value
+        if made.is_fitted:
+            own.fitted.append(made.fitted)
+        return made.put.value
 
     # -- waited for ---------------------------------------------------------------------------------------------------
 
@@ -168,18 +165,24 @@ class WaitService:
                 await self._lives.refuse_if_over(life)
 
 
-class _Computation:
-    """What a call of ``get_or_put`` knows of its own computation, if it comes to one and does not join another's."""
+class Computed(NamedTuple):
+    """What a call comes to."""
 
-    def __init__(self, epoch: Epoch, life: Life | None) -> None:
-        self.epoch = epoch
-        self.life = life
-        self.is_begun = False
-        self.fitted: list[Any] = []
-        """What was computed and stored as one of the caller's type, converted once."""
+    value: Any
+    is_own: bool
+    """Whether this very call has computed and stored it."""
 
 
-class _Misfit(NamedTuple):
+class Candidate(NamedTuple):
+    """What was computed, and is to be stored."""
+
+    put: PutOutput
+    is_fitted: bool
+    """Whether it was converted to the caller's type already: then it is this."""
+    fitted: Any = None
+
+
+class Misfit(NamedTuple):
     """What a computation comes to, if what it gave does not fit the type that its caller asked for."""
 
     type: Any
@@ -188,6 +191,48 @@ class _Misfit(NamedTuple):
     def concerns(self, type: Any, _: Life | None) -> bool:
         """Whether it is the end of a call, too, that asks for this type, in this life."""
         return self.type is type or bool(self.type == type)
+
+
+class Making(Protocol):
+    """How an output is made that is not there."""
+
+    type: Any
+    """What a misfit is one of: calls that ask for another compute anew."""
+    kind: Any
+    """What an output that is there is converted to. None: it is given as it is."""
+
+    async def make(self, life: Life | None) -> Candidate | Misfit: ...
+
+
+class _Factory:
+    """How ``get_or_put`` makes one."""
+
+    def __init__(self, session: Session, key: OutputKey, factory: Callable[[], Any], type: Any) -> None:
+        self._session = session
+        self._key = key
+        self._factory = factory
+        self.type = self.kind = type
+
+    async def make(self, _: Life | None) -> Candidate | Misfit:
+        value = self._session.encode(await self._session.result_of(self._factory), *self._key)
+        put = PutOutput(*self._key, value, exist_ok=False)
+        if self.type is None:
+            return Candidate(put, is_fitted=False)
+        try:
+            return Candidate(put, True, converted(value, self.type, *self._key))
+        except Exception as error:  # noqa: BLE001 - any error is told to the calls that asked for this type
+            return Misfit(self.type, _not_stored(error))
+
+
+class _Computation:
+    """What a call knows of its own computation, if it comes to one and does not join another's."""
+
+    def __init__(self, epoch: Epoch, life: Life | None) -> None:
+        self.epoch = epoch
+        self.life = life
+        self.is_begun = False
+        self.fitted: list[Any] = []
+        """What was computed and stored as one of the caller's type, converted once."""
 
 
 class _Over(NamedTuple):

@@ -29,7 +29,7 @@ from .._results import (
     RunState,
     StoreStats,
 )
-from .._values.arguments import ExistOk
+from .._values.arguments import ExistOk, check_flag
 from .._values.codec import decode
 from .._values.expiry import KEEP, Keep
 from .._values.keys import Id, Outputs, flow_run_key
@@ -852,7 +852,7 @@ class AsyncContextStore:
         """
         return self._core.run_watching.watch(after, state, attributes, parent)
 
-    def run(self, flow_run_id: Id, *, lease: Lease | None = None) -> AsyncFlowRun:
+    def run(self, flow_run_id: Id, *, check_inputs: bool = False, lease: Lease | None = None) -> AsyncFlowRun:
         """The calls of this store bound to one run, and ``step``.
 
         The object belongs to one life of the id: from its first call on that finds the run, or makes it. Once that run
@@ -860,10 +860,15 @@ class AsyncContextStore:
         forgotten and names a new run by now. The store's own calls, by id, know no lives.
 
         Args:
+            check_inputs: record a digest of the arguments with each step, and have a step that is replayed with others
+                raise ``InputsChangedError``. The arguments have to be JSON, or bytes; the digest is taken of their JSON
+                form, as they are given, before the function is called. An output without a digest is returned. A
+                replay takes a trip to the engine.
             lease: every write of the object commits only while the lease is its holder's, else it raises
                 ``LeaseLostError``, and nothing is stored: see ``lease``. Reads, and ``fork``, are not fenced.
         """
-        return AsyncFlowRun(self._core, flow_run_key(flow_run_id), lease)
+        check_flag("check_inputs", check_inputs)
+        return AsyncFlowRun(self._core, flow_run_key(flow_run_id), check_inputs=check_inputs, lease=lease)
 
     def lease(self, name: Id, *, ttl: float | datetime.timedelta = 30.0, wait: float | None = None) -> AsyncLeaseBlock:
         """Hold a lease for as long as a block goes on: nobody else has it, in any process, on any machine.

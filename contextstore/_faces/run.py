@@ -7,20 +7,21 @@ exceptions.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from .._core.core import Core
 from .._core.leases import Lease, lease_of
 from .._core.lives import Life
 from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState, StateEntry
-from .._values.arguments import ExistOk, check_function
+from .._values.arguments import ExistOk
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
 from .step_notes import note_step
 
 T = TypeVar("T")
 D = TypeVar("D")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class AsyncFlowRun:
@@ -35,8 +36,9 @@ class AsyncFlowRun:
     deleted run: also if the id was forgotten, and names another run by now.
     """
 
-    def __init__(self, core: Core, flow_run_id: str, lease: Lease | None = None) -> None:
+    def __init__(self, core: Core, flow_run_id: str, *, check_inputs: bool = False, lease: Lease | None = None) -> None:
         self._core = core
+        self._checks_inputs = check_inputs
         self._life = Life(flow_run_id, lease_of(core.session, lease))
         self.flow_run_id = flow_run_id
 
@@ -185,18 +187,39 @@ class AsyncFlowRun:
         """The stored output, or ``factory()``'s, stored: see the store's ``get_or_put``."""
         return await self._core.waits.get_or_put(self.flow_run_id, node_id, factory, type, self._life)
 
-    async def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
-        """``fn(*args, **kwargs)``, computed once and recorded as the node's output: see the store's ``get_or_put``.
+    @overload
+    async def step(self, node_id: Id, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def step(self, node_id: Id, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def step(
+        self, node_id: Id, fn: Callable[P, Awaitable[R]] | Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """``fn(*args, **kwargs)``, computed once and recorded as the node's output before it returns.
 
-        The keyword ``type`` is that of ``get``, and what does not fit it is not recorded; to pass ``fn`` one, wrap it
-        in a lambda. An ``Exception`` of ``fn``, or for its result, carries a note that names the step and the run.
+        If the output is there, ``fn`` is not called. One computation per store, as for ``get_or_put``; all keywords are
+        those of ``fn``. At the first call as on a replay the result is what ``fn``'s return annotation says, of which
+        alone the names have to be known at run time; with ``Any`` or ``object``, its JSON form. A function without a
+        return annotation, or with a type variable in it, has to return what equals its own JSON form (tuples count as
+        lists, numpy's scalars as their numbers). An ``Exception`` of ``fn``, or for its result, carries a note that
+        names the step and the run.
+
+        Raises:
+            TypeError: the annotation cannot be resolved, no JSON can be made what it says, or it is a union whose
+                members write the same JSON. ``fn`` was not called.
+            SerializationError: the result would come back as something else than ``fn`` says; nothing was stored. With
+                ``check_inputs=True``, an argument has no JSON form; ``fn`` was not called.
+            DeserializationError: the output that is there does not fit the annotation.
+            InputsChangedError: with ``check_inputs=True``, the output that is there was made from other arguments.
+            OutputDeletedError: the output was deleted.
         """
-        check_function("fn", fn)
         try:
-            return await self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
+            result: R = await self._core.steps.step(
+                self.flow_run_id, node_id, fn, args, kwargs, self._checks_inputs, self._life
+            )
         except Exception as error:  # raised again below: any failure is told in which step it was
             note_step(error, node_id, self.flow_run_id)
             raise
+        return result
 
     async def attempts(self, node_id: Id | None = None) -> list[Attempt]:
         """The calls of functions by ``step`` that have ended, by node and number: of all nodes, or of one.

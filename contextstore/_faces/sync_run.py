@@ -6,14 +6,13 @@ Rules of this module: as in ``run``, whose documentation it takes over.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from .._core.core import Core
 from .._core.leases import Lease, lease_of
 from .._core.lives import Life
 from .._results import Attempt, Output, RunAttributeChanges, RunAttributes, RunInfo, RunState, StateEntry
-from .._values.arguments import ExistOk, check_function
+from .._values.arguments import ExistOk
 from .._values.codec import decode
 from .._values.keys import Id, Outputs
 from .._waiting.threads import run_now
@@ -23,6 +22,8 @@ from .step_notes import note_step
 
 T = TypeVar("T")
 D = TypeVar("D")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class FlowRun:
@@ -37,8 +38,9 @@ class FlowRun:
     deleted run: also if the id was forgotten, and names another run by now.
     """
 
-    def __init__(self, core: Core, flow_run_id: str, lease: Lease | None = None) -> None:
+    def __init__(self, core: Core, flow_run_id: str, *, check_inputs: bool = False, lease: Lease | None = None) -> None:
         self._core = core
+        self._checks_inputs = check_inputs
         self._life = Life(flow_run_id, lease_of(core.session, lease))
         self.flow_run_id = flow_run_id
 
@@ -145,13 +147,15 @@ class FlowRun:
         return run_now(self._core.waits.get_or_put(self.flow_run_id, node_id, factory, type, self._life))
 
     @documented_as(AsyncFlowRun.step)
-    def step(self, node_id: Id, fn: Callable[..., Any], /, *args: Any, type: Any = None, **kwargs: Any) -> Any:
-        check_function("fn", fn)
+    def step(self, node_id: Id, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return self.get_or_put(node_id, partial(fn, *args, **kwargs), type=type)
+            result: R = run_now(
+                self._core.steps.step(self.flow_run_id, node_id, fn, args, kwargs, self._checks_inputs, self._life)
+            )
         except Exception as error:  # raised again below: any failure is told in which step it was
             note_step(error, node_id, self.flow_run_id)
             raise
+        return result
 
     @documented_as(AsyncFlowRun.attempts)
     def attempts(self, node_id: Id | None = None) -> list[Attempt]:

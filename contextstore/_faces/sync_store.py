@@ -34,7 +34,7 @@ from .._results import (
     RunState,
     StoreStats,
 )
-from .._values.arguments import ExistOk
+from .._values.arguments import ExistOk, check_flag
 from .._values.codec import decode
 from .._values.expiry import KEEP, Keep
 from .._values.keys import Id, Outputs, flow_run_key
@@ -361,8 +361,9 @@ class ContextStore:
         return iterate(self._core.run_watching.watch(after, state, attributes, parent))
 
     @documented_as(AsyncContextStore.run)
-    def run(self, flow_run_id: Id, *, lease: Lease | None = None) -> FlowRun:
-        return FlowRun(self._core, flow_run_key(flow_run_id), lease)
+    def run(self, flow_run_id: Id, *, check_inputs: bool = False, lease: Lease | None = None) -> FlowRun:
+        check_flag("check_inputs", check_inputs)
+        return FlowRun(self._core, flow_run_key(flow_run_id), check_inputs=check_inputs, lease=lease)
 
     @documented_as(AsyncContextStore.lease)
     def lease(self, name: Id, *, ttl: float | datetime.timedelta = 30.0, wait: float | None = None) -> LeaseBlock:

@@ -50,6 +50,11 @@ def check_plain_function(name: str, function: object) -> None:
         raise TypeError(f"{name} must be a plain function, not a coroutine function: it is never awaited")
 
 
+def check_flag(name: str, value: object) -> None:
+    if type(value) is not bool:
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+
+
 def check_seconds(name: str, seconds: object) -> None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")

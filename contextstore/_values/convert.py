@@ -221,7 +221,7 @@ class _Conversion:
 
     def _by_parts(self, value: Any, kind: Any, path: str) -> _Parts:
         origin, args = typing.get_origin(kind) or kind, typing.get_args(kind)
-        meant = _meant(kind, origin, args)
+        meant = meant_by(kind, origin, args)
         if meant is not None:
             return (yield value, meant, path)
         if origin in (typing.Union, types.UnionType):
@@ -332,7 +332,7 @@ class _Conversion:
             raise DeserializationError(path, problem) from error
 
 
-def _meant(kind: Any, origin: Any, args: tuple[Any, ...]) -> Any:
+def meant_by(kind: Any, origin: Any, args: tuple[Any, ...]) -> Any:
     """The type that this one is another form of, such as ``int`` of ``Final[int]``; None if it is no such form."""
     if origin in _WRAPPERS:
         return args[0]

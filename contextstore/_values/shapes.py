@@ -114,7 +114,7 @@ class Shape:
         if self.family == ATTRS:
             untyped = {field.name: field.type for field in self.fields}
             hints = {name: kind for name, kind in untyped.items() if kind is not None} | hints
-        given = _arguments(self.owner, self.args)
+        given = arguments_of_bases(self.owner, self.args)
         return {
             attribute: with_arguments(hints.get(attribute, Any), given.get(_definer(self.owner, attribute), {}))
             for _, attribute in self.members
@@ -303,7 +303,7 @@ def with_arguments(hint: Any, given: dict[Any, Any]) -> Any:
         return hint
 
 
-def _arguments(kind: Any, args: tuple[Any, ...]) -> dict[Any, dict[Any, Any]]:
+def arguments_of_bases(kind: Any, args: tuple[Any, ...]) -> dict[Any, dict[Any, Any]]:
     """The arguments for the type parameters of the class and of each of its bases."""
     found = {kind: _matched(kind, args)}
     waiting = [kind]

@@ -234,7 +234,17 @@ class TestStep:
         def show(**kwargs: Any) -> Any:
             return kwargs
 
-        names = {"self": 1, "node_id": 2, "fn": 3, "func": 4, "factory": 5, "flow_run_id": 6, "args": 7, "kwargs": 8}
+        names = {
+            "self": 1,
+            "node_id": 2,
+            "fn": 3,
+            "func": 4,
+            "factory": 5,
+            "flow_run_id": 6,
+            "args": 7,
+            "kwargs": 8,
+            "type": 9,
+        }
         step = run._run.step
         shown = (
             await asyncio.to_thread(lambda: step("node", show, **names))
@@ -242,10 +252,6 @@ class TestStep:
             else await step("node", show, **names)
         )
         assert shown == names
-
-    async def test_type_is_the_steps_own_argument(self, store: Any) -> None:
-        for _ in range(2):
-            assert await Bound(store).step("node", lambda: (1, 2), type=tuple[int, int]) == (1, 2)
 
     async def test_what_is_no_function_is_refused_at_once(self, store: Any) -> None:
         with pytest.raises(TypeError):

@@ -159,7 +159,7 @@ class TestOperations:
             assert await asyncio.to_thread(store.plain.run("run").step, "node", lambda: 5) == 5
         else:
             assert await store.run("run").step("node", lambda: 5) == 5
-        assert [event.operation for event in recorder.operations] == ["get_or_put"]
+        assert [event.operation for event in recorder.operations] == ["step"]
 
     async def test_a_get_says_whether_memory_answered(self, store: Any, recorder: Recorder) -> None:
         await store.put("run", "a", 1)

@@ -1,4 +1,4 @@
-"""What a computation gives is stored only if it is of the type that was asked for: get_or_put and step, by type."""
+"""What a computation gives is stored only if it is of the type that was asked for: get_or_put, by type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ..conftest import Target
 from ..support.doubles import until
 from ..support.processes import run
 from .steps import Held, outcomes_of, spawn, waiters
-from .test_flow_run import Bound
 
 
 @dataclasses.dataclass
@@ -73,14 +72,6 @@ class TestWhatDoesNotFit:
         for _ in range(2):
             assert await store.get_or_put("run", "node", lambda: next(answers), type=Answer) == Answer("42", 0.9)
         assert await store.get("run", "node") == WHOLE
-
-    async def test_a_step_computes_anew_as_well(self, store: Any) -> None:
-        answers = iter([MISFIT, WHOLE])
-        with pytest.raises(DeserializationError):
-            await Bound(store).step("node", lambda: next(answers), type=Answer)
-        assert await store.list_runs() == []
-        for _ in range(2):
-            assert await Bound(store).step("node", lambda: next(answers), type=Answer) == Answer("42", 0.9)
 
     async def test_a_type_that_nobody_can_make_is_a_type_error_and_nothing_is_stored(self, store: Any) -> None:
         with pytest.raises(TypeError, match="no way to convert"):

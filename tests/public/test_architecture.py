@@ -466,7 +466,8 @@ class TestTwoFaces:
         assert shape_of(getattr(one, name)) == shape_of(getattr(other, name))
         assert inspect.getdoc(getattr(one, name)) == inspect.getdoc(getattr(other, name))
         of_one, of_other = ([shape_of(f) for f in typing.get_overloads(getattr(kind, name))] for kind in (one, other))
-        assert of_one == of_other
+        # What is overloaded only by whether it is awaited is one signature on the blocking face.
+        assert of_one == (of_other or [shape_of(getattr(other, name))] * len(of_one))
 
     @pytest.mark.parametrize(("one", "other"), FACES)
     def test_they_are_made_in_the_same_way(self, one: type, other: type) -> None:

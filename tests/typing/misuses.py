@@ -77,6 +77,35 @@ async def one_run(blocking: FlowRun, awaited: AsyncFlowRun) -> None:
     print(computed, waited_for)
 
 
+def take(number: int, *, type: str = "") -> int:
+    return number
+
+
+async def take_awaited(number: int) -> int:
+    return number
+
+
+async def steps(blocking: FlowRun, awaited: AsyncFlowRun) -> None:
+    blocking.step("node")  # type: ignore[call-arg]
+    blocking.step("node", 5)  # type: ignore[arg-type]
+    blocking.step(5, take, 1)  # type: ignore[arg-type]
+    blocking.step("node", take)  # type: ignore[call-arg]
+    blocking.step("node", take, "text")  # type: ignore[arg-type]
+    blocking.step("node", take, 1, 2)  # type: ignore[arg-type, call-arg]
+    blocking.step("node", take, 1, unknown=2)  # type: ignore[call-arg]
+    blocking.step("node", take, 1, type=int)  # type: ignore[arg-type]
+    blocking.step(node_id="node", fn=take, number=1)  # type: ignore[call-arg]
+    blocking.step("node", take_awaited, 1) + 1  # type: ignore[operator]
+    text: str = blocking.step("node", take, 1)  # type: ignore[assignment]
+    await awaited.step("node", take)  # type: ignore[call-overload]
+    await awaited.step("node", take_awaited, "text")  # type: ignore[call-overload]
+    await awaited.step("node", take_awaited, 1, type=int)  # type: ignore[call-arg]
+    awaited.step("node", take_awaited, 1) + 1  # type: ignore[operator]
+    text = await awaited.step("node", take_awaited, 1)  # type: ignore[call-overload]
+    text = await awaited.step("node", take, 1)  # type: ignore[call-overload]
+    print(text)
+
+
 def results(output: Output) -> None:
     output.value = 1  # type: ignore[misc]
     output.created_at  # type: ignore[attr-defined]  # noqa: B018
