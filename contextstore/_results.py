@@ -245,11 +245,23 @@ class ExportedRun(Record):
         flow_run_id: its id.
         created_at: when the store first saw it; aware, in UTC.
         deleted_at: when it was deleted. None: it was not, and its outputs follow.
+        begun_at, state, state_changed_at, error, attributes, parent, failures: as ``RunInfo`` has them.
+        begun_attributes: the SHA-256, hexadecimal, of the attributes that its first begin gave. None: there was none.
+        touched_at: when it was written to last beside its outputs; aware, in UTC. None: never.
     """
 
     flow_run_id: str
     created_at: datetime.datetime
     deleted_at: datetime.datetime | None = None
+    begun_at: datetime.datetime | None = None
+    begun_attributes: str | None = None
+    state: RunState = "open"
+    state_changed_at: datetime.datetime | None = None
+    error: str | None = None
+    attributes: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    parent: str | None = None
+    failures: int = 0
+    touched_at: datetime.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -24,6 +24,7 @@ from .._engine.operations import (
     value_bytes,
 )
 from .._engine.records import Fetched, OutputMark, RunRow, is_time
+from .._engine.run_operations import LoadFacts
 from .._results import CopyReport, Problem
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, StorageError
@@ -115,8 +116,8 @@ class Archive:
     # -- everything ---------------------------------------------------------------------------------------------------
 
     async def contents(self, selection: Selection = EVERYTHING) -> AsyncIterator[Operation]:
-        """Everything, as what would load it: each run before its outputs, then its counters and keys; not runs without
-        outputs, unless deleted.
+        """Everything, as what would load it: each run, what is said of it, its outputs, its counters and keys; not runs
+        without outputs of which nothing was said, unless deleted.
         """
         serial, left = 0, None if selection.runs is None else len(selection.runs)
         while left != 0 and (runs := await self.read(self.session.engine.page_run_rows, serial, _PAGE_ROWS)):
@@ -161,6 +162,14 @@ class Archive:
             yield load
             return
         is_first = True
+        if run.touched_at is not None and run.facts is not None:
+            yield load
+            yield LoadFacts(run.flow_run_id, run.facts, run.touched_at, run.failures)
+            is_first = False
+        elif run.facts is None:
+            message = f"what is said of flow run {run.flow_run_id!r} in {self.session.location} is damaged"
+            error = CorruptStoreError(message, flow_run_id=run.flow_run_id)
+            self._skip(Problem("run", (run.flow_run_id,), message), error)
         async for output in self._outputs(run.flow_run_id):
             if is_first:
                 yield load

@@ -25,7 +25,7 @@ from .._engine.operations import (
     Operation,
     value_bytes,
 )
-from .._engine.run_operations import LoadFailure
+from .._engine.run_operations import LoadFacts, LoadFailure
 from .._results import (
     Attempt,
     ExportedAppendCounter,
@@ -53,7 +53,8 @@ from ..errors import (
 from .archive import Archive, Selection
 from .backend import LARGEST_VALUE
 from .exchanged_attempts import exported_success, failure_of, made_by
-from .exchanged_times import microseconds as _microseconds
+from .exchanged_facts import load_of_facts, with_facts
+from .exchanged_times import microseconds
 
 ExportedRecord: TypeAlias = (
     ExportedRun
@@ -68,7 +69,7 @@ ExportedRecord: TypeAlias = (
 Tell: TypeAlias = Callable[[Problem], Coroutine[Any, Any, Any]]
 
 _CONFLICTS = (AlreadyExistsError, OutputDeletedError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
-_OF_A_RUN = LoadOutput | LoadMark | LoadAppendCounter | LoadAppendKey | LoadFailure
+_OF_A_RUN = LoadFacts | LoadOutput | LoadMark | LoadAppendCounter | LoadAppendKey | LoadFailure
 _UNIT_ROWS = 200
 _UNIT_BYTES = 2**20
 _LAST_VERSION = 2**63 - 1
@@ -86,10 +87,19 @@ async def export(source: Archive, selection: Selection, tell: Tell | None) -> As
         tell: told of what is damaged, and so left out; goes with an archive that skips.
     """
     await source.open_to_read()
+    run: ExportedRun | None = None  # its facts may follow
     async for operation in source.contents(selection):
         await _tell_skipped(source, tell)
-        if not isinstance(operation, LoadLastToken):  # of no meaning but to a copy, which may take this store's place
+        if run is not None:
+            yield with_facts(run, operation) if isinstance(operation, LoadFacts) else run
+            run = None
+        if isinstance(operation, LoadRun):
+            run = _run_of(operation)
+        elif not isinstance(operation, LoadFacts | LoadLastToken):
+            # A token is of no meaning but to a copy, which may take this store's place.
             yield _record_of(operation)
+    if run is not None:
+        yield run
     await _tell_skipped(source, tell)
 
 
@@ -98,10 +108,13 @@ async def _tell_skipped(source: Archive, tell: Tell | None) -> None:
         await tell(source.skipped.pop(0))
 
 
+def _run_of(load: LoadRun) -> ExportedRun:
+    deleted_at = None if load.deleted_at is None else time_of(load.deleted_at)
+    return ExportedRun(load.flow_run_id, time_of(load.created_at), deleted_at)
+
+
 def _record_of(operation: Operation) -> ExportedRecord:
     match operation:
-        case LoadRun(name, created_at, deleted_at):
-            return ExportedRun(name, time_of(created_at), None if deleted_at is None else time_of(deleted_at))
         case LoadOutput(run, node, value, written_at, made):
             written = time_of(written_at)
             attempt = None if made is None else exported_success(node, made, written_at)
@@ -142,7 +155,8 @@ async def load(target: Archive, records: Iterable[ExportedRecord], tell: Tell | 
     await target.open_to_load()
     loader = _Loader(target, tell)
     for record in records:
-        await loader.add(_operation_of(record))
+        for operation in _operations_of(record):
+            await loader.add(operation)
     await loader.flush()
     return loader.report()
 
@@ -219,6 +233,9 @@ class _Loader:
                     f"append key {key!r} of prefix {prefix!r} of flow run {run!r}: another output is here under it"
                 )
                 problem = Problem("run", (run,), message)
+            case LoadFacts(run):
+                message = f"what is said of flow run {run!r} (state, attributes, parent, error): other is here"
+                problem = Problem("run", (run,), message)
             case LoadRun(run):
                 problem = Problem("run", (run,), str(error))
             case LoadGlobal(key, _, version):
@@ -242,15 +259,26 @@ class _Loader:
         self._loaded["bytes"] += value_bytes(operation)
 
 
-def _operation_of(record: ExportedRecord) -> Operation:
+def _operations_of(record: ExportedRecord) -> list[Operation]:
     """What loads a record, which anybody may have made."""
+    if not isinstance(record, ExportedRun):
+        return [_operation_of(record)]
+    deleted = None if record.deleted_at is None else microseconds("deleted_at", record.deleted_at)
+    created = microseconds("created_at", record.created_at)
+    load = LoadRun(flow_run_key(record.flow_run_id), created, deleted, replaces=False)
+    facts = load_of_facts(record)
+    if facts is None:
+        return [load]
+    if deleted is not None:
+        raise ValueError(f"nothing is said of a run that is deleted (flow run {record.flow_run_id!r})")
+    return [load, facts]
+
+
+def _operation_of(record: ExportedRecord) -> Operation:
     match record:
-        case ExportedRun(name, created_at, deleted_at):
-            deleted = None if deleted_at is None else _microseconds("deleted_at", deleted_at)
-            return LoadRun(flow_run_key(name), _microseconds("created_at", created_at), deleted, replaces=False)
         case ExportedOutput(run, node, encoding, data, written_at, tag, attempt):
             key = flow_run_key(run), node_key(node)
-            written = _microseconds("written_at", written_at)
+            written = microseconds("written_at", written_at)
             if encoding is None and data is None and tag is None and attempt is None:
                 return LoadMark(*key, written, replaces=False)
             tagged = _encoded(encoding, data, *key)._replace(tag=check_tag(tag))
@@ -267,10 +295,10 @@ def _operation_of(record: ExportedRecord) -> Operation:
         case ExportedGlobal(key, encoding, data, version, written_at, expires_at):
             name = global_key(key)
             value = None if encoding is None and data is None else _encoded(encoding, data, name)
-            expiry = None if expires_at is None else _microseconds("expires_at", expires_at)
+            expiry = None if expires_at is None else microseconds("expires_at", expires_at)
             if expiry is not None and value is None:
                 raise ValueError(f"expires_at must be None of a global that is deleted ({named(name)})")
-            written = _microseconds("written_at", written_at)
+            written = microseconds("written_at", written_at)
             return LoadGlobal(name, value, _version(version), written, expiry, replaces=False)
         case ExportedFreedVersion(version):
             return LoadFreedVersion(_version(version))

@@ -15,6 +15,7 @@ from .._engine.records import OutputKey, is_time
 from .._engine.rules import StoredGlobal, read_global
 from .._results import CheckReport, Problem
 from ..errors import CorruptStoreError
+from .fact_check import FactCheck
 from .pool import ReadPool
 from .reads import PAGE_BYTES, Reads
 from .retry import halved
@@ -49,6 +50,8 @@ class Check:
         await self._check_marks()
         await self._check_attempts()
         await self._check_counts()
+        async for problem in FactCheck(self._location, self._pool, self._statements).problems():
+            self._problems.append(problem)
         note = f"{self._leftovers} outputs of deleted runs still take up space: prune() removes them"
         notes = (note,) if self._leftovers else ()
         runs = (await self._reads.count()).runs

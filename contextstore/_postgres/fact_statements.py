@@ -21,6 +21,26 @@ FETCH_RUN = f"""
 """  # noqa: S608 - no input in it
 """A run that is there: one that was written to beside its outputs, or has some."""
 
+CHECK_FACTS = f"""
+    SELECT serial, flow_run_id, {FACT_COLUMNS} FROM {{schema}}.flow_runs
+    WHERE {{is_known}} AND serial > $1 AND deleted_at IS NULL AND (checksum IS NOT NULL OR touched_at IS NOT NULL)
+    ORDER BY serial LIMIT 500
+"""  # noqa: S608 - no input in it
+# Of those alone that are still as they were read.
+MISSING_ATTRIBUTES = """
+    SELECT t.run, t.name
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS t (run, attributes, name, value)
+    JOIN {schema}.flow_runs r ON r.serial = t.run AND r.deleted_at IS NULL AND r.attributes = t.attributes
+    WHERE {is_known} AND NOT EXISTS (
+        SELECT FROM {schema}.run_attributes a WHERE a.name = t.name AND a.value = t.value AND a.run = t.run
+    )
+"""
+CHECK_ATTRIBUTES = f"""
+    SELECT a.name, a.value, a.run, flow_run_id, deleted_at IS NOT NULL, {FACT_COLUMNS} FROM {{schema}}.run_attributes a
+    LEFT JOIN {{schema}}.flow_runs ON serial = a.run
+    WHERE {{is_known}} AND (a.name, a.value, a.run) > ($1, $2, $3) ORDER BY a.name, a.value, a.run LIMIT 500
+"""  # noqa: S608 - no input in it
+
 
 @dataclasses.dataclass(frozen=True)
 class FactStatements:

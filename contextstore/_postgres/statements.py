@@ -11,7 +11,15 @@ import dataclasses
 from .append_statements import AppendStatements
 from .attempt_statements import AttemptReads, AttemptStatements
 from .counting_statements import CountingStatements
-from .fact_statements import FACT_COLUMNS, FETCH_RUN, RUN_COUNTS, FactStatements
+from .fact_statements import (
+    CHECK_ATTRIBUTES,
+    CHECK_FACTS,
+    FACT_COLUMNS,
+    FETCH_RUN,
+    MISSING_ATTRIBUTES,
+    RUN_COUNTS,
+    FactStatements,
+)
 from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
 from .idle_statements import IdleReads, IdleWrites
 from .lease_statements import LeaseStatements
@@ -416,6 +424,9 @@ class Statements(AttemptReads, GlobalReads, IdleReads, RunListingStatements, Run
         ORDER BY node_id LIMIT 1
     """
     fetch_run: str = FETCH_RUN
+    check_facts: str = CHECK_FACTS
+    missing_attributes: str = MISSING_ATTRIBUTES
+    check_attributes: str = CHECK_ATTRIBUTES
     end_of_page: str = """
         SELECT max(serial) FROM (
             SELECT serial FROM {schema}.flow_runs WHERE serial > $1 ORDER BY serial LIMIT $2
@@ -460,7 +471,7 @@ class Statements(AttemptReads, GlobalReads, IdleReads, RunListingStatements, Run
     """
     count: str = """
         SELECT (SELECT count(*) FROM {schema}.flow_runs r WHERE deleted_at IS NULL
-                AND EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial)),
+                AND (touched_at IS NOT NULL OR EXISTS (SELECT FROM {schema}.node_outputs WHERE run = r.serial))),
             (SELECT count(*) FROM {schema}.flow_runs WHERE deleted_at IS NOT NULL), count(*) FILTER (WHERE codec >= 0),
             (SELECT count(*) FROM {schema}.global_values WHERE {is_there}),
             coalesce(sum(size), 0) + coalesce((SELECT sum(size) FROM {schema}.global_values WHERE {is_there}), 0)

@@ -18,6 +18,7 @@ from .._process.pacing import paced
 from .._results import CheckReport, Problem
 from .._values.codec import DELETED, Encoded, decode
 from ..errors import ContextStoreError
+from . import run_facts
 from .additions import additions_in, missing_or_altered, trusting
 from .attempts import check_attempts
 from .counting import WRONG_COUNTS
@@ -102,6 +103,7 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
     try:
         ((runs,),) = connection.execute("SELECT count(*) FROM flow_runs WHERE deleted_at IS NULL").fetchall()
         problems += _check_runs(connection)
+        problems += run_facts.check(connection)
         problems += _check_appends(connection)
         problems += _check_marks(connection, marks)
         problems += check_attempts(connection)

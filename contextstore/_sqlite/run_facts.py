@@ -6,8 +6,9 @@ said, and what is refused, is decided in ``_engine/fact_rules``. Nothing is writ
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .._engine.fact_rules import (
@@ -21,8 +22,11 @@ from .._engine.fact_rules import (
 )
 from .._engine.records import RunFacts
 from .._engine.run_operations import BeginRun, LoadFacts, UpdateRun
-from ..errors import RunDeletedError
+from .._process.pacing import paced
+from .._results import Problem
+from ..errors import CorruptStoreError, RunDeletedError
 
+_HERE = "this store"
 FACT_COLUMNS = "state, state_changed_at, begun_at, begun_attributes, parent, attributes, error, checksum, failures"
 """As ``with_facts`` takes them."""
 _FIND = f"SELECT serial, deleted_at, touched_at, {FACT_COLUMNS} FROM flow_runs WHERE flow_run_id = ?"  # noqa: S608 - no input in it
@@ -106,3 +110,34 @@ def stamp_deletion(connection: sqlite3.Connection, serials: Sequence[Any]) -> No
     change = next_change(connection)
     for nth, serial in enumerate(serials):
         connection.execute("UPDATE flow_runs SET change = ? WHERE serial = ?", (change + nth, serial))
+
+
+def check(connection: sqlite3.Connection) -> Iterator[Problem]:
+    """Whether what is said of each run is what was said, and its attributes are found by the rows that they have."""
+    query = f"SELECT serial, flow_run_id, {FACT_COLUMNS} FROM flow_runs WHERE deleted_at IS NULL"  # noqa: S608 - no input in it
+    for serial, name, *columns, _ in paced(connection.execute(query)):
+        try:
+            facts = read_facts(_HERE, name, columns)
+        except CorruptStoreError as error:
+            yield Problem("run", (str(name),), error.message)
+            continue
+        for key, value in attribute_rows(facts.attributes).items():
+            look = "SELECT 1 FROM run_attributes WHERE name = ? AND value = ? AND run = ?"
+            if not connection.execute(look, (key, value, serial)).fetchall():
+                yield Problem("run", (str(name),), f"its attribute {key!r} has no row by which it would be found")
+    query = f"""
+        SELECT run, name, value, flow_run_id, deleted_at IS NOT NULL, {FACT_COLUMNS} FROM run_attributes
+        LEFT JOIN flow_runs ON flow_runs.serial = run_attributes.run
+    """  # noqa: S608 - no input in it
+    for serial, key, value, name, is_deleted, *columns, _ in paced(connection.execute(query)):
+        if name is None:
+            yield Problem("run", (f"run number {serial}",), f"the row of its attribute {key!r} belongs to no run")
+        elif not is_deleted and not _has(name, columns, key, value):
+            yield Problem("run", (str(name),), f"it has no attribute {key!r} as a row says")
+
+
+def _has(name: str, columns: Sequence[Any], key: str, value: str) -> bool:
+    """Whether a run has the attribute. One whose facts are damaged is told of by itself."""
+    with contextlib.suppress(CorruptStoreError):
+        return attribute_rows(read_facts(_HERE, name, columns).attributes).get(key) == value
+    return True

@@ -16,8 +16,8 @@ STATES: tuple[RunState, ...] = ("open", "completed", "failed", "cancelled")
 """By the number under which they are stored."""
 MAX_ATTRIBUTES = 64
 """How many a run has at most."""
-_NAME_BYTES = 256
-_VALUE_BYTES = 1024
+NAME_BYTES = 256
+VALUE_BYTES = 1024
 ERROR_BYTES = 4096
 """How long the text of an error may be, as UTF-8."""
 _INTEGERS = range(-(2**63), 2**64)
@@ -53,7 +53,7 @@ def _name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"attributes must have names that are str, not {type(name).__name__} ({name!r:.80})")
     plain = str.__str__(name)
-    _check_text(f"the name {_shown(plain)} of attributes", plain, _NAME_BYTES)
+    _check_text(f"the name {_shown(plain)} of attributes", plain, NAME_BYTES)
     return plain
 
 
@@ -62,7 +62,7 @@ def _value(name: str, value: object) -> str | int | float | bool:
         return value
     if isinstance(value, str):
         text = str.__str__(value)
-        _check_text(f"attributes[{_shown(name)}]", text, _VALUE_BYTES)
+        _check_text(f"attributes[{_shown(name)}]", text, VALUE_BYTES)
         return text
     if isinstance(value, int):
         number = int.__int__(value)

@@ -11,7 +11,7 @@ import binascii
 import datetime
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NoReturn, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeAlias
 
 import msgspec
 import orjson
@@ -98,6 +98,15 @@ class Run(_Line, kw_only=True):
     flow_run_id: str
     created_at: Time
     deleted_at: Time | None = None
+    begun_at: Time | None = None
+    begun_attributes: str | None = None
+    state: Literal["open", "completed", "failed", "cancelled"] = "open"
+    state_changed_at: Time | None = None
+    error: str | None = None
+    attributes: dict[str, str | int | float | bool] = {}
+    parent: str | None = None
+    failures: int = 0
+    touched_at: Time | None = None
 
 
 class _Valued(_Line, kw_only=True):
@@ -185,6 +194,8 @@ class End(_Line, kw_only=True):
     sha256: str
 
 
+_RUN_WITHOUT = ExportedRun("", datetime.datetime.now(datetime.UTC))
+"""A run of which nothing is said."""
 _decode = msgspec.json.Decoder(
     Manifest | Run | Output | AppendCounter | AppendKey | Failure | Global | Freed | End
 ).decode
@@ -270,9 +281,12 @@ class Writer:
 def _head_of(record: Record) -> bytes:
     """The line of a record, up to its sum."""
     match record:
-        case ExportedRun(name, created_at, deleted_at):
-            deletion = b"" if deleted_at is None else b',"deleted_at":%b' % _time(deleted_at)
-            return b'{"type":"run","flow_run_id":%b,"created_at":%b%b' % (_string(name), _time(created_at), deletion)
+        case ExportedRun(name, created_at):
+            return b'{"type":"run","flow_run_id":%b,"created_at":%b%b' % (
+                _string(name),
+                _time(created_at),
+                _facts_of(record),
+            )
         case ExportedOutput(run, node, encoding, data, written_at, tag, attempt):
             beside = b"" if tag is None else b',"tag":%b' % _string(tag)
             if attempt is not None:
@@ -303,6 +317,17 @@ def _head_of(record: Record) -> bytes:
             return head + expiry + value
         case ExportedFreedVersion(version):
             return b'{"type":"freed","version":%d' % version
+
+
+def _facts_of(run: ExportedRun) -> bytes:
+    """What is said of a run; what is as it is without a word is left out."""
+    members: dict[str, Any] = {}
+    for name in Run.__struct_fields__:
+        fact, default = getattr(run, name, None), getattr(_RUN_WITHOUT, name, None)
+        if name not in ("flow_run_id", "created_at", "sum") and fact != default:
+            members[name] = _text_of_time(fact) if isinstance(fact, datetime.datetime) else fact
+    text = orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+    return b"," + text[1:-1] if members else b""
 
 
 def _string(text: str) -> bytes:
@@ -417,7 +442,9 @@ class Reader:
     def _record_of(self, line: Any) -> Record:  # noqa: RET503 - what comes last never returns
         match line:
             case Run():
-                return ExportedRun(line.flow_run_id, line.created_at, line.deleted_at)
+                facts = msgspec.structs.asdict(line)
+                del facts["sum"]
+                return ExportedRun(**facts)
             case Output(deleted=True, tag=None, attempt=None) if not bytes(line.value) and line.base64 is None:
                 return ExportedOutput(line.flow_run_id, line.node_id, None, None, line.written_at)
             case Output(deleted=False):

@@ -44,10 +44,11 @@ those of `AsyncContextStore`, and a call with **A** beside it is awaited there. 
 | functions that you pass in may be coroutine functions | they are plain ones |
 
 In signatures `Target` is `str | os.PathLike[str]`; `Durability` is `"full"` or `"normal"`; `Id` is `uuid.UUID | str`;
-`ExistOk` is `bool` or `"keep"`;
-`Outputs` is a mapping of values by node id; `Store` is either of the two stores; `Progress` is a function of two
-numbers, how many are done and how many there are; `Damaged` is `"raise"` or `"skip"`; `ExportedRecord` is any of the
-records of an export; `Keep` is the type of `KEEP`.
+`ExistOk` is `bool` or `"keep"`; `Outputs` is a mapping of values by node id; `RunState` is `"open"`, `"completed"`,
+`"failed"` or `"cancelled"`; `RunAttributes` is a mapping of `str`, `int`, `float` and `bool` by name, in
+`RunAttributeChanges` of None, too; `Store` is either of the two stores; `Progress` is a function of two numbers, how
+many are done and how many there are; `Damaged` is `"raise"` or `"skip"`; `ExportedRecord` is any of the records of an
+export; `Keep` is the type of `KEEP`.
 """
 
 STORE, SYNC_STORE = contextstore.AsyncContextStore, contextstore.ContextStore

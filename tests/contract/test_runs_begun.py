@@ -10,6 +10,7 @@ import pytest
 
 from contextstore import RunAlreadyExistsError, RunDeletedError, RunInfo, RunStateConflictError
 
+from ..conftest import Target
 from .test_flow_run import Bound
 
 STATES = ["open", "completed", "failed", "cancelled"]
@@ -232,3 +233,20 @@ async def test_its_info_is_picklable(run: Bound) -> None:
     copy = pickle.loads(pickle.dumps(info))
     assert copy == info
     assert [type(value) for value in copy.attributes.values()] == [int, bool, float, str]
+
+
+async def test_a_run_without_outputs_is_counted_as_one_that_is_there(store: Any, run: Bound) -> None:
+    await run.begin()
+    assert (await store.stats()).runs == 1 == (await store.check()).runs
+    await store.delete_run("run")
+    assert (await store.stats()).runs == 0
+
+
+async def test_what_is_said_in_one_place_is_seen_in_another_at_once(make_store: Target, shared_target: None) -> None:
+    async with make_store() as one, make_store() as other:
+        await Bound(one).begin(attributes={"a": 1})
+        assert (await Bound(other).update(state="failed")).attributes == {"a": 1}
+        assert (await one.get_run_info("run")).state == "failed"
+        await other.delete_run("run", forget=True)
+        await Bound(other).begin(attributes={"b": 1})
+        assert (await one.get_run_info("run")).attributes == {"b": 1}

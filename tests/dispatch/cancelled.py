@@ -109,7 +109,23 @@ async def _lease(store: AsyncContextStore, name: str) -> None:
         await store.run(name, lease=lease).put("one", VALUE)
 
 
+async def _begun(store: AsyncContextStore, name: str) -> list[bool]:
+    """All that a begin says, the row of the attribute included: else the check would tell."""
+    info = await store.get_run_info(name)
+    return [info is not None and info.attributes == {"a": name} and info.parent == "run"]
+
+
+async def _updated(store: AsyncContextStore, name: str) -> list[bool]:
+    info = await store.get_run_info(name)
+    return [info is not None and (info.state, info.attributes, info.error) == ("failed", {"a": 1}, "it broke")]
+
+
 OPERATIONS = {
+    "begin": Operation(lambda store, name: store.run(name).begin(attributes={"a": name}, parent="run"), _begun),
+    "update": Operation(
+        lambda store, name: store.run(name).update(state="failed", attributes={"a": 1}, error="it broke"), _updated
+    ),
+    "info": Operation(lambda store, name: store.run("run").info()),
     "put": Operation(lambda store, name: store.put(name, "one", VALUE), _output),
     "put exist_ok": Operation(lambda store, name: store.put("run", "there", VALUE, exist_ok=True)),
     "put_global": Operation(lambda store, name: store.put_global(name, VALUE), _global),

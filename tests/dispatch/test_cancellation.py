@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from contextstore import AsyncContextStore, ContextStoreError
+from contextstore import AsyncContextStore, AsyncFlowRun, ContextStoreError
 
 from ..support.doubles import Gate, core_of, queued, until
 from .cancelled import OPERATIONS, TURNS, VALUE, cancel_after, check_nothing_is_held
@@ -56,7 +56,9 @@ async def test_the_operations_that_are_cancelled_here_are_all_there_are() -> Non
     others = {"open", "close", "backup", "run", "counters", "blocking"}
     public = {name for name in vars(AsyncContextStore) if not name.startswith("_")}
     tried = {name.replace(",", "").split()[0] for name in OPERATIONS}
-    assert public - others == tried
+    of_runs = {name for name in vars(AsyncFlowRun) if not name.startswith("_")} - public
+    assert public - others == tried - of_runs
+    assert {"begin", "update", "info"} <= tried & of_runs
 
 
 async def test_backup_cancelled_at_any_await_leaves_no_file_that_is_not_whole(

@@ -29,6 +29,8 @@ def promised() -> dict[str, list[str]]:
 
 def fill(store: ContextStore) -> None:
     store.put_many("run", {"json": {"rows": 3}, "bytes": b"\0\xff"})
+    store.run("run").begin(attributes={"kind": "report"}, parent="other")
+    store.run("run").update(state="failed", error="it broke")
     store.put("deleted", "a", 1)
     store.delete_run("deleted")
     store.upsert_global("key", [1])
@@ -38,6 +40,8 @@ def fill(store: ContextStore) -> None:
 
 
 EXPECTED = [("run", "bytes"), ("run", "json")]
+SUMMARY = "SELECT flow_run_id, state, attributes, parent, failures, error FROM "
+SAID = [("run", "failed", '{"kind":"report"}', "other", 0, "it broke")]
 
 
 def test_on_sqlite_they_have_the_columns_and_the_rows(tmp_path: pathlib.Path) -> None:
@@ -54,6 +58,7 @@ def test_on_sqlite_they_have_the_columns_and_the_rows(tmp_path: pathlib.Path) ->
         assert ask("SELECT flow_run_id, node_id FROM outputs ORDER BY node_id") == EXPECTED
         assert ask("SELECT value FROM outputs ORDER BY node_id") == [(b"\0\xff",), ('{"rows":3}',)]
         assert ask("SELECT key, value, version, expires_at FROM globals") == [("key", "[2]", 2, None)]
+        assert ask(f"{SUMMARY} run_summaries") == SAID
         written_at = datetime.datetime.fromisoformat(ask("SELECT written_at FROM globals")[0][0])
         assert abs(datetime.datetime.now(datetime.UTC) - written_at) < datetime.timedelta(minutes=10)
 
@@ -74,6 +79,7 @@ def test_on_postgresql_they_have_the_columns_and_the_rows(postgres: Server, url:
     assert ask(f"SELECT flow_run_id, node_id FROM {schema}.outputs ORDER BY node_id") == EXPECTED
     assert ask(f"SELECT value FROM {schema}.outputs ORDER BY node_id") == [("00ff",), ('{"rows":3}',)]
     assert ask(f"SELECT key, value, version, expires_at FROM {schema}.globals") == [("key", "[2]", 2, None)]
+    assert ask(f"{SUMMARY} {schema}.run_summaries") == SAID
 
 
 def test_each_query_of_the_page_is_run_here() -> None:

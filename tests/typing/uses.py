@@ -239,6 +239,7 @@ async def steps_and_waiting(store: AsyncContextStore, run_id: uuid.UUID) -> None
 async def runs(store: AsyncContextStore, run_id: uuid.UUID) -> None:
     assert_type(await store.list_runs(), list[RunInfo])
     assert_type(await store.list_runs(prefix="a", after=run_id, limit=5), list[RunInfo])
+    assert_type(await store.get_run_info(run_id), RunInfo | None)
     assert_type(await store.fork_run("run"), str)
     assert_type(await store.fork_run(run_id, new_flow_run_id="new", node_ids=["a", run_id]), str)
     assert_type(await store.delete_run(run_id), int)
@@ -282,6 +283,11 @@ async def one_run(store: AsyncContextStore, node: uuid.UUID, by_node: Mapping[st
     assert_type(await run.list_outputs(limit=1), list[Output])
     assert_type(await run.get_entry(node, type=Rows), Output | None)
     assert_type(await run.delete(), int)
+    numbers: dict[str, int] = {"year": 2026}
+    assert_type(await run.begin(attributes=numbers, parent=node), RunInfo)
+    assert_type(await run.begin(attributes={"kind": "report", "share": 0.5, "last": True}), RunInfo)
+    assert_type(await run.update(state="failed", attributes={"kind": None}, error="", expected_state="open"), RunInfo)
+    assert_type(await run.info(), RunInfo | None)
     assert_type(await run.fork(new_flow_run_id="new", node_ids=[node]), str)
     assert_type(await run.get_or_put("node", run.list_keys), Any)
     assert_type(await run.get_or_put("node", run.list_keys, type=list[str]), list[str])
@@ -433,6 +439,7 @@ def steps_and_waiting_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
 def runs_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
     assert_type(store.list_runs(), list[RunInfo])
     assert_type(store.list_runs(prefix="a", after=run_id, limit=5), list[RunInfo])
+    assert_type(store.get_run_info(run_id), RunInfo | None)
     assert_type(store.fork_run("run"), str)
     assert_type(store.fork_run(run_id, new_flow_run_id="new", node_ids=["a", run_id]), str)
     assert_type(store.delete_run(run_id), int)
@@ -476,6 +483,11 @@ def one_run_blocking(store: ContextStore, node: uuid.UUID, by_node: Mapping[str,
     assert_type(run.list_outputs(limit=1), list[Output])
     assert_type(run.get_entry(node, type=Rows), Output | None)
     assert_type(run.delete(), int)
+    numbers: dict[str, int] = {"year": 2026}
+    assert_type(run.begin(attributes=numbers, parent=node), RunInfo)
+    assert_type(run.begin(attributes={"kind": "report", "share": 0.5, "last": True}), RunInfo)
+    assert_type(run.update(state="failed", attributes={"kind": None}, error="", expected_state="open"), RunInfo)
+    assert_type(run.info(), RunInfo | None)
     assert_type(run.fork(new_flow_run_id="new", node_ids=[node]), str)
     assert_type(run.get_or_put("node", run.list_keys), Any)
     assert_type(run.get_or_put("node", run.list_keys, type=list[str]), list[str])
