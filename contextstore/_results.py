@@ -467,8 +467,9 @@ class Problem(Record):
     """Something that ``check`` found.
 
     Attributes:
-        kind: one of ``output``, ``global``, ``run``, ``schema``, ``file``.
-        key: ``(flow_run_id, node_id)``, ``(key,)``, ``(flow_run_id,)``, ``(name,)``, or ``()`` for the file.
+        kind: one of ``output``, ``state``, ``global``, ``run``, ``schema``, ``file``.
+        key: ``(flow_run_id, node_id)``, ``(flow_run_id, key)``, ``(key,)``, ``(flow_run_id,)``, ``(name,)``, or ``()``
+            for the file.
         message: what is wrong with it.
     """
 

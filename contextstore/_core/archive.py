@@ -24,7 +24,7 @@ from .._engine.operations import (
     value_bytes,
 )
 from .._engine.records import Fetched, OutputMark, RunRow, is_time
-from .._engine.run_operations import LoadFacts
+from .._engine.run_operations import LoadFacts, LoadState
 from .._results import CopyReport, Problem
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, StorageError
@@ -178,6 +178,12 @@ class Archive:
         if run.has_appends and not is_first:
             async for one in self._appends(run):
                 yield one
+        if run.touched_at is not None:
+            async for state in self._states(run):
+                if is_first:
+                    yield load
+                    is_first = False
+                yield state
 
     async def _appends(self, run: RunRow) -> AsyncIterator[LoadAppendCounter | LoadAppendKey]:
         """Its counters by prefix, then its keys by prefix and key."""
@@ -192,6 +198,32 @@ class Archive:
             for prefix, key, node_id, _ in keys:
                 behind = prefix, key
                 yield LoadAppendKey(name, prefix, key, node_id)
+
+    async def _states(self, run: RunRow) -> AsyncIterator[LoadState]:
+        """Its state values, by key."""
+        name, page = run.flow_run_id, self.session.engine.page_states
+        after: str | None = None
+        while True:
+            try:
+                found = await self.read(page, name, run.serial, ("", None), after, _PAGE_ROWS, _PAGE_BYTES)
+                outcomes = found.states
+            except CorruptStoreError as error:  # which the engine itself has found
+                outcomes = [Outcome.failure(error)]
+            if not outcomes:
+                return
+            for outcome in outcomes:
+                damaged = outcome.error
+                if not isinstance(damaged, CorruptStoreError):
+                    key, value, version, written_at, _ = outcome.unwrap()
+                    yield LoadState(name, key, value, version, written_at)
+                elif damaged.key is None or (after is not None and damaged.key <= after):  # there is no way round it
+                    message = f"its state values behind {after!r} could not be read: {damaged.message}"
+                    self._skip(Problem("run", (name,), message), damaged)
+                    return
+                else:
+                    key = damaged.key
+                    self._skip(Problem("state", (name, key), damaged.message), damaged)
+                after = key
 
     def _load_of(self, run: RunRow) -> LoadRun | None:
         """The run, mended as far as can be; None: it has to be left out."""

@@ -11,8 +11,9 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from .._engine.operations import Operation
 from .._engine.records import StateRecord, after_prefix
-from .._engine.run_operations import UpsertState
+from .._engine.run_operations import LoadState, UpsertState
 from .._engine.run_states import RunStates
 from .._results import StateEntry, time_of
 from .._values.arguments import check_count, check_function
@@ -105,6 +106,26 @@ class RunStateService:
             except VersionConflictError:
                 continue
             return decode(new)
+
+
+async def fork_states(session: Session, lives: Lives, origin: Life, copied: Life) -> None:
+    """Give a run the state values of another one, with their versions. What is there already stands, if it is equal."""
+    after: str | None = None
+    while True:
+        page = session.engine.page_states
+        wanted = (origin.flow_run_id, origin.serial, ("", None), after, _PAGE_ROWS, _PAGE_BYTES)
+        found = await session.read(page, *wanted)
+        if not found.states:
+            return
+        loads: list[Operation] = []
+        for outcome in found.states:
+            record = outcome.unwrap()
+            if not origin.owns(record.run):  # the id has another life since
+                raise RunDeletedError(origin.flow_run_id)
+            after = record.key
+            key, value, version, written_at, _ = record
+            loads.append(LoadState(copied.flow_run_id, key, value, version, written_at, replaces=False))
+        await lives.commit(copied, loads)
 
 
 def upsert_of(session: Session, flow_run_id: Id, key: Id, value: Any, expected_version: int | None) -> UpsertState:

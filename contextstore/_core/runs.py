@@ -17,6 +17,7 @@ from .answers import there
 from .arguments import several
 from .lives import Life, Lives
 from .outputs import PAGE_BYTES, PAGE_ROWS, OutputService
+from .run_state import fork_states
 from .session import Session
 
 _PART_ROWS = 8  # outputs that are fetched by name at a time, however large each of them may be
@@ -45,6 +46,7 @@ class RunService:
         await self._lives.refuse_if_over(copy)
         # First: of what is appended meanwhile the id may come along, and is then passed over, but no key without it.
         await self._fork_appends(origin, copy, None if wanted is None else frozenset(wanted))
+        await fork_states(self._session, self._lives, origin, copy)
         pages = self._pages(source) if wanted is None else self._pages_of(source, wanted)
         async with contextlib.aclosing(pages):
             async for page in pages:

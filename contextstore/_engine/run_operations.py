@@ -81,7 +81,7 @@ class LoadState(NamedTuple):
     """Take over a state value with its version. Result: None.
 
     Refused: VersionConflictError, if it has come further here, or another value is here under this version;
-    RunDeletedError.
+    RunDeletedError. The run counts as written to when the value was.
     """
 
     flow_run_id: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .._results import Problem
 from .._values.codec import Encoded, equal
 from .._values.keys import named_state
 from .._waiting.outcome import Outcome
@@ -56,6 +57,21 @@ def read_state(location: str, flow_run_id: str, row: Sequence[Any]) -> Outcome[S
     if is_whole and _is_version(stored.version) and is_time(stored.written_at):
         return Outcome(StateRecord(stored.key, encoded, stored.version, stored.written_at, stored.run))
     return Outcome.failure(damaged_state(location, flow_run_id, stored.key))
+
+
+def problems_of(flow_run_id: str | None, stored: StoredState) -> list[Problem]:
+    """What a check finds of a row; ``flow_run_id`` None: it belongs to no run."""
+    key, version = str(stored.key), stored.version
+    if flow_run_id is None:
+        return [Problem("state", (f"run number {stored.run}", key), "it belongs to no run")]
+    problems: list[str] = []
+    if not _is_version(version):
+        problems.append(f"{version!r} is no version")
+    if not is_time(stored.written_at):
+        problems.append(f"{stored.written_at!r} is no time")
+    if not is_intact(flow_run_id, stored.key, Encoded(stored.codec, stored.data), stored.checksum, stored.size):
+        problems.append("its checksum does not fit: the value, or whose it is, was changed")
+    return [Problem("state", (flow_run_id, key), problem) for problem in problems]
 
 
 def damaged_state(

@@ -13,6 +13,7 @@ from typing import Any
 from .._engine.portions import portions
 from .._engine.records import OutputKey, is_time
 from .._engine.rules import StoredGlobal, read_global
+from .._engine.run_states import StoredState, problems_of
 from .._results import CheckReport, Problem
 from ..errors import CorruptStoreError
 from .fact_check import FactCheck
@@ -47,6 +48,7 @@ class Check:
         for flow_run_id, created_at, deleted_at in await self._pool.fetch(self._statements.check_runs, _MAX_TIME):
             self._report("run", (flow_run_id,), f"{created_at!r} or {deleted_at!r} is no time")
         await self._check_appends()
+        await self._check_states()
         await self._check_marks()
         await self._check_attempts()
         await self._check_counts()
@@ -95,6 +97,15 @@ class Check:
             self._report("run", (name,), f"its counter of prefix {prefix!r} {problem}")
         for serial, key in await self._pool.fetch(self._statements.check_append_keys):
             self._report("run", (f"run number {serial}",), f"its append key {key!r} belongs to no run")
+
+    async def _check_states(self) -> None:
+        after: tuple[int, str] = (0, "")
+        is_first = True
+        while rows := await self._pool.fetch(self._statements.check_states, *after, is_first, PAGE_BYTES):
+            is_first, after = False, (rows[-1][-1], rows[-1][2])
+            for flow_run_id, is_deleted, *row in rows:
+                if not is_deleted:
+                    self._problems += problems_of(flow_run_id, StoredState(*row))
 
     async def _check_marks(self) -> None:
         """Whether each run has as many as its row says; looked at again, since others may have deleted some since."""

@@ -25,8 +25,8 @@ class StateWrites:
     """
     write_states: str = """
         WITH touched AS (
-            UPDATE {schema}.flow_runs SET touched_at = greatest(touched_at, $10)
-            WHERE {is_known} AND serial = ANY($9::bigint[])
+            UPDATE {schema}.flow_runs r SET touched_at = greatest(r.touched_at, t.touched_at)
+            FROM unnest($9::bigint[], $10::bigint[]) AS t (run, touched_at) WHERE {is_known} AND r.serial = t.run
         )
         INSERT INTO {schema}.run_states AS s (run, key, version, codec, checksum, written_at, size, writer, value)
         SELECT t.run, t.key, t.version, t.codec, t.checksum, t.written_at, length(t.value), $8, t.value
@@ -71,3 +71,14 @@ class StateReads:
             SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL
         ) AND key >= $2 AND key < $3 AND ($4::text IS NULL OR key > $4) ORDER BY key LIMIT 1
     """
+    # About so many bytes a page, one row at least.
+    check_states: str = f"""
+        SELECT r.flow_run_id, r.deleted_at IS NOT NULL, {_COLUMNS} FROM (
+            SELECT * FROM (
+                SELECT *, sum(size) OVER (ORDER BY run, key) - size AS before FROM (
+                    SELECT * FROM {{schema}}.run_states WHERE (run, key) > ($1, $2) OR $3 ORDER BY run, key LIMIT 500
+                ) AS page
+            ) AS sized WHERE before < $4
+        ) AS s LEFT JOIN {{schema}}.flow_runs r ON r.serial = s.run
+        WHERE {{is_known}} ORDER BY s.run, s.key
+    """  # noqa: S608 - no input in it

@@ -88,8 +88,7 @@ class StateWriter:
             except ContextStoreError as error:
                 outcomes[index] = Outcome.failure(error)
         if not any(outcome.error for outcome in outcomes.values()):
-            touched = {serials[one.flow_run_id] for one in operations.values() if isinstance(one, UpsertState)}
-            await self._write(changes, serials, touched, write)
+            await self._write(changes, serials, write)
         return Written(outcomes, seen)
 
     async def _lock(self, unit: Unit, operations: Mapping[int, OfStates], write: Write) -> dict[str, int]:
@@ -140,9 +139,7 @@ class StateWriter:
             stored[name, key] = StoredState(key, *row)
         return changed.version if changed is not None and isinstance(operation, UpsertState) else None
 
-    async def _write(
-        self, changes: Mapping[StateKey, StateChange], serials: Mapping[str, int], touched: set[int], write: Write
-    ) -> None:
+    async def _write(self, changes: Mapping[StateKey, StateChange], serials: Mapping[str, int], write: Write) -> None:
         rows = [
             (
                 serials[name],
@@ -158,10 +155,10 @@ class StateWriter:
         rows.sort(key=lambda row: row[:2])
         for some in portions(rows, lambda row: len(row[5]), *GROUP_LIMITS):
             columns = [list(column) for column in zip(*some, strict=True)]
+            touched = {row[0]: row[6] for row in sorted(some, key=lambda row: row[6])}  # with the last time of each
+            times = list(touched), list(touched.values())
             statement = self._statements.write_states
-            await self._connection.execute(
-                write.deadline, statement, *columns, write.write_id, sorted(touched), write.now
-            )
+            await self._connection.execute(write.deadline, statement, *columns, write.write_id, *times)
 
 
 class StateReader:

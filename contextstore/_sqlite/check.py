@@ -22,6 +22,7 @@ from . import run_facts
 from .additions import additions_in, missing_or_altered, trusting
 from .attempts import check_attempts
 from .counting import WRONG_COUNTS
+from .run_states import check_states
 from .schema import APPLICATION_ID, SCHEMA_VERSION, schema_in
 
 _PAGE = 500
@@ -105,6 +106,7 @@ def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> 
         problems += _check_runs(connection)
         problems += run_facts.check(connection)
         problems += _check_appends(connection)
+        problems += check_states(connection)
         problems += _check_marks(connection, marks)
         problems += check_attempts(connection)
         problems += _check_counts(connection)

@@ -8,13 +8,15 @@ looked up stays so.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .._engine.portions import Portion
 from .._engine.records import RunLife, StateRecord
 from .._engine.run_operations import LoadState, UpsertState
-from .._engine.run_states import StoredState, change_state, read_state
+from .._engine.run_states import StoredState, change_state, problems_of, read_state
+from .._process.pacing import paced
+from .._results import Problem
 from .._values.codec import checksum
 from .._waiting.outcome import Outcome
 from .reads import find_run, snapshot
@@ -28,6 +30,10 @@ _FETCH = f"""
 _PAGE = f"""
     SELECT {_COLUMNS} FROM run_states AS s
     WHERE s.run = ? AND s.key >= ? AND s.key < ? AND (s.key > ? OR ?) ORDER BY s.key LIMIT ?
+"""  # noqa: S608 - no input in it
+_ALL = f"""
+    SELECT r.flow_run_id, r.deleted_at IS NOT NULL, {_COLUMNS}
+    FROM run_states AS s LEFT JOIN flow_runs AS r ON r.serial = s.run ORDER BY s.run, s.key
 """  # noqa: S608 - no input in it
 _WRITE = """
     INSERT INTO run_states (run, key, version, codec, checksum, written_at, size, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -73,6 +79,13 @@ def page_states(connection: sqlite3.Connection, location: str, wanted: Wanted, p
     return run, page
 
 
+def check_states(connection: sqlite3.Connection) -> Iterator[Problem]:
+    """What is wrong with any of them; those of deleted runs are passed over."""
+    for flow_run_id, is_deleted, *row in paced(connection.execute(_ALL)):
+        if not is_deleted:
+            yield from problems_of(flow_run_id, StoredState(*row))
+
+
 def change(
     connection: sqlite3.Connection,
     location: str,
@@ -99,6 +112,5 @@ def change(
     at = now if changed.written_at is None else changed.written_at
     of_all = checksum(flow_run_id, key, value)
     connection.execute(_WRITE, (serial, key, changed.version, value.codec, of_all, at, size, value_of(value)))
-    if isinstance(operation, UpsertState):
-        connection.execute(_TOUCH, (now, serial))
+    connection.execute(_TOUCH, (at, serial))
     return changed.version, size

@@ -41,7 +41,6 @@ READS: dict[str, tuple[Any, ...]] = {
     "count_index": (RunQuery(state=0), RunIndex("state"), None, 10),
     "gather_runs": (RunQuery("run"), RunIndex("prefix"), None, None, 10),
     "describe_runs": (RunQuery(), [1]),
-    "fetch_run": ("run",),
     "page_idle_runs": (0, 2**60, 10),
     "measure_runs": (["run"],),
     "count_runs": (),

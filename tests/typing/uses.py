@@ -37,6 +37,7 @@ from contextstore import (
     ExportedGlobal,
     ExportedOutput,
     ExportedRun,
+    ExportedState,
     FlowRun,
     ForkedProcessError,
     GlobalAlreadyExistsError,
@@ -562,6 +563,8 @@ def exchanged(one: ContextStore, other: ContextStore) -> None:
                 assert_type((record.flow_run_id, record.prefix, record.last), tuple[str, str, int])
             case ExportedAppendKey():
                 assert_type((record.prefix, record.key, record.node_id), tuple[str, str, str])
+            case ExportedState():
+                assert_type(record.data, bytes)
             case ExportedGlobal():
                 assert_type((record.key, record.version, record.data), tuple[str, int, bytes | None])
             case ExportedFreedVersion():
