@@ -74,11 +74,11 @@ class Tally:
             self._puts = 0
 
 
-def fold(connection: sqlite3.Connection, least: int = _SHORT) -> bool:
+def fold(connection: sqlite3.Connection) -> bool:
     """Add the tail to the rows of its runs, if it has so many. False: something there is damaged, so it stays."""
     connection.execute("SAVEPOINT folding")
     try:
-        _fold(connection, least)
+        _fold(connection)
     except sqlite3.DatabaseError as error:
         if not connection.in_transaction:
             raise
@@ -90,9 +90,9 @@ def fold(connection: sqlite3.Connection, least: int = _SHORT) -> bool:
     return True
 
 
-def _fold(connection: sqlite3.Connection, least: int) -> None:
+def _fold(connection: sqlite3.Connection) -> None:
     ends = _ends(connection)
-    if ends is None or ends[1] - ends[0] < least:
+    if ends is None or ends[1] - ends[0] < _SHORT:
         return
     counted = ends[0]
     while (end := connection.execute(_STEP_END, (counted, _STEP)).fetchone()[0]) is not None:
