@@ -11,6 +11,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import orjson
+
 from .._engine.fact_rules import (
     NOTHING_SAID,
     TooManyAttributes,
@@ -108,8 +110,10 @@ def _write(
 def stamp_deletion(connection: sqlite3.Connection, serials: Sequence[Any]) -> None:
     """A deletion is a change, too: of each of these runs, in their order."""
     change = next_change(connection)
-    for nth, serial in enumerate(serials):
-        connection.execute("UPDATE flow_runs SET change = ? WHERE serial = ?", (change + nth, serial))
+    query = """
+        UPDATE flow_runs SET change = ? + wanted.key FROM json_each(?) AS wanted WHERE serial = wanted.value
+    """
+    connection.execute(query, (change, orjson.dumps(serials).decode()))
 
 
 def check(connection: sqlite3.Connection) -> Iterator[Problem]:

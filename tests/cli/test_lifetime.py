@@ -166,6 +166,21 @@ class TestPrune:
         with ContextStore(filled, read_only=True) as store:
             assert len(store.list_runs()) == 2
 
+    def test_only_runs_in_the_states_that_are_named_go(self, filled: str) -> None:
+        with ContextStore(filled) as store:
+            store.run("run-1").update(state="completed")
+        old = ("prune", filled, "--older-than", "0s", "--yes", "--json")
+        assert ran(*old, "--state", "failed", "--state", "cancelled").json["runs"] == 0
+        assert ran(*old, "--state", "failed", "--state", "completed").json["runs"] == 1
+        with ContextStore(filled, read_only=True) as store:
+            assert [one.flow_run_id for one in store.list_runs()] == ["run-2"]
+
+    @pytest.mark.parametrize("words", [("--older-than", "0s", "--state", "done"), ("--state", "failed")])
+    def test_a_state_that_is_none_or_says_nothing_is_refused(self, filled: str, words: tuple[str, ...]) -> None:
+        done = run("prune", filled, *words, "--yes")
+        assert done.code == 2
+        assert "--state" in done.err
+
     def test_where_nobody_can_answer_it_wants_to_be_told(self, filled: str) -> None:
         done = run("prune", filled, "--older-than", "0s")
         assert done.code == 2

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
 import pytest
+import trio
 
-from contextstore import ContextStore, RunInfo, StoreClosedError
+from contextstore import AsyncContextStore, ContextStore, RunInfo, StoreClosedError
 from contextstore._core import run_watching as _watching
 from contextstore._postgres import run_news as _postgres
 from contextstore._sqlite import run_news as _sqlite
 
 from ..conftest import Target, new_location
 from .followed import Following, called, following
-from .waiting import outcomes_of, spawn, subscriptions, waiting
+from .waiting import TOLD, outcomes_of, spawn, subscriptions, waiting
 
 pytestmark = pytest.mark.usefixtures("nobody_is_left_waiting")
 
@@ -315,3 +317,31 @@ async def test_a_store_that_is_only_read_follows_too(engine: str, request: pytes
         writer.run("a").update(state="completed")
         assert reader.wait_for_run("a", timeout=30).state == "completed"
         runs.close()
+
+
+@pytest.mark.parametrize("engine", ["file", "postgres"])
+def test_under_trio_runs_are_followed_and_waited_for_too(engine: str, request: pytest.FixtureRequest) -> None:
+    async def main() -> list[str]:
+        told: list[str] = []
+        async with AsyncContextStore(new_location(engine, request)) as store:
+
+            async def follow() -> None:
+                async with contextlib.aclosing(store.watch_runs()) as runs:
+                    async for info in runs:
+                        told.append(info.state)
+                        if info.state == "completed":
+                            return
+
+            with trio.fail_after(TOLD):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(follow)
+                    await store.run("run").begin()
+                    nursery.start_soon(store.wait_for_run, "run")
+                    await store.run("run").update(state="completed")
+            with trio.move_on_after(0.01) as scope:
+                await store.wait_for_run("none")
+            assert scope.cancelled_caught
+            assert subscriptions(store) == []
+        return told
+
+    assert trio.run(main)[-1] == "completed"

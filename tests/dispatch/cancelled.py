@@ -171,7 +171,6 @@ OPERATIONS = {
     "iter_outputs": Operation(_iterate),
     "attempts": Operation(lambda store, name: store.run("run").attempts()),
     "list_runs": Operation(lambda store, name: store.list_runs(limit=3)),
-    "get_run_info": Operation(lambda store, name: store.get_run_info("run")),
     "wait_for": Operation(lambda store, name: store.wait_for("run", "there")),
     "wait_for_global": Operation(lambda store, name: store.wait_for_global("there")),
     "watch": Operation(_watch_one),

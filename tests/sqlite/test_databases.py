@@ -45,7 +45,6 @@ READS: dict[str, tuple[Any, ...]] = {
     "measure_runs": (["run"],),
     "count_runs": (),
     "find_run": ("run",),
-    "fetch_run": ("run",),
     "page_unfinished_deletions": (0,),
     "count_tombstones": (2**60,),
     "fetch_global": ("key",),
