@@ -44,8 +44,9 @@ def export_records(
 
     Yields:
         ``ExportedRun``, then the ``ExportedOutput`` of that run by node id, its ``ExportedAppendCounter`` by prefix and
-        its ``ExportedAppendKey`` by prefix and key; in the end ``ExportedGlobal``, by key, those included that have
-        expired, and one ``ExportedFreedVersion``, if any global was ever freed.
+        its ``ExportedAppendKey`` by prefix and key, its ``ExportedFailure`` by node id and number; in the end
+        ``ExportedGlobal``, by key, those included that have expired, and one ``ExportedFreedVersion``, if any global
+        was ever freed.
 
     Raises:
         CorruptStoreError: something is damaged; it says what.

@@ -215,7 +215,7 @@ def _attempt_of(put: Put) -> str | None:
     made = put.made
     if made is None:
         return None
-    return attempt_text(made if made.number is not None else made._replace(number=1))
+    return attempt_text(made, 1 if made.number is None else made.number)
 
 
 def arrays_of(

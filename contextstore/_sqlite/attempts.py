@@ -52,7 +52,7 @@ class Numbers:
 
     def text(self, made: Made, run: int, node_id: str) -> str:
         """What stands in the row of an output that is not there yet."""
-        return attempt_text(made if made.number is not None else made._replace(number=self._next(run, node_id)))
+        return attempt_text(made, self._next(run, node_id) if made.number is None else made.number)
 
     def _next(self, run: int, node_id: str) -> int:
         has_failures = self._have_failures.get(run)

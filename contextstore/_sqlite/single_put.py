@@ -99,7 +99,7 @@ def _put_made(connection: sqlite3.Connection, location: str, put: PutOutput, now
     run, node, value, _, serial, made = put
     if made is None or made.number is not None:  # it may be any other number
         return False
-    attempt = attempt_text(made._replace(number=1))
+    attempt = attempt_text(made, 1)
     of_all = checksum(run, node, value, attempt)
     row = (node, node, value.codec, of_all, now, len(value.data), value_of(value), value.tag, attempt)
     try:

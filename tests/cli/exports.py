@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import io
 import json
@@ -9,7 +10,7 @@ import pathlib
 import re
 from typing import Any
 
-from contextstore import ContextStore, ExportedFreedVersion, export_records, import_records
+from contextstore import Attempt, ContextStore, ExportedFailure, ExportedFreedVersion, export_records, import_records
 from contextstore.cli.exchange import InChunks, selection_of, write_export
 from contextstore.cli.ndjson import Reader
 
@@ -76,7 +77,9 @@ def small_export() -> bytes:
         store.upsert_global("gone", 1)
         store.delete_global("gone")
         store.upsert_global("passing", 1, ttl=10**8)
-        import_records(store, [ExportedFreedVersion(41)])
+        began = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
+        attempt = Attempt("json", 1, began, began, "ValueError: no", "ab12")
+        import_records(store, [ExportedFailure("run", attempt), ExportedFreedVersion(41)])
         return export_of(store)
 
 

@@ -99,7 +99,7 @@ class TestTheRowOfAnOutput:
 
     def test_that_a_step_has_made_has_its_attempt(self) -> None:
         made = Made(3, 4, "ab")
-        attempt = attempt_text(made)
+        attempt = attempt_text(made, 3)
         row = self.row(attempt=attempt, checksum=checksum("run", "node", ONE, attempt))
         assert read_output(HERE, "run", row).unwrap() == OutputRecord("node", ONE, 5, 7, made)
 

@@ -33,6 +33,7 @@ from contextstore import (
     DeserializationError,
     ExportedAppendCounter,
     ExportedAppendKey,
+    ExportedFailure,
     ExportedFreedVersion,
     ExportedGlobal,
     ExportedOutput,
@@ -559,12 +560,15 @@ def exchanged(one: ContextStore, other: ContextStore) -> None:
                 assert_type((record.created_at, record.deleted_at), tuple[datetime.datetime, datetime.datetime | None])
             case ExportedOutput():
                 assert_type((record.flow_run_id, record.node_id, record.data), tuple[str, str, bytes | None])
+                assert_type(record.attempt, Attempt | None)
             case ExportedAppendCounter():
                 assert_type((record.flow_run_id, record.prefix, record.last), tuple[str, str, int])
             case ExportedAppendKey():
                 assert_type((record.prefix, record.key, record.node_id), tuple[str, str, str])
             case ExportedState():
                 assert_type(record.data, bytes)
+            case ExportedFailure():
+                assert_type((record.flow_run_id, record.attempt), tuple[str, Attempt])
             case ExportedGlobal():
                 assert_type((record.key, record.version, record.data), tuple[str, int, bytes | None])
             case ExportedFreedVersion():
