@@ -95,14 +95,14 @@ class _Call:
         self.kind = returns.kind
 
     async def make(self, life: Life | None) -> Candidate | Misfit:
-        started_at = _now()
+        session, started_at = self._session, _now()
         try:
-            result = await self._session.result_of(self._call)
+            result = await session.result_of(self._call)
         except Exception as error:  # raised again below: any failure is recorded before
             await self._record(life, started_at, error)
             raise
         try:
-            value, made = recorded(result, self.type, self._session.encode, self._name)
+            value, made = recorded(result, self.type, session.encode, session.encode_default, self._name)
         except SerializationError as error:
             placed = SerializationError(error.path, f"{error.problem} ({named(*self._key)})")
             placed.__cause__ = error.__cause__

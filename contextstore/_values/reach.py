@@ -53,7 +53,7 @@ def _is_of_builtins(kind: Any) -> bool:
     """Whether this is a builtin type or a container of such: the most frequent types, for which no search is needed."""
     if type(kind) is types.GenericAlias:
         return all(map(_is_of_builtins, kind.__args__)) and kind.__origin__ in WITHOUT_FIELDS
-    return type(kind) is type and kind in WITHOUT_FIELDS
+    return kind is Any or (type(kind) is type and kind in WITHOUT_FIELDS)
 
 
 def _found(kind: Any) -> Reach:

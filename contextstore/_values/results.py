@@ -13,8 +13,9 @@ from typing import Any
 import orjson
 
 from ..errors import DeserializationError, SerializationError
-from .codec import JSON, Encoded, decode, equal
-from .plain import MAX_DEPTH
+from .codec import JSON, Encoded, decode
+from .encode import Default, encode_json
+from .plain import MAX_DEPTH, sorted_json
 from .problems import is_numpy_scalar, refused_at, type_name
 from .returns import Returns
 
@@ -24,8 +25,12 @@ _OWN = _LEAVES | {list, dict, tuple}
 Encode = Callable[[Any], Encoded]
 
 
-def recorded(value: Any, returns: Returns, encode: Encode, name: str) -> tuple[Encoded, Any]:
+def recorded(value: Any, returns: Returns, encode: Encode, default: Default | None, name: str) -> tuple[Encoded, Any]:
     """The stored form of what the function of this name returned, and what comes back of it.
+
+    Args:
+        encode: gives the stored form of a value, proved.
+        default: what it asks for objects that have no JSON form.
 
     Raises ``SerializationError``: what comes back would not be what the function says.
     """
@@ -38,22 +43,31 @@ def recorded(value: Any, returns: Returns, encode: Encode, name: str) -> tuple[E
     try:
         made = decode(encoded, kind)
     except DeserializationError as error:
-        problem = f"{error.problem}: {_not_as_said(name, kind)}"
-        raise SerializationError(error.path, problem) from error
-    if kind is None:
+        raise SerializationError(error.path, f"{error.problem}: {_not_as_said(name, kind)}") from error
+    if kind is None or _is_written_as(made, encoded, default, name, kind):
         return encoded, made
+    return encode(made), made
+
+
+def _is_written_as(made: Any, encoded: Encoded, default: Default | None, name: str, kind: Any) -> bool:
+    """Whether what comes back is written as what it was made of. False: but for ints that became floats.
+
+    Raises ``SerializationError`` if it is not.
+    """
+    if type(made) is bytes or encoded.codec != JSON:
+        if made != encoded.data:
+            raise SerializationError("$", _not_as_said(name, kind))
+        return True
     try:
-        again = encode(made)
+        again = encode_json(made, default)
     except SerializationError as error:
         raise SerializationError(error.path, f"{error.problem}; {_not_as_said(name, kind)}") from error
-    if equal(again, encoded):
-        return encoded, made
-    if again.codec == encoded.codec == JSON:
-        path = _difference(orjson.loads(encoded.data), orjson.loads(again.data))
-        if path is None:  # an int where a float is said to be: it is recorded as the float that comes back
-            return again, made
+    if again == encoded.data:
+        return True
+    path = _difference(orjson.loads(encoded.data), orjson.loads(again))
+    if path is not None:
         raise SerializationError(path, f"this would come back as something else; {_not_as_said(name, kind)}")
-    raise SerializationError("$", _not_as_said(name, kind))
+    return sorted_json(again) == sorted_json(encoded.data)
 
 
 def _not_as_said(name: str, kind: Any) -> str:

@@ -66,6 +66,8 @@ class _Kept(NamedTuple):
     """Its own. A wrapper has a copy of all that its function has, and another code."""
     annotation: Any
     hint: Any
+    returns: Returns | None
+    """What a result comes back as. None: that depends on the object that the function is bound to."""
 
 
 def returns_of(fn: Callable[..., Any], *, is_awaited: bool) -> Returns:
@@ -78,17 +80,21 @@ def returns_of(fn: Callable[..., Any], *, is_awaited: bool) -> Returns:
         if source.kind not in WITHOUT_FIELDS or source.kind in (bytes, object):
             _refuse_unreadable(source.kind, fn)
         return Returns(source.kind, is_own_form=source.kind in _OF_MEMBERS)
-    if source.function is None:
+    function = source.function
+    if function is None:
         return UNKNOWN
-    is_coroutine_function = inspect.iscoroutinefunction(source.function)
+    is_coroutine_function = function.__code__.co_flags & inspect.CO_COROUTINE
     if is_coroutine_function and not is_awaited:
-        raise _never_awaited(source.function)
-    annotation = _annotation(source.function)
+        raise _never_awaited(function)
+    annotation = _annotation(function)
     if annotation is _MISSING:
         return UNKNOWN
-    hint = _without_self(_hint(source, annotation, fn), source, fn)
+    kept = _kept(source, annotation, fn)
+    if kept.returns is not None:
+        return kept.returns
+    hint = _without_self(kept.hint, source, fn)
     if not is_coroutine_function:
-        hint = _awaited(hint, source.function, is_awaited=is_awaited)
+        hint = _awaited(hint, function, is_awaited=is_awaited)
     return _returns(hint, fn)
 
 
@@ -135,7 +141,12 @@ def _source(function: Any) -> _Source:
     bound: Any = None
     fn: Any = function
     for _ in range(_MOST):
-        if isinstance(fn, functools.partial):
+        if isinstance(fn, types.FunctionType):
+            wrapped = fn.__dict__.get("__wrapped__")
+            if wrapped is None or not _is_annotation_of(wrapped, fn):
+                return _Source(fn, bound=bound)
+            fn = wrapped
+        elif isinstance(fn, functools.partial):
             fn = fn.func
         elif isinstance(fn, types.MethodType):
             bound = fn.__self__
@@ -144,11 +155,6 @@ def _source(function: Any) -> _Source:
             fn = fn.__func__
         elif isinstance(fn, type) or typing.get_origin(fn) is not None or hasattr(fn, "__supertype__"):
             return _Source(None, fn)
-        elif isinstance(fn, types.FunctionType):
-            wrapped = fn.__dict__.get("__wrapped__")
-            if wrapped is None or not _is_annotation_of(wrapped, fn):
-                return _Source(fn, bound=bound)
-            fn = wrapped
         elif "__wrapped__" in getattr(fn, "__dict__", ()):  # functools.cache
             fn = fn.__wrapped__
         else:
@@ -178,23 +184,26 @@ def _annotation(function: types.FunctionType) -> Any:
 # -------------------------------------------------------------------------------------------------------- what it means
 
 
-def _hint(source: _Source, annotation: Any, fn: Any) -> Any:
+def _kept(source: _Source, annotation: Any, fn: Any) -> _Kept:
+    """What the annotation of a function means: found once."""
     function = source.function
-    if annotation is None or annotation in WITHOUT_FIELDS:
-        return type(None) if annotation is None else annotation
-    kept = function.__dict__.get(_MARK)
+    kept: _Kept | None = function.__dict__.get(_MARK)
     if kept is not None and kept.code is function.__code__ and kept.annotation is annotation:
-        return kept.hint
+        return kept
     try:
-        hint = _evaluated(source, annotation)
+        hint = type(None) if annotation is None else annotation
+        if not isinstance(hint, type):
+            hint = _evaluated(source, annotation)
     except Exception as error:  # an annotation is evaluated, and may raise anything
         raise TypeError(
             f"the return annotation of {name_of(fn)} ({shown(annotation, 200)}) cannot be resolved: {error}; its names "
             "have to be known at run time, in the function's module or in the function itself: import them outside of "
             "`if TYPE_CHECKING`, or write -> Any to get the JSON form"
         ) from error
-    function.__dict__[_MARK] = _Kept(function.__code__, annotation, hint)
-    return hint
+    is_final = not (_has_self(hint) or _parameters(hint) or isinstance(hint, _VARIABLES) or _is_awaitable(hint))
+    kept = _Kept(function.__code__, annotation, hint, _returns(hint, fn) if is_final else None)
+    function.__dict__[_MARK] = kept
+    return kept
 
 
 class _Alone:
@@ -285,10 +294,14 @@ def _replaced(hint: Any, owner: type) -> Any:
     return origin[args]
 
 
+def _is_awaitable(hint: Any) -> bool:
+    origin = typing.get_origin(hint) or hint
+    return isinstance(origin, type) and issubclass(origin, collections.abc.Awaitable)
+
+
 def _awaited(hint: Any, fn: Any, *, is_awaited: bool) -> Any:
     """What the awaitable gives that a plain function returns."""
-    origin = typing.get_origin(hint)
-    if not isinstance(origin, type) or not issubclass(origin, collections.abc.Awaitable):
+    if not _is_awaitable(hint):
         return hint
     if not is_awaited:
         raise _never_awaited(fn)

@@ -148,6 +148,7 @@ OPERATIONS = {
     "lease": Operation(_lease, _output),
     "list_leases": Operation(lambda store, name: store.list_leases()),
     "get_or_put": Operation(lambda store, name: store.get_or_put(name, "one", _compute), _output),
+    "step": Operation(lambda store, name: store.run(name).step("one", _compute), _output),
     "fork_run": Operation(lambda store, name: store.fork_run("run", new_flow_run_id=name)),
     "delete_outputs": Operation(_delete_outputs, _both_deleted),
     "delete_run": Operation(lambda store, name: store.delete_run(name)),
