@@ -13,7 +13,7 @@ help:
 	@echo "make test-all    the whole: all inputs, all files on a disk, and the slow ones; what must pass before it lands"
 	@echo "make test-slow   of the whole, the slow ones"
 	@echo "make test-core   what must hold on every supported Python; PYTHON=python3.12 VENV=.venv-3.12"
-	@echo "make torture     power cuts, kills, disk errors, damage, a model; MINUTES=10"
+	@echo "make torture     power cuts, kills, disk errors, damage, a model; MINUTES=10, or leases alone; TAKE_OVERS=10000"
 	@echo "make lint        linter, formatter's check, type checkers"
 	@echo "make format      do what the linter and the formatter can do by themselves"
 	@echo "make reference   write docs/reference.md anew from the docstrings"
@@ -71,7 +71,8 @@ test-slow: $(VENV)/.dev
 
 # Power cuts, disk errors and damage, for minutes: prints a table of faults, cases and losses.
 torture: $(VENV)/.dev
-	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TAKE_OVERS),--take-overs $(TAKE_OVERS))
 
 # What must hold on every supported Python. Not what goes from instruction to instruction (tests/support/instructions.py):
 # Python 3.12.1 now and then tells a trace function of none.

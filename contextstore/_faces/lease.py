@@ -11,7 +11,7 @@ from types import TracebackType
 from .._core.core import Core
 from .._core.leases import Lease, check_wait, lease_ttl
 from .._values.keys import Id, lease_key
-from .._waiting.threads import run_now, warn_on_a_loop
+from .._waiting.threads import run_now
 
 
 class LeaseTerms:
@@ -54,8 +54,6 @@ class LeaseBlock(LeaseTerms):
     """What ``ContextStore.lease()`` gives: a context manager."""
 
     def __enter__(self) -> Lease:
-        if self._wait is None:
-            warn_on_a_loop("lease without a wait", "use AsyncContextStore.lease, or pass a wait")
         return run_now(self._begin())
 
     def __exit__(

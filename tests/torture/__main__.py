@@ -13,7 +13,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
-from . import damage, errors, kills, machine, parts, power, shim
+from . import damage, errors, kills, leases, machine, parts, power, shim
 from .workload import OTHER_PLANTS, PLANTS
 
 CASES = 60
@@ -156,10 +156,22 @@ def damage_rounds(table: Table, fresh: Callable[[], pathlib.Path], seed: int) ->
         yield
 
 
+def lease_rounds(table: Table, fresh: Callable[[], pathlib.Path], seed: int, take_overs: int, seconds: float) -> Rounds:
+    for turn in range(10**9):
+        report = leases.torture(str(fresh() / "store.db"), seed + turn, take_overs, seconds)
+        kind = f"{leases.NAMES} leases, {leases.WORKERS} processes, stopped and killed (take-overs)"
+        table.add(kind, f"seed {seed + turn}: {report.problems}" if report.problems else None)
+        table.cases[kind] += report.take_overs - 1
+        table.others[kind]["killed"] += report.killed
+        table.others[kind]["written"] += report.writes
+        yield
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)))
+    parser.add_argument("--take-overs", type=int, help="of leases: nothing else is done but so many")
     given = parser.parse_args()
     print(f"seed {given.seed}, {given.minutes:g} minutes", flush=True)
     end = time.monotonic() + given.minutes * 60
@@ -173,6 +185,10 @@ def main() -> int:
             place.mkdir()
             return place
 
+        if given.take_overs:
+            next(lease_rounds(table, fresh, given.seed, given.take_overs, given.minutes * 60))
+            print(table)
+            return int(any(table.losses.values()))
         try:
             lab = power.Lab(folder)
         except shim.Unavailable as reason:
@@ -187,6 +203,7 @@ def main() -> int:
             other_planted_rounds(table, folder / "shim.so", fresh, given.seed),
             error_rounds(table, folder / "shim.so", fresh, given.seed),
             damage_rounds(table, fresh, given.seed),
+            lease_rounds(table, fresh, given.seed, 60, 15),
         ]
         while time.monotonic() < end and parts:
             for part in parts.copy():
