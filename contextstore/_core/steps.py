@@ -23,6 +23,7 @@ from .._values.problems import shown, type_name
 from .._values.results import recorded
 from .._values.returns import Returns, name_of, returns_of
 from ..errors import InputsChangedError, SerializationError
+from .leases import expectation_of
 from .lives import Life, Lives
 from .session import Session
 from .waits import Candidate, Misfit, WaitService
@@ -95,6 +96,7 @@ class _Call:
         self.kind = returns.kind
 
     async def make(self, life: Life | None) -> Candidate | Misfit:
+        await self._refuse_if_lost(life)
         session, started_at = self._session, _now()
         try:
             result = await session.result_of(self._call)
@@ -110,6 +112,14 @@ class _Call:
             return Misfit(self.type, placed)
         put = PutOutput(*self._key, value, exist_ok=False, made=Made(None, started_at, self._inputs))
         return Candidate(put, True, made)
+
+    async def _refuse_if_lost(self, life: Life | None) -> None:
+        """Raise LeaseLostError, and call nothing, if another has taken the lease: a holder that overslept may not know.
+
+        Asked is the engine, by a commit of nothing, and only where the lease is not known to be held.
+        """
+        if life is not None and life.lease is not None and life.lease.lost:
+            await self._session.commit([expectation_of(life.lease)])
 
     async def _record(self, life: Life | None, started_at: int, error: Exception) -> None:
         """Record the failure. If that fails, the error says so, and is raised all the same."""

@@ -5,7 +5,7 @@ Rules of this module: public calls of the store alone; no values are loaded.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import ContextStore, InvalidKeyError, RunInfo
 
@@ -22,9 +22,15 @@ class RunPage(NamedTuple):
     next_after: str | None
 
 
-def run_page(store: ContextStore, *, prefix: str = "", after: str | None = None, limit: int = 100) -> RunPage:
-    """A page of the runs of a store, newest first; of those alone whose id begins with ``prefix``."""
-    runs = store.list_runs(prefix=prefix, after=after or None, limit=limit + 1)
+def run_page(
+    store: ContextStore, *, prefix: str = "", after: str | None = None, limit: int = 100, **filters: Any
+) -> RunPage:
+    """A page of the runs of a store, newest first; of those alone whose id begins with ``prefix``.
+
+    Args:
+        filters: further ones, and the order, as ``list_runs`` takes them.
+    """
+    runs = store.list_runs(prefix=prefix, after=after or None, limit=limit + 1, **filters)
     if len(runs) <= limit:
         return RunPage(runs, None)
     return RunPage(runs[:limit], runs[limit - 1].flow_run_id)

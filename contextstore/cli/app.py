@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import care, exchanging, global_keys, lifetime, looking, transfer, writing
+from . import care, exchanging, flow_runs, global_keys, lifetime, looking, transfer, writing
 from .options import App
 
 HELP = """
@@ -32,7 +32,7 @@ HELP = """
 def make_app() -> App:
     app = App(HELP)
     app.typer.callback(help=app.help)(_options)
-    for room in (looking, writing, global_keys, lifetime, care, transfer, exchanging):
+    for room in (looking, flow_runs, writing, global_keys, lifetime, care, transfer, exchanging):
         room.add_to(app)
     return app
 

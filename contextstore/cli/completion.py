@@ -1,4 +1,4 @@
-"""Completion of runs, nodes and keys in a shell.
+"""Completion of runs, nodes, keys and leases in a shell.
 
 Rules of this module: it never complains, writes nothing, and gives up soon: whoever presses the tab key waits. What
 would have to be quoted is left out.
@@ -46,8 +46,12 @@ def _found(store: ContextStore, kind: str, words: Sequence[str], incomplete: str
         return [run.flow_run_id for run in store.list_runs(prefix=incomplete, limit=_MOST)]
     if kind == "NODE":
         return store.list_keys(words[0], prefix=incomplete, limit=_MOST)
+    if kind == "KEY" and words:
+        return [entry.key for entry in store.run(words[0]).list_state(incomplete)][:_MOST]
     if kind == "KEY":
         return store.list_global_keys(incomplete, limit=_MOST)
+    if kind == "PREFIX" and not words:
+        return [lease.name for lease in store.list_leases(incomplete)][:_MOST]
     return []
 
 

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from .. import ContextStore, Output, RunInfo
+from .. import ContextStore, Output
 from .._display.amounts import duration_words, iso, size_words
 from .._display.brief import brief
 from .._display.text import escaped, shown_id
 from .._inspect.folding import tree
-from .._inspect.runs import run_page, was_deleted
+from .._inspect.runs import was_deleted
 from .._inspect.timeline import Damaged, Mark, TimeLine, outputs, time_line
 from ..errors import ContextStoreError
 from .call import Call
 from .columns import Column
 from .errors import UNUSABLE, CommandError, NotFound, WrongUse
+from .flow_runs import RUNS, run_lines, show_runs
 from .options import App
 from .values import json_of, print_raw, value_lines
 
-RUNS, OUTPUTS = 100, 1000
+OUTPUTS = 1000
 """How many are shown if nothing else is asked for."""
 
 _TRACK = 16
@@ -74,34 +75,20 @@ def show(call: Call, prefix: Prefix = "", after: After = None, limit: Limit = No
         raise WrongUse("--reverse is for the outputs of a run: name one")
     with call.looked_at() as store:
         if run is None:
-            _show_runs(call, store, prefix, after, limit or RUNS)
+            show_runs(call, store, prefix, after, limit or RUNS)
         elif node is None:
             _show_run(call, store, run, prefix, after, limit or OUTPUTS, reverse)
         else:
             call.screen.result(_output(store, run, node), lambda output: _output_lines(call, output))
 
 
-def _show_runs(call: Call, store: ContextStore, prefix: str, after: str | None, limit: int) -> None:
-    page = run_page(store, prefix=prefix, after=after, limit=limit)
-    call.screen.results(page.runs, lambda runs: _run_lines(call, runs))
-    if not page.runs:
-        call.screen.note("no runs" + (" behind that one" if after else "") + (" with that prefix" if prefix else ""))
-    _tell_of_more(call, page.next_after)
-
-
-def _run_lines(call: Call, runs: Iterable[RunInfo]) -> list[str]:
-    columns = [Column("RUN"), Column("OUTPUTS", to_the_right=True), Column("FIRST", least=0), Column("LAST", least=0)]
-    rows = [
-        (shown_id(run.flow_run_id), str(run.outputs), call.when(run.first_written_at), call.when(run.last_written_at))
-        for run in runs
-    ]
-    return call.screen.table(columns, rows) if rows else []
-
-
 def _show_run(
     call: Call, store: ContextStore, run: str, prefix: str, after: str | None, limit: int, reverse: bool
 ) -> None:
+    info = None if prefix or after is not None else store.get_run_info(run)
     if call.screen.is_text:
+        if info is not None:
+            call.screen.lines(run_lines(call, info))
         most = _brief_length(call)
         line = time_line(store, run, prefix=prefix, after=after, limit=limit, reverse=reverse, most=most)
         is_empty, next_after = not line.marks, line.next_after
@@ -111,11 +98,13 @@ def _show_run(
     else:
         page = _Page(outputs(store, run, prefix=prefix, after=after, reverse=reverse), limit)
         is_empty = page.is_empty
-        if not is_empty:
+        if not is_empty or info is not None:
             call.screen.results(page, lambda _: [])
         next_after, damaged = page.next_after, page.damaged
-    if is_empty:
+    if is_empty and info is None:
         raise _no_outputs(store, run, is_part=bool(prefix or after))
+    if is_empty:
+        call.screen.note(f"run {run!r} has no outputs yet")
     _tell_of_more(call, next_after)
     if damaged:
         raise CommandError(f"{damaged} of these outputs are damaged: check tells more", UNUSABLE)
@@ -159,21 +148,21 @@ def _time_line_lines(call: Call, line: TimeLine) -> Iterator[str]:
     titles, *lines = call.screen.table(columns, [_row(call, mark) for mark in line.marks])
     yield titles
     for mark, text in zip(line.marks, lines, strict=True):
-        yield call.screen.styled(text, "31") if mark.written_at is None else text
+        yield call.screen.styled(text, "31") if mark.written_at is None or mark.failed else text
 
 
 def _row(call: Call, mark: Mark) -> tuple[str, ...]:
-    if mark.written_at is None or mark.size is None:
+    if mark.written_at is None:
         return shown_id(mark.node_id), "?", "", "", "?", escaped(mark.value)
     at = round(mark.position * (_TRACK - 1))
-    track = "·" * at + "●" + "·" * (_TRACK - 1 - at)
+    track = "·" * at + ("×" if mark.failed else "●") + "·" * (_TRACK - 1 - at)  # noqa: RUF001 - it marks what failed
     return (
         shown_id(mark.node_id),
         call.when(mark.written_at),
         "+" + duration_words(mark.gap),
         track,
-        size_words(mark.size),
-        mark.value,
+        "" if mark.size is None else size_words(mark.size),
+        escaped(mark.value) if mark.failed else mark.value,
     )
 
 
@@ -194,7 +183,7 @@ def _output(store: ContextStore, run: str, node: str) -> Output:
     output = store.get_entry(run, node)
     if output is not None:
         return output
-    if next(outputs(store, run), None) is not None:
+    if store.get_run_info(run) is not None:
         raise NotFound(f"node {node!r} of run {run!r} has no output")
     raise _no_outputs(store, run, is_part=False)
 

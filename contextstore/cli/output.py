@@ -110,7 +110,7 @@ class Screen:
             sys.stdout.flush()
 
 
-_IN_ASCII = str.maketrans({"…": "~", "●": "*", "·": ".", "─": "-"})
+_IN_ASCII = str.maketrans({"…": "~", "●": "*", "×": "x", "·": ".", "─": "-"})  # noqa: RUF001 - that is what it is for
 
 
 def _has_colour(environment: Mapping[str, str], is_terminal: bool) -> bool:

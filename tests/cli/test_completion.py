@@ -28,7 +28,7 @@ def completed(line: str, **changes: str) -> list[str]:
         ("contextstore STORE run-1 re", ["report"]),
         ("contextstore globals get STORE ", ["latest"]),
         ("contextstore get --store STORE run-1 ", ["extract", "report"]),
-        ("contextstore stat", ["stats"]),
+        ("contextstore stat", ["state", "stats"]),
         ("contextstore get STORE --def", ["--default"]),
         ("contextstore get none.db ", []),
         ("contextstore get ", []),

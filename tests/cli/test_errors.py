@@ -36,7 +36,11 @@ def line_for(name: str, place: str) -> list[str]:
     return [*name.split(), "--store", place, *("1" for _ in needed), *OPTIONS.get(name, [])]
 
 
-OPTIONS = {"prune": ["--older-than", "1d", "--yes"], "globals delete": ["key"]}
+OPTIONS = {
+    "prune": ["--older-than", "1d", "--yes"],
+    "globals delete": ["key"],
+    "update": ["--state", "failed"],
+}
 """What a command needs beside its words."""
 
 COMMANDS_ON_A_STORE = [name for name in commands() if usage_of(name).startswith(f"{name} [STORE]")]

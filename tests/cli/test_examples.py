@@ -27,8 +27,12 @@ SHELL = re.compile(r"[|<>]")
 def make_flows(place: str) -> None:
     """The store that the examples are about."""
     with ContextStore(place) as store:
-        store.put("nightly-1", "extract", {"rows": 3})
-        store.put("nightly-1", "report", b"%PDF-1.7")
+        nightly = store.run("nightly-1")
+        nightly.begin(attributes={"flow": "nightly", "tries": 3})
+        nightly.put("extract", {"rows": 3})
+        nightly.put("report", b"%PDF-1.7")
+        nightly.upsert_state("position", {"page": 2})
+        nightly.update(state="open")
         store.put("nightly-1", "step-1", "done")
         store.put("nightly-2", "extract", {"rows": 5})
         store.upsert_global("feature.fast", False)

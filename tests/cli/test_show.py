@@ -29,8 +29,8 @@ def test_runs_come_newest_first_with_their_fields(filled: str) -> None:
 
 def test_runs_as_text_have_a_line_each(filled: str) -> None:
     titles, *rows = ran(filled).lines
-    assert titles.split() == ["RUN", "OUTPUTS", "FIRST", "LAST"]
-    assert [row.split()[:2] for row in rows] == [["run-2", "1"], ["run-1", "2"]]
+    assert titles.split() == ["RUN", "STATE", "OUTPUTS", "FIRST", "LAST"]
+    assert [row.split()[:3] for row in rows] == [["run-2", "open", "1"], ["run-1", "open", "2"]]
 
 
 def test_ages_are_reckoned_from_now_and_times_are_in_full_with_iso(

@@ -20,7 +20,8 @@ from opentelemetry.semconv.attributes import db_attributes, error_attributes, se
 from opentelemetry.semconv.metrics.db_metrics import DB_CLIENT_OPERATION_DURATION
 from opentelemetry.trace import SpanKind, StatusCode
 
-from contextstore import AsyncContextStore, ContextStore
+from contextstore import AsyncContextStore, ContextStore, telemetry
+from contextstore._core import calls
 from contextstore.observers import CommitEvent, ErrorEvent, WaitEvent
 from contextstore.telemetry import OpenTelemetryObserver
 
@@ -242,6 +243,16 @@ class TestMetrics:
             error_attributes.ERROR_TYPE: "StorageError",
             db_attributes.DB_RESPONSE_STATUS_CODE: "08006",
         }
+
+
+ABOUT_ALL_OF_IT = {"batch", "stats", "ping", "check", "backup"}
+
+
+def test_every_call_has_the_collection_that_it_is_about() -> None:
+    tables = [table.values() for table in vars(calls).values() if isinstance(table, dict)]
+    names = {call.name for table in tables for call in table if isinstance(call, calls.Call)} | {calls.BATCH.name}
+    assert names - set(telemetry._COLLECTION_OF) == ABOUT_ALL_OF_IT
+    assert set(telemetry._COLLECTION_OF) - names == set()
 
 
 @pytest.mark.parametrize(
