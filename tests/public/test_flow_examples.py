@@ -70,6 +70,8 @@ def dag_runner() -> ModuleType:
         ("agent_loop.py", []),
         ("two_processes.py", []),
         ("two_processes.py", ["flows.db", "flow", "more"]),
+        ("workers.py", ["flows.db"]),
+        ("workers.py", ["flows.db", "rest"]),
     ],
 )
 def test_without_its_arguments_an_example_says_what_they_are(example: str, arguments: list[str]) -> None:
