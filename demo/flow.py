@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import pathlib
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import TypeVar
 
-from contextstore import AsyncContextStore, AtomicWriter
+from contextstore import AsyncContextStore
 
 from .findings import Report, Totals, deepest_nesting, import_cycles, longest_functions, most_imported, totals
 from .measure import Module, Ranked, highest, measure
@@ -24,6 +26,12 @@ T = TypeVar("T")
 
 CONCURRENCY = 8
 """So many nodes are in work at once; those that are written at the same time share a commit."""
+
+PROCESSES = "processes"
+"""The state value of the run that lists the processes that have worked at it."""
+
+_parser = ThreadPoolExecutor(max_workers=1)
+"""One thread: several that parse at once may find each other's depth of recursion, and CPython 3.11 raises then."""
 
 
 class Outputs:
@@ -59,9 +67,11 @@ def survey(library: Mapping[str, pathlib.Path], limit: int | None = None) -> dic
 
     async def compute_module(name: str, _: Outputs) -> Module:
         # A thread keeps the event loop free; that it cannot run in parallel to the others does not matter here.
-        return await asyncio.to_thread(measure, name, library[name], library.keys())
+        return await asyncio.get_running_loop().run_in_executor(_parser, measure, name, library[name], library.keys())
 
-    async def combine(function: Callable[[Mapping[str, Module]], T], names: Collection[str], outputs: Outputs) -> T:
+    async def combine(
+        function: Callable[[Mapping[str, Module]], object], names: Collection[str], outputs: Outputs
+    ) -> object:
         return function(await outputs.read_modules(names))
 
     def add_combining(node_id: str, function: Callable[[Mapping[str, Module]], object], names: Collection[str]) -> None:
@@ -120,23 +130,28 @@ async def run_flow(
     journal: Journal,
     pace: float = 0.0,
 ) -> None:
-    """Compute the nodes that have no output yet, each after those that it builds on."""
-    written = set(await store.list_keys(flow_run_id))  # by an earlier process; this is all there is to resuming
-    writer = AtomicWriter(store)
+    """Bring the run to its end: every node is a step, called after those that it builds on.
+
+    That is all there is to resuming, too: a step that an earlier process has recorded is not computed again.
+    """
+    run = store.run(flow_run_id)
+    await run.begin(attributes={"flow": "survey", "nodes": len(nodes)})
+    await run.update_state(PROCESSES, lambda pids: [*pids, os.getpid()], [])
     outputs = Outputs(store, flow_run_id)
     order = TopologicalSorter({node_id: node.after for node_id, node in nodes.items()})
     order.prepare()
     slots = asyncio.Semaphore(CONCURRENCY)
 
+    async def compute(node_id: str) -> object:
+        journal.note("began", node_id)
+        output = await nodes[node_id].compute(outputs)
+        await asyncio.sleep(pace)
+        return output
+
     async def run_node(node_id: str) -> None:
         async with slots:
-            journal.note("began", node_id)
-            output = await nodes[node_id].compute(outputs)
-            await asyncio.sleep(pace)
-            # Write before complete: what follows is called only once the output is durable.
-            await writer.write_and_complete(flow_run_id, node_id, output, functools.partial(complete, node_id))
-
-    def complete(node_id: str) -> None:
+            await run.step(node_id, compute, node_id)
+        # What follows begins only now: the output is durable.
         journal.note("completed", node_id)
         order.done(node_id)
         start_ready()
@@ -144,10 +159,8 @@ async def run_flow(
     def start_ready() -> None:
         while ready := order.get_ready():
             for node_id in ready:
-                if node_id in written:
-                    order.done(node_id)
-                else:
-                    group.create_task(run_node(node_id))
+                group.create_task(run_node(node_id))
 
     async with asyncio.TaskGroup() as group:
         start_ready()
+    await run.update(state="completed")

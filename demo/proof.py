@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from contextstore import ContextStore
 
-from .flow import CONCURRENCY, Journal
+from .flow import CONCURRENCY, PROCESSES, Journal
 
 
 class Place(NamedTuple):
@@ -108,4 +108,20 @@ def compare(nodes: Collection[str], killed: Snapshot, end: Snapshot) -> list[Che
         *checks,
         Check("outputs at the end, each once", len(once), f"{len(nodes):,}", is_all),
         Check("computations in all", computed, expected, computed == len(nodes) + len(in_flight)),
+    ]
+
+
+def recorded(place: Place, flow_run_id: str, nodes: Collection[str], processes: int) -> list[Check]:
+    """What the run itself says: its state, the attempts of its steps, and who has worked at it."""
+    with ContextStore(place.target, read_only=True) as store:
+        run = store.run(flow_run_id)
+        info, attempts, pids = run.info(), run.attempts(), run.get_state(PROCESSES, [])
+    is_completed = info is not None and info.state == "completed"
+    succeeded = {attempt.node_id for attempt in attempts if attempt.error is None}
+    failures = len(attempts) - len(succeeded)
+    return [
+        Check("runs that are completed, by their state", int(is_completed), "1", is_completed),
+        Check("processes that the run has counted", len(pids), f"{processes}", len(set(pids)) == processes),
+        Check("attempts that made an output", len(succeeded), f"{len(nodes):,}", succeeded == set(nodes)),
+        Check("attempts that failed", failures, "0", not failures),
     ]

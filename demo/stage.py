@@ -24,7 +24,7 @@ from contextstore import ContextStore, new_flow_run_id
 from .findings import Report
 from .flow import Journal, survey
 from .measure import standard_library
-from .proof import Check, Place, Snapshot, compare
+from .proof import Check, Place, Snapshot, compare, recorded
 from .screen import ProgressBar, ProgressDisplay, checks_table, findings_table
 
 
@@ -63,6 +63,7 @@ def demonstrate(options: argparse.Namespace, place: Place, folder: str, console:
         checks.append(Check("processes that came to the end", int(status == 0), "1", status == 0))
     console.print()
     checks += compare(nodes, killed, end)
+    checks += recorded(place, flow_run_id, nodes, processes=2 if killed.began else 1)
     console.print(checks_table(checks, console))
     if killed.began:
         console.print(

@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
@@ -120,16 +120,34 @@ async def begin_run(
 
 @app.get("/runs")
 async def list_runs(
-    worker: ThisWorker, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    worker: ThisWorker,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    state: Literal["open", "completed", "failed"] | None = None,
 ) -> dict[str, Any]:
     """A page, newest first. The next one: ``after`` the last run of this one; an empty page is the last."""
-    return {"runs": await worker.store.list_runs(after=after, limit=limit)}
+    return {"runs": await worker.store.list_runs(after=after, limit=limit, state=state)}
 
 
 @app.get("/runs/{flow_run_id}")
 async def show_run(run: ExistingRun, worker: ThisWorker) -> dict[str, Any]:
     """All of a run: it has six outputs at most. Of a flow with more, ``iter_outputs`` gives a page at a time."""
     return await worker.store.get_run(run.flow_run_id)
+
+
+@app.get("/runs/{flow_run_id}/attempts")
+async def show_attempts(run: ExistingRun) -> dict[str, Any]:
+    """How a run stands, and what was tried for it. Of an error only its class: the rest is for the log."""
+    attempts = [
+        {
+            "node": attempt.node_id,
+            "number": attempt.number,
+            "seconds": (attempt.ended_at - attempt.started_at).total_seconds(),
+            "error": attempt.error and attempt.error.partition(":")[0],
+        }
+        for attempt in await run.attempts()
+    ]
+    return {"run": await run.info(), "attempts": attempts}
 
 
 def news_only(last_event_id: Annotated[str, Header()] = "") -> str:

@@ -78,6 +78,7 @@ async def write_report(run: AsyncFlowRun) -> bool:
     if answer is None:  # nobody waits for it: whoever answers has the run gone on with
         return False
     await run.step(REPORT, ask_model, run, REPORT, f"{draft}, with {answer.text}")
+    await run.update(state="completed")
     return True
 
 
@@ -140,7 +141,8 @@ class Worker:
         except Exception as error:  # whatever goes wrong in the flow is what became of the run
             log.exception("%s has failed", run.flow_run_id)
             with contextlib.suppress(AlreadyExistsError, RunDeletedError):
-                await run.put(FAILED, type(error).__name__)
+                await run.update(state="failed", error=type(error).__name__)
+                await run.put(FAILED, type(error).__name__)  # which ends the streams
             return True
 
     async def leave(self, key: str, state: str) -> None:

@@ -100,10 +100,14 @@ def test_a_killed_survey_goes_on_and_its_table_says_what_became_of_every_node(tm
         "outputs unchanged since the kill",
         "outputs at the end, each once",
         "computations in all",
+        "runs that are completed, by their state",
+        "processes that the run has counted",
+        "attempts that made an output",
+        "attempts that failed",
     ]
     (
         nodes, killed, ended, completed, lost, completed_again, untold, untold_again, in_flight, in_flight_again,
-        unchanged, outputs, computations,
+        unchanged, outputs, computations, completed_runs, processes, successes, failures,
     ) = (figure for _, figure in shown.figures)  # fmt: skip
     assert (killed, ended) == (1, 1)
     assert completed + untold >= 0.4 * nodes
@@ -113,9 +117,10 @@ def test_a_killed_survey_goes_on_and_its_table_says_what_became_of_every_node(tm
     assert unchanged == completed + untold
     assert outputs == nodes == len(rows_of(store, shown.flow_run_id))
     assert computations == nodes + in_flight
+    assert (completed_runs, processes, successes, failures) == (1, 2, nodes, 0)
     assert [expected for _, _, expected in shown.table] == [
         "", "1 ✓", "1 ✓", "", "0 ✓", "0 ✓", "", "0 ✓", "at most 8 ✓", f"{in_flight} ✓",
-        f"{unchanged} ✓", f"{nodes} ✓", f"{nodes} + {in_flight} ✓",
+        f"{unchanged} ✓", f"{nodes} ✓", f"{nodes} + {in_flight} ✓", "1 ✓", "2 ✓", f"{nodes} ✓", "0 ✓",
     ]  # fmt: skip
     assert "written once its output is in the store" in shown.text
 
@@ -227,12 +232,13 @@ def test_an_option_that_cannot_be_meant_is_refused(arguments: tuple[str, str]) -
 
 
 @pytest.mark.slow
-def test_a_flow_that_does_not_ask_what_is_written_fails_the_demonstration(tmp_path: pathlib.Path) -> None:
+def test_a_flow_that_computes_what_is_recorded_fails_the_demonstration(tmp_path: pathlib.Path) -> None:
     text = (DEMO / "flow.py").read_text()
-    asks = "set(await store.list_keys(flow_run_id))"
+    asks = "await run.step(node_id, compute, node_id)"
+    computes = 'await run.put(node_id, await compute(node_id), exist_ok="keep")'
     assert text.count(asks) == 1
     shutil.copytree(DEMO, tmp_path / "demo")  # python -m takes what is in its folder first
-    (tmp_path / "demo" / "flow.py").write_text(text.replace(asks, "set[str]()"))
+    (tmp_path / "demo" / "flow.py").write_text(text.replace(asks, computes))
 
     shown = Demonstration(*SMALL, folder=tmp_path)
     assert shown.status == 1, shown.text

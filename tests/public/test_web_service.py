@@ -143,7 +143,27 @@ def test_pages_give_each_run_once_newest_first(client: httpx.Client) -> None:
     assert [run for run in paged if run in begun] == begun[::-1]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "after=nobody-knows-it"])
+def test_runs_are_listed_by_their_state_and_tell_what_was_tried(client: httpx.Client, target: str) -> None:
+    complete, asleep = finished(client, "is complete"), begin(client, "waits for an answer")
+    wait_for_draft(client, asleep)
+    with ContextStore(target, read_only=True) as store:
+        store.wait_for_run(complete, timeout=60)
+
+    def runs_in(state: str) -> set[str]:
+        return {run["flow_run_id"] for run in client.get("/runs", params={"state": state, "limit": 100}).json()["runs"]}
+
+    assert (complete in runs_in("completed"), complete in runs_in("open")) == (True, False)
+    assert (asleep in runs_in("completed"), asleep in runs_in("open")) == (False, True)
+    told = client.get(f"/runs/{complete}/attempts").json()
+    assert (told["run"]["state"], told["run"]["failures"]) == ("completed", 0)
+    assert [(one["node"], one["number"], one["error"]) for one in told["attempts"]] == [
+        ("2-outline", 1, None),
+        ("3-draft", 1, None),
+        ("5-report", 1, None),
+    ]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "after=nobody-knows-it", "state=lost"])
 def test_a_page_that_there_cannot_be_is_refused(client: httpx.Client, query: str) -> None:
     assert client.get(f"/runs?{query}").status_code == 422
 
