@@ -331,6 +331,26 @@ class ExportedAppendKey(Record):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class ExportedState(RecordWithValue):
+    """A state value of a run as it is stored.
+
+    Attributes:
+        flow_run_id, key: under which it is stored.
+        encoding: ``"json"`` or ``"bytes"``.
+        data: the JSON text as UTF-8, or the bytes themselves.
+        version: its version.
+        written_at: when this version was written; aware, in UTC.
+    """
+
+    flow_run_id: str
+    key: str
+    encoding: Literal["json", "bytes"]
+    data: bytes
+    version: int
+    written_at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class ExportedGlobal(RecordWithValue):
     """A global as it is stored, or what is left of a deleted one: its last version.
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from .._engine.attempts import FIRST
 from .._engine.lease_operations import LoadLastToken
 from .._engine.operations import (
     LoadAppendCounter,
@@ -24,7 +25,7 @@ from .._engine.operations import (
     value_bytes,
 )
 from .._engine.records import Fetched, OutputMark, RunRow, is_time
-from .._engine.run_operations import LoadFacts, LoadState
+from .._engine.run_operations import LoadFacts, LoadFailure, LoadState
 from .._results import CopyReport, Problem
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError, StorageError
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 _PAGE_ROWS = 200
 _PAGE_BYTES = 2**20
+_ATTEMPTS = 2000
 
 Progress = Callable[[int, int], Awaitable[Any]]
 
@@ -178,6 +180,9 @@ class Archive:
         if run.has_appends and not is_first:
             async for one in self._appends(run):
                 yield one
+        if run.failures and not is_first:
+            async for failure in self._failures(run):
+                yield failure
         if run.touched_at is not None:
             async for state in self._states(run):
                 if is_first:
@@ -198,6 +203,18 @@ class Archive:
             for prefix, key, node_id, _ in keys:
                 behind = prefix, key
                 yield LoadAppendKey(name, prefix, key, node_id)
+
+    async def _failures(self, run: RunRow) -> AsyncIterator[LoadFailure]:
+        """By node id and number. An output that does not tell its attempt any more is told of with the outputs."""
+        name, after = run.flow_run_id, FIRST
+        while True:
+            page = await self.read(self.session.engine.page_attempts, name, run.serial, None, after, _ATTEMPTS)
+            for node_id, number, started_at, ended_at, error, inputs in page.attempts:
+                if error is not None:
+                    yield LoadFailure(name, node_id, number, started_at, ended_at, error, inputs)
+            if page.after is None:
+                return
+            after = page.after
 
     async def _states(self, run: RunRow) -> AsyncIterator[LoadState]:
         """Its state values, by key."""

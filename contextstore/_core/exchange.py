@@ -25,7 +25,7 @@ from .._engine.operations import (
     Operation,
     value_bytes,
 )
-from .._engine.run_operations import LoadFacts, LoadFailure
+from .._engine.run_operations import LoadFacts, LoadFailure, LoadState
 from .._results import (
     Attempt,
     ExportedAppendCounter,
@@ -35,13 +35,14 @@ from .._results import (
     ExportedGlobal,
     ExportedOutput,
     ExportedRun,
+    ExportedState,
     ImportReport,
     Problem,
     time_of,
 )
 from .._values.arguments import check_count, check_tag
 from .._values.codec import JSON, Encoded, encode
-from .._values.keys import flow_run_key, global_key, named, node_key, prefix_key
+from .._values.keys import flow_run_key, global_key, named, named_state, node_key, prefix_key, state_key
 from ..errors import (
     AlreadyExistsError,
     OutputDeletedError,
@@ -62,6 +63,7 @@ ExportedRecord: TypeAlias = (
     | ExportedAppendCounter
     | ExportedAppendKey
     | ExportedFailure
+    | ExportedState
     | ExportedGlobal
     | ExportedFreedVersion
 )
@@ -69,7 +71,7 @@ ExportedRecord: TypeAlias = (
 Tell: TypeAlias = Callable[[Problem], Coroutine[Any, Any, Any]]
 
 _CONFLICTS = (AlreadyExistsError, OutputDeletedError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
-_OF_A_RUN = LoadFacts | LoadOutput | LoadMark | LoadAppendCounter | LoadAppendKey | LoadFailure
+_OF_A_RUN = LoadFacts | LoadOutput | LoadMark | LoadAppendCounter | LoadAppendKey | LoadFailure | LoadState
 _UNIT_ROWS = 200
 _UNIT_BYTES = 2**20
 _LAST_VERSION = 2**63 - 1
@@ -128,6 +130,8 @@ def _record_of(operation: Operation) -> ExportedRecord:
         case LoadFailure(run, node, number, started_at, ended_at, error, inputs):
             attempt = Attempt(node, number, time_of(started_at), time_of(ended_at), error, inputs)
             return ExportedFailure(run, attempt)
+        case LoadState(run, key, value, version, written_at):
+            return ExportedState(run, key, _encoding_of(value), value.data, version, time_of(written_at))
         case LoadGlobal(key, None, version, written_at):
             return ExportedGlobal(key, None, None, version, time_of(written_at))
         case LoadGlobal(key, Encoded() as value, version, written_at, expires_at):
@@ -236,6 +240,10 @@ class _Loader:
             case LoadFacts(run):
                 message = f"what is said of flow run {run!r} (state, attributes, parent, error): other is here"
                 problem = Problem("run", (run,), message)
+            case LoadState(run, key, _, version):
+                here = f" at version {error.actual}" if isinstance(error, VersionConflictError) else ""
+                message = f"{named_state(run, key)} of version {version}: another one is here{here}, and stays"
+                problem = Problem("state", (run, key), message)
             case LoadRun(run):
                 problem = Problem("run", (run,), str(error))
             case LoadGlobal(key, _, version):
@@ -286,6 +294,11 @@ def _operation_of(record: ExportedRecord) -> Operation:
             return LoadOutput(*key, tagged, written, made)
         case ExportedFailure(run, attempt):
             return failure_of(flow_run_key(run), attempt)
+        case ExportedState(run, key, encoding, data, version, written_at):
+            names = flow_run_key(run), state_key(key)
+            value = _encoded(encoding, data, *names)
+            written = microseconds("written_at", written_at)
+            return LoadState(*names, value, _version(version), written, replaces=False)
         case ExportedAppendCounter(run, prefix, last):
             if check_count("last", last, 1) > LAST_NUMBER:
                 raise ValueError(f"last must be at most {LAST_NUMBER}, not {last}")

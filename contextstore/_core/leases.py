@@ -8,6 +8,7 @@ time for which it has seen a lease unrenewed is told by a clock that nobody sets
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import secrets
 import time
@@ -178,7 +179,7 @@ class LeaseService:
         await session.callers.to_the_end(wait)
         if isinstance(error := receipt.result().error, Exception):
             message = "lease %r could not be given back, and ends by itself: %s"
-            log(20, "lease_not_given_back", session.location, message, lease.name, error, lease=lease.name)
+            log(logging.INFO, "lease_not_given_back", session.location, message, lease.name, error, lease=lease.name)
 
     # -- asked for -----------------------------------------------------------------------------------------------------
 

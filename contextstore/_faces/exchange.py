@@ -43,10 +43,10 @@ def export_records(
         on_damaged: called with what is damaged, which is then left out. None: it is raised.
 
     Yields:
-        ``ExportedRun``, then the ``ExportedOutput`` of that run by node id, its ``ExportedAppendCounter`` by prefix and
-        its ``ExportedAppendKey`` by prefix and key, its ``ExportedFailure`` by node id and number; in the end
-        ``ExportedGlobal``, by key, those included that have expired, and one ``ExportedFreedVersion``, if any global
-        was ever freed.
+        ``ExportedRun``, then the ``ExportedOutput`` of that run by node id, its ``ExportedAppendCounter`` by prefix,
+        its ``ExportedAppendKey`` by prefix and key, its ``ExportedFailure`` by node id and number, and its
+        ``ExportedState`` by key; in the end ``ExportedGlobal``, by key, those included that have expired, and one
+        ``ExportedFreedVersion``, if any global was ever freed.
 
     Raises:
         CorruptStoreError: something is damaged; it says what.
@@ -77,7 +77,7 @@ def import_records(
             first one is raised, and what came before it is loaded.
 
     Raises:
-        AlreadyExistsError, VersionConflictError: there is another output, or another global, in the same place.
+        AlreadyExistsError, VersionConflictError: there is another output, state value or global in the same place.
         RunDeletedError, RunAlreadyExistsError: a run is deleted here alone, or there alone.
         InvalidKeyError, SerializationError, TypeError, ValueError: a record is none that a store could have given.
         StorageError: the engine could not write it.

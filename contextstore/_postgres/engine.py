@@ -154,7 +154,7 @@ class PostgresEngine:
         self._counting = Counting(self.location, self._writing, statements)
         self._pool = ReadPool(address, settings, self.reports, timeout, max_connections - 1)  # the other one writes
         self._reads = Reads(self.location, self._pool, statements, self._epoch, timeout)
-        self._listing = RunListing(self._pool, statements)
+        self._listing = RunListing(self.location, self._pool, statements)
         self._states = StateReader(self.location, self._pool, statements, self._epoch)
         self._history = HistoryReads(self.location, self._pool, statements)
         self._leases = LeaseReads(self._pool, statements)
@@ -329,7 +329,7 @@ class PostgresEngine:
         return await self._listing.describe_runs(query, serials)
 
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
-        return await self._reads.fetch_run(flow_run_id)
+        return await self._listing.fetch_run(flow_run_id)
 
     async def page_idle_runs(
         self, after: int, idle_since: int, limit: int, states: tuple[int, ...] | None = None

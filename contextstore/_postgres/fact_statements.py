@@ -7,19 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-FACT_COLUMNS = "state, state_changed_at, begun_at, begun_attributes, parent, attributes, error, checksum, failures"
-"""As ``with_facts`` takes them."""
-RUN_COUNTS = """
-    SELECT count(*) AS rows, count(*) FILTER (WHERE codec >= 0) AS outputs, coalesce(sum(size), 0) AS bytes,
-        min(written_at) FILTER (WHERE codec >= 0) AS first, max(written_at) FILTER (WHERE codec >= 0) AS last
-    FROM {schema}.node_outputs WHERE run = r.serial
-"""
-FETCH_RUN = f"""
-    SELECT r.serial, r.flow_run_id, c.outputs, c.bytes, c.first, c.last, {FACT_COLUMNS}
-    FROM {{schema}}.flow_runs r CROSS JOIN LATERAL ({RUN_COUNTS}) AS c
-    WHERE {{is_known}} AND r.flow_run_id = $1 AND r.deleted_at IS NULL AND (c.rows > 0 OR r.touched_at IS NOT NULL)
-"""  # noqa: S608 - no input in it
-"""A run that is there: one that was written to beside its outputs, or has some."""
+from .run_listing_statements import DESCRIBE_RUN, FACT_COLUMNS
 
 CHECK_FACTS = f"""
     SELECT serial, flow_run_id, {FACT_COLUMNS} FROM {{schema}}.flow_runs
@@ -46,7 +34,7 @@ CHECK_ATTRIBUTES = f"""
 class FactStatements:
     """What is said of facts over the connection that writes."""
 
-    run_record: str = FETCH_RUN
+    run_record: str = DESCRIBE_RUN
     # Who says something of a run holds this lock; puts share another one, and do not wait.
     lock_facts: str = f"""
         SELECT serial, deleted_at IS NOT NULL, writer, touched_at, {FACT_COLUMNS} FROM {{schema}}.flow_runs

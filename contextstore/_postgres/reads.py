@@ -26,7 +26,6 @@ from .._engine.records import (
     IdleRuns,
     OutputKey,
     RunLife,
-    RunRecord,
     RunRow,
     after_prefix,
 )
@@ -47,7 +46,6 @@ from .connection import Connection
 from .epoch import StoreEpoch
 from .pool import ReadPool
 from .retry import deadline_of_call, halved
-from .run_facts import record_of
 from .statements import Statements
 
 PAGE_BYTES = 2**20
@@ -175,10 +173,6 @@ class Reads:
         return [read_output(self._location, flow_run_id, row) for row in rows]
 
     # -- runs ---------------------------------------------------------------------------------------------------------
-
-    async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
-        rows = await self._pool.fetch(self._statements.fetch_run, flow_run_id)
-        return record_of(self._location, rows[0]) if rows else None
 
     async def page_idle_runs(self, after: int, idle_since: int, limit: int, states: Sequence[int] | None) -> IdleRuns:
         ((last,),) = await self._pool.fetch(self._statements.end_of_page, after, _RUNS_A_PAGE)

@@ -8,7 +8,7 @@ became of the update is not known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -122,12 +122,14 @@ class Facts:
         if rows:
             await self._connection.execute(write.deadline, statement, serial, list(rows), list(rows.values()))
 
-    async def _record(self, name: str, write: Write) -> RunRecord:
+    async def _record(self, name: str, write: Write) -> RunRecord | None:
         (row,) = await self._connection.fetch(write.deadline, self._statements.run_record, name)
         return record_of(self._location, row)
 
 
-def record_of(location: str, row: Any) -> RunRecord:
-    """A run, by the columns of its record."""
-    serial, name, outputs, size, first, last, *facts = row
-    return with_facts(location, run_record(serial, name, outputs, int(size), (first, last)), facts)
+def record_of(location: str, row: Sequence[Any]) -> RunRecord | None:
+    """A run, by the columns of its record. None: no write to it has come so far, so it is not there yet."""
+    _, serial, name, rows, marks, first, last, touched_at, *facts = row
+    if not rows and touched_at is None:
+        return None
+    return with_facts(location, run_record(serial, name, rows - marks, 0, (first, last)), facts)

@@ -6,19 +6,20 @@ Rules of this module: no SQL. Each call is one statement, so that all it says is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from .._engine.records import RunFacts, RunRecord
-from .._engine.rules import run_record
+from .._engine.records import RunRecord
 from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from .pool import ReadPool
-from .run_listing_statements import ListingText, RunListingStatements
+from .run_facts import record_of
+from .run_listing_statements import ListingText
+from .statements import Statements
 
 
 class RunListing:
     """The reads of an engine that are about lists of runs: see ``_engine/contract`` for what each one answers."""
 
-    def __init__(self, pool: ReadPool, statements: RunListingStatements) -> None:
+    def __init__(self, location: str, pool: ReadPool, statements: Statements) -> None:
+        self._location = location
         self._pool = pool
         self._statements = statements
 
@@ -32,7 +33,7 @@ class RunListing:
         text, parameters = ListingText(self._statements, query, index, place).listing(most, limit)
         rows = await self._pool.fetch(text, *parameters)
         end, last, found = rows[0][:2], rows[0][2:4], rows[0][4]
-        described = [_record(row[6:]) for row in rows if row[5] is not None]
+        described = [record_of(self._location, row[5:]) for row in rows if row[5] is not None]
         after = last if found == limit else end
         runs = [record for record in described if record is not None]
         return RunStep(runs, None if after[0] is None else _place(query, *after))
@@ -51,23 +52,14 @@ class RunListing:
 
     async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
         rows = await self._pool.fetch(self._statements.describe_runs, list(serials))
-        records = [_record(row[1:]) for row in rows]
+        records = [record_of(self._location, row) for row in rows]
         return [record for record in records if record is not None and query.fits(record)]
 
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         """One run; None: it is not there."""
-        rows = await self._pool.fetch(self._statements.describe_run, flow_run_id)
-        return _record(rows[0][1:]) if rows else None
+        rows = await self._pool.fetch(self._statements.run_record, flow_run_id)
+        return record_of(self._location, rows[0]) if rows else None
 
 
 def _place(query: RunQuery, serial: int, begun_at: int | None) -> RunPlace:
     return RunPlace(serial, begun_at if query.is_by_begin else None)
-
-
-def _record(row: Sequence[Any]) -> RunRecord | None:
-    """None: no write to it has come so far, so it is not there yet."""
-    serial, flow_run_id, rows, marks, first, last, touched_at, failures, *facts = row
-    if not rows and touched_at is None:
-        return None
-    record = run_record(serial, flow_run_id, rows - marks, 0, (first, last))
-    return record._replace(facts=RunFacts(*facts), failures=failures)

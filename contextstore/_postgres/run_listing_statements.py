@@ -12,6 +12,8 @@ import dataclasses
 from .._engine.records import after_prefix
 from .._engine.run_query import RunIndex, RunPlace, RunQuery
 
+FACT_COLUMNS = "state, state_changed_at, begun_at, begun_attributes, parent, attributes, error, checksum, failures"
+"""As ``with_facts`` takes them."""
 _END = "\U0010ffff" * 300
 _MIN, _MAX = -(2**63), 2**63 - 1
 _ALIVE = "deleted_at IS NULL"
@@ -34,12 +36,16 @@ _COUNTED = """
 _DESCRIBED = f"""
     SELECT page.nth, r.serial, r.flow_run_id, coalesce(r.outputs + coalesce(tail.rows, 0), counted.rows) AS rows,
         r.marks, least(r.first_written_at, tail.first, counted.first) AS first,
-        greatest(r.last_written_at, tail.last, counted.last) AS last, r.touched_at, r.failures, r.state,
-        r.state_changed_at, r.begun_at, r.begun_attributes, r.parent, r.attributes, r.error
+        greatest(r.last_written_at, tail.last, counted.last) AS last, r.touched_at, {FACT_COLUMNS}
     FROM page JOIN {{schema}}.flow_runs AS r ON r.serial = page.serial AND r.deleted_at IS NULL
     LEFT JOIN ({_TAIL}) AS tail ON tail.run = r.serial
     LEFT JOIN LATERAL ({_COUNTED}) AS counted ON r.outputs IS NULL
 """  # noqa: S608 - no input in it
+DESCRIBE_RUN = f"""
+    WITH page AS MATERIALIZED (SELECT serial, 1 AS nth FROM {{schema}}.flow_runs WHERE flow_run_id = $1)
+    {_DESCRIBED} WHERE {{is_known}}
+"""  # noqa: S608 - no input in it
+"""One run, by its id."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +56,6 @@ class RunListingStatements:
     describe_runs: str = f"""
         WITH page AS MATERIALIZED (SELECT * FROM unnest($1::bigint[]) WITH ORDINALITY AS page (serial, nth))
         {_DESCRIBED} WHERE {{is_known}} ORDER BY page.nth
-    """  # noqa: S608 - no input in it
-    describe_run: str = f"""
-        WITH page AS MATERIALIZED (SELECT serial, 1 AS nth FROM {{schema}}.flow_runs WHERE flow_run_id = $1)
-        {_DESCRIBED} WHERE {{is_known}}
     """  # noqa: S608 - no input in it
     # One row at least: with the serial behind which to go on.
     check_counts: str = """
@@ -70,12 +72,12 @@ class RunListingStatements:
     """
     list_runs_by: str = f"""
         WITH page AS MATERIALIZED (
-            SELECT serial, begun_at, row_number() OVER () AS nth FROM (
+            SELECT serial, begun_at AS begun, row_number() OVER () AS nth FROM (
                 SELECT r.serial, r.begun_at FROM ([candidates]) AS c CROSS JOIN LATERAL ([row]) AS r
                 ORDER BY [key] LIMIT [limit]
             ) AS first
         ), described AS ({_DESCRIBED})
-        SELECT e.serial, e.begun_at, p.serial, p.begun_at, p.nth, d.*
+        SELECT e.serial, e.begun_at, p.serial, p.begun, p.nth, d.*
         FROM (SELECT 1) AS one LEFT JOIN ([end]) AS e ON true
         LEFT JOIN (SELECT * FROM page ORDER BY nth DESC LIMIT 1) AS p ON true LEFT JOIN described AS d ON true
         WHERE {{is_known}} ORDER BY d.nth

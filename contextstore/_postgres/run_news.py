@@ -19,6 +19,7 @@ from .._engine.run_feeds import RUNS, RunFilter, RunNews, RunNewsPage, changes_o
 from ..errors import StorageError
 from .news import Snapshot
 from .pool import ReadPool
+from .run_facts import record_of
 from .statements import Statements
 
 _WINDOW_ROWS = 5000
@@ -161,12 +162,12 @@ class RunHistoryReads:
     async def _told(self, runs: Sequence[_Run], places: Sequence[CursorFields]) -> list[RunNews]:
         """With what they have of outputs; of a deleted one some may be there yet."""
         serials = [run.serial for run in runs if not run.is_deleted]
-        extents = await self._pool.fetch(self._statements.run_extents, serials) if serials else []
-        found = {serial: extent for serial, *extent in extents}
+        rows = await self._pool.fetch(self._statements.describe_runs, serials) if serials else []
+        records = (record_of(self._location, row) for row in rows)
+        found = {record.serial: record for record in records if record is not None}
         news: list[RunNews] = []
         for run, fields in zip(runs, places, strict=True):
-            outputs, size, first, last = found.get(run.serial, (0, 0, None, None))
-            record = run_record(run.serial, run.flow_run_id, int(outputs), int(size), (first, last))
+            record = found.get(run.serial) or run_record(run.serial, run.flow_run_id, 0, 0, (None, None))
             news.append(RunNews(record._replace(facts=run.facts, failures=run.failures), run.is_deleted, fields))
         return news
 

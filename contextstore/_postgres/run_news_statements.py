@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .fact_statements import FACT_COLUMNS
+from .run_listing_statements import FACT_COLUMNS
 
 _FACTS = f"r.serial, r.flow_run_id, r.deleted_at IS NOT NULL, {FACT_COLUMNS}"
 
@@ -62,14 +62,6 @@ class RunNewsReads:
         SELECT r.touched_at IS NOT NULL OR EXISTS (SELECT FROM {{schema}}.node_outputs WHERE run = r.serial), {_FACTS}
         FROM {{schema}}.flow_runs r WHERE {{is_known}} AND serial > $1 ORDER BY serial LIMIT $2
     """  # noqa: S608 - no input in it
-    run_extents: str = """
-        SELECT t.serial, c.outputs, c.bytes, c.first, c.last
-        FROM unnest($1::bigint[]) AS t (serial) CROSS JOIN LATERAL (
-            SELECT count(*) FILTER (WHERE codec >= 0) AS outputs, coalesce(sum(size), 0) AS bytes,
-                min(written_at) FILTER (WHERE codec >= 0) AS first, max(written_at) FILTER (WHERE codec >= 0) AS last
-            FROM {schema}.node_outputs WHERE run = t.serial
-        ) AS c WHERE {is_known}
-    """
     snapshot_now: str = """
         SELECT {snapshot}::text, pg_is_in_recovery() FROM {schema}.store_format WHERE {is_known}
     """

@@ -14,10 +14,7 @@ from .counting_statements import CountingStatements
 from .fact_statements import (
     CHECK_ATTRIBUTES,
     CHECK_FACTS,
-    FACT_COLUMNS,
-    FETCH_RUN,
     MISSING_ATTRIBUTES,
-    RUN_COUNTS,
     FactStatements,
 )
 from .global_statements import IS_THERE, NOW, GlobalReads, GlobalWrites
@@ -33,7 +30,7 @@ from .part_statements import (
     NEXT_NODE_ID_REVERSED,
 )
 from .remain_statements import HAS_REST, RemainStatements
-from .run_listing_statements import RunListingStatements
+from .run_listing_statements import FACT_COLUMNS, RunListingStatements
 from .run_news_statements import RunNewsReads, RunNewsWrites
 from .run_state_statements import StateReads, StateWrites
 
@@ -423,7 +420,6 @@ class Statements(AttemptReads, GlobalReads, IdleReads, RunListingStatements, Run
             AND run = (SELECT serial FROM {schema}.flow_runs WHERE flow_run_id = $1 AND deleted_at IS NULL)
         ORDER BY node_id LIMIT 1
     """
-    fetch_run: str = FETCH_RUN
     check_facts: str = CHECK_FACTS
     missing_attributes: str = MISSING_ATTRIBUTES
     check_attributes: str = CHECK_ATTRIBUTES
@@ -597,7 +593,6 @@ def statements_for(schema: str) -> Statements:
             .replace("{output_of_key}", _OUTPUT_OF_KEY)
             .replace("{has_rest}", HAS_REST)
             .replace("{is_there}", IS_THERE)
-            .replace("{run_counts}", RUN_COUNTS)
             .replace("{fact_columns}", FACT_COLUMNS)
             .replace("{now}", NOW)
             .replace("{snapshot}", _SNAPSHOT)

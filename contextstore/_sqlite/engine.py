@@ -152,7 +152,7 @@ class SQLiteEngine:
     async def fetch_run(self, flow_run_id: str) -> RunRecord | None:
         def query(connection: sqlite3.Connection) -> RunRecord | None:
             with reads.snapshot(connection):
-                return reads.fetch_run(connection, self.location, flow_run_id)
+                return run_listing.fetch_run(connection, self.location, flow_run_id)
 
         return self._database.read(f"flow run {flow_run_id!r}", query)
 
@@ -163,7 +163,7 @@ class SQLiteEngine:
         self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int, limit: int
     ) -> RunStep:
         return self._database.read(
-            "the runs", lambda here: run_listing.list_runs(here, query, index, place, most, limit)
+            "the runs", lambda here: run_listing.list_runs(here, self.location, query, index, place, most, limit)
         )
 
     async def count_index(self, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int) -> int:
@@ -177,7 +177,9 @@ class SQLiteEngine:
         )
 
     async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
-        return self._database.read("the runs", lambda here: run_listing.describe_runs(here, query, serials))
+        return self._database.read(
+            "the runs", lambda here: run_listing.describe_runs(here, self.location, query, serials)
+        )
 
     async def page_idle_runs(
         self, after: int, idle_since: int, limit: int, states: tuple[int, ...] | None = None

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .._engine.fact_rules import row_with_facts, with_facts
+from .._engine.fact_rules import row_with_facts
 from .._engine.portions import Portion
 from .._engine.records import (
     Counts,
@@ -202,18 +202,6 @@ def _next_damaged(
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
-
-
-def fetch_run(connection: sqlite3.Connection, location: str, flow_run_id: str) -> RunRecord | None:
-    """Within a transaction."""
-    query = f"SELECT serial, flow_run_id, {FACT_COLUMNS} FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL"  # noqa: S608 - no input in it
-    row = connection.execute(query, (flow_run_id,)).fetchone()
-    return None if row is None else _record_of(connection, location, row)
-
-
-def _record_of(connection: sqlite3.Connection, location: str, row: Sequence[Any]) -> RunRecord:
-    serial, flow_run_id, *facts = row
-    return with_facts(location, counted_record(connection, serial, flow_run_id), facts)
 
 
 def counted_record(

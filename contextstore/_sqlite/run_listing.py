@@ -11,12 +11,14 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from .._engine.records import RunFacts, RunRecord, after_prefix
+from .._engine.fact_rules import with_facts
+from .._engine.records import RunRecord, after_prefix
 from .._engine.rules import run_record
 from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
 from .counting import Tail, tail_of
 from .deletion import json_array
 from .reads import counted_record, snapshot
+from .run_facts import FACT_COLUMNS
 
 _INDEXES = {
     "runs": "flow_runs AS r NOT INDEXED",
@@ -36,9 +38,8 @@ _ALIVE = "r.deleted_at IS NULL"
 _PARTIAL = ("begin", "state", "parent")
 """Indexes of runs that are not deleted."""
 _END_OF_TIME = 2**63 - 1
-_COLUMNS = """
-    serial, flow_run_id, outputs, marks, first_written_at, last_written_at, touched_at, failures, state,
-    state_changed_at, begun_at, begun_attributes, parent, attributes, error
+_COLUMNS = f"""
+    serial, flow_run_id, outputs, marks, first_written_at, last_written_at, touched_at, {FACT_COLUMNS}
 """
 
 
@@ -48,6 +49,7 @@ class _Walk:
     def __init__(self, query: RunQuery, index: RunIndex, place: RunPlace | None) -> None:
         self._query = query
         self._index = index
+        self._has_place = place is not None
         rest = [one for one in query.filters if one != index]
         self.has_rest = bool(rest) or index.name == "runs"
         """Whether there is more to be asked of a run than what its place in the index says."""
@@ -61,6 +63,7 @@ class _Walk:
         self.own = self._own()
         self.rest = [self._of(number, one) for number, one in enumerate(rest)] + ([_ALIVE] if has_row else [])
         self.is_behind, self.direction = ("{} > {}", "ASC") if query.oldest_first else ("{} < {}", "DESC")
+        self.up_to = "<=" if query.oldest_first else ">="
         self.parameters = self._parameters(place)
         marks = "(:place_begun_at, :place)" if query.is_by_begin else ":place"
         self.behind_place = [] if place is None else [self.is_behind.format(f"({self.key})", marks)]
@@ -69,7 +72,12 @@ class _Walk:
         if self._index.name == "attribute":
             number = self._index.attribute
             return [f"a.name = :name{number} AND a.value = :value{number}"]
-        return [_CONDITIONS[self._index.name]] + ([_ALIVE] if self._index.name in _PARTIAL else [])
+        condition = _CONDITIONS[self._index.name]
+        if self._index.name == "begin" and self._has_place:
+            # Of two bounds on one side SQLite takes one, and it is to be the place.
+            bound = "r.begun_at >= :since" if self._query.oldest_first else "r.begun_at < :until"
+            condition = condition.replace(bound, f"+{bound}")
+        return [condition] + ([_ALIVE] if self._index.name in _PARTIAL else [])
 
     def _of(self, number: int, index: RunIndex) -> str:
         if index.name != "attribute":
@@ -110,7 +118,13 @@ def find_run_place(connection: sqlite3.Connection, flow_run_id: str) -> RunPlace
 
 
 def list_runs(
-    connection: sqlite3.Connection, query: RunQuery, index: RunIndex, place: RunPlace | None, most: int, limit: int
+    connection: sqlite3.Connection,
+    location: str,
+    query: RunQuery,
+    index: RunIndex,
+    place: RunPlace | None,
+    most: int,
+    limit: int,
 ) -> RunStep:
     walk = _Walk(query, index, place)
     with snapshot(connection):
@@ -118,7 +132,7 @@ def list_runs(
         conditions = [*walk.own, *walk.behind_place, *walk.rest]
         if end is not None:
             bounds = "(:end_begun_at, :end)" if query.is_by_begin else ":end"
-            conditions.append(f"NOT {walk.is_behind.format(f'({walk.key})', bounds)}")
+            conditions.append(f"({walk.key}) {walk.up_to} {bounds}")  # not by NOT, which would bound no index
             walk.parameters |= {"end": end.serial, "end_begun_at": end.begun_at}
         text = f"""
             SELECT {walk.key} FROM {walk.joined} WHERE {" AND ".join(conditions)}
@@ -127,7 +141,7 @@ def list_runs(
         rows = connection.execute(text, walk.parameters | {"limit": limit}).fetchall()
         places = [walk.place_of(row) for row in rows]
         after = places[-1] if len(places) == limit else end
-        return RunStep(_described(connection, [one.serial for one in places]), after)
+        return RunStep(described(connection, location, [one.serial for one in places]), after)
 
 
 def _end_of(connection: sqlite3.Connection, walk: _Walk, most: int) -> RunPlace | None:
@@ -179,20 +193,21 @@ def gather_runs(
 # -- what a run has ----------------------------------------------------------------------------------------------------
 
 
-def describe_runs(connection: sqlite3.Connection, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
+def describe_runs(
+    connection: sqlite3.Connection, location: str, query: RunQuery, serials: Sequence[int]
+) -> list[RunRecord]:
     """Those of the runs that are there and fit, in this order."""
     with snapshot(connection):
-        return [record for record in _described(connection, serials) if query.fits(record)]
+        return [record for record in described(connection, location, serials) if query.fits(record)]
 
 
-def fetch_run(connection: sqlite3.Connection, flow_run_id: str) -> RunRecord | None:
-    """One run; None: it is not there."""
-    with snapshot(connection):
-        place = find_run_place(connection, flow_run_id)
-        return next(iter(_described(connection, [] if place is None else [place.serial])), None)
+def fetch_run(connection: sqlite3.Connection, location: str, flow_run_id: str) -> RunRecord | None:
+    """One run; None: it is not there. Within a transaction."""
+    place = find_run_place(connection, flow_run_id)
+    return next(iter(described(connection, location, [] if place is None else [place.serial])), None)
 
 
-def _described(connection: sqlite3.Connection, serials: Sequence[int]) -> list[RunRecord]:
+def described(connection: sqlite3.Connection, location: str, serials: Sequence[int]) -> list[RunRecord]:
     """Of runs that are not deleted. One without any trace but its row is left out: no write to it has come so far."""
     text = f"""
         SELECT {_COLUMNS} FROM flow_runs
@@ -202,21 +217,19 @@ def _described(connection: sqlite3.Connection, serials: Sequence[int]) -> list[R
         return []
     rows = {row[0]: row for row in connection.execute(text, (json_array(serials),)).fetchall()}
     tail = tail_of(connection)
-    found = [_record(connection, rows[serial], tail) for serial in serials if serial in rows]
+    found = [_record(connection, location, rows[serial], tail) for serial in serials if serial in rows]
     return [record for record in found if record is not None]
 
 
-def _record(connection: sqlite3.Connection, row: Sequence[Any], tail: Tail | None) -> RunRecord | None:
-    serial, flow_run_id, outputs, marks, first, last, touched_at, failures, *facts = row
-    said = RunFacts(*facts)
+def _record(connection: sqlite3.Connection, location: str, row: Sequence[Any], tail: Tail | None) -> RunRecord | None:
+    serial, flow_run_id, outputs, marks, first, last, touched_at, *facts = row
     if outputs is None or tail is None:
         counted = counted_record(connection, serial, flow_run_id, (first, last))
         is_there = touched_at is not None or counted.outputs or marks
-        return counted._replace(facts=said, failures=failures) if is_there else None
+        return with_facts(location, counted, facts) if is_there else None
     rows, *times = tail.get(serial, (0, None, None))
     if not outputs + rows and touched_at is None:
         return None
     first = min((time for time in (first, times[0]) if time is not None), default=None)
     last = max((time for time in (last, times[1]) if time is not None), default=None)
-    record = run_record(serial, flow_run_id, outputs + rows - marks, 0, (first, last))
-    return record._replace(facts=said, failures=failures)
+    return with_facts(location, run_record(serial, flow_run_id, outputs + rows - marks, 0, (first, last)), facts)

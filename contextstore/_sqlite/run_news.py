@@ -20,8 +20,9 @@ from .._engine.run_feeds import RUNS, RunFilter, RunNews, RunNewsPage, changes_o
 from ..errors import CorruptStoreError
 from .deletion import json_array
 from .history import SHIFT, end_of_history, highest_change
-from .reads import counted_record, snapshot
+from .reads import snapshot
 from .run_facts import FACT_COLUMNS
+from .run_listing import described
 
 _WINDOW_ROWS = 5000
 """So many rows of each kind one call goes through."""
@@ -133,5 +134,6 @@ class _Reading:
         if is_deleted:  # of which some outputs may be there yet
             record = run_record(serial, flow_run_id, 0, 0, (None, None))
         else:
-            record = counted_record(self._connection, serial, flow_run_id)
+            known = described(self._connection, self._location, [serial])
+            record = known[0] if known else run_record(serial, flow_run_id, 0, 0, (None, None))
         return RunNews(record._replace(facts=facts, failures=failures), is_deleted, place.fields())

@@ -66,7 +66,8 @@ from .errors import code_of, translated, translated_os
 from .globals import delete_globals, free_globals, freed_version, raise_freed_version
 from .lock import try_again
 from .marks import delete_outputs, load_mark
-from .reads import codec_of, fetch_output, fetch_run, stored_global
+from .reads import codec_of, fetch_output, stored_global
+from .run_listing import fetch_run
 from .schema import refuse_other_format
 from .single_put import put_alone, value_of
 

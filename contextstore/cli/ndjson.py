@@ -25,6 +25,7 @@ from .. import (
     ExportedGlobal,
     ExportedOutput,
     ExportedRun,
+    ExportedState,
 )
 
 FORMAT = "contextstore"
@@ -36,6 +37,7 @@ Record: TypeAlias = (
     | ExportedAppendCounter
     | ExportedAppendKey
     | ExportedFailure
+    | ExportedState
     | ExportedGlobal
     | ExportedFreedVersion
 )
@@ -132,6 +134,12 @@ class Output(_Valued, kw_only=True):
     deleted: bool = False
 
 
+class State(_Valued, kw_only=True):
+    flow_run_id: str
+    key: str
+    version: int
+
+
 class Failure(_Line, kw_only=True):
     flow_run_id: str
     node_id: str
@@ -197,7 +205,7 @@ class End(_Line, kw_only=True):
 _RUN_WITHOUT = ExportedRun("", datetime.datetime.now(datetime.UTC))
 """A run of which nothing is said."""
 _decode = msgspec.json.Decoder(
-    Manifest | Run | Output | AppendCounter | AppendKey | Failure | Global | Freed | End
+    Manifest | Run | Output | AppendCounter | AppendKey | Failure | State | Global | Freed | End
 ).decode
 
 
@@ -226,6 +234,8 @@ class _Tally:
                 self._tombstones += 1
             case ExportedOutput() if record.data is not None:
                 self._outputs += 1
+                self._bytes += len(record.data)
+            case ExportedState():
                 self._bytes += len(record.data)
             case ExportedGlobal() if record.data is not None:
                 self._globals += 1
@@ -303,6 +313,14 @@ def _head_of(record: Record) -> bytes:
         case ExportedAppendKey():
             names = tuple(map(_string, (record.flow_run_id, record.prefix, record.key, record.node_id)))
             return b'{"type":"append_key","flow_run_id":%b,"prefix":%b,"key":%b,"node_id":%b' % names
+        case ExportedState(run, key, encoding, data, version, written_at):
+            head = b'{"type":"state","flow_run_id":%b,"key":%b,"version":%d,"written_at":%b' % (
+                _string(run),
+                _string(key),
+                version,
+                _time(written_at),
+            )
+            return head + _value(encoding, data)
         case ExportedFailure(run, attempt):
             facts = _string(run), _string(attempt.node_id), _attempt(attempt), _string(attempt.error or "")
             return b'{"type":"failure","flow_run_id":%b,"node_id":%b,%b,"error":%b' % facts
@@ -452,6 +470,9 @@ class Reader:
                 attempt = None if line.attempt is None else _attempt_of(line.node_id, line.attempt)
                 name = line.flow_run_id, line.node_id
                 return ExportedOutput(*name, encoding, data, line.written_at, line.tag, attempt)
+            case State():
+                encoding, data = self._value_of(line)
+                return ExportedState(line.flow_run_id, line.key, encoding, data, line.version, line.written_at)
             case Failure():
                 return ExportedFailure(line.flow_run_id, _attempt_of(line.node_id, line, line.error))
             case AppendCounter():

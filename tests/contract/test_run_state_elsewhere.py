@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import io
 import pathlib
 from typing import Any
 
@@ -10,13 +13,18 @@ import pytest
 from contextstore import (
     ContextStore,
     CorruptStoreError,
+    ExportedState,
     Problem,
     RunDeletedError,
+    SerializationError,
     StateEntry,
     VersionConflictError,
     copy,
+    export_records,
+    import_records,
     restore,
 )
+from contextstore.cli import ndjson
 
 from ..conftest import new_location
 from .test_flow_run import Bound
@@ -175,3 +183,61 @@ def test_a_check_finds_those_that_are_damaged(engine: str, change: str, request:
         problems: list[Problem] = [problem for problem in store.check().problems if problem.kind == "state"]
         owner = "run number 77" if change == "run = 77" else "run"
         assert [problem.key for problem in problems] == [(owner, "damaged")]
+
+
+@pytest.mark.parametrize(("source", "target"), [("file", "postgres"), ("postgres", "file")])
+def test_an_export_has_them_and_an_import_brings_them(source: str, target: str, request: pytest.FixtureRequest) -> None:
+    with ContextStore(new_location(source, request)) as one, ContextStore(new_location(target, request)) as other:
+        states = fill(one)
+        records = list(export_records(one))
+        of_both = [record for record in records if isinstance(record, ExportedState) and record.flow_run_id == "both"]
+        assert [(record.key, record.encoding, record.data, record.version) for record in of_both] == [
+            ("", "bytes", b"bytes", 1),
+            ("a", "json", b'{"x":2}', 2),
+        ]
+        import_records(other, records)
+        assert states_of(other) == states
+        assert list(export_records(other)) == records
+        assert import_records(other, records).conflicts == 0  # once more, and nothing changes
+
+
+def test_through_lines_of_json_they_come_back_as_they_were() -> None:
+    with ContextStore(":memory:") as one:
+        fill(one)
+        records = list(export_records(one))
+    lines = io.BytesIO()
+    writer = ndjson.Writer(lines.write, "a store", "1", ndjson.Selection(runs=None, prefix="", globals=True))
+    for record in records:
+        writer.add(record)
+    writer.finish()
+    lines.seek(0)
+    assert list(ndjson.Reader(lines)) == records
+
+
+def test_an_import_leaves_what_is_here_and_tells_of_it() -> None:
+    with ContextStore(":memory:") as one, ContextStore(":memory:") as other:
+        fill(one)
+        states = [record for record in export_records(one) if isinstance(record, ExportedState)]
+        other.run("both").upsert_state("a", "its own")
+        with pytest.raises(VersionConflictError):
+            import_records(other, states)
+        told: list[Problem] = []
+        report = import_records(other, states, on_conflict=told.append)
+        assert report.conflicts == 1
+        assert [(problem.kind, problem.key) for problem in told] == [("state", ("both", "a"))]
+        assert other.run("both").get_state("a") == "its own"
+        assert other.run("both").get_state("") == b"bytes"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"version": 0}, {"key": "a\0"}, {"flow_run_id": ""}, {"data": b"{"}, {"encoding": None}, {"data": None}],
+    ids=repr,
+)
+def test_what_can_be_no_state_value_is_refused(wrong: dict[str, Any]) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    record = dataclasses.replace(ExportedState("run", "key", "json", b"1", 1, now), **wrong)
+    with ContextStore(":memory:") as store:
+        with pytest.raises((ValueError, TypeError, SerializationError)):
+            import_records(store, [record])
+        assert store.run("run").list_state() == []

@@ -187,6 +187,10 @@ class TestTheWorkOfAPage:
                     (begin,),
                 )
                 begin = end + 1
+                # As by a writer, which lets no more than a few hundred be behind what is counted.
+                connection.execute(
+                    "UPDATE store_facts SET value = (SELECT max(id) FROM node_outputs) WHERE name = 'counted'"
+                )
                 if end == statistics_at:
                     connection.execute("ANALYZE")
 

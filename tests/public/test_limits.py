@@ -15,13 +15,14 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, InvalidKeyError, SerializationError
 from contextstore._core import backend, outputs, parts, retention
 from contextstore._dispatch import writer
+from contextstore._engine import attempts
 from contextstore._postgres import deletion, retry
 from contextstore._postgres import outputs as postgres_outputs
 from contextstore._postgres.engine import PostgresEngine
 from contextstore._process import log_handover
 from contextstore._sqlite import lending, writes
 from contextstore._sqlite.engine import SQLiteEngine
-from contextstore._values import arguments, encode, keys, plain
+from contextstore._values import arguments, encode, keys, plain, run_facts
 
 from .pages import rows, section
 from .test_readme import ROOT
@@ -57,13 +58,19 @@ LIMITS = {
     ),
     "a global's key, a prefix": (f"0 to {keys.MAX_KEY_BYTES:,} bytes, likewise", SAME),
     "a value as it is stored (`max_value_bytes`)": (value(SQLiteEngine), value(PostgresEngine)),
-    "attributes of a run": (
-        f"{run_facts.MAX_ATTRIBUTES}, names of {run_facts.NAME_BYTES} bytes as UTF-8, "
-        f"texts of {run_facts.VALUE_BYTES:,} bytes",
+    "a tag": (f"1 to {arguments.TAG_BYTES} printable characters of ASCII", SAME),
+    "a run's attributes": (
+        f"{run_facts.MAX_ATTRIBUTES}; a name of {run_facts.NAME_BYTES} bytes of UTF-8, "
+        f"a text of {run_facts.VALUE_BYTES:,}",
         SAME,
     ),
-    "the error of a run": (f"cut after {run_facts.ERROR_BYTES:,} bytes as UTF-8", SAME),
-    "a tag": (f"1 to {arguments.TAG_BYTES} printable characters of ASCII", SAME),
+    "the text of a run's error, or of a failed attempt": (
+        f"{run_facts.ERROR_BYTES >> 10} KiB; the rest is cut off",
+        SAME,
+    ),
+    "failed attempts kept of a node": (f"the newest {attempts.MOST_FAILURES}; their numbers go on", SAME),
+    "a state value's key": ("as a global's", SAME),
+    "the `ttl` of a lease": ("0.05 s to a day", SAME),
     "nesting of a value": (f"200 levels always, {plain.MAX_DEPTH} at most", SAME),
     "an integer": ("`-2**63 to 2**64-1`", SAME),
     "how often `encode_default` is asked for one object": (f"{encode._MOST_ASKED} times", SAME),
@@ -105,6 +112,7 @@ LIMITS = {
 def test_the_table_says_what_the_code_does() -> None:
     assert {what: tuple(cells) for what, *cells in rows(PAGE, TABLE)} == LIMITS
     assert deletion._REMOVE_BYTES == writes.MAX_BYTES  # one row speaks of both engines
+    assert attempts.MAX_ERROR_BYTES == run_facts.ERROR_BYTES  # so does one of both texts
     assert PostgresEngine.group_limits == postgres_outputs.GROUP_LIMITS
 
 
@@ -129,6 +137,25 @@ class TestByTrying:
                 store.put("run", wrong, 1)
         with pytest.raises(InvalidKeyError):
             store.put_global(longest + "x", 1)
+
+    def test_a_runs_attributes_state_keys_and_leases_end_where_the_table_says(self, store: ContextStore) -> None:
+        run = store.run("run")
+        run.begin(attributes={f"{number:0256}": "é" * 512 for number in range(64)})
+        for beyond in ({"one more": 1}, {"x" * 257: 1}, {f"{0:0256}": "x" * 1025}):
+            with pytest.raises(ValueError, match=r"attribute"):
+                run.update(attributes=beyond)
+        error = run.update(state="failed", error="é" * 4096).error
+        assert error is not None
+        assert 4000 < len(error.encode()) <= 4096
+        run.upsert_state("é" * 512, 1)
+        with pytest.raises(InvalidKeyError):
+            run.upsert_state("x" * 1025, 1)
+        for ttl in (0.05, 86_400):
+            with store.lease("name", ttl=ttl):
+                pass
+        for ttl in (0.04, 86_401):
+            with pytest.raises(ValueError, match="ttl"), store.lease("name", ttl=ttl):
+                pass
 
     def test_integers_end_where_the_table_says(self, store: ContextStore) -> None:
         store.put("run", "least", -(2**63))

@@ -37,6 +37,7 @@ READS: dict[str, tuple[Any, ...]] = {
     "list_outputs": ("run", None, Part(), 10, 1000),
     "page_outputs": ("run", None, "", 10, 1000),
     "find_run_place": ("run",),
+    "fetch_run": ("run",),
     "list_runs": (RunQuery(), RunIndex("runs"), None, 10, 10),
     "count_index": (RunQuery(state=0), RunIndex("state"), None, 10),
     "gather_runs": (RunQuery("run"), RunIndex("prefix"), None, None, 10),
