@@ -296,9 +296,9 @@ def _operation_of(record: ExportedRecord) -> Operation:
             return failure_of(flow_run_key(run), attempt)
         case ExportedState(run, key, encoding, data, version, written_at):
             names = flow_run_key(run), state_key(key)
-            value = _encoded(encoding, data, *names)
+            stored = _encoded(encoding, data, *names)
             written = microseconds("written_at", written_at)
-            return LoadState(*names, value, _version(version), written, replaces=False)
+            return LoadState(*names, stored, _version(version), written, replaces=False)
         case ExportedAppendCounter(run, prefix, last):
             if check_count("last", last, 1) > LAST_NUMBER:
                 raise ValueError(f"last must be at most {LAST_NUMBER}, not {last}")

@@ -3,7 +3,7 @@
 Rules of this module: the standard library alone. All processes of a machine see the same clock, and it goes on while
 the machine sleeps. Two times can be compared if they are of the same start. On Linux that is ``CLOCK_BOOTTIME``
 (clock_gettime(2)) with the kernel's ``boot_id`` (random(4)). On macOS it is ``CLOCK_MONOTONIC_RAW``, which by its
-clock_gettime(3) goes on during sleep, with ``kern.bootsessionuuid``.
+clock_gettime(3) goes on during sleep; which start it is can be had by C calls alone there, and is not known.
 """
 
 from __future__ import annotations
@@ -26,21 +26,8 @@ def now() -> int:
 @functools.cache
 def boot() -> str:
     """Which start of the machine this is; empty: that cannot be had."""
-    if sys.platform == "darwin":
-        return _boot_session()
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
-    except OSError:  # no /proc, in some sandboxes
+    except OSError:  # on macOS, and without /proc in some sandboxes
         return ""
-
-
-def _boot_session() -> str:
-    import ctypes
-
-    buffer = ctypes.create_string_buffer(64)
-    size = ctypes.c_size_t(len(buffer))
-    library = ctypes.CDLL(None)
-    if library.sysctlbyname(b"kern.bootsessionuuid", buffer, ctypes.byref(size), None, ctypes.c_size_t(0)):
-        return ""
-    return buffer.value.decode("ascii", "replace")

@@ -197,7 +197,7 @@ class TestTypes:
 
 
 def test_the_typed_uses_use_every_public_name_and_every_call() -> None:
-    text = (TYPED / "uses.py").read_text()
+    text = "".join((TYPED / name).read_text() for name in ("uses.py", "results.py"))
     assert [name for name in contextstore.__all__ if not re.search(rf"\b{name}\b", text)] == []
     for kind in (contextstore.AsyncContextStore, contextstore.AsyncFlowRun):
         calls = [name for name in dir(kind) if not name.startswith("_")]
