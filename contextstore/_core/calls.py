@@ -99,7 +99,6 @@ RUN_FACTS = {
 }
 RUNS = {"fork": Call("fork_run", _RUN)}
 RUN_LISTING = {"page": Call("list_runs", (), _length)}
-RUNS = {"page": Call("list_runs", (), _length), "fork": Call("fork_run", _RUN)}
 _STATE = ("flow_run_id", "key")
 RUN_STATE = {
     "get": Call("get_state", _STATE),

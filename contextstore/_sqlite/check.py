@@ -20,6 +20,7 @@ from .._values.codec import DELETED, Encoded, decode
 from ..errors import ContextStoreError
 from . import run_facts
 from .additions import additions_in, missing_or_altered, trusting
+from .appends import HAS_APPENDS
 from .attempts import check_attempts
 from .counting import WRONG_COUNTS
 from .run_states import check_states
@@ -278,12 +279,14 @@ def _check_value(kind: str, key: tuple[str, ...], owner: Any, name: Any, value: 
 
 
 def _check_runs(connection: sqlite3.Connection) -> Iterator[Problem]:
-    query = """
+    # A fork has its counters before its outputs, and nothing but counters where it takes no output.
+    query = f"""
         SELECT flow_run_id FROM flow_runs
         WHERE deleted_at IS NULL AND touched_at IS NULL
             AND NOT EXISTS (SELECT 1 FROM node_outputs WHERE run = flow_runs.serial)
             AND NOT EXISTS (SELECT 1 FROM run_states WHERE run = flow_runs.serial)
-    """
+            AND NOT {HAS_APPENDS}
+    """  # noqa: S608 - no input in it
     for (flow_run_id,) in paced(connection.execute(query)):
         yield Problem("run", (str(flow_run_id),), "its outputs are missing, and it was not deleted")
     query = "SELECT flow_run_id, deleted_at FROM flow_runs WHERE deleted_at IS NOT NULL"

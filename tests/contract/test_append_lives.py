@@ -209,6 +209,13 @@ async def test_an_id_that_is_used_anew_counts_from_one(store: Any) -> None:
 # -- check -------------------------------------------------------------------------------------------------------------
 
 
+async def test_a_fork_that_has_counters_and_no_outputs_is_no_damage(store: Any) -> None:
+    await store.append("run", "p", 1, key="k")
+    await store.fork_run("run", new_flow_run_id="fork", node_ids=[])
+    assert await rows_left(store) == 3
+    assert (await store.check()).problems == ()
+
+
 def test_check_names_counters_and_keys_of_no_run_and_counters_that_are_none(
     source: ContextStore, tmp_path: pathlib.Path
 ) -> None:

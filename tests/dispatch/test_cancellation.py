@@ -19,6 +19,7 @@ import pytest
 
 from contextstore import AsyncContextStore, AsyncFlowRun, ContextStoreError
 
+from ..contract.steps import waiters
 from ..support.doubles import Gate, core_of, queued, until
 from .cancelled import OPERATIONS, TURNS, VALUE, cancel_after, check_nothing_is_held
 
@@ -279,16 +280,18 @@ async def test_updates_of_one_global_go_on_when_those_that_queue_for_it_are_canc
 
 
 async def test_a_factory_is_cancelled_when_all_who_wait_for_it_are(store: AsyncContextStore) -> None:
+    begun: list[str] = []
     ended: list[str] = []
 
     async def endless() -> None:
+        begun.append("computing")
         try:
             await asyncio.Event().wait()
         finally:
             ended.append("cancelled")
 
     tasks = [asyncio.ensure_future(store.get_or_put("run", "node", endless)) for _ in range(3)]
-    await asyncio.sleep(0.02)
+    await until(lambda: begun and waiters(store) == 2)
     for task in tasks[:2]:
         task.cancel()
     await asyncio.wait(tasks[:2])
