@@ -64,10 +64,11 @@ test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(TEST_ARGS)
 	$(MAKE) test-slow
 
-# Those that take longer than some seconds each, the torture's short run among them. One at a time: some of them measure.
+# Those that take longer than some seconds each, the torture's short run among them. What measures goes by itself.
 test-slow: export CONTEXTSTORE_TEST_ALL = 1
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not alone" --numprocesses $(or $(WORKERS),3) --dist worksteal $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and alone" $(TEST_ARGS) || [ $$? = 5 ]  # TEST_ARGS may have chosen none of these
 
 # Power cuts, disk errors and damage, for minutes: prints a table of faults, cases and losses.
 torture: $(VENV)/.dev

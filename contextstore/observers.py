@@ -27,9 +27,9 @@ class OperationEvent:
     Attributes:
         location: where the store is; a URL without its password.
         engine: ``"sqlite"`` or ``"postgresql"``.
-        operation: the call's name on the store: ``"put"``, ``"get"``, ``"batch"`` (told when its block ends) … What a
-            run object adds has the name of the call that it makes: ``step`` is told as ``"get_or_put"``. ``open``,
-            ``close``, ``counters`` and ``copy`` are not told.
+        operation: the call's name on the store: ``"put"``, ``"get"``, ``"batch"`` (told when its block ends) … A call
+            of a run object is told as the store's that it is (``info`` as ``"get_run_info"``), one that the store does
+            not have by its own name. ``open``, ``close``, ``counters`` and ``copy`` are not told.
         flow_run_id, node_id, key: what it was called with, as it is stored. None: it takes none, or was given none that
             could be one.
         started_at: when it was called; aware, in UTC.

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .._engine.attempts import FIRST
+from .._engine.fact_rules import NOTHING_SAID
 from .._engine.lease_operations import LoadLastToken
 from .._engine.operations import (
     LoadAppendCounter,
@@ -164,14 +165,14 @@ class Archive:
             yield load
             return
         is_first = True
-        if run.touched_at is not None and run.facts is not None:
-            yield load
-            yield LoadFacts(run.flow_run_id, run.facts, run.touched_at, run.failures)
-            is_first = False
-        elif run.facts is None:
+        if run.facts is None:
             message = f"what is said of flow run {run.flow_run_id!r} in {self.session.location} is damaged"
             error = CorruptStoreError(message, flow_run_id=run.flow_run_id)
             self._skip(Problem("run", (run.flow_run_id,), message), error)
+        if run.touched_at is not None:  # and it has failures and state values, perhaps
+            yield load
+            yield LoadFacts(run.flow_run_id, run.facts or NOTHING_SAID, run.touched_at, run.failures)
+            is_first = False
         async for output in self._outputs(run.flow_run_id):
             if is_first:
                 yield load

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._engine.records import RunRecord
-from .._engine.run_query import RunIndex, RunPlace, RunQuery, as_json
+from .._engine.run_query import RunIndex, RunPlace, RunQuery, RunRange, as_json
 from .._results import RunInfo
 from .._values.keys import Id, flow_run_key, prefix_key
 from .._values.run_facts import checked_attributes, state_number
@@ -76,21 +76,22 @@ class RunListingService:
         index = next((one for one in filters if query.is_in_order(one)), query.order)
         others = [one for one in filters if one != index]
         found: list[RunRecord] = []
-        looks = most = _FIRST_LOOK
+        looks, looked, next_count = _FIRST_LOOK, 0, _FIRST_LOOK
         while True:
             step = await self._session.scan(engine.list_runs, query, index, place, looks, limit - len(found))
             found += step.runs
             place = step.after
             if place is None or len(found) >= limit:
                 return found
-            if others:
-                rarest = await self._rarest(query, filters, place, most)
+            looked += looks
+            if others and looked >= next_count:
+                next_count = 4 * looked
+                rarest = await self._rarest(query, filters, place, looked)
                 if rarest is not None and not query.is_in_order(rarest):
                     return found + await self._gathered(query, rarest, place, limit - len(found))
                 if rarest is not None:
                     index, others = rarest, []
-            most *= 4
-            looks = min(most, _MOST_LOOKS)
+            looks = min(4 * looks, _MOST_LOOKS)
 
     async def _rarest(self, query: RunQuery, filters: list[RunIndex], place: RunPlace, most: int) -> RunIndex | None:
         """The filter that has the fewest runs, if one of them has fewer than so many."""
@@ -104,18 +105,18 @@ class RunListingService:
     async def _gathered(self, query: RunQuery, index: RunIndex, place: RunPlace | None, limit: int) -> list[RunRecord]:
         """Those behind the place, by an index that has them in another order: all of its runs are looked at."""
         engine = self._session.engine
+        best = heapq.nsmallest if query.oldest_first else heapq.nlargest
         while True:
             first: list[RunPlace] = []
             after: str | int | None = None
             while True:
-                part = await self._session.scan(engine.gather_runs, query, index, place, after, _MOST_LOOKS)
-                best = heapq.nsmallest if query.oldest_first else heapq.nlargest
+                within = RunRange(place, first[-1] if len(first) == limit else None)
+                part = await self._session.scan(engine.gather_runs, query, index, within, after, _MOST_LOOKS, limit)
                 first = best(limit, [*first, *part.places], key=_in_order)
                 after = part.after
                 if after is None:
                     break
-            serials = [one.serial for one in first]
-            records = await self._session.scan(engine.describe_runs, query, serials)
+            records = await self._session.scan(engine.describe_runs, query, [one.serial for one in first])
             if records or len(first) < limit:
                 return records
             place = first[-1]  # all of them were deleted, or changed, since they were found

@@ -49,7 +49,7 @@ from .records import (
 )
 from .reports import Reports
 from .run_feeds import RunFilter, RunNewsPage
-from .run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunRange, RunStep
 from .run_states import RunStates
 
 T = TypeVar("T")
@@ -183,9 +183,9 @@ class Reads(Protocol):
         """How many runs an index has, about, at most so many; behind the place if it has that order. A scan."""
 
     async def gather_runs(
-        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+        self, query: RunQuery, index: RunIndex, within: RunRange, after: str | int | None, most: int, limit: int
     ) -> RunGathering:
-        """Runs of the listing behind the place, in any order: those among the next so many of an index. A scan."""
+        """Runs of a part of the listing: the first so many of those among the next ``most`` of an index. A scan."""
 
     async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
         """Those of the runs that are there and still fit, in this order. A scan."""

@@ -111,10 +111,16 @@ def facts_row(flow_run_id: str, facts: RunFacts) -> tuple[Any, ...]:
     return (*facts, facts_checksum(flow_run_id, facts))
 
 
-def read_facts(location: str, flow_run_id: str, row: Sequence[Any]) -> RunFacts:
-    """The facts of a row that ``facts_row`` has made. Raises CorruptStoreError."""
+def read_facts(location: str, flow_run_id: str, row: Sequence[Any], *, is_deleted: bool = False) -> RunFacts:
+    """The facts of a row that ``facts_row`` has made. Raises CorruptStoreError.
+
+    Args:
+        is_deleted: whether the run is. Once its facts are removed, when it began alone is left, without a checksum.
+    """
     *columns, checksum = row
     facts = RunFacts(*columns)
+    if is_deleted and checksum is None:
+        facts = facts._replace(begun_at=None)
     if checksum is None and facts == NOTHING_SAID:
         return NOTHING_SAID
     if not _is_intact(flow_run_id, facts, checksum):
@@ -145,7 +151,7 @@ def row_with_facts(location: str, row: RunRow, columns: Sequence[Any]) -> RunRow
     """The same for a row of any run: when it was touched, the columns of ``facts_row``, its failures."""
     touched_at, *facts, failures = columns
     try:
-        whole = read_facts(location, row.flow_run_id, facts)
+        whole = read_facts(location, row.flow_run_id, facts, is_deleted=row.deleted_at is not None)
     except CorruptStoreError:
         return row._replace(facts=None, touched_at=touched_at, failures=failures)
     return row._replace(facts=whole, touched_at=touched_at, failures=failures)

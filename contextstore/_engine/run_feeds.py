@@ -19,7 +19,7 @@ RUNS = "runs"
 
 
 class RunFilter(NamedTuple):
-    """Which runs are asked for: as they are now, or were when they were deleted."""
+    """Which runs are asked for: as they are now. Of a deleted one nothing is left that could be asked for but that."""
 
     states: frozenset[str] | None
     """Names of states, ``DELETED`` perhaps among them. None: any."""
@@ -29,8 +29,10 @@ class RunFilter(NamedTuple):
     """None: any, or none."""
 
     def fits(self, facts: RunFacts, is_deleted: bool) -> bool:
-        state = DELETED if is_deleted else RUN_STATES[facts.state]
-        if self.states is not None and state not in self.states:
+        if is_deleted:
+            is_wanted = self.states is None or DELETED in self.states
+            return is_wanted and self.parent is None and not self.attributes
+        if self.states is not None and RUN_STATES[facts.state] not in self.states:
             return False
         if self.parent is not None and facts.parent != self.parent:
             return False
@@ -43,7 +45,7 @@ class RunNews(NamedTuple):
     record: RunRecord
     """As it is now."""
     is_deleted: bool
-    """Then it has no outputs, and its facts are those that it had."""
+    """Then it has no outputs, and no facts."""
     cursor: CursorFields
     """Of the place behind it."""
 

@@ -85,6 +85,13 @@ class RunPlace(NamedTuple):
     begun_at: int | None = None
 
 
+class RunRange(NamedTuple):
+    """A part of a listing: behind one place, and before another."""
+
+    place: RunPlace | None = None
+    before: RunPlace | None = None
+
+
 class RunStep(NamedTuple):
     """What a step along an index that is in the listing's order has found."""
 

@@ -833,8 +833,9 @@ class AsyncContextStore:
         as one. It goes on for ever, and ends when its consumer stops: leave the loop, or cancel it. To go on later, in
         another process or after a restart, keep the ``cursor`` of the run that was dealt with last.
 
-        Of a run that was deleted with ``forget=True`` nothing is left, and of others nothing once ``prune`` has
-        forgotten their tombstones: who looks only then is not told that they are gone.
+        Of a deleted run nothing is left but that it is deleted: who asks for ``attributes`` or ``parent`` is not told.
+        Of one that was deleted with ``forget=True`` not even that is left, nor of others once ``prune`` has forgotten
+        their tombstones: who looks only then is not told that they are gone.
 
         Args:
             after: the ``cursor`` of a run that ``watch_runs`` gave. Every change that was not told before it is told;

@@ -69,7 +69,8 @@ class AttemptStatements:
         )
     """
     count_failure: str = """
-        UPDATE {schema}.flow_runs SET failures = failures + 1, touched_at = $2, change = pg_current_xact_id()
+        UPDATE {schema}.flow_runs SET failures = failures + 1, touched_at = greatest(touched_at, $2),
+            change = pg_current_xact_id()
         WHERE {is_known} AND serial = $1
     """
     count_loaded_failures: str = """

@@ -45,7 +45,8 @@ class Counting:
         """Count the tail in, as far as one statement goes. With the right to write."""
         self._outputs = 0
         try:
-            await self._connection.execute(deadline_of_call(_SECONDS), self._statements.fold_outputs, _STEP)
+            deadline = deadline_of_call(_SECONDS)
+            await self._connection.execute(deadline, self._statements.fold_outputs, _STEP)
         except ReadOnlyStoreError as error:
             self._may_count = False
             problem = "this role may not keep counts, so lists of runs take longer: %s"

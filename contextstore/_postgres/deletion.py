@@ -67,8 +67,7 @@ class Deletions:
         return rows[0][0] if rows else None
 
     async def load_run(self, load: LoadRun, write: Write) -> None:
-        row = load.flow_run_id, load.created_at, load.deleted_at, write.write_id
-        await self._connection.execute(write.deadline, self._statements.load_run, *row)
+        """Of a run that is there, and locked."""
         serial, is_deleted, _ = await self._lock(load.flow_run_id, write.deadline)
         if marks_deleted(load, is_deleted):
             await self._mark([serial], load.deleted_at, write)
@@ -103,15 +102,15 @@ class Deletions:
 
     async def _lock_idle(self, delete: DeleteIdleRuns, write: Write) -> dict[str, tuple[int, int, int]]:
         """Those of the runs that are idle: their serials, and how many outputs and bytes they have."""
-        statements = self._statements
-        locked = await self._connection.fetch(write.deadline, statements.lock_idle_runs, list(delete.flow_run_ids))
+        names = list(delete.flow_run_ids)
+        locked = await self._connection.fetch(write.deadline, self._statements.lock_idle_runs, names)
         if any(is_deleted and writer == write.write_id for *_, is_deleted, writer in locked):
             raise AlreadyDoneError
-        names = {serial: name for serial, name, *_ in locked}
+        alive = {serial: name for serial, name, *_ in locked}
         states = None if delete.states is None else list(delete.states)
-        bounds = list(names), delete.idle_since, states
-        extents = await self._connection.fetch(write.deadline, statements.idle_extents, *bounds)
-        return {names[serial]: (serial, outputs, size) for serial, outputs, size in extents}
+        bounds = list(alive), delete.idle_since, states
+        extents = await self._connection.fetch(write.deadline, self._statements.idle_extents, *bounds)
+        return {alive[serial]: (serial, outputs, size) for serial, outputs, size in extents}
 
     async def remove_outputs(self, remove: RemoveOutputs, write: Write) -> Removal:
         statement = self._statements.deleted_serials

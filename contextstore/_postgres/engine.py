@@ -46,7 +46,7 @@ from .._engine.records import (
 )
 from .._engine.reports import Reports
 from .._engine.run_feeds import RunFilter, RunNewsPage
-from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunRange, RunStep
 from .._engine.run_states import RunStates
 from .._engine.serials import Serials
 from .._process.log import log
@@ -254,24 +254,33 @@ class PostgresEngine:
         # By this machine's clock, as on SQLite: an age is reckoned by the clock of the machine that asks for it.
         now = time.time_ns() // 1000
         self._counting.note(sum(map(len, units)))
-        puts = {index: unit[0] for index, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is PutOutput}
-        made = {i: put for i, put in puts.items() if put.made is not None and put.made.number is None}
-        plain = {i: put for i, put in puts.items() if i not in made} if made else puts
-        outcomes = await self._puts.commit(plain, Write.new(deadline, now)) if plain else {}
-        if made:
-            outcomes |= await self._commit_made(made, Write.new(deadline, now), is_all=len(made) == len(units))
-        appends = {i: unit[0] for i, unit in enumerate(units) if len(unit) == 1 and type(unit[0]) is AppendOutput}
+        alone = {index: unit[0] for index, unit in enumerate(units) if len(unit) == 1}
+        puts = {index: put for index, put in alone.items() if type(put) is PutOutput}
+        appends = {index: append for index, append in alone.items() if type(append) is AppendOutput}
+        outcomes = await self._commit_puts(puts, deadline, now, len(units)) if puts else {}
         if appends:
-            try:
-                outcomes |= await self._appends.commit(appends, Write.new(deadline, now))
-            except StorageError as error:
-                if not puts and len(appends) == len(units):
-                    raise
-                outcomes |= {index: Outcome.failure(error_for_caller(error, self.location)) for index in appends}
+            outcomes |= await self._commit_appends(appends, Write.new(deadline, now), len(appends) == len(units))
         for index, unit in enumerate(units):
             if index not in outcomes:
                 outcomes[index] = await self._units.commit(unit, Write.new(deadline, now))
         return [outcomes[index] for index in range(len(units))]
+
+    async def _commit_puts(self, puts: dict[int, PutOutput], deadline: Deadline, now: int, units: int) -> Outcomes:
+        """Those of so many units that are a single put."""
+        made = {i: put for i, put in puts.items() if put.made is not None and put.made.number is None}
+        plain = {i: put for i, put in puts.items() if i not in made} if made else puts
+        outcomes = await self._puts.commit(plain, Write.new(deadline, now)) if plain else {}
+        if made:
+            outcomes |= await self._commit_made(made, Write.new(deadline, now), is_all=len(made) == units)
+        return outcomes
+
+    async def _commit_appends(self, appends: dict[int, AppendOutput], write: Write, is_all: bool) -> Outcomes:
+        try:
+            return await self._appends.commit(appends, write)
+        except StorageError as error:
+            if is_all:
+                raise
+            return {index: Outcome.failure(error_for_caller(error, self.location)) for index in appends}
 
     async def _commit_made(self, puts: dict[int, PutOutput], write: Write, is_all: bool) -> Outcomes:
         """The outputs of steps that are first attempts. Of the others it gives nothing: they go one by one."""
@@ -321,9 +330,9 @@ class PostgresEngine:
         return await self._listing.count_index(query, index, place, most)
 
     async def gather_runs(
-        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+        self, query: RunQuery, index: RunIndex, within: RunRange, after: str | int | None, most: int, limit: int
     ) -> RunGathering:
-        return await self._listing.gather_runs(query, index, place, after, most)
+        return await self._listing.gather_runs(query, index, within, after, most, limit)
 
     async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
         return await self._listing.describe_runs(query, serials)

@@ -26,7 +26,7 @@ class LeaseStatements:
     take_free_lease: str = """
         WITH next AS (UPDATE {schema}.lease_tokens SET last = last + 1 WHERE {is_known} RETURNING last)
         INSERT INTO {schema}.leases (name, token, holder, ttl, expires_at, writer)
-        SELECT $1::text, last, $2::text, $3::bigint, {now} + $3::bigint, $4::uuid FROM next WHERE {is_known}
+        SELECT $1::text, last, $2::text, $3::bigint, {now} + $3::bigint, $4::uuid FROM next
         ON CONFLICT (name) DO NOTHING RETURNING token, expires_at
     """
     # As it was found, or it was renewed since. It waits for nobody: those who write under the lease, and lock its row
@@ -37,11 +37,11 @@ class LeaseStatements:
             WHERE {is_known} AND name = $1 AND token = $5 AND expires_at = $6 FOR UPDATE SKIP LOCKED
         ), next AS (
             UPDATE {schema}.lease_tokens SET last = last + 1
-            WHERE {is_known} AND EXISTS (SELECT FROM taken) RETURNING last
+            WHERE EXISTS (SELECT FROM taken) RETURNING last
         )
         UPDATE {schema}.leases AS l
         SET token = next.last, holder = $2, ttl = $3, expires_at = {now} + $3, writer = $4
-        FROM next, taken WHERE {is_known} AND l.name = taken.name RETURNING l.token, l.expires_at
+        FROM next, taken WHERE l.name = taken.name RETURNING l.token, l.expires_at
     """
     renew_lease: str = """
         UPDATE {schema}.leases SET ttl = $3, expires_at = {now} + $3, writer = $4

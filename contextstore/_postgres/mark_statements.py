@@ -17,6 +17,11 @@ class MarkStatements:
         SELECT flow_run_id, serial, deleted_at IS NOT NULL FROM {schema}.flow_runs
         WHERE {is_known} AND flow_run_id = ANY($1::text[]) ORDER BY serial FOR NO KEY UPDATE
     """
+    # The lock of puts: against prune, which would wait for what this transaction has written.
+    share_runs: str = """
+        SELECT flow_run_id FROM {schema}.flow_runs
+        WHERE {is_known} AND flow_run_id = ANY($1::text[]) ORDER BY serial FOR KEY SHARE
+    """
     # With the lock on the run nobody else changes them: a put writes new rows alone.
     deletable_by_prefix: str = """
         SELECT node_id, size, written_at FROM {schema}.node_outputs

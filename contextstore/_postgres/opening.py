@@ -19,7 +19,8 @@ from .epoch import StoreEpoch
 from .errors import NO_CONNECTION_LEFT, NO_TABLE, ConnectionLostError, TransientError, TryAgainError
 from .migration import Migration
 from .retry import LONGEST_PAUSE, SHORTEST_PAUSE, deadline_of_call
-from .statements import OTHER_FORMAT, SCHEMA_VERSION
+from .statements import OTHER_FORMAT
+from .tables import SCHEMA_VERSION
 from .url import Address
 from .write import WriteContext
 

@@ -59,8 +59,9 @@ class RemainStatements:
     remove_all_attributes: str = """
         DELETE FROM {schema}.run_attributes WHERE {is_known} AND run = ANY($1::bigint[])
     """
+    # But for when it began: a page of a listing may have ended with the run.
     remove_facts: str = """
-        UPDATE {schema}.flow_runs SET state = 0, state_changed_at = NULL, begun_at = NULL, begun_attributes = NULL,
+        UPDATE {schema}.flow_runs SET state = 0, state_changed_at = NULL, begun_attributes = NULL,
             parent = NULL, attributes = NULL, error = NULL, failures = 0, checksum = NULL
         WHERE {is_known} AND serial = ANY($1::bigint[]) AND deleted_at IS NOT NULL
     """

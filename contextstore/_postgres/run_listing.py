@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._engine.records import RunRecord
-from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunRange, RunStep
 from .pool import ReadPool
 from .run_facts import record_of
 from .run_listing_statements import ListingText
@@ -44,9 +44,11 @@ class RunListing:
         return int(count)
 
     async def gather_runs(
-        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+        self, query: RunQuery, index: RunIndex, within: RunRange, after: str | int | None, most: int, limit: int
     ) -> RunGathering:
-        text, parameters = ListingText(self._statements, query, index, place).gathering(after, most)
+        text, parameters = ListingText(self._statements, query, index, within.place).gathering(
+            within.before, after, most, limit
+        )
         rows = await self._pool.fetch(text, *parameters)
         return RunGathering([_place(query, *row[1:]) for row in rows if row[1] is not None], rows[0][0])
 

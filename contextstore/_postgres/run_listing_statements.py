@@ -89,6 +89,7 @@ class RunListingStatements:
         SELECT e.after, found.serial, found.begun_at FROM (SELECT 1) AS one LEFT JOIN ([end]) AS e ON true
         LEFT JOIN (
             SELECT r.serial, r.begun_at FROM ([candidates]) AS c CROSS JOIN LATERAL ([row]) AS r
+            WHERE [own] ORDER BY [key] LIMIT [limit]
         ) AS found ON true WHERE {is_known}
     """
     flow_runs: str = "{schema}.flow_runs"
@@ -136,17 +137,24 @@ class ListingText:
             self._statements.count_index, source=self._source, own=_all(own), most=size
         ), self.parameters
 
-    def gathering(self, after: str | int | None, most: int) -> tuple[str, list[object]]:
+    def gathering(
+        self, before: RunPlace | None, after: str | int | None, most: int, limit: int
+    ) -> tuple[str, list[object]]:
         column = "flow_run_id" if self._index.name == "prefix" else self._serial
         own = self._own()
         if after is not None:
             own.append(f"{column} > {self._parameter(after, 'text' if column == 'flow_run_id' else 'bigint')}")
         of_source = f"FROM {self._source} WHERE {_all(own)} ORDER BY {column}"
         size = self._parameter(most, "bigint")
+        within = ["true", *self._behind_place("serial"), *self._before(before)]
         text = self._filled(
             self._statements.gather_runs,
             candidates=f"SELECT {self._serial} AS serial {of_source} LIMIT {size}",
-            row=self._row(self._behind_place("serial")),
+            # By the serial alone before its row is looked up.
+            row=self._row(within if self._query.is_by_begin else []),
+            own="true" if self._query.is_by_begin else _all(within).replace("serial", "c.serial"),
+            key=self._sorted("r.begun_at, r.serial" if self._query.is_by_begin else "r.serial"),
+            limit=self._parameter(limit, "bigint"),
             end=f"SELECT {column} AS after {of_source} LIMIT 1 OFFSET {size} - 1",
         )
         return text, self.parameters
@@ -190,24 +198,33 @@ class ListingText:
                 return ["true"]
 
     def _behind_place(self, serial: str) -> list[str]:
-        place = self._place
+        return self._beyond(self._place, self._behind, serial)
+
+    def _before(self, place: RunPlace | None) -> list[str]:
+        return self._beyond(place, "<" if self._query.oldest_first else ">", "serial")
+
+    def _beyond(self, place: RunPlace | None, sign: str, serial: str) -> list[str]:
         if place is None:
             return []
         number = self._parameter(place.serial, "bigint")
         if not self._query.is_by_begin:
-            return [f"{serial} {self._behind} {number}"]
-        return [f"(begun_at, {serial}) {self._behind} ({self._parameter(place.begun_at, 'bigint')}, {number})"]
+            return [f"{serial} {sign} {number}"]
+        return [f"(begun_at, {serial}) {sign} ({self._parameter(place.begun_at, 'bigint')}, {number})"]
 
     def _row(self, conditions: list[str]) -> str:
-        """A candidate that fits all filters. OFFSET 0: each is looked up by itself."""
-        conditions = ["serial = c.serial", _ALIVE, *conditions]
+        """A candidate that fits all filters. OFFSET 0: each is looked up by itself, and by its serial alone.
+
+        Else the planner may go through all runs of a filter that it takes for rare, once for each candidate.
+        """
+        conditions = [_ALIVE, *conditions]
         for index in self._query.filters:
             if index != self._index and index.name == "attribute":
                 of_it = _all(["run = c.serial", *self._conditions(index)])
                 conditions.append(f"EXISTS (SELECT FROM {self._statements.run_attributes} WHERE {of_it} OFFSET 0)")
             elif index != self._index:
                 conditions += self._conditions(index)
-        return f"SELECT serial, begun_at FROM {self._statements.flow_runs} WHERE {_all(conditions)} OFFSET 0"  # noqa: S608 - no input in it
+        by_serial = f"SELECT * FROM {self._statements.flow_runs} WHERE serial = c.serial OFFSET 0"  # noqa: S608 - no input in it
+        return f"SELECT serial, begun_at FROM ({by_serial}) AS one WHERE {_all(conditions)} OFFSET 0"  # noqa: S608 - no input in it
 
 
 def _all(conditions: list[str]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .._engine.fact_rules import read_facts
+from .._engine.fact_rules import NOTHING_SAID, read_facts
 from .._engine.records import Cursor, CursorFields, RunFacts, WatchStart
 from .._engine.rules import run_record
 from .._engine.run_feeds import RUNS, RunFilter, RunNews, RunNewsPage, changes_of
@@ -157,7 +157,9 @@ class RunHistoryReads:
 
     def _run(self, row: Sequence[Any]) -> _Run:
         serial, flow_run_id, is_deleted, *columns, failures = row
-        return _Run(serial, flow_run_id, is_deleted, read_facts(self._location, flow_run_id, columns), failures)
+        if is_deleted:  # some of its facts and failures may be there yet
+            return _Run(serial, flow_run_id, True, NOTHING_SAID, 0)
+        return _Run(serial, flow_run_id, False, read_facts(self._location, flow_run_id, columns), failures)
 
     async def _told(self, runs: Sequence[_Run], places: Sequence[CursorFields]) -> list[RunNews]:
         """With what they have of outputs; of a deleted one some may be there yet."""

@@ -26,7 +26,7 @@ class StateWrites:
     write_states: str = """
         WITH touched AS (
             UPDATE {schema}.flow_runs r SET touched_at = greatest(r.touched_at, t.touched_at)
-            FROM unnest($9::bigint[], $10::bigint[]) AS t (run, touched_at) WHERE {is_known} AND r.serial = t.run
+            FROM unnest($9::bigint[], $10::bigint[]) AS t (run, touched_at) WHERE r.serial = t.run
         )
         INSERT INTO {schema}.run_states AS s (run, key, version, codec, checksum, written_at, size, writer, value)
         SELECT t.run, t.key, t.version, t.codec, t.checksum, t.written_at, length(t.value), $8, t.value

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from .._engine.epochs import Epoch
-from .._engine.operations import AppendOutput, DeleteOutputs, PutOutput, Unit
+from .._engine.operations import DeleteOutputs, Unit
 from .._engine.portions import portions
 from .._engine.records import RunLife, StateRecord
 from .._engine.run_operations import LoadState, UpsertState
@@ -53,14 +53,6 @@ class StateWriter:
         self._connection = context.connection
         self._statements = context.statements
         self._rows = OutputRows(context)
-
-    async def make_runs(self, unit: Unit, write: Write) -> None:
-        """First of all: also those of the unit's outputs, so that two units make their runs in one order."""
-        if not any(isinstance(operation, OfStates) for operation in unit):
-            return
-        of_runs = [one for one in unit if isinstance(one, PutOutput | AppendOutput | OfStates)]
-        names = {one.flow_run_id for one in of_runs if getattr(one, "run", None) is None}
-        await self._rows.serials_of(sorted(names), write)
 
     async def apply(self, unit: Unit, write: Write, before: SeenStates | None) -> Written:
         """Do what the unit asks of state values.

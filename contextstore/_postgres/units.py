@@ -55,6 +55,7 @@ from .outputs import GROUP_LIMITS, Outcomes, OutputRows, Put, PutRow, serial_mea
 from .placing import Placing
 from .retry import Retry
 from .run_facts import Facts, OfFacts, Writers
+from .run_locks import RunLocks
 from .run_states import SeenStates, StateWriter
 from .write import AlreadyDoneError, IdTakenError, RunForgottenError, Write, WriteContext
 
@@ -109,6 +110,7 @@ class Units:
         self._statements = context.statements
         self._epoch = epoch
         self._rows = OutputRows(context)
+        self._run_locks = RunLocks(context)
         self._placing = Placing(context)
         self._globals = Globals(context)
         self._deletions = Deletions(context)
@@ -174,10 +176,10 @@ class Units:
             attempt.refused[0] = LeaseLostError(fence.name)
             if attempt.in_doubt is None:
                 raise attempt.refused[0]
+        await self._run_locks.take(attempt.unit, attempt.write)
         for operation in attempt.unit:  # before their outputs
             if isinstance(operation, LoadRun):
                 await self._deletions.load_run(operation, attempt.write)
-        await self._states.make_runs(attempt.unit, attempt.write)
         is_anything_new = await self._apply_puts(attempt)
         await self._load_appends(attempt)
         await self._apply_failures(attempt)
@@ -370,7 +372,6 @@ class Units:
                 attempt.results[index] = await self._globals.apply(operation, change, locked, attempt.write)
 
     async def _apply_states(self, attempt: Attempt, in_doubt: Attempt | None) -> None:
-        """With the locks on their runs, which come behind those on globals and before those of deleted outputs."""
         before = None if in_doubt is None else in_doubt.states_seen
         written = await self._states.apply(attempt.unit, attempt.write, before)
         attempt.states_seen = written.seen

@@ -23,6 +23,7 @@ from .._engine.records import AttemptRecord, Made, is_time
 from .._engine.run_operations import LoadFailure, RecordFailure
 from .._process.pacing import paced
 from .._results import Problem
+from .run_facts import next_change
 
 _HIGHEST_FAILURE = "SELECT max(number) FROM failed_attempts WHERE run = ? AND node_id = ?"
 _HAS_FAILURES = "SELECT EXISTS (SELECT 1 FROM failed_attempts WHERE run = ?)"
@@ -35,7 +36,10 @@ _REMOVE_OLD = """
         SELECT number FROM failed_attempts WHERE run = ?1 AND node_id = ?2 ORDER BY number DESC LIMIT 1 OFFSET ?3
     )
 """
-_COUNT_FAILURE = "UPDATE flow_runs SET failures = failures + 1, touched_at = ?, change = ? WHERE serial = ?"
+_COUNT_FAILURE = """
+    UPDATE flow_runs SET failures = failures + 1, touched_at = max(coalesce(touched_at, 0), ?), change = ?
+    WHERE serial = ?
+"""
 _COUNT_LOADED = """
     UPDATE flow_runs SET failures = max(failures, (SELECT count(*) FROM failed_attempts WHERE run = serial))
     WHERE serial = ?
@@ -82,13 +86,6 @@ def record_failure(connection: sqlite3.Connection, failure: RecordFailure, run: 
         connection.execute(_REMOVE_OLD, (run, node_id, MOST_FAILURES))
     connection.execute(_COUNT_FAILURE, (now, next_change(connection), run))
     return number
-
-
-def next_change(connection: sqlite3.Connection) -> int:
-    """The place of a change of a run's facts that is being committed: behind all outputs, and all changes before."""
-    query = "SELECT coalesce((SELECT max(id) FROM node_outputs), 0) << 24, (SELECT max(change) FROM flow_runs)"
-    behind, last = connection.execute(query).fetchone()
-    return int(behind if last is None or last < behind else last + 1)
 
 
 def load_failure(connection: sqlite3.Connection, load: LoadFailure, run: int) -> None:

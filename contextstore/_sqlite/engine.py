@@ -40,7 +40,7 @@ from .._engine.records import (
     WatchStart,
 )
 from .._engine.run_feeds import RunFilter, RunNewsPage
-from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunRange, RunStep
 from .._engine.run_states import RunStates
 from .._results import CheckReport
 from .._values.keys import named, named_state
@@ -170,10 +170,10 @@ class SQLiteEngine:
         return self._database.read("the runs", lambda here: run_listing.count_index(here, query, index, place, most))
 
     async def gather_runs(
-        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+        self, query: RunQuery, index: RunIndex, within: RunRange, after: str | int | None, most: int, limit: int
     ) -> RunGathering:
         return self._database.read(
-            "the runs", lambda here: run_listing.gather_runs(here, query, index, place, after, most)
+            "the runs", lambda here: run_listing.gather_runs(here, query, index, within, after, most, limit)
         )
 
     async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:

@@ -1,4 +1,4 @@
-"""The SQL about many globals at once: read, listed, deleted, freed, and looked at for the callers that wait for them.
+"""The SQL about globals: written, and many at once read, listed, deleted, freed, and looked at for who waits for them.
 
 Rules of this module: with its siblings, all SQL of SQLite; plain functions over a connection, in its thread. A global
 that has expired is as one that is deleted, by the time that is passed in.
@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
 from .._engine.operations import DeleteGlobals, Freed, FreeGlobals
 from .._engine.portions import Portion
 from .._engine.records import GlobalRecord, after_prefix
-from .._engine.rules import StoredGlobal, read_global_there
+from .._engine.rules import GlobalChange, StoredGlobal, read_global_there
 from .._process.pacing import paced
+from .._values.codec import checksum
 from .._waiting.outcome import Outcome
 from ..errors import CorruptStoreError
 from .deletion import json_array
 from .errors import code_of, translated
 from .reads import GLOBAL_COLUMNS, IS_THERE
+from .single_put import value_of
 
 _FREED_VERSION = "SELECT value FROM store_facts WHERE name = 'freed_version'"
 _RAISE_FREED_VERSION = """
@@ -40,6 +43,13 @@ _EXPIRED = """
 _DELETE = """
     UPDATE global_values
     SET codec = NULL, checksum = NULL, written_at = ?, size = NULL, value = NULL, expires_at = NULL
+"""
+_WRITE_GLOBAL = """
+    INSERT INTO global_values (key, version, codec, checksum, written_at, size, value, expires_at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key) DO UPDATE SET version = excluded.version, codec = excluded.codec,
+        checksum = excluded.checksum, written_at = excluded.written_at, size = excluded.size,
+        value = excluded.value, expires_at = excluded.expires_at
 """
 
 
@@ -120,6 +130,20 @@ def globals_beyond(connection: sqlite3.Connection, versions: Mapping[str, int], 
 
 
 # -- writes ------------------------------------------------------------------------------------------------------------
+
+
+def write_global(connection: sqlite3.Connection, key: str, change: GlobalChange, now: int) -> int:
+    """Store what becomes of a global, if anything does. The bytes of its value."""
+    if change.version is None:
+        return 0
+    at = now if change.written_at is None else change.written_at
+    columns: tuple[Any, ...] = (None, None, at, None, None)
+    size = 0
+    if change.value is not None:
+        value, size = change.value, len(change.value.data)
+        columns = (value.codec, checksum("", key, value), at, size, value_of(value))
+    connection.execute(_WRITE_GLOBAL, (key, change.version, *columns, change.expires_at))
+    return size
 
 
 def delete_globals(connection: sqlite3.Connection, delete: DeleteGlobals, now: int) -> int:

@@ -45,9 +45,10 @@ _WITH_FACTS = """
 """
 _ERASE_ATTRIBUTES = "DELETE FROM run_attributes WHERE name = ? AND value = ? AND run = ?"
 _ERASE_ALL_ATTRIBUTES = "DELETE FROM run_attributes WHERE run = ?"
+# But for when it began: a page of a listing may have ended with the run.
 _ERASE_FACTS = """
-    UPDATE flow_runs SET state = 0, state_changed_at = NULL, begun_at = NULL, begun_attributes = NULL, parent = NULL,
-        attributes = NULL, error = NULL, failures = 0, checksum = NULL
+    UPDATE flow_runs SET state = 0, state_changed_at = NULL, begun_attributes = NULL, parent = NULL, attributes = NULL,
+        error = NULL, failures = 0, checksum = NULL
     WHERE serial IN (SELECT value FROM json_each(?))
 """
 

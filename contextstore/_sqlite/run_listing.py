@@ -14,7 +14,7 @@ from typing import Any
 from .._engine.fact_rules import with_facts
 from .._engine.records import RunRecord, after_prefix
 from .._engine.rules import run_record
-from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunRange, RunStep
 from .counting import Tail, tail_of
 from .deletion import json_array
 from .reads import counted_record, snapshot
@@ -37,6 +37,8 @@ _CONDITIONS = {
 _ALIVE = "r.deleted_at IS NULL"
 _PARTIAL = ("begin", "state", "parent")
 """Indexes of runs that are not deleted."""
+_PROBED = {"state": "s", "parent": "p"}
+"""Those that tell of one run, by its serial, whether it is in them: the names under which they do."""
 _END_OF_TIME = 2**63 - 1
 _COLUMNS = f"""
     serial, flow_run_id, outputs, marks, first_written_at, last_written_at, touched_at, {FACT_COLUMNS}
@@ -54,19 +56,50 @@ class _Walk:
         self.has_rest = bool(rest) or index.name == "runs"
         """Whether there is more to be asked of a run than what its place in the index says."""
         is_attribute = index.name == "attribute"
-        has_row = not is_attribute or query.is_by_begin or any(one.name != "attribute" for one in rest)
+        self._has_row = self._needs_row(rest)
+        """Whether the run's row is looked at. Else other filters are asked of their own indexes, which are small."""
         self.serial = "a.run" if is_attribute else "r.serial"
         self.key = f"r.begun_at, {self.serial}" if query.is_by_begin else self.serial
         self.source = "run_attributes AS a" if is_attribute else _INDEXES[index.name]
-        row = " CROSS JOIN flow_runs AS r ON r.serial = a.run" if is_attribute and has_row else ""
-        self.joined = self.source + row
+        row = " CROSS JOIN flow_runs AS r ON r.serial = a.run" if is_attribute and self._has_row else ""
+        probed = [one for one in rest if self._is_probed(one)]
+        self.joined = self.source + row + self._probes(probed, self.serial)
         self.own = self._own()
-        self.rest = [self._of(number, one) for number, one in enumerate(rest)] + ([_ALIVE] if has_row else [])
+        self.rest = [_CONDITIONS[one.name] for one in rest if not self._is_probed(one)]
+        self.rest += [_ALIVE] if self._has_row else []
         self.is_behind, self.direction = ("{} > {}", "ASC") if query.oldest_first else ("{} < {}", "DESC")
+        self.before = "<" if query.oldest_first else ">"
         self.up_to = "<=" if query.oldest_first else ">="
         self.parameters = self._parameters(place)
         marks = "(:place_begun_at, :place)" if query.is_by_begin else ":place"
         self.behind_place = [] if place is None else [self.is_behind.format(f"({self.key})", marks)]
+
+    def _needs_row(self, rest: Sequence[RunIndex]) -> bool:
+        begins_elsewhere = self._query.is_by_begin and self._index.name != "begin"
+        return self._index.name == "runs" or begins_elsewhere or any(one.name == "prefix" for one in rest)
+
+    def _is_probed(self, index: RunIndex) -> bool:
+        return index.name == "attribute" or (index.name in _PROBED and not self._has_row)
+
+    def _probe(self, index: RunIndex, serial: str) -> str:
+        if index.name != "attribute":
+            alias = _PROBED[index.name]
+            condition = _CONDITIONS[index.name].replace("r.", f"{alias}.")
+            source = _INDEXES[index.name].replace(" AS r ", f" AS {alias} ")
+            return f" CROSS JOIN {source} ON {condition} AND {alias}.deleted_at IS NULL AND {alias}.serial = {serial}"
+        nth = index.attribute
+        of_it = f"a{nth}.name = :name{nth} AND a{nth}.value = :value{nth} AND a{nth}.run = {serial}"
+        return f" CROSS JOIN run_attributes AS a{nth} ON {of_it}"
+
+    def _probes(self, probed: Sequence[RunIndex], serial: str) -> str:
+        """The cheap ones first: an attribute is found by comparing texts."""
+        cheap_first = sorted(probed, key=lambda one: one.name == "attribute")
+        return "".join(self._probe(one, serial) for one in cheap_first)
+
+    def probes_of(self, serial: str) -> str:
+        """Whether a run fits the other filters, and is not deleted, where none of its columns is at hand."""
+        probes = self._probes([one for one in self._query.filters if one != self._index], serial)
+        return f"{probes} CROSS JOIN flow_runs AS w ON w.serial = {serial} AND w.deleted_at IS NULL"
 
     def _own(self) -> list[str]:
         if self._index.name == "attribute":
@@ -74,19 +107,21 @@ class _Walk:
             return [f"a.name = :name{number} AND a.value = :value{number}"]
         condition = _CONDITIONS[self._index.name]
         if self._index.name == "begin" and self._has_place:
-            # Of two bounds on one side SQLite takes one, and it is to be the place.
-            bound = "r.begun_at >= :since" if self._query.oldest_first else "r.begun_at < :until"
-            condition = condition.replace(bound, f"+{bound}")
+            condition = self._without_bound(condition, 0)
         return [condition] + ([_ALIVE] if self._index.name in _PARTIAL else [])
 
-    def _of(self, number: int, index: RunIndex) -> str:
-        if index.name != "attribute":
-            return _CONDITIONS[index.name]
-        nth = index.attribute
-        return f"""EXISTS (
-            SELECT 1 FROM run_attributes AS a{number}
-            WHERE a{number}.name = :name{nth} AND a{number}.value = :value{nth} AND a{number}.run = {self.serial}
-        )"""  # noqa: S608 - no input in it
+    def up_to_end(self) -> list[str]:
+        """What the index is walked by as far as the place ``:end``: not by NOT, which would bound no index."""
+        if self._index.name != "begin":
+            return [*self.own, f"{self.key} {self.up_to} :end"]
+        first, *alive = self.own
+        return [self._without_bound(first, 1), *alive, f"({self.key}) {self.up_to} (:end_begun_at, :end)"]
+
+    def _without_bound(self, condition: str, side: int) -> str:
+        """Of two bounds on one side SQLite takes one, and it is to be the place, not this one."""
+        bounds = ("r.begun_at >= :since", "r.begun_at < :until")
+        bound = bounds[side if self._query.oldest_first else 1 - side]
+        return condition.replace(bound, f"+{bound}")
 
     def _parameters(self, place: RunPlace | None) -> dict[str, Any]:
         query = self._query
@@ -129,11 +164,11 @@ def list_runs(
     walk = _Walk(query, index, place)
     with snapshot(connection):
         end = _end_of(connection, walk, most) if walk.has_rest else None
-        conditions = [*walk.own, *walk.behind_place, *walk.rest]
+        own = walk.own
         if end is not None:
-            bounds = "(:end_begun_at, :end)" if query.is_by_begin else ":end"
-            conditions.append(f"({walk.key}) {walk.up_to} {bounds}")  # not by NOT, which would bound no index
+            own = walk.up_to_end()
             walk.parameters |= {"end": end.serial, "end_begun_at": end.begun_at}
+        conditions = [*own, *walk.behind_place, *walk.rest]
         text = f"""
             SELECT {walk.key} FROM {walk.joined} WHERE {" AND ".join(conditions)}
             ORDER BY {walk.sorted_by(walk.key)} LIMIT :limit
@@ -171,23 +206,42 @@ def gather_runs(
     connection: sqlite3.Connection,
     query: RunQuery,
     index: RunIndex,
-    place: RunPlace | None,
+    within: RunRange,
     after: str | int | None,
     most: int,
+    limit: int,
 ) -> RunGathering:
-    walk = _Walk(query, index, place)
+    walk = _Walk(query, index, within.place)
     column = "r.flow_run_id" if index.name == "prefix" else walk.serial
     own = [*walk.own, *([] if after is None else [f"{column} > :after"])]
-    parameters = walk.parameters | {"after": after, "most": most - 1}
+    parameters = walk.parameters | {"after": after, "most": most, "limit": limit}
     with snapshot(connection):
         text = f"""
-            SELECT {column} FROM {walk.source} WHERE {" AND ".join(own)} ORDER BY {column} LIMIT 1 OFFSET :most
+            SELECT {column} FROM {walk.source} WHERE {" AND ".join(own)} ORDER BY {column} LIMIT 1 OFFSET :most - 1
         """  # noqa: S608 - no input in it
         (end,) = connection.execute(text, parameters).fetchone() or (None,)
-        conditions = [*own, *walk.behind_place, *walk.rest, *([] if end is None else [f"{column} <= :end"])]
-        text = f"SELECT {walk.key} FROM {walk.joined} WHERE {' AND '.join(conditions)}"  # noqa: S608 - no input in it
-        rows = connection.execute(text, parameters | {"end": end}).fetchall()
+        own += walk.behind_place + ([] if end is None else [f"{column} <= :end"])
+        if within.before is not None:
+            marks = "(:before_begun_at, :before)" if query.is_by_begin else ":before"
+            own.append(f"({walk.key}) {walk.before} {marks}")
+            parameters |= {"before": within.before.serial, "before_begun_at": within.before.begun_at}
+        rows = connection.execute(_gathering(walk, query, own), parameters | {"end": end}).fetchall()
     return RunGathering([walk.place_of(row) for row in rows], end)
+
+
+def _gathering(walk: _Walk, query: RunQuery, own: list[str]) -> str:
+    if query.is_by_begin:
+        return f"""
+            SELECT {walk.key} FROM {walk.joined} WHERE {" AND ".join([*own, *walk.rest])}
+            ORDER BY {walk.sorted_by(walk.key)} LIMIT :limit
+        """  # noqa: S608 - no input in it
+    # The first ones are found by the index alone: LIMIT keeps the order of the inner one.
+    return f"""
+        SELECT c.serial FROM (
+            SELECT {walk.serial} AS serial FROM {walk.source} WHERE {" AND ".join(own)}
+            ORDER BY {walk.sorted_by(walk.serial)} LIMIT :most
+        ) AS c {walk.probes_of("c.serial")} LIMIT :limit
+    """  # noqa: S608 - no input in it
 
 
 # -- what a run has ----------------------------------------------------------------------------------------------------

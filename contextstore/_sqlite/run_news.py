@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .._engine.fact_rules import read_facts
+from .._engine.fact_rules import NOTHING_SAID, read_facts
 from .._engine.records import CursorFields, RunFacts, WatchStart
 from .._engine.rules import run_record
 from .._engine.run_feeds import RUNS, RunFilter, RunNews, RunNewsPage, changes_of
@@ -123,7 +123,8 @@ class _Reading:
     def _takes(self, row: Sequence[Any], place: RunPlace) -> bool:
         """Take the run, if it is wanted. Whether the page is full."""
         serial, flow_run_id, is_deleted, *columns, failures = row
-        facts = read_facts(self._location, flow_run_id, columns)
+        # Of a deleted run some may be there yet, as of outputs.
+        facts = NOTHING_SAID if is_deleted else read_facts(self._location, flow_run_id, columns)
         if self._wanted.fits(facts, bool(is_deleted)):
             self._news.append(self._told(serial, flow_run_id, facts, failures, bool(is_deleted), place))
         return len(self._news) == self._limit
@@ -131,9 +132,8 @@ class _Reading:
     def _told(
         self, serial: int, flow_run_id: str, facts: RunFacts, failures: int, is_deleted: bool, place: RunPlace
     ) -> RunNews:
-        if is_deleted:  # of which some outputs may be there yet
-            record = run_record(serial, flow_run_id, 0, 0, (None, None))
-        else:
-            known = described(self._connection, self._location, [serial])
-            record = known[0] if known else run_record(serial, flow_run_id, 0, 0, (None, None))
-        return RunNews(record._replace(facts=facts, failures=failures), is_deleted, place.fields())
+        if is_deleted:
+            return RunNews(run_record(serial, flow_run_id, 0, 0, (None, None)), True, place.fields())
+        known = described(self._connection, self._location, [serial])
+        record = known[0] if known else run_record(serial, flow_run_id, 0, 0, (None, None))
+        return RunNews(record._replace(facts=facts, failures=failures), False, place.fields())

@@ -50,20 +50,20 @@ from .._engine.operations import (
     UpsertGlobal,
 )
 from .._engine.records import OutputRecord
-from .._engine.rules import GlobalOperation, StoredGlobal, change_global, marks_deleted, refusal_of_put
+from .._engine.rules import GlobalOperation, StoredGlobal, change_global, refusal_of_put
 from .._engine.run_operations import BeginRun, LoadFacts, LoadFailure, LoadState, RecordFailure, UpdateRun, UpsertState
 from .._engine.serials import Serials
 from .._values.codec import MARK, Encoded, checksum
 from .._waiting.deadline import Deadline
 from .._waiting.outcome import Outcome
 from ..errors import ContextStoreError, CorruptStoreError, RunDeletedError, StoreBusyError
-from . import appends, attempts, leases, run_facts, run_states
+from . import appends, attempts, leases, run_facts, run_states, runs
 from .connection import roll_back
 from .counting import Tally
 from .deletion import delete_idle_runs, forget_run, forget_runs, give_back_space, remove_outputs
 from .epochs import MappedEpochs
 from .errors import code_of, translated, translated_os
-from .globals import delete_globals, free_globals, freed_version, raise_freed_version
+from .globals import delete_globals, free_globals, freed_version, raise_freed_version, write_global
 from .lock import try_again
 from .marks import delete_outputs, load_mark
 from .reads import codec_of, fetch_output, stored_global
@@ -86,14 +86,6 @@ def _insert_outputs(rows: int) -> str:
 _INSERT_OUTPUTS = {rows: _insert_outputs(rows) for rows in _INSERT_SIZES}
 _RUN_AND_NODE = itemgetter(0, 1)
 """Of an output's row."""
-
-_WRITE_GLOBAL = """
-    INSERT INTO global_values (key, version, codec, checksum, written_at, size, value, expires_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (key) DO UPDATE SET version = excluded.version, codec = excluded.codec,
-        checksum = excluded.checksum, written_at = excluded.written_at, size = excluded.size,
-        value = excluded.value, expires_at = excluded.expires_at
-"""
 
 
 class Transactions:
@@ -349,7 +341,7 @@ class Transaction:
             case DeleteIdleRuns():
                 return self._delete_idle_runs(operation)
             case FindRun():
-                return self._find_run(operation)
+                return runs.find_run(self._connection, operation)
             case RemoveOutputs():
                 return self._remove_outputs(operation)
             case ForgetRun():
@@ -371,15 +363,13 @@ class Transaction:
             case LoadMark():
                 return self._load_mark(operation)
             case RecordFailure():
-                serial = self._serial(operation.flow_run_id, self._now, operation.run)
-                return attempts.record_failure(self._connection, operation, serial, self._now)
+                return self._record_failure(operation)
             case LoadFailure():
                 return attempts.load_failure(
                     self._connection, operation, self._serial(operation.flow_run_id, self._now)
                 )
             case BeginRun() | UpdateRun():
-                refused = run_facts.say(self._connection, self._location, operation, self._now)
-                return refused or fetch_run(self._connection, self._location, operation.flow_run_id)
+                return self._say_of_run(operation)
             case LoadFacts():
                 return run_facts.load(self._connection, self._location, operation, self._now)
             case UpsertState() | LoadState():
@@ -501,14 +491,7 @@ class Transaction:
         stored = self._before[key] if is_expected else stored_global(self._connection, key)
         freed = freed_version(self._connection, self._location) if stored is None else 0
         change = change_global(self._location, stored, operation, self._now, freed)
-        if change.version is not None:
-            at = self._now if change.written_at is None else change.written_at
-            columns: tuple[Any, ...] = (None, None, at, None, None)
-            if change.value is not None:
-                value = change.value
-                self.value_bytes += len(value.data)
-                columns = (value.codec, checksum("", key, value), at, len(value.data), value_of(value))
-            self._connection.execute(_WRITE_GLOBAL, (key, change.version, *columns, change.expires_at))
+        self.value_bytes += write_global(self._connection, key, change, self._now)
         return change.result
 
     def _delete_globals(self, delete: DeleteGlobals) -> int:
@@ -524,43 +507,25 @@ class Transaction:
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     def _delete_run(self, delete: DeleteRun) -> int:
-        name, meant = delete
-        query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
-        serial, deleted_at = self._connection.execute(query, (name,)).fetchone() or (None, None)
-        if meant not in (None, serial):
-            raise RunDeletedError(name)
-        if serial is None:
-            insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at, outputs) VALUES (?, ?, ?, 0)"
-            serial = self._connection.execute(insert, (name, self._now, self._now)).lastrowid
-        elif deleted_at is None:
-            self._connection.execute("UPDATE flow_runs SET deleted_at = ? WHERE serial = ?", (self._now, serial))
-        else:
-            return cast("int", serial)
-        run_facts.stamp_deletion(self._connection, [serial])
-        self._serials.forget([name])
-        self.deletes_runs = True
-        return cast("int", serial)
-
-    def _find_run(self, find: FindRun) -> int | None:
-        query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
-        serial, deleted_at = self._connection.execute(query, find).fetchone() or (None, None)
-        if deleted_at is not None:
-            raise RunDeletedError(find.flow_run_id)
-        return cast("int | None", serial)
+        serial, is_new = runs.delete_run(self._connection, delete, self._now)
+        self._note_deletion(delete.flow_run_id, is_new)
+        return serial
 
     def _load_run(self, load: LoadRun) -> None:
-        query = "SELECT serial, deleted_at FROM flow_runs WHERE flow_run_id = ?"
-        row = self._connection.execute(query, (load.flow_run_id,)).fetchone()
-        if row is None:
-            insert = "INSERT INTO flow_runs (flow_run_id, created_at, deleted_at, outputs) VALUES (?, ?, ?, 0)"
-            serial = self._connection.execute(insert, (load.flow_run_id, load.created_at, load.deleted_at)).lastrowid
-            if load.deleted_at is not None:
-                run_facts.stamp_deletion(self._connection, [serial])
-        elif marks_deleted(load, row[1] is not None):
-            self._connection.execute("UPDATE flow_runs SET deleted_at = ? WHERE serial = ?", (load.deleted_at, row[0]))
-            run_facts.stamp_deletion(self._connection, [row[0]])
-            self._serials.forget([load.flow_run_id])
+        self._note_deletion(load.flow_run_id, runs.load_run(self._connection, load))
+
+    def _note_deletion(self, flow_run_id: str, is_new: bool) -> None:
+        if is_new:
+            self._serials.forget([flow_run_id])
             self.deletes_runs = True
+
+    def _say_of_run(self, operation: BeginRun | UpdateRun) -> Any:
+        refused = run_facts.say(self._connection, self._location, operation, self._now)
+        return refused or fetch_run(self._connection, self._location, operation.flow_run_id)
+
+    def _record_failure(self, failure: RecordFailure) -> Any:
+        serial = self._serial(failure.flow_run_id, self._now, failure.run)
+        return attempts.record_failure(self._connection, failure, serial, self._now)
 
     def _change_state(self, operation: UpsertState | LoadState) -> int:
         def serial_of(run: str, meant: int | None) -> int:

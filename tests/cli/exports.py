@@ -72,6 +72,7 @@ def small_export() -> bytes:
         store.put("run", "json", {"a": [1, 1.5, None, "é\u2028"]})
         store.put("run", "bytes", b"\x00\xff")
         store.append("run", "log/", 1, key="start")
+        store.run("run").upsert_state("cursor", {"at": 7})
         store.delete_run("deleted")
         store.upsert_global("key", "value")
         store.upsert_global("gone", 1)

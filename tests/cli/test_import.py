@@ -290,6 +290,7 @@ def test_killed_wherever_it_is_it_is_completed_by_the_same_command(
         assert store.check().ok
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [("export", "-o"), ("import", "")], ids=["export", "import"])
 def test_memory_is_bounded_whatever_the_size(tmp_path: pathlib.Path, words: tuple[str, str]) -> None:

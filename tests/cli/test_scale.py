@@ -56,6 +56,7 @@ def stores(paths: dict[int, pathlib.Path]) -> Iterator[list[tuple[ContextStore, 
         yield [(stack.enter_context(open_one(path)), count) for count, path in paths.items()]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("look", LOOKS)

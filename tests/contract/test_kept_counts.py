@@ -213,6 +213,27 @@ def test_check_tells_a_count_that_is_wrong(location: Any, request: pytest.Fixtur
         assert (problem.kind, problem.key) == ("run", ("run",))
 
 
+def test_each_call_that_tells_of_a_run_tells_the_count_that_is_kept(
+    location: Any, request: pytest.FixtureRequest
+) -> None:
+    with ContextStore(location) as store:
+        store.put_many("run", {"a": 1, "b": 2})
+        statement = "UPDATE flow_runs SET outputs = outputs + 10"  # as none would find who counted the rows
+        if isinstance(location, pathlib.Path):
+            rows_written(location, statement)
+        else:
+            schema = str(location).partition("?schema=")[2]
+            execute(request.getfixturevalue("postgres"), statement.replace("flow_runs", f"{schema}.flow_runs"))
+        (listed,) = store.list_runs()
+        watched = store.watch_runs()
+        told = next(watched)
+        watched.close()
+        of_run, waited_for = store.run("run").info(), store.wait_for_run("run", state="open")
+        for info in (listed, told, store.get_run_info("run"), of_run, waited_for):
+            assert info is not None
+            assert info.outputs == 12
+
+
 def test_runs_whose_outputs_were_never_counted_are_counted_when_asked(
     location: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from contextstore.observers import CommitEvent, ErrorEvent, OperationEvent, Wait
 
 from ..conftest import Awaited, Target
 from ..support.doubles import core_of
+from .leases import held
 
 SECRET = "a-value-that-no-event-may-have"
 
@@ -90,6 +91,24 @@ async def _iterate(store: Any) -> list[Any]:
     return [output async for output in store.iter_outputs("run")]
 
 
+async def _follow(store: Any) -> None:
+    if isinstance(store, Awaited):
+        await asyncio.to_thread(_follow_in_a_thread, store.plain)
+    else:
+        async with contextlib.aclosing(store.watch_runs()) as runs:
+            await anext(runs)
+
+
+def _follow_in_a_thread(store: ContextStore) -> None:
+    with contextlib.closing(store.watch_runs()) as runs:
+        next(runs)
+
+
+async def _hold(store: Any) -> None:
+    async with held(store, "name"):
+        pass
+
+
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "put": (lambda s: s.put("run", "new", [1]), {"flow_run_id": "run", "node_id": "new", "size": 3}),
     "append": (lambda s: s.append("run", "p", [1]), {"flow_run_id": "run", "node_id": None, "size": 3}),
@@ -116,6 +135,11 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "get_or_put": (lambda s: s.get_or_put("run", "c", lambda: 1), {"flow_run_id": "run", "node_id": "c", "size": 1}),
     "wait_for": (lambda s: s.wait_for("run", "a"), {"flow_run_id": "run", "node_id": "a", "cached": True}),
     "list_runs": (lambda s: s.list_runs(), {"items": 1}),
+    "get_run_info": (lambda s: s.get_run_info("run"), {"flow_run_id": "run"}),
+    "wait_for_run": (lambda s: s.wait_for_run("run", state="open"), {"flow_run_id": "run"}),
+    "watch_runs": (_follow, {"items": 1}),
+    "lease": (_hold, {"key": "name"}),
+    "list_leases": (lambda s: s.list_leases(), {"items": 0}),
     "fork_run": (lambda s: s.fork_run("run", new_flow_run_id="other"), {"flow_run_id": "run"}),
     "delete_outputs": (lambda s: s.delete_outputs("run", ["a", "x"]), {"flow_run_id": "run", "items": 1}),
     "delete_run": (lambda s: s.delete_run("run"), {"flow_run_id": "run", "items": 2}),

@@ -355,6 +355,7 @@ def test_a_file_that_gives_no_space_back_is_pruned_all_the_same(file_path: pathl
         assert store.check().ok
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_pruning_gives_the_space_back(file_path: pathlib.Path) -> None:
     wal = file_path.with_name(file_path.name + "-wal")

@@ -34,6 +34,29 @@ class TestTheLastWrite:
         assert (await store.prune(older_than=2 * DAY)).runs == 2
         assert sorted(await runs_of(store)) == ["begun anew", "updated", "written"]
 
+    async def test_a_state_value_or_a_failure_that_is_the_newest_does_so_too(self, store: Any, clock: Clock) -> None:
+        names = ["old", "state", "failed", "state again", "failed again", "old state", "old failure"]
+        for name in names:
+            await store.put(name, "a", 1)
+        for name in ("state again", "old state"):
+            await called(store, "upsert_state", name, "key", 1)
+        for name in ("failed again", "old failure"):
+            with pytest.raises(ZeroDivisionError):
+                await called(store, "step", name, "b", divmod, 1, 0)
+        clock.now += 10 * DAY
+        for name in ("state", "state again", "only state"):
+            await called(store, "upsert_state", name, "key", 2)
+        for name in ("failed", "failed again", "only failed"):
+            with pytest.raises(ZeroDivisionError):
+                await called(store, "step", name, "b", divmod, 1, 0)
+        clock.now += DAY
+        assert (await store.prune(older_than=2 * DAY)).runs == 3
+        young = ["failed", "failed again", "only failed", "only state", "state", "state again"]
+        assert sorted(await runs_of(store)) == young
+        clock.now += 10 * DAY
+        assert (await store.prune(older_than=2 * DAY)).runs == len(young)
+        assert await runs_of(store) == []
+
     async def test_a_run_without_outputs_is_deleted_as_well(self, store: Any, clock: Clock) -> None:
         await called(store, "begin", "begun")
         await called(store, "update", "updated", state="failed")

@@ -269,6 +269,7 @@ class TestLooks:
         assert min(shares) < 0.02, shares  # 0.04 where it is looked every 10 ms
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 async def test_ten_thousand_waiters_of_as_many_runs_cost_about_what_those_of_one_do(tmp_path: pathlib.Path) -> None:
     shares = {}

@@ -93,6 +93,7 @@ def test_it_does_so_through_twenty_bursts_of_ten_thousand(engine: str, request: 
     run_bursts(new_location(engine, request), bursts=20, count=10_000, most=60_000)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["file", "postgres"])
 def test_a_tail_that_keeps_up_is_told_within_milliseconds(engine: str, request: pytest.FixtureRequest) -> None:

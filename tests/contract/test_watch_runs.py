@@ -65,7 +65,31 @@ class TestWhatIsTold:
             await writes.delete_run("second")
             (deleted,) = await runs.take(1)
             assert (deleted.flow_run_id, deleted.state, deleted.outputs) == ("second", "deleted", 0)
-            assert deleted.attributes == {"n": 1}
+            assert (deleted.attributes, deleted.begun_at) == ({}, None)
+
+    @pytest.mark.each_pair
+    async def test_failures_and_outputs_of_steps_are_told_one_after_the_other(self, pair: tuple[Any, Any]) -> None:
+        follows, writes = pair
+        await writes.put("run", "first", 1)
+        async with following(follows) as runs:
+            assert [info.outputs for info in await runs.take(1)] == [1]
+            for number in range(1, 4):
+                with pytest.raises(ZeroDivisionError):
+                    await called(writes, "step", "run", f"step {number}", divmod, 1, 0)
+                told = await runs.next()
+                assert (told.outputs, told.failures) == (number, number)
+                await called(writes, "step", "run", f"step {number}", str, 1)
+                told = await runs.next()
+                assert (told.outputs, told.failures) == (number + 1, number)
+
+    async def test_a_failure_alone_makes_a_run_that_is_told(self, store: Any) -> None:
+        await store.put("other", "node", 1)
+        async with following(store) as runs:
+            await runs.take(1)
+            with pytest.raises(ZeroDivisionError):
+                await called(store, "step", "run", "node", divmod, 1, 0)
+            told = await runs.next()
+        assert (told.flow_run_id, told.outputs, told.failures, told.state) == ("run", 0, 1, "open")
 
     async def test_quick_changes_come_in_the_order_of_the_last_ones(self, store: Any) -> None:
         async with following(store) as runs:
@@ -134,15 +158,19 @@ class TestFilters:
         async with following(store, attributes={name: name}) as runs:
             assert await runs.names(1) == ["run"]
 
-    async def test_of_one_parent_and_a_deleted_one_has_the_parent_that_it_had(self, store: Any) -> None:
+    async def test_of_a_parent_or_with_attributes_and_no_deletions_since_nothing_tells_whose(self, store: Any) -> None:
         await begun(store, "alone")
         await begun(store, "child", parent="above", attributes={"k": 1})
         await begun(store, "other child", parent="beside")
-        async with following(store, parent="above", attributes={"k": 1}) as runs:
-            assert await runs.names(1) == ["child"]
-            await store.delete_run("other child")
-            await store.delete_run("child")
-            assert states([await runs.next()]) == [("child", "deleted")]
+        for wanted in ({"parent": "above"}, {"attributes": {"k": 1}}, {"parent": "above", "attributes": {"k": 1}}):
+            async with following(store, **wanted) as runs, following(store) as of_all:
+                (child,) = await runs.take(1)
+                await of_all.until(child.flow_run_id)
+                await store.delete_run(child.flow_run_id)
+                assert states([(await of_all.until(child.flow_run_id))[-1]]) == [(child.flow_run_id, "deleted")]
+                name = f"next of {child.flow_run_id}"
+                await begun(store, name, parent="above", attributes={"k": 1})
+                assert await runs.names(1) == [name]
 
     async def test_what_fits_among_thousands_that_do_not_is_found_in_bounded_steps(
         self, store: Any, monkeypatch: pytest.MonkeyPatch

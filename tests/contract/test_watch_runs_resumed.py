@@ -128,6 +128,7 @@ LATENCY_TAIL = """
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["file", "postgres"])
 def test_a_follower_that_keeps_up_is_told_within_milliseconds(engine: str, request: pytest.FixtureRequest) -> None:

@@ -60,14 +60,15 @@ def test_a_run_has_all_that_is_given_to_it(place: Place) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, MANY])
-def test_of_a_deleted_run_a_tombstone_is_left_without_its_facts(place: Place, rows: int) -> None:
+def test_of_a_deleted_run_a_tombstone_is_left_and_its_place_in_lists(place: Place, rows: int) -> None:
     with ContextStore(place.location) as store:
         store.put("run", "node", 1)
         place.give("run", rows)
         assert store.delete_run("run") == 1
         assert rows_left(place.execute) == {"flow_runs": 1}
-        facts = place.execute("SELECT state, begun_at, parent, attributes, error, checksum FROM {schema}flow_runs")
-        assert [tuple(row) for row in facts] == [(0, None, None, None, None, None)]
+        facts = place.execute("SELECT state, parent, attributes, error, checksum FROM {schema}flow_runs")
+        assert [tuple(row) for row in facts] == [(0, None, None, None, None)]
+        assert [tuple(row) for row in place.execute("SELECT begun_at FROM {schema}flow_runs")] == [(1,)]
 
 
 @pytest.mark.parametrize("rows", [1, MANY])

@@ -125,6 +125,7 @@ OPERATIONS = {
     "update": Operation(
         lambda store, name: store.run(name).update(state="failed", attributes={"a": 1}, error="it broke"), _updated
     ),
+    "get_run_info": Operation(lambda store, name: store.get_run_info("run")),
     "info": Operation(lambda store, name: store.run("run").info()),
     "put": Operation(lambda store, name: store.put(name, "one", VALUE), _output),
     "put exist_ok": Operation(lambda store, name: store.put("run", "there", VALUE, exist_ok=True)),

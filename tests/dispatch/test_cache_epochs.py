@@ -439,7 +439,8 @@ class TestTheEpochOfAServer:
                 GRANT USAGE ON SCHEMA {schema} TO "{schema}";
                 GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO "{schema}";
                 GRANT INSERT, UPDATE, DELETE ON {schema}.flow_runs, {schema}.node_outputs,
-                    {schema}.append_counters, {schema}.append_keys TO "{schema}";
+                    {schema}.append_counters, {schema}.append_keys, {schema}.run_attributes, {schema}.run_states,
+                    {schema}.failed_attempts TO "{schema}";
             """)
             user, at, rest = url.removeprefix("postgresql://").partition("@")
             theirs = f"postgresql://{schema}@{rest if at else user}"

@@ -296,7 +296,7 @@ class TestARarePrefix:
         )
         execute(postgres, f"ANALYZE {schema}.flow_runs, {schema}.node_outputs")
         listing = ListingText(statements_for(schema), RunQuery("none"), RunIndex("prefix"), None)
-        plan = asyncio.run(self.plan(postgres, *listing.gathering(None, 100)))
+        plan = asyncio.run(self.plan(postgres, *listing.gathering(None, None, 100, 100)))
         assert "runs_flow_run_id_key" in plan
         with ContextStore(url) as store:
             assert store.list_runs(prefix="none") == []

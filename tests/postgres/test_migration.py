@@ -22,7 +22,7 @@ from contextstore import (
     StoreBusyError,
     VersionConflictError,
 )
-from contextstore._postgres.statements import SCHEMA_VERSION
+from contextstore._postgres.tables import SCHEMA_VERSION
 
 from ..support.earlier import OF_SCHEMA, earlier_child, make_earlier, package_at
 from ..support.nodes import execute, make_role_that_puts_and_gets

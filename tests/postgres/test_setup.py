@@ -15,7 +15,7 @@ from contextstore import (
     StorageError,
     StoreNotFoundError,
 )
-from contextstore._postgres.statements import SCHEMA_VERSION
+from contextstore._postgres.tables import SCHEMA_VERSION
 
 from ..support.nodes import execute, make_role_that_puts_and_gets
 from ..support.processes import children

@@ -224,6 +224,7 @@ BUSY = """
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_of_four_processes_that_write_all_the_time_none_starves(file_path: pathlib.Path) -> None:
     shares = []

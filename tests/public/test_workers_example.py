@@ -348,6 +348,7 @@ def next_of_each(calls: list[Call]) -> dict[str, int]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_four_processes_share_three_thousand_runs_quickly(tmp_path: pathlib.Path) -> None:
     place, journal = str(tmp_path / "flows.db"), tmp_path / "journal"

@@ -382,10 +382,11 @@ class TestDamage:
 
 def out_of_sight_of_its_index(path: pathlib.Path, *statements: str) -> None:
     """Change a table while SQLite is told that it has no index, and no trigger, which needs the index."""
-    unique, index = ",\n    UNIQUE (run, node_id)", "WHERE name = 'sqlite_autoindex_node_outputs_1'"
+    unique, nothing = "UNIQUE (run, node_id)", "CHECK (1)"
+    index = "WHERE name = 'sqlite_autoindex_node_outputs_1'"
     sql(
         path,
-        f"UPDATE sqlite_schema SET sql = replace(sql, '{unique}', '') WHERE name = 'node_outputs'",
+        f"UPDATE sqlite_schema SET sql = replace(sql, '{unique}', '{nothing}') WHERE name = 'node_outputs'",
         f"UPDATE sqlite_schema SET type = 'hidden' {index}",
         "DROP TRIGGER highest_id",
     )
@@ -394,7 +395,7 @@ def out_of_sight_of_its_index(path: pathlib.Path, *statements: str) -> None:
         *statements,
         f"UPDATE sqlite_schema SET type = 'index' {index}",
         *(statement for _, name, _, statement in own_schema() if name == "highest_id" and statement is not None),
-        f"UPDATE sqlite_schema SET sql = replace(sql, 'tag TEXT', 'tag TEXT{unique}') WHERE name = 'node_outputs'",
+        f"UPDATE sqlite_schema SET sql = replace(sql, '{nothing}', '{unique}') WHERE name = 'node_outputs'",
     )
 
 

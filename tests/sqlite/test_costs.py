@@ -155,13 +155,23 @@ class TestTheFramesOfAWal:
         assert frames_in(str(tmp_path / "none-wal"), 7) == 7
 
 
-def test_an_output_of_200_bytes_takes_up_at_most_280_in_the_file(file_path: pathlib.Path) -> None:
-    """All of the file, once it is closed: its rows and its indexes."""
-    outputs = 20_000
-    with ContextStore(file_path) as store:
-        for start in range(0, outputs, 500):
-            store.put_many("run", {f"{number:08}": VALUE for number in range(start, start + 500)})
-        entry = store.get_entry("run", "00000000")
-        assert entry is not None
-        assert entry.size == 200
-    assert file_path.stat().st_size / outputs <= 280
+class TestTheFile:
+    """All of it, once it is closed: its rows, its indexes, and what of its pages is free."""
+
+    def test_of_a_store_with_nothing_in_it_takes_up_25_pages(self, file_path: pathlib.Path) -> None:
+        with ContextStore(file_path):
+            pass
+        assert file_path.stat().st_size <= 25 * 4096
+
+    def test_takes_up_at_most_280_bytes_more_for_each_output_of_200(self, file_path: pathlib.Path) -> None:
+        outputs = 20_000
+        with ContextStore(file_path):
+            pass
+        empty = file_path.stat().st_size
+        with ContextStore(file_path) as store:
+            for start in range(0, outputs, 500):
+                store.put_many("run", {f"{number:08}": VALUE for number in range(start, start + 500)})
+            entry = store.get_entry("run", "00000000")
+            assert entry is not None
+            assert entry.size == 200
+        assert (file_path.stat().st_size - empty) / outputs <= 280

@@ -77,7 +77,7 @@ def test_no_deletion_in_any_order_brings_an_id_back(file_path: pathlib.Path) -> 
             assert len(ids(file_path, "run = 0")) <= 1
 
 
-def test_runs_that_are_deleted_and_forgotten_leave_the_highest_id(file_path: pathlib.Path) -> None:
+def test_runs_that_are_deleted_and_forgotten_leave_an_id_above_their_own(file_path: pathlib.Path) -> None:
     given = put_some(file_path, 0)
     with ContextStore(file_path) as store:
         store.delete_run("run-0")
@@ -85,9 +85,9 @@ def test_runs_that_are_deleted_and_forgotten_leave_the_highest_id(file_path: pat
         assert store.stats().outputs == 0
         assert store.check().problems == ()
         assert store.check().outputs == 0
-        assert ids(file_path, "1") == [given[-1]]
+        assert ids(file_path, "1") == [given[-1] + 1]  # the deletion lay behind the highest id, and below this one
         assert store.list_runs() == []
-    assert put_some(file_path, 0)[0] == given[-1] + 1
+    assert put_some(file_path, 0)[0] == given[-1] + 2
 
 
 def test_the_highest_id_outlasts_a_vacuum_a_dump_and_a_backup(file_path: pathlib.Path, tmp_path: pathlib.Path) -> None:

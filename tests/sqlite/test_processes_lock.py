@@ -179,6 +179,8 @@ STOPS = """
     Stopping.armed = statement == "PRAGMA journal_mode = WAL"
     with ContextStore(path) as store:
         store.open()
+        if statement == "INSERT OR IGNORE":
+            store.upsert_global("theirs", 1)  # the first commit is a transaction, which looks after the counts
         Stopping.armed = True
         if statement != "INSERT OR IGNORE":
             store.upsert_global("theirs", 1)

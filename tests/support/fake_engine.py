@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from contextstore import ContextStoreError, CorruptStoreError, StorageError
+from contextstore import CorruptStoreError, StorageError
 from contextstore._engine.contract import Feed, GroupLimits, Job
 from contextstore._engine.epochs import Epoch
 from contextstore._engine.lease_operations import Held
@@ -51,25 +51,23 @@ from contextstore._engine.records import (
 from contextstore._engine.reports import Reports
 from contextstore._engine.rules import read_global, read_global_row, read_global_there, run_record
 from contextstore._engine.run_feeds import RunFilter, RunNews, RunNewsPage
-from contextstore._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunStep
+from contextstore._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunRange, RunStep
 from contextstore._process.own_threads import OwnThreads
 from contextstore._results import CheckReport
-from contextstore._waiting.callers import Binding
 from contextstore._waiting.future import SharedFuture
 from contextstore._waiting.outcome import Outcome
-from contextstore._waiting.tasks import TaskCallers
-from contextstore._waiting.threads import ThreadCallers, run_now
+from contextstore._waiting.threads import run_now
 
+from .fake_callers import LoopHost, bound, outcomes_of, spawn, task_callers, thread_callers, turns, until
 from .fake_jobs import FakeEpochs, Hold, RunningJob
 from .fake_place import LOCATION, Place, Run
-
-T = TypeVar("T")
 
 __all__ = [  # how calls wait comes from here alone
     "FakeEngine",
     "LoopHost",
     "RunningJob",
     "SharedFuture",
+    "bound",
     "outcomes_of",
     "run_now",
     "spawn",
@@ -350,11 +348,11 @@ class FakeEngine:
         return most
 
     async def gather_runs(
-        self, query: RunQuery, index: RunIndex, place: RunPlace | None, after: str | int | None, most: int
+        self, query: RunQuery, index: RunIndex, within: RunRange, after: str | int | None, most: int, limit: int
     ) -> RunGathering:
         await self._called("gather_runs")
-        found = [RunPlace(run.serial) for name, run in self._listed(query, place) if self._fits(query, name)]
-        return RunGathering(found, None)
+        found = [RunPlace(run.serial) for name, run in self._listed(query, within.place) if self._fits(query, name)]
+        return RunGathering(found[:limit], None)
 
     async def describe_runs(self, query: RunQuery, serials: Sequence[int]) -> list[RunRecord]:
         await self._called("describe_runs")
@@ -575,77 +573,3 @@ def _record(name: str, run: Run) -> RunRecord:
     times = [row.written_at for row in run.outputs.values()] or [None]
     size = sum(row.size for row in run.outputs.values())
     return run_record(run.serial, name, len(run.outputs), size, (min(times), max(times)))
-
-
-# -- who calls, and on what loop --------------------------------------------------------------------------------------
-
-
-def task_callers(engine: FakeEngine, timeout: float = 5.0) -> TaskCallers:
-    """Those of the running loop, as an open store has them."""
-    return TaskCallers(bound(engine), timeout)
-
-
-def thread_callers(engine: FakeEngine) -> ThreadCallers:
-    return ThreadCallers(bound(engine))
-
-
-def bound(engine: FakeEngine) -> Binding:
-    binding = Binding(engine.location, engine.own_threads)
-    binding.settle()
-    binding.bind()
-    return binding
-
-
-class LoopHost:
-    """Runs an engine's calls as tasks of the test's loop, in the place of the engine's host and its thread."""
-
-    def __init__(self) -> None:
-        self.calls: list[asyncio.Task[None]] = []
-        self.error: ContextStoreError | None = None
-        """What calls are refused with."""
-
-    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> SharedFuture[Outcome[T]]:
-        if self.error is not None:
-            raise self.error
-        future: SharedFuture[Outcome[T]] = SharedFuture()
-
-        async def run() -> None:
-            try:
-                future.set_result(Outcome(await function()))
-            except Exception as error:
-                future.set_result(Outcome.failure(error))
-
-        self.calls.append(asyncio.ensure_future(run()))
-        return future
-
-    @property
-    def running(self) -> int:
-        return sum(not call.done() for call in self.calls)
-
-    async def end(self) -> None:
-        for call in self.calls:
-            call.cancel()
-        await asyncio.gather(*self.calls, return_exceptions=True)
-
-
-async def turns(count: int = 6) -> None:
-    """Let the loop do what it has to do, and what comes of it."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], Any], most: int = 200) -> None:
-    """Let the loop turn until it is so."""
-    for _ in range(most):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it did not come to pass")
-
-
-def spawn(*calls: Awaitable[T]) -> list[asyncio.Future[T]]:
-    return [asyncio.ensure_future(call) for call in calls]
-
-
-async def outcomes_of(tasks: Sequence[asyncio.Future[Any]]) -> list[Any]:
-    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)

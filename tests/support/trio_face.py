@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
@@ -158,9 +159,12 @@ class Iterating:
 
 
 def _translated(argument: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    if isinstance(argument, functools.partial):  # its arguments are a step's inputs
+        return functools.partial(_translated(argument.func, loop), *argument.args, **argument.keywords)
     if not inspect.isroutine(argument) and not hasattr(argument, "func"):
         return argument
 
+    @functools.wraps(argument)  # what a step returns is what its function says
     def called_in_trio(*args: Any, **kwargs: Any) -> Any:
         result = argument(*args, **kwargs)
         return on_loop(loop, result) if inspect.isawaitable(result) else result

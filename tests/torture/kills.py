@@ -150,10 +150,10 @@ def _words(dice: random.Random, name: str, round_name: str, end: float) -> Itera
 def _work(folder: pathlib.Path, face: str, name: str, seed: int, seconds: float) -> list[str]:
     """Problems, of which there should be none."""
     teller = Teller(_Log(folder / f"{name}.log"), folder)
-    end = time.monotonic() + seconds
     round_name = name.partition("-")[0]
 
     def words_of(task: int) -> Iterator[list[Any]]:
+        end = time.monotonic() + seconds  # from here on: on a busy machine the opening alone takes longer
         return _words(random.Random(f"{seed}/{task}"), f"{name}-{task}", round_name, end)
 
     async def work_async() -> None:
