@@ -77,7 +77,9 @@ class Connection:
             return
         if self._is_in_transaction:
             raise ConnectionLostError("the connection was lost within a transaction", is_refusal=True)
-        self._was_lost |= self._driver is not None  # it was closed from the other side
+        if self._driver is not None:  # the driver has seen its end between two calls
+            self.terminate()
+            self._note_loss(ConnectionLostError("the other side has closed it", is_refusal=True))
         hosts = len(self._address.urls)
         failure: Exception | None = None
         for attempt in range(hosts):
