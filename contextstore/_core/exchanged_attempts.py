@@ -5,12 +5,13 @@ Rules of this module: pure functions. What comes in is checked as what a step re
 
 from __future__ import annotations
 
-from .._engine.attempts import LAST_NUMBER, MAX_ERROR_BYTES, storable_error
+from .._engine.attempts import LAST_NUMBER
 from .._engine.records import Made
 from .._engine.run_operations import LoadFailure
 from .._results import Attempt, time_of
 from .._values.arguments import check_count
 from .._values.keys import named, node_key
+from .._values.run_facts import ERROR_BYTES, storable_text
 from .exchanged_times import microseconds
 
 _MOST_DIGITS = 1024
@@ -38,8 +39,8 @@ def failure_of(flow_run_id: str, attempt: Attempt) -> LoadFailure:
     error = attempt.error
     if type(error) is not str:
         raise TypeError(f"the error of a failed attempt must be a str, not {type(error).__name__}")
-    if storable_error(error) != error:
-        problem = f"at most {MAX_ERROR_BYTES} bytes, without NUL and lone surrogates"
+    if storable_text(error) != error:
+        problem = f"at most {ERROR_BYTES} bytes, without NUL and lone surrogates"
         raise ValueError(f"the error of a failed attempt must have {problem} ({named(flow_run_id, node_id)})")
     return LoadFailure(flow_run_id, node_id, number, started_at, ended_at, error, inputs)
 

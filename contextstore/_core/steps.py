@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .._engine.attempts import storable_error
 from .._engine.operations import PutOutput
 from .._engine.records import Made, OutputKey
 from .._engine.run_operations import RecordFailure
@@ -22,6 +21,7 @@ from .._values.keys import Id, named, output_key
 from .._values.problems import shown, type_name
 from .._values.results import recorded
 from .._values.returns import Returns, name_of, returns_of
+from .._values.run_facts import storable_text
 from ..errors import InputsChangedError, SerializationError
 from .leases import expectation_of
 from .lives import Life, Lives
@@ -142,4 +142,4 @@ def _text_of(error: Exception) -> str:
     except Exception as unreadable:  # noqa: BLE001 - the class is the caller's
         text = f"(its text cannot be had: {type(unreadable).__name__})"
     name = type_name(type(error))
-    return storable_error(f"{name}: {text}" if text else name)
+    return storable_text(f"{name}: {text}" if text else name)

@@ -16,8 +16,6 @@ from .records import AttemptRecord, Made, is_time
 
 MOST_FAILURES = 100
 """How many failures of a node are kept: the newest. Their numbers go on."""
-MAX_ERROR_BYTES = 4096
-"""Of the text of a failure, in UTF-8."""
 
 AttemptKey: TypeAlias = tuple[str, int]
 """node_id, number: the order in which attempts are listed."""
@@ -80,12 +78,6 @@ def made_of(text: object) -> Made | None:
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
-
-
-def storable_error(text: str) -> str:
-    """The text of a failure as every engine can store it: no NUL, no lone surrogate, not longer than it may be."""
-    data = text.encode(errors="backslashreplace").replace(b"\0", b"\\x00")
-    return data[:MAX_ERROR_BYTES].decode(errors="ignore")
 
 
 # -- both, in one list -------------------------------------------------------------------------------------------------

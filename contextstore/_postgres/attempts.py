@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .._engine.attempts import MOST_FAILURES, storable_error
+from .._engine.attempts import MOST_FAILURES
 from .._engine.run_operations import LoadFailure, RecordFailure
+from .._values.run_facts import storable_text
 from .._waiting.deadline import Deadline
 from ..errors import RunDeletedError
 from .outputs import OutputRows, PutRow
@@ -93,7 +94,7 @@ class Attempts:
             [number for _, _, number in rows],
             [failure.started_at for failure in failures],
             [failure.ended_at for failure in failures],
-            [storable_error(failure.error) for failure in failures],
+            [storable_text(failure.error) for failure in failures],
             [failure.inputs for failure in failures],
             write.write_id,
         )

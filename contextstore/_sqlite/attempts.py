@@ -17,12 +17,12 @@ from .._engine.attempts import (
     attempt_page,
     attempt_text,
     made_of,
-    storable_error,
 )
 from .._engine.records import AttemptRecord, Made, is_time
 from .._engine.run_operations import LoadFailure, RecordFailure
 from .._process.pacing import paced
 from .._results import Problem
+from .._values.run_facts import storable_text
 from .run_facts import next_change
 
 _HIGHEST_FAILURE = "SELECT max(number) FROM failed_attempts WHERE run = ? AND node_id = ?"
@@ -80,7 +80,7 @@ def record_failure(connection: sqlite3.Connection, failure: RecordFailure, run: 
     of_output = made.number or 0 if made is not None else 0
     number = 1 + max(_highest_failure(connection, run, node_id), of_output)
     times = failure.started_at, failure.ended_at
-    row = (run, node_id, number, *times, storable_error(failure.error), failure.inputs)
+    row = (run, node_id, number, *times, storable_text(failure.error), failure.inputs)
     connection.execute(_INSERT_FAILURE, row)
     if number > MOST_FAILURES:
         connection.execute(_REMOVE_OLD, (run, node_id, MOST_FAILURES))
@@ -90,7 +90,7 @@ def record_failure(connection: sqlite3.Connection, failure: RecordFailure, run: 
 
 def load_failure(connection: sqlite3.Connection, load: LoadFailure, run: int) -> None:
     times = load.started_at, load.ended_at
-    row = (run, load.node_id, load.number, *times, storable_error(load.error), load.inputs)
+    row = (run, load.node_id, load.number, *times, storable_text(load.error), load.inputs)
     if connection.execute(_INSERT_FAILURE, row).rowcount == 1:
         connection.execute(_COUNT_LOADED, (run,))
 

@@ -15,10 +15,11 @@ from contextstore import (
     RunDeletedError,
     StoreClosedError,
 )
-from contextstore._engine.attempts import MAX_ERROR_BYTES, MOST_FAILURES
+from contextstore._engine.attempts import MOST_FAILURES
 from contextstore._engine.operations import PutOutput
 from contextstore._engine.run_operations import LoadFailure
 from contextstore._values.codec import JSON, Encoded
+from contextstore._values.run_facts import ERROR_BYTES
 
 from ..conftest import Target
 from .attempts import STARTED, commit, failure, in_short, success
@@ -109,7 +110,7 @@ async def test_the_newest_hundred_failures_are_kept_and_the_numbers_go_on(store:
         ("a\0b", "a\\x00b"),
         ("\ud800", "\\ud800"),
         ("", ""),
-        ("é" * MAX_ERROR_BYTES, "é" * (MAX_ERROR_BYTES // 2)),
+        ("é" * ERROR_BYTES, "é" * (ERROR_BYTES // 2)),
     ],
     ids=["NUL", "a lone surrogate", "none", "a long one"],
 )

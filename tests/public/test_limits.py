@@ -112,7 +112,6 @@ LIMITS = {
 def test_the_table_says_what_the_code_does() -> None:
     assert {what: tuple(cells) for what, *cells in rows(PAGE, TABLE)} == LIMITS
     assert deletion._REMOVE_BYTES == writes.MAX_BYTES  # one row speaks of both engines
-    assert attempts.MAX_ERROR_BYTES == run_facts.ERROR_BYTES  # so does one of both texts
     assert PostgresEngine.group_limits == postgres_outputs.GROUP_LIMITS
 
 
