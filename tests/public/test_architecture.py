@@ -37,7 +37,8 @@ LAW: list[tuple[str, ...]] = [
     ("_core",),  # what a face holds
     ("_faces",),  # what users call
     ("__init__",),  # the front door
-    ("_inspect", "telemetry"),  # what stands on the public calls alone: what a store holds; OpenTelemetry
+    # what stands on the public calls alone: what a store holds; OpenTelemetry; frameworks that keep their state in one
+    ("_inspect", "telemetry", "integrations"),
     ("cli",),  # the command line
     ("__main__",),  # python -m contextstore
 ]
@@ -62,7 +63,7 @@ ONLY_IN = {
     "sniffio": {"_waiting.foreign"},
     "asyncpg": {"_postgres.connection", "_postgres.engine"},
     "aiosqlite": {"_sqlite.worker"},
-    "pydantic": {"_values.pydantic_"},
+    "pydantic": {"_values.pydantic_", "integrations.pydantic_ai"},
     "opentelemetry": {"telemetry"},
 }
 """Modules of others, and where alone they are imported."""
