@@ -116,12 +116,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         engines = [engine for engine in ENGINES if engine != "memory" or "shared_target" not in metafunc.fixturenames]
         if "embedded" in metafunc.fixturenames:
             engines.remove("postgres")
+        # Thousands of tests that each worker of a portion would make, to leave them out.
+        faces = FACES if "not thorough" in metafunc.config.option.markexpr else [*FACES, IN_TRIO]
         metafunc.parametrize(
             "face_and_engine",
-            [(f, e) for f in [*FACES, IN_TRIO] for e in engines],
+            [(f, e) for f in faces for e in engines],
             ids=lambda pair: "-".join(pair),
             indirect=False,
         )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Nothing becomes garbage while thousands of tests are made, and to look for it takes its time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before those are left out that are marked

@@ -5,6 +5,7 @@ Rules of this module: a room adds its commands here, and does nothing else as it
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 import typer
@@ -29,7 +30,9 @@ HELP = """
 """
 
 
-def make_app() -> App:
+@functools.cache
+def the_app() -> App:
+    """The one of this process, which any number of lines are run by."""
     app = App(HELP)
     app.typer.callback(help=app.help)(_options)
     for room in (looking, flow_runs, writing, global_keys, lifetime, care, transfer, exchanging):

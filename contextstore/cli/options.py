@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+import typer.main
 from typer.core import TyperCommand
 
 from .call import TIMEOUT, Call
@@ -53,6 +54,12 @@ class App:
         )
         self.names: set[str] = set()
         self.groups: dict[str, tuple[set[str], str]] = {}
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """What runs a line, made of the commands that were added by then: for each line anew it would take longer
+        than most commands do."""
+        return typer.main.get_command(self.typer)
 
     def group(self, name: str, group: App, usual: str) -> None:
         """Add a command that has commands of its own; ``usual`` is meant where none of them is named."""

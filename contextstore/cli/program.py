@@ -9,7 +9,7 @@ import os
 
 import typer
 
-from .app import make_app
+from .app import the_app
 from .completion import with_command_in_completion
 from .errors import INTERRUPTED, NOT_FOUND, OK, NotFound, exit_code_of, sentence_of
 from .output import ReaderGone, complain, finish_stdout, make_streams_safe
@@ -39,14 +39,14 @@ def _code_of(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    app = make_app()
+    app = the_app()
     if any(name.endswith("_COMPLETE") and name.startswith("_") for name in os.environ):
         with_command_in_completion(os.environ, app.names, app.groups)
     line = with_command(words, app.names, app.groups)
     if not words and VARIABLE not in os.environ:
         line = ["--help"]
     try:
-        code = app.typer(line, prog_name="contextstore", standalone_mode=False)
+        code = app.program(line, prog_name="contextstore", standalone_mode=False)
     except NotFound as error:
         if line[1:] == words and words[1:2] and words[1] in app.names:  # no command was named, where one may be meant
             raise NotFound(f"{error} (a command comes first: contextstore {words[1]} …)") from error

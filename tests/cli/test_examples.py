@@ -58,6 +58,7 @@ BEFORE = {"restore": ["backup flows.db flows-2026-03-01.db"], "import": ["export
 """What makes the files that the examples of a command are about."""
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     ("name", "engine"),
     [(name, engine) for name in commands() for engine in (["file"] if name in OF_FILES else ["file", "postgres"])],

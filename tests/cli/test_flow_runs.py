@@ -62,6 +62,7 @@ def test_runs_as_json_are_what_the_call_returns(told: str) -> None:
         assert ran("runs", told, "--json").json == [form_of(info) for info in store.list_runs()]
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     ("filters", "fitting"),
     [

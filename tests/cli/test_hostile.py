@@ -10,6 +10,7 @@ import pytest
 from contextstore import ContextStore
 from contextstore._display.text import escaped, shown_id
 
+from ..support.portions import first_of
 from .lines import ran, run, run_process
 
 HOSTILE = {
@@ -87,7 +88,7 @@ def test_nothing_is_cut_through_a_pipe(file_path: Any) -> None:
     assert ran(file_path, run_id, COLUMNS="20").lines[1].split()[0] == node
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", first_of(["ascii", "latin-1", "utf-8"], 1))
 def test_no_encoding_of_the_terminal_makes_a_traceback(encoding: str, file_path: Any) -> None:
     with ContextStore(file_path) as store:
         store.put("日本語🎉", "é", {"ü": "…"})

@@ -40,6 +40,7 @@ def test_a_deleted_run_is_told_from_one_that_never_was(place: str) -> None:
 NODES = ["a", "a-1", "a-2", "b-1", "b-10", "b-2", "b\U0010ffff", "c", "é", "\ue000", "日"]
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     "prefix", ["", "a", "a-", "b", "b-1", "b-2", "b\U0010ffff", "é", "\ue000", "日", "z", "\x01", "b" * 512]
 )

@@ -132,6 +132,7 @@ def test_the_last_outputs_of_a_run_are_asked_for_from_its_end(filled: str) -> No
     assert "report" in ran(filled, "run-1", "--reverse", "--limit", 1).out
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("form", ["text", "json", "jsonl"])
 def test_a_run_that_is_not_there_is_1_and_prints_nothing(filled: str, form: str) -> None:
     done = run(filled, "nobody", "--output", form)

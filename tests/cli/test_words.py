@@ -119,6 +119,7 @@ def test_too_many_words_are_told_with_what_each_was_taken_for() -> None:
         filled(["a", "b"], ["RUN"], Place("s", "--store", []))
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     ("words", "variable"),
     [

@@ -167,6 +167,7 @@ async def test_batches_and_single_appends_at_once_share_one_counter(store: Any) 
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     ("arguments", "error", "name"),
     [
@@ -186,6 +187,7 @@ async def test_bad_arguments_are_refused_by_their_names(
     assert await store.list_runs() == []
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("key", ["", "k" * 2000, "a\0", "\ud800", 7], ids=repr)
 async def test_a_bad_key_is_refused(store: Any, key: Any) -> None:
     with pytest.raises(InvalidKeyError, match="key"):
@@ -193,6 +195,7 @@ async def test_a_bad_key_is_refused(store: Any, key: Any) -> None:
     assert await store.list_runs() == []
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     ("tag", "error"), [("", ValueError), ("t" * 65, ValueError), ("é", ValueError), (1, TypeError)]
 )

@@ -138,6 +138,7 @@ async def test_a_counter_that_is_at_its_end_gives_nothing_more(target: ContextSt
     assert target.append("run", "q", 2) == "q000000000001"
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("last", [0, -1, 2**63, True, "1"], ids=repr)
 async def test_a_counter_that_no_store_could_give_is_refused(target: ContextStore, last: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="last"):

@@ -104,6 +104,7 @@ async def test_the_newest_hundred_failures_are_kept_and_the_numbers_go_on(store:
     assert len(await Bound(store, "run").attempts("other")) == 13
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     ("text", "stored"),
     [

@@ -80,6 +80,7 @@ class TestOneOfARun:
         await store.open()
         return store
 
+    @pytest.mark.each_input_once
     async def test_those_before_it_are_given_and_the_iteration_can_be_begun_anew_behind_it(self, damaged: Any) -> None:
         seen, skipped = [], []
         after = None
@@ -99,12 +100,14 @@ class TestOneOfARun:
                 after = error.node_id
         assert (seen, skipped) == (["a", "b", "d", "f", "g"], ["c", "e"])
 
+    @pytest.mark.each_input_once
     async def test_get_run_names_it_and_says_how_to_go_round_it(self, damaged: Any) -> None:
         with pytest.raises(CorruptStoreError, match="after='c'") as caught:
             await damaged.get_run("run")
         assert (caught.value.flow_run_id, caught.value.node_id) == ("run", "c")
         assert await damaged.get_run("whole") == {"node": 1}
 
+    @pytest.mark.each_input_once
     async def test_list_runs_lists_all_runs(self, damaged: Any, kind: str) -> None:
         whole, run = await damaged.list_runs()
         assert (run.flow_run_id, run.outputs, whole.flow_run_id) == ("run", len(NODES), "whole")
@@ -112,11 +115,13 @@ class TestOneOfARun:
         known = kind != "time"
         assert (run.first_written_at is not None, run.last_written_at is not None) == (known, known)
 
+    @pytest.mark.each_input_once
     async def test_prune_leaves_a_run_alone_whose_age_it_cannot_know(self, damaged: Any, kind: str) -> None:
         report = await damaged.prune(older_than=datetime.timedelta(0))
         assert report.runs == (1 if kind == "time" else 2)
         assert [run.flow_run_id for run in await damaged.list_runs()] == (["run"] if kind == "time" else [])
 
+    @pytest.mark.each_input_once
     async def test_a_single_read_names_it(self, damaged: Any) -> None:
         for call in (damaged.get, damaged.get_entry):
             with pytest.raises(CorruptStoreError) as caught:

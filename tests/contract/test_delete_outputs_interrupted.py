@@ -16,6 +16,7 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, OutputDeletedError
 
 from ..conftest import new_location
+from ..support.portions import some
 from ..support.processes import Child
 from .outputs import Victims
 
@@ -78,7 +79,7 @@ def test_killed_at_any_moment_it_leaves_whole_commits(file_path: pathlib.Path) -
     """
     chance = random.Random(seed)
     with Victims(file_path, work) as victims:
-        for kill in range(10):
+        for kill in range(some(10, 3)):
             names = [f"{kill}-{number:05}" for number in range(3000)]
             with ContextStore(file_path) as store:
                 store.put_many("run", dict.fromkeys(names, 1))

@@ -37,6 +37,7 @@ from contextstore._waiting.threads import run_now
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail
+from ..support.portions import some
 from ..support.processes import Child, run
 from ..support.proxy import Proxy
 from .runs import Clock, marks, runs_of
@@ -311,7 +312,7 @@ class TestOthersMeanwhile:
         monkeypatch.setattr(_deletion, "_REMOVE_ROWS", 40)
         told: list[str] = []
         async with make_store() as store:
-            for turn in range(3):
+            for turn in range(some(3, 1)):
                 runs = [f"run-{turn}-{number}" for number in range(400)]
                 async with begun(store) as batch:
                     for one in runs:

@@ -59,6 +59,7 @@ async def filled(store: Any) -> None:
         await run.step("node", failed)
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("what", WRITES)
 @KNOWN
 async def test_what_is_said_of_a_run_under_a_lease_is_written(store: Any, what: str, is_known: bool) -> None:
@@ -73,6 +74,7 @@ async def test_what_is_said_of_a_run_under_a_lease_is_written(store: Any, what: 
         assert [info, *rest] != before
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("what", WRITES)
 @pytest.mark.parametrize("there", ["nothing", "a run", "a run that it has seen"])
 async def test_once_another_has_the_lease_it_is_refused_and_nothing_is_stored(
@@ -95,6 +97,7 @@ async def test_once_another_has_the_lease_it_is_refused_and_nothing_is_stored(
     assert (await store.check()).problems == ()
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("what", WRITES)
 async def test_once_it_was_given_back_it_is_refused_and_nothing_is_stored(store: Any, what: str) -> None:
     await filled(store)
@@ -118,6 +121,7 @@ async def test_a_failure_is_recorded_while_the_lease_is_its_holders(store: Any, 
     assert (await Bound(store).info()).failures == 1
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("is_known", [False, True], ids=["new", "known"])
 @pytest.mark.parametrize("fn", [failed, own_class])
 async def test_a_failure_behind_the_loss_is_raised_and_not_recorded(
@@ -165,6 +169,7 @@ async def test_a_refusal_under_a_lease_is_the_calls_own(store: Any) -> None:
         assert await all_of(store) == before
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("what", WRITES)
 async def test_the_fence_stands_beside_the_life_of_the_run(store: Any, what: str) -> None:
     async with held(store, "name") as lease:

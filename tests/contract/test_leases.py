@@ -251,6 +251,7 @@ WRITES: dict[str, Write] = {
 }
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("what", WRITES)
 @pytest.mark.parametrize("is_known", [False, True], ids=["new", "known"])
 async def test_a_write_under_a_lease_is_done(store: Any, what: str, is_known: bool) -> None:
@@ -265,6 +266,7 @@ async def test_a_write_under_a_lease_is_done(store: Any, what: str, is_known: bo
         assert len(await store.list_keys("run")) == is_known + (2 if what == "put_many" else 1)
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("what", WRITES)
 @pytest.mark.parametrize("is_known", [False, True], ids=["new", "known"])
 async def test_a_write_under_a_lease_that_another_has_taken_is_refused(store: Any, what: str, is_known: bool) -> None:
@@ -281,6 +283,7 @@ async def test_a_write_under_a_lease_that_another_has_taken_is_refused(store: An
         assert await run.get("there") == 0  # reads are not fenced
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("what", WRITES)
 async def test_a_write_under_a_lease_that_was_given_back_is_refused(store: Any, what: str) -> None:
     await store.put("run", "there", 0)

@@ -116,6 +116,7 @@ async def all_pages(store: Any, query: dict[str, Any], limit: int) -> list[str]:
     return found
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(("first", "most"), [(1, 1), (3, 2), (7, 5), (2000, 10_000)])
 async def test_any_filters_list_what_a_model_lists(
     store: Any, monkeypatch: pytest.MonkeyPatch, first: int, most: int
@@ -198,6 +199,7 @@ async def test_a_naive_time_is_refused_by_name(store: Any, name: str) -> None:
         await store.list_runs(**{name: "2026-01-01"})
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("state", ["Open", "", "deleted", "done"])
 async def test_an_unknown_state_is_refused(store: Any, state: str) -> None:
     with pytest.raises(ValueError, match="state must be one of"):
@@ -212,6 +214,7 @@ async def test_what_can_be_no_attribute_is_refused(store: Any) -> None:
             await store.list_runs(attributes=attributes)
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("name", ["'", '"', "%", "_", "; DROP TABLE flow_runs; --", "\\", "é", "$1", ":state", "a\nb"])
 async def test_hostile_names_are_data(store: Any, name: str) -> None:
     await made(store, "other", attributes={"plain": "x"}, parent="other")

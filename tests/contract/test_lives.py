@@ -98,6 +98,7 @@ ENDS = {"deleted": deleted, "forgotten": forgotten, "begun anew": begin_anew}
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 class TestOnceItsLifeIsOver:
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("by", ["this object", "another"])
     async def test_its_writes_and_waits_raise_and_its_reads_answer_as_for_a_deleted_run(
         self, make_store: Target, shared_target: None, end: Callable[[Any], Any], by: str
@@ -147,6 +148,7 @@ class TestOnceItsLifeIsOver:
 
 
 class TestALifeBegins:
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("call", BINDING.values(), ids=BINDING)
     async def test_with_the_first_call_that_finds_the_run(self, store: Any, call: Callable[[Bound], Any]) -> None:
         await store.put("run", "node", "first")

@@ -385,6 +385,7 @@ class TestLives:
 
 
 class TestIdsOfTheGreatestLength:
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("alphabet", ["x", "é", "\U0010ffff", AWKWARD, "abcdefghijklmnopqrstuvwxyz0123456789"])
     async def test_they_are_stored_found_and_listed(self, make_store: Target, alphabet: str) -> None:
         chance = seeded()

@@ -163,6 +163,7 @@ class TestLeases:
 
 
 class TestStates:
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize(
         ("state", "gone"),
         [

@@ -26,6 +26,7 @@ from contextstore import (
 
 from ..conftest import Target, new_location
 from ..support.doubles import core_of
+from ..support.portions import some
 from ..support.processes import children
 from .runs import RUN
 from .test_flow_run import Bound
@@ -107,6 +108,7 @@ class TestReadingAndWriting:
         assert (await store.stats()).runs == 0
         assert await store.delete_run("run", forget=True) == 0
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("wrong", [-1, 1.0, "1", True])
     async def test_what_is_no_version_is_refused(self, store: Any, wrong: Any) -> None:
         with pytest.raises((TypeError, ValueError)):
@@ -143,6 +145,7 @@ class TestReadingAndWriting:
         assert [entry.key for entry in await run.list_state()] == sorted(HOSTILE_KEYS)
         assert [entry.key for entry in await run.list_state("%")] == ["%"]
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("wrong", ["a\0", "\ud800", "x" * 1025, 5, None, b"a"])
     async def test_what_is_no_key_is_refused_by_each_call(self, store: Any, wrong: Any) -> None:
         run = Bound(store)
@@ -208,6 +211,7 @@ class TestInBatches:
         assert await Bound(store).get_state("key") == "first"
         assert await Bound(store, "other").get_state("key") == "of another"
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("refused", ["state", "output", "global"])
     async def test_if_one_of_them_is_refused_nothing_is_written(self, store: Any, refused: str) -> None:
         await store.put("there", "node", "there")
@@ -419,15 +423,15 @@ def test_four_processes_with_25_tasks_each_lose_no_update(engine: str, request: 
                 say("ready")
                 await asyncio.to_thread(sys.stdin.readline)
                 async def work():
-                    for _ in range(4):
+                    for _ in range(int(sys.argv[2])):
                         await run.update_state("counter", lambda value: value + 1, 0)
                 await asyncio.gather(*(work() for _ in range(25)))
         asyncio.run(main())
     """
-    place: Any = new_location(engine, request)
+    place, each = new_location(engine, request), some(4, 1)
     with ContextStore(place):
         pass
-    with children(4, program, place) as processes:
+    with children(4, program, place, each) as processes:
         for process in processes:
             assert process.hear() == "ready"
         for process in processes:
@@ -437,7 +441,7 @@ def test_four_processes_with_25_tasks_each_lose_no_update(engine: str, request: 
             assert (status, err) == (0, "")
     with ContextStore(place) as store:
         (entry,) = store.run("run").list_state()
-        assert (entry.value, entry.version) == (400, 400)
+        assert (entry.value, entry.version) == (4 * 25 * each, 4 * 25 * each)
 
 
 async def test_it_is_a_dict_with_versions_for_each_run(store: Any) -> None:

@@ -56,6 +56,7 @@ async def test_a_begin_that_is_repeated_changes_nothing(run: Bound) -> None:
         assert await run.begin(**again) == first
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     "other",
     [

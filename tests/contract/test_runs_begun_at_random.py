@@ -15,6 +15,7 @@ import pytest
 from contextstore import ContextStore, RunAlreadyExistsError, RunDeletedError, RunStateConflictError
 
 from ..conftest import new_location
+from ..support.portions import some
 from ..support.processes import ROOT
 from .test_flow_run import Bound
 
@@ -110,6 +111,7 @@ async def test_any_calls_in_any_order_do_as_the_model_says(store: Any) -> None:
     assert (await store.check()).problems == ()
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("bad", ["begin", "update"])
 @pytest.mark.parametrize(
     ("attributes", "kind"),
@@ -190,15 +192,15 @@ TURNS = """
 @pytest.mark.parametrize("engine", ["file", "postgres"])
 def test_of_four_processes_that_expect_a_state_one_alone_comes_to_the_next(engine: str, request: Any) -> None:
     """Each counts between two states that keep the others out."""
-    place = str(new_location(engine, request))
+    place, turns = str(new_location(engine, request)), some(10, 4)
     with ContextStore(place) as store:
         store.run("run").begin()
-        command = [sys.executable, "-c", textwrap.dedent(TURNS), place, "10"]
+        command = [sys.executable, "-c", textwrap.dedent(TURNS), place, str(turns)]
         processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
         assert [process.communicate(timeout=120)[0] for process in processes] == ["done\n"] * 4
         info = store.get_run_info("run")
         assert info is not None
-        assert (info.state, info.attributes) == ("open", {"turns": 40})
+        assert (info.state, info.attributes) == ("open", {"turns": 4 * turns})
         assert store.check().problems == ()
 
 

@@ -262,6 +262,7 @@ class TestItsEnd:
         assert shared(file_path).counters().cache_hits == before + 1
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("call", ["get", "run", "awaited", "ask", "close"])
 def test_in_a_forked_child_the_inherited_one_works(place: Any, call: str) -> None:
     program = f"""

@@ -119,6 +119,7 @@ APART = [
 
 @pytest.mark.each_input_once
 class TestBeforeTheFunctionIsCalled:
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("kind", [*UNREADABLE, *MISTAKABLE], ids=str)
     async def test_what_json_cannot_make_is_a_type_error_that_says_what_to_write(self, store: Any, kind: Any) -> None:
         calls: list[Any] = []
@@ -146,6 +147,7 @@ class TestBeforeTheFunctionIsCalled:
 
 @pytest.mark.each_input_once
 class TestWithAnAnnotation:
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize(("kind", "result"), APART, ids=str)
     async def test_members_of_a_union_that_write_other_json_come_back_as_what_they_were(
         self, store: Any, kind: Any, result: Any
@@ -154,6 +156,7 @@ class TestWithAnAnnotation:
             back = await Bound(store).step("node", annotated(kind, result))
             assert (type(back), back) == (type(result), result)
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize(
         ("kind", "result", "path"),
         [

@@ -80,6 +80,7 @@ class TestWhatDoesNotFit:
             await store.get_or_put("run", "node", lambda: 1, type=Unknown)
         assert await store.list_keys("run") == []
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("kind", [int, Answer, list[int], int | float, bytes], ids=str)
     async def test_a_null_is_no_output_of_another_type(self, store: Any, kind: Any) -> None:
         with pytest.raises(DeserializationError):
@@ -190,6 +191,7 @@ class TestAnotherProcessThatWritesFirst:
 
 
 class TestTheFirstCallAndAReplay:
+    @pytest.mark.each_input_once
     @pytest.mark.usefixtures("shared_target")
     @pytest.mark.parametrize(
         ("value", "kind"),

@@ -41,6 +41,7 @@ class TestExpiry:
         assert await store.get_global("key", "gone") == "gone"
         assert await store.get_global_entry("key") is None
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("ttl", [60, 60.0, MINUTE])
     async def test_seconds_and_timedeltas_mean_the_same(self, store: Any, passing: Passing, ttl: Any) -> None:
         before = await store.upsert_global("reference", 1, ttl=60)

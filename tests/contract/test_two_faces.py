@@ -113,6 +113,7 @@ CLOSING: dict[str, Callable[[ContextStore], Any]] = {
 
 @pytest.mark.parametrize("close", CLOSING.values(), ids=CLOSING)
 class TestClosingEither:
+    @pytest.mark.each_input_once
     async def test_closes_both(self, blocking: ContextStore, close: Callable[[ContextStore], Any]) -> None:
         awaited = blocking.awaitable
         await awaited.put("run", "a", 1)
@@ -125,6 +126,7 @@ class TestClosingEither:
             await awaited.close()
             blocking.close()
 
+    @pytest.mark.each_input_once
     async def test_ends_what_waits_on_the_other(
         self, blocking: ContextStore, close: Callable[[ContextStore], Any]
     ) -> None:
@@ -139,6 +141,7 @@ class TestClosingEither:
         await close(blocking)
         assert [type(outcome) for outcome in await outcomes_of(waits)] == [StoreClosedError] * 4
 
+    @pytest.mark.each_input_once
     async def test_leaves_no_put_in_between(
         self, blocking: ContextStore, close: Callable[[ContextStore], Any], place: Any
     ) -> None:

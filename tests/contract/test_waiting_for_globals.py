@@ -68,6 +68,7 @@ WRITES: dict[str, Callable[[Any], Awaitable[Any]]] = {
 
 @pytest.mark.each_pair
 class TestWhatIsWritten:
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("write", WRITES)
     async def test_by_this_store_is_told(self, store: Any, write: str) -> None:
         (waiter,) = spawn(store.wait_for_global("key"))

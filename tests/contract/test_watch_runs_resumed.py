@@ -13,6 +13,7 @@ import pytest
 from contextstore import ContextStore
 
 from ..conftest import new_location
+from ..support.portions import some
 from ..support.processes import Child, children
 
 WRITER = """
@@ -111,7 +112,7 @@ def run_writers(location: Any, count: int) -> None:
 
 @pytest.mark.parametrize("engine", ["file", "postgres"])
 def test_while_four_processes_write(engine: str, request: pytest.FixtureRequest) -> None:
-    run_writers(new_location(engine, request), count=160)
+    run_writers(new_location(engine, request), count=some(160, 64))
 
 
 @pytest.mark.slow

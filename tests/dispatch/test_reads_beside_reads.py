@@ -200,6 +200,7 @@ class TestLongLists:
         for module in (_sqlite_parts, _postgres_reads):
             monkeypatch.setattr(module, "_NODE_IDS", 50)
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("count", [49, 50, 51, 99, 100, 101, 1234])
     async def test_they_have_every_id_once_and_in_order(self, store: Any, count: int) -> None:
         nodes = [f"{number:05}" for number in range(count)]
@@ -208,6 +209,7 @@ class TestLongLists:
         assert await store.list_keys("run") == nodes
         assert await store.list_keys("run", prefix="000") == [node for node in nodes if node.startswith("000")]
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("prefix", ["%", "_", "a", "\U0010ffff", "\U0010ffff\U0010ffff", "é", "\ud7ff", ""])
     async def test_a_prefix_is_literal_and_ends_where_its_ids_end(self, store: Any, prefix: str) -> None:
         tails = ["", "%", "_", "\x01", "\U0010ffff", "\ue000", *(f"{number:03}" for number in range(120))]
@@ -250,6 +252,7 @@ class TestLongLists:
 
 
 class TestARarePrefix:
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("looks", [1, 3, 10_000])
     async def test_the_runs_that_have_it_are_found_by_either_way(
         self, store: Any, monkeypatch: pytest.MonkeyPatch, looks: int

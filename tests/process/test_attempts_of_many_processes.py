@@ -78,7 +78,7 @@ def test_no_number_is_given_twice_by_four_processes_at_once(place: Any) -> None:
     print(f"seed {seed}")
     with ContextStore(place) as store:
         store.open()
-        rounds = some(300, 90)
+        rounds = some(300, 45)
         told: list[tuple[str, str, int]] = []
         with children(4, RACE, place, seed, rounds) as racers:
             assert [racer.hear() for racer in racers] == ["ready"] * 4

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 
 import pytest
 
 from contextstore import ContextStore
 
+from ..support.portions import first_of
 from ..support.processes import run
 
 _PROGRAM = """
@@ -68,8 +70,13 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("what", ["collect", "interrupt", "call"])
-@pytest.mark.parametrize("call", CALLS)
+WHATS = ["collect", "interrupt", "call"]
+EACH_ONCE = [*zip(CALLS, itertools.cycle(WHATS))]
+
+
+@pytest.mark.parametrize(
+    ("call", "what"), first_of([*EACH_ONCE, *sorted({*itertools.product(CALLS, WHATS)} - {*EACH_ONCE})], len(EACH_ONCE))
+)
 def test_a_call_in_the_middle_of_a_fork_is_refused_and_later_ones_are_served(
     file_path: pathlib.Path, what: str, call: str
 ) -> None:

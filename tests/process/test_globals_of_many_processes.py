@@ -38,7 +38,7 @@ PUT_EACH = """
 
 
 def test_of_eight_that_put_an_expired_key_one_wins(place: Any) -> None:
-    rounds = some(20, 6)
+    rounds = some(20, 3)
     with ContextStore(place) as store:
         expired = (ExportedGlobal(f"{i:02}", "json", b"0", 5, THEN, THEN) for i in range(rounds))
         import_records(store, expired)
@@ -81,7 +81,7 @@ def test_no_version_comes_twice_whoever_is_killed_whenever(place: Any) -> None:
     numbers = itertools.count()
     said: list[str] = []
     with ContextStore(place) as store:
-        for _ in range(some(12, 3)):
+        for _ in range(some(12, 2)):
             programs = [WRITE, WRITE, TAKE_AWAY, TAKE_AWAY]
             running = [Child(program, place, f"{seed} {next(numbers)}") for program in programs]
             try:

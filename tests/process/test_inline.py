@@ -22,6 +22,7 @@ import pytest
 from contextstore import ContextStore, WrongLoopError
 
 from ..support.doubles import core_of
+from ..support.portions import some
 from ..support.processes import Child, run
 from .test_interrupts import at_every_instruction, interruptions, works_on
 from .threads import in_thread, open_files, own_threads, run_threads
@@ -237,7 +238,7 @@ def test_exceptions_that_another_thread_sets_lose_nothing_and_lock_nothing(file_
                     store.get("run", f"none {n}")
 
         thread = threading.Thread()
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline or store._core.session.writer.inline_commits < 20:
             if not thread.is_alive():  # the first one, or the one before was hit between two calls
                 thread = threading.Thread(target=puts)
@@ -247,7 +248,7 @@ def test_exceptions_that_another_thread_sets_lose_nothing_and_lock_nothing(file_
         done.set()
         thread.join()
     """
-    run(program + AFTERWARDS, file_path)
+    run(program.replace("SECONDS", str(some(3, 1))) + AFTERWARDS, file_path)
 
 
 def test_ctrl_c_at_any_moment_of_a_main_thread_that_puts_loses_nothing_and_locks_nothing(
@@ -261,7 +262,7 @@ def test_ctrl_c_at_any_moment_of_a_main_thread_that_puts_loses_nothing_and_locks
         store = ContextStore(sys.argv[1])
         store.put("run", "first", 0)
         acknowledged, interrupts, n = ["first"], 0, 0
-        deadline, done = time.monotonic() + 4, threading.Event()
+        deadline, done = time.monotonic() + SECONDS, threading.Event()
         is_in_call = False
 
         def interrupt():
@@ -291,7 +292,7 @@ def test_ctrl_c_at_any_moment_of_a_main_thread_that_puts_loses_nothing_and_locks
         done.set()
         thread.join()
     """
-    run(program + AFTERWARDS, file_path)
+    run(program.replace("SECONDS", str(some(4, 1))) + AFTERWARDS, file_path)
 
 
 def test_a_finalizer_that_calls_a_store_whose_thread_commits_is_refused_and_never_waits(

@@ -93,7 +93,7 @@ class TestThreads:
                 self.begun, self.go_on = threading.Event(), threading.Event()
 
             def on_operation(self, event: OperationEvent, /) -> None:
-                if event.node_id == "held":
+                if event.operation == "put" and event.node_id == "held":
                     self.begun.set()
                     assert self.go_on.wait(60)
 

@@ -201,6 +201,7 @@ CONFLICTS: list[tuple[str, Callable[[ContextStore], Any], list[Any], type[Except
 class TestConflicts:
     """What is there stays, and is named."""
 
+    @pytest.mark.each_input_once
     @pytest.mark.parametrize("engine", ENGINES)
     @pytest.mark.parametrize("case", CONFLICTS, ids=lambda case: case[0])
     def test_the_first_one_is_raised_and_what_is_there_stays(self, location: Location, engine: str, case: Any) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import pathlib
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -157,20 +160,31 @@ def test_imports_count_wherever_they_stand(package: pathlib.Path) -> None:
     assert imports["at the top"] == {"modules": 3, "edges": 3, "floors": 3, "circles": []}
 
 
-def test_of_the_package_itself_everything_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics.main([])
-    told = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def figures() -> Any:
+    """Those of the package itself, which take seconds."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        metrics.main(["--json"])
+    return json.loads(printed.getvalue())
+
+
+def test_of_the_package_itself_everything_is_told(figures: Any) -> None:
+    told = "\n".join(metrics.table(figures))
     for title in ("lines, ", "largest files", "largest classes", "functions, by their", "longest functions"):
         assert title in told
     for title in ("complexity above 10", "called once", "reach-ins", "floors", "circles", "cold: "):
         assert title in told
 
 
-def test_the_paths_of_calls_lead_from_the_face_to_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics.main(["--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["size"]["files"] > 10
-    assert set(told["paths"]) == {"async put", "async get, cold", "sync put", "sync get, cold"}
-    for path in told["paths"].values():
+def test_what_is_printed_is_the_same_as_text(package: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics.main([str(package)])
+    assert capsys.readouterr().out == "\n".join(metrics.table(metrics.measure(package))) + "\n"
+
+
+def test_the_paths_of_calls_lead_from_the_face_to_the_engine(figures: Any) -> None:
+    assert figures["size"]["files"] > 10
+    assert set(figures["paths"]) == {"async put", "async get, cold", "sync put", "sync get, cold"}
+    for path in figures["paths"].values():
         assert path["calls"] >= path["functions"] > path["files"] > 5
         assert path["calls"] > path["changes_of_file"] >= path["files"] - 1

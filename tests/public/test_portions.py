@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -94,6 +95,11 @@ def test_more_inputs_than_faces(face, words, number): ...
 @pytest.mark.parametrize("words", ["a", "b"])
 async def test_more_stores_than_inputs(make_store, words): ...
 
+@pytest.mark.each_input_once
+@pytest.mark.parametrize("words", ["a", "b", "c"])
+@pytest.mark.parametrize("place", ["file", "postgres"])
+def test_of_a_place(place, words): ...
+
 async def test_unmarked(store): ...
 
 @pytest.mark.parametrize("words", ["a", "b", "c"])
@@ -127,14 +133,21 @@ def test_of_what_repeats_each_input_and_each_engine_and_each_face_is_left(tmp_pa
         asked = {ids.removesuffix(f"-{words}") for ids in left["test_of_files"] if ids.endswith(words)}
         assert asked in ({"async-file", "sync-postgres"}, {"sync-file", "async-postgres"})
     assert left["test_of_one_engine"] == {"async-file", "sync-file"}
+    assert left["test_of_a_place"] == {"file-a", "postgres-b", "file-c"}
     assert len(left["test_each_pair"]) == 6
     assert len(left["test_without_a_store"]) == 4
+
+
+def marks_of(cases: list[Any]) -> dict[tuple[Any, ...], list[str]]:
+    return {case.values: [mark.name for mark in case.marks] for case in cases}
 
 
 def test_the_whole_takes_every_place_and_a_portion_some_of_them_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portions, "WHOLE", False)
     assert {portions.steps(3) for _ in range(100)} == {(0, 3), (1, 3), (2, 3)}
     assert portions.some(6, 2) == 2
+    assert marks_of(portions.first_of("abc", 1)) == {("a",): [], ("b",): ["thorough"], ("c",): ["thorough"]}
+    assert marks_of(portions.first_of([("a", 1), ("b", 2)], 1)) == {("a", 1): [], ("b", 2): ["thorough"]}
     monkeypatch.setattr(portions, "WHOLE", True)
     assert portions.steps(3) == (0, 1)
     assert portions.some(6, 2) == 6

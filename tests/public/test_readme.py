@@ -26,6 +26,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from ..cli.lines import run, run_process
+from ..support.portions import WHOLE, first_of
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
 RUN_ALONE = ("python", "python pytest")
@@ -215,16 +218,10 @@ def run_first_program(fence: Fence, name: str, folder: pathlib.Path) -> list[str
 
 def run_contextstore(words: list[str], folder: pathlib.Path) -> list[str]:
     """What a command of our own prints. It must end well."""
-    done = subprocess.run(
-        [sys.executable, "-m", "contextstore", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, f"contextstore {shlex.join(words)}: {done.stderr}"
-    return done.stdout.splitlines()
+    with contextlib.chdir(folder):
+        done = (run_process if WHOLE else run)(*words)
+    assert done.code == 0, f"contextstore {shlex.join(words)}: {done.err}"
+    return done.lines
 
 
 def query(database: pathlib.Path, sql: str) -> list[str]:
@@ -250,10 +247,20 @@ def extras() -> set[str]:
 
 # ------------------------------------------------------------------------------------------------- the documents' tests
 
-every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+def order(path: pathlib.Path) -> int:
+    """Those first with commands, which are run nowhere else: what is Python is run on its own below."""
+    return not any(fence.info in ("console", "bash") for fence in fences_of(path))
 
 
-@every_document
+BY_ORDER = sorted(DOCUMENTS, key=order)
+
+
+@pytest.mark.parametrize(
+    "path",
+    first_of(BY_ORDER, len(DOCUMENTS) - sum(map(order, DOCUMENTS))),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_a_document_works_as_pasted_from_top_to_bottom_in_one_folder(
     path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -124,6 +124,9 @@ class SQLRule:
             for parent in ast.walk(tree)
             for child in ast.iter_child_nodes(parent)
         }
+        self._in_room: dict[ast.AST | None, list[ast.AST]] = {}
+        for node in self._parents:
+            self._in_room.setdefault(self._room_of(node), []).append(node)
         self._calls: dict[str, list[tuple[str, ast.Call]]] = {}
         for module, tree in trees.items():
             for node in ast.walk(tree):
@@ -234,9 +237,7 @@ class SQLRule:
         """For each binding of the name in this room, whether it is to something fixed."""
         if isinstance(room, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from self._parameter(room, name)
-        for node in ast.walk(room):
-            if node is not room and self._room_of(node) is not room:
-                continue
+        for node in self._in_room.get(room, []):
             match node:
                 case ast.Assign(targets=targets, value=value):
                     for target in targets:

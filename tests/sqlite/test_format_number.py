@@ -89,6 +89,7 @@ def test_a_number_that_anyone_sets_ends_the_writes(make_either: Make, file_path:
         assert rows(file_path) == before
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize("step", [keep_names, rename_tables])
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("read", READS.values(), ids=READS)

@@ -18,6 +18,7 @@ import pytest
 from contextstore import ContextStore
 from contextstore._sqlite import schema as _schema
 
+from ..support.portions import some
 from ..support.processes import run
 from .files import Make, _open, make_sample, names_in, plain, run_in_child
 
@@ -97,7 +98,7 @@ class TestKilledWhileCreating:
 
     def test_many_that_open_a_new_file_at_once_all_get_it(self, tmp_path: pathlib.Path) -> None:
         """They look at the file while one of them is creating it, and at each stage of that."""
-        for round_number in range(6):
+        for round_number in range(some(6, 2)):
             path = tmp_path / str(round_number) / "store.db"
             path.parent.mkdir()
             children = [_opening_child(path, delay) for delay in range(0, 4000, 500)]

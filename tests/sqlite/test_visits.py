@@ -17,6 +17,7 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, ReadOnlyStoreError, StorageError
 
 from ..conftest import FACES, Awaited
+from ..support.portions import first_of
 from ..support.processes import Child
 
 NOBODY, ANOTHER = 65534, 65533
@@ -172,7 +173,7 @@ class TestTwoUsers:
         assert {uid for _, uid in files_of(path).values()} == {writing}
 
     @USERS
-    @pytest.mark.parametrize("left", [("-wal", "-shm"), ("-wal",), ("-shm",)], ids=str)
+    @pytest.mark.parametrize("left", first_of([(("-wal", "-shm"),), (("-wal",),), (("-shm",),)], 1), ids=str)
     def test_what_a_killed_writer_left_is_read_and_then_written_on(
         self, path: pathlib.Path, reading: int, writing: int, left: tuple[str, ...]
     ) -> None:
@@ -255,7 +256,7 @@ class TestTwoUsers:
                     assert len(copy.list_keys("run")) == turn + 2
             end(visitor)
 
-    @pytest.mark.parametrize("suffix", ["-shm", "-wal", "-lock"])
+    @pytest.mark.parametrize("suffix", first_of(["-shm", "-wal", "-lock"], 1))
     def test_a_file_that_somebody_else_left_in_the_way_is_named_with_the_remedy(
         self, path: pathlib.Path, suffix: str
     ) -> None:
@@ -274,7 +275,7 @@ class TestTwoUsers:
             assert ask(child, "store.put('run', 'b', 1)") == "None"
             end(child)
 
-    @pytest.mark.parametrize("suffix", ["-shm", "-wal"])
+    @pytest.mark.parametrize("suffix", first_of(["-shm", "-wal"], 1))
     def test_a_file_of_the_writers_that_a_visitor_may_not_read_is_named(self, path: pathlib.Path, suffix: str) -> None:
         made(path, ANOTHER)
         with writer(path, ANOTHER) as worker:

@@ -11,6 +11,8 @@ import pathlib
 import random
 import shutil
 import zlib
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,14 @@ ROOM = 3 * 2**30
 def some(all_of_them: int, portion: int) -> int:
     """So many kills, rounds or examples, or in a portion of the suite so many."""
     return all_of_them if WHOLE else portion
+
+
+def first_of(cases: Iterable[Any], portion: int) -> list[Any]:
+    """Cases for ``parametrize``, of which a portion of the suite asks so many of the first; a tuple is of several
+    parameters."""
+    sets = [case if isinstance(case, tuple) else (case,) for case in cases]
+    again = (pytest.param(*each, marks=pytest.mark.thorough) for each in sets[portion:])
+    return [*(pytest.param(*each) for each in sets[:portion]), *again]
 
 
 def steps(stride: int) -> tuple[int, int]:
@@ -45,7 +55,7 @@ def folder_in_memory() -> pathlib.Path | None:
     return folder if shutil.disk_usage(folder).free >= ROOM else None
 
 
-PLACES = ("face_and_engine", "face", "engine", "make_either")
+PLACES = ("face_and_engine", "face", "engine", "make_either", "place", "location", "target")
 """The parameters that say where a test asks; the others say what it asks."""
 
 

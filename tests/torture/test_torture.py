@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis.errors import Flaky
 
+from ..support.portions import some
 from . import damage, errors, kills, machine, parts, power, shim
 from .workload import OTHER_PLANTS, PLANTS
 
@@ -109,7 +110,7 @@ def test_without_one_of_its_cures_the_store_is_found_to_lose(lab: power.Lab, pla
 # -- kills ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [some(5, 2), pytest.param(50, marks=pytest.mark.slow)])
 def test_whoever_is_killed_what_was_acknowledged_is_there(folder: pathlib.Path, seed: int, rounds: int) -> None:
     with kills.Kills(folder, seed) as processes:
         results = list(processes.rounds(rounds))
@@ -121,12 +122,12 @@ def test_whoever_is_killed_what_was_acknowledged_is_there(folder: pathlib.Path, 
 # -- a model ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [some(8, 3), pytest.param(100, marks=pytest.mark.slow)])
 def test_stores_of_several_processes_answer_as_a_dict_does(folder: pathlib.Path, seed: int, examples: int) -> None:
     machine.run(folder, seed, examples=examples, steps=30)
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [some(8, 3), pytest.param(100, marks=pytest.mark.slow)])
 def test_they_answer_as_a_model_of_the_parts_of_runs_does(folder: pathlib.Path, seed: int, examples: int) -> None:
     machine.run(folder, seed, examples=examples, steps=30, machine=parts.Machine)
 

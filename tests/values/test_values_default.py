@@ -240,6 +240,7 @@ class Invoice:
     parts: dict[str, list[decimal.Decimal]] = dataclasses.field(default_factory=dict)
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     ("stored", "kind", "expected"),
     [

@@ -139,6 +139,7 @@ class Anything(pydantic.BaseModel):
     value: Any
 
 
+@pytest.mark.each_input_once
 @pytest.mark.parametrize(
     "value",
     [
