@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from .._engine.attempts import FIRST
+from .._engine.attempts import FIRST, damaged_failure
 from .._engine.fact_rules import NOTHING_SAID
 from .._engine.lease_operations import LoadLastToken
 from .._engine.operations import (
@@ -210,6 +210,8 @@ class Archive:
         name, after = run.flow_run_id, FIRST
         while True:
             page = await self.read(self.session.engine.page_attempts, name, run.serial, None, after, _ATTEMPTS)
+            if page.has_damaged_failure:
+                raise damaged_failure(self.session.location, name)
             for node_id, number, started_at, ended_at, error, inputs in page.attempts:
                 if error is not None:
                     yield LoadFailure(name, node_id, number, started_at, ended_at, error, inputs)

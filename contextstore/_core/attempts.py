@@ -6,7 +6,7 @@ with its output, and a failure by the step itself.
 
 from __future__ import annotations
 
-from .._engine.attempts import FIRST, AttemptKey
+from .._engine.attempts import FIRST, AttemptKey, damaged_failure
 from .._engine.records import AttemptRecord
 from .._engine.rules import damaged_output
 from .._results import Attempt, time_of
@@ -38,6 +38,8 @@ class AttemptService:
         while run is not None and after is not None:
             read = session.engine.page_attempts
             page = await session.read(read, flow_run, run, node, after, _PAGE)
+            if page.has_damaged_failure:
+                raise damaged_failure(session.location, flow_run)
             if page.damaged is not None:
                 raise damaged_output(session.location, flow_run, page.damaged)
             found += map(_attempt_of, page.attempts)

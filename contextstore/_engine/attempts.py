@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
+from ..errors import CorruptStoreError
 from .records import AttemptRecord, Made, is_time
 
 MOST_FAILURES = 100
@@ -41,6 +42,8 @@ class AttemptPage(NamedTuple):
     """Behind which to go on; None: that was all."""
     damaged: str | None = None
     """The first node here whose output does not tell any more which attempt made it; that one is left out."""
+    has_damaged_failure: bool = False
+    """Whether a failure here is none that this library writes: then none is given."""
 
 
 # -- the text in an output's row ---------------------------------------------------------------------------------------
@@ -80,6 +83,24 @@ def made_of(text: object) -> Made | None:
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
+def is_failure(row: AttemptRecord) -> bool:
+    """Whether it may have been written so: any column may be damaged."""
+    return (
+        type(row.node_id) is str
+        and type(row.number) is int
+        and 1 <= row.number <= LAST_NUMBER
+        and is_time(row.started_at)
+        and is_time(row.ended_at)
+        and type(row.error) is str
+        and (row.inputs is None or type(row.inputs) is str)
+    )
+
+
+def damaged_failure(location: str, flow_run_id: str) -> CorruptStoreError:
+    message = f"a failed attempt of flow run {flow_run_id!r} in {location} is damaged: restore a backup"
+    return CorruptStoreError(message, flow_run_id=flow_run_id)
+
+
 # -- both, in one list -------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +113,8 @@ def attempt_page(
         failures: the next ones behind it, at most so many, by node and number.
         outputs: those from its node on, plain ones too, at most so many, by node.
     """
+    if not all(map(is_failure, failures)):
+        return AttemptPage([], None, None, True)
     outputs = list(outputs)
     end: AttemptKey | None = None
     if len(failures) == limit:

@@ -144,7 +144,12 @@ def _is_intact(flow_run_id: str, facts: RunFacts, checksum: object) -> bool:
 def with_facts(location: str, record: RunRecord, row: Sequence[Any]) -> RunRecord:
     """A run with its facts: the columns of ``facts_row``, then its failures."""
     *facts, failures = row
-    return record._replace(facts=read_facts(location, record.flow_run_id, facts), failures=failures)
+    read = read_facts(location, record.flow_run_id, facts)
+    if type(failures) is not int or failures < 0:
+        name = record.flow_run_id
+        message = f"how many attempts of flow run {name!r} in {location} have failed is damaged: restore a backup"
+        raise CorruptStoreError(message, flow_run_id=name)
+    return record._replace(facts=read, failures=failures)
 
 
 def row_with_facts(location: str, row: RunRow, columns: Sequence[Any]) -> RunRow:

@@ -16,14 +16,15 @@ from .._engine.attempts import (
     MadeRow,
     attempt_page,
     attempt_text,
+    is_failure,
     made_of,
 )
-from .._engine.records import AttemptRecord, Made, is_time
+from .._engine.records import AttemptRecord, Made
 from .._engine.run_operations import LoadFailure, RecordFailure
 from .._process.pacing import paced
 from .._results import Problem
 from .._values.run_facts import storable_text
-from .run_facts import next_change
+from .history import next_changes
 
 _HIGHEST_FAILURE = "SELECT max(number) FROM failed_attempts WHERE run = ? AND node_id = ?"
 _HAS_FAILURES = "SELECT EXISTS (SELECT 1 FROM failed_attempts WHERE run = ?)"
@@ -84,7 +85,7 @@ def record_failure(connection: sqlite3.Connection, failure: RecordFailure, run: 
     connection.execute(_INSERT_FAILURE, row)
     if number > MOST_FAILURES:
         connection.execute(_REMOVE_OLD, (run, node_id, MOST_FAILURES))
-    connection.execute(_COUNT_FAILURE, (now, next_change(connection), run))
+    connection.execute(_COUNT_FAILURE, (now, next_changes(connection), run))
     return number
 
 
@@ -143,7 +144,11 @@ _FAILURES_OF_NO_RUN = """
 _TOO_FEW_COUNTED = """
     SELECT flow_run_id, failures, found FROM (
         SELECT run, count(*) AS found FROM failed_attempts GROUP BY run
-    ) JOIN flow_runs ON serial = run WHERE deleted_at IS NULL AND (typeof(failures) <> 'integer' OR failures < found)
+    ) JOIN flow_runs ON serial = run
+    WHERE deleted_at IS NULL AND typeof(failures) = 'integer' AND failures BETWEEN 0 AND found - 1
+    UNION ALL
+    SELECT flow_run_id, failures, (SELECT count(*) FROM failed_attempts WHERE run = serial) FROM flow_runs
+    WHERE deleted_at IS NULL AND (typeof(failures) <> 'integer' OR failures < 0)
 """
 
 
@@ -155,10 +160,10 @@ def check_attempts(connection: sqlite3.Connection) -> Iterator[Problem]:
         message = f"{found} failed attempts are kept of it, and its row says that {said} have failed"
         yield Problem("run", (str(flow_run_id),), message)
     query = """
-        SELECT flow_run_id, node_id, number, started_at, ended_at FROM failed_attempts JOIN flow_runs ON serial = run
-        WHERE deleted_at IS NULL
+        SELECT flow_run_id, node_id, number, started_at, ended_at, f.error, inputs
+        FROM failed_attempts AS f JOIN flow_runs ON serial = run WHERE deleted_at IS NULL
     """
-    for flow_run_id, node_id, number, *times in paced(connection.execute(query)):
-        if type(number) is not int or number < 1 or not all(map(is_time, times)):
-            message = f"its failed attempt {number!r} of node {str(node_id)!r} has no number, or no time"
+    for flow_run_id, *row in paced(connection.execute(query)):
+        if not is_failure(AttemptRecord(*row)):
+            message = f"its failed attempt {row[1]!r} of node {str(row[0])!r} is none that was written so"
             yield Problem("run", (str(flow_run_id),), message)

@@ -12,9 +12,13 @@ from collections.abc import Callable
 
 SHIFT = 24
 """How far the id of an output is shifted to be its place."""
+END_OF_CHANGES = 1 << 62
+"""Below it lies each change that was made: what is not, is damaged, and counts for none."""
 
 _HIGHEST_ID = "SELECT coalesce(max(id), 0) FROM node_outputs"
-_HIGHEST_CHANGE = "SELECT change FROM flow_runs WHERE change IS NOT NULL ORDER BY change DESC LIMIT 1"
+_HIGHEST_CHANGE = f"""
+    SELECT change FROM flow_runs WHERE change IS NOT NULL AND change < {END_OF_CHANGES} ORDER BY change DESC LIMIT 1
+"""  # noqa: S608 - no input in it
 _RAISE_HIGHEST_ID = """
     INSERT INTO node_outputs (id, run, node_id, codec, checksum, written_at, size, value)
     VALUES (?, 0, '', 0, 0, 0, 0, '') ON CONFLICT (run, node_id) DO UPDATE SET id = excluded.id
@@ -31,6 +35,19 @@ def highest_change(connection: sqlite3.Connection) -> int:
     """The place of the last change that was none of an output."""
     (change,) = connection.execute(_HIGHEST_CHANGE).fetchone() or (0,)
     return int(change)
+
+
+def next_changes(connection: sqlite3.Connection, count: int = 1) -> int:
+    """The first of so many places behind all outputs and all changes so far, for changes. Within a commit.
+
+    The next output lies behind them, also where more changes have come than its id leaves room for.
+    """
+    ((highest_id,),) = connection.execute(_HIGHEST_ID).fetchall()
+    change = max(int(highest_id) << SHIFT, highest_change(connection)) + 1
+    last = change + count - 1
+    if last >> SHIFT > highest_id:
+        connection.execute(_RAISE_HIGHEST_ID, (last >> SHIFT,))
+    return change
 
 
 def forgetting(connection: sqlite3.Connection, forget: Callable[[], int]) -> int:

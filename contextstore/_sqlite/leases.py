@@ -20,7 +20,7 @@ from .._engine.lease_operations import (
     ReleaseLease,
     RenewLease,
 )
-from .._engine.records import LeaseRecord, after_prefix
+from .._engine.records import LeaseRecord, after_prefix, is_time
 from .._process import boot_clock
 from ..errors import CorruptStoreError, LeaseLostError
 from .clock import now
@@ -47,6 +47,9 @@ def find_lease(connection: sqlite3.Connection, name: str) -> Held | None:
     if row is None:
         return None
     holder, token, expires_at, ttl, boot, ends_at = row
+    if not is_time(expires_at) or not all(type(one) is int for one in (token, ttl, ends_at)):
+        # Whoever holds it is fenced by the token alone: so it is had by the next one, and no damage makes it stuck.
+        return Held(str(holder), token if type(token) is int else 0, 0, 0, 0)
     left = min(ends_at - boot_clock.now(), ttl) if boot == boot_clock.boot() else 0
     return Held(holder, token, expires_at, ttl, max(0, left))
 
@@ -58,7 +61,7 @@ def list_leases(connection: sqlite3.Connection, prefix: str) -> list[LeaseRecord
     """
     bounds = prefix, after_prefix(prefix) or b""
     rows = connection.execute(query, (*bounds, boot_clock.boot(), boot_clock.now())).fetchall()
-    return [LeaseRecord(*row) for row in rows]
+    return [LeaseRecord(*row) for row in rows if type(row[1]) is int and is_time(row[3])]
 
 
 def last_token(connection: sqlite3.Connection, location: str) -> int:

@@ -24,6 +24,7 @@ from .._engine.records import (
     RunRecord,
     RunRow,
     after_prefix,
+    is_time,
 )
 from .._engine.rules import StoredGlobal, read_global, read_global_row, read_output, run_record
 from .._values.keys import named
@@ -222,9 +223,16 @@ def counted_record(
         """
         (outputs,) = connection.execute(query, (serial,)).fetchone()
         return run_record(serial, flow_run_id, outputs, 0, (None, None))
-    first = min((time for time in (first, kept[0]) if time is not None), default=None)
-    last = max((time for time in (last, kept[1]) if time is not None), default=None)
-    return run_record(serial, flow_run_id, outputs, int(size), (first, last))
+    return run_record(serial, flow_run_id, outputs, int(size), times_of_all(kept, (first, last)))
+
+
+def times_of_all(kept: Sequence[Any], found: Sequence[Any]) -> tuple[Any, Any]:
+    """The first and the last of the times of two parts, each of which may be without any. Of damaged ones: neither."""
+    first = [time for time in (kept[0], found[0]) if time is not None]
+    last = [time for time in (kept[1], found[1]) if time is not None]
+    if not all(map(is_time, (*first, *last))):
+        return None, None
+    return min(first, default=None), max(last, default=None)
 
 
 def find_run(connection: sqlite3.Connection, flow_run_id: str) -> RunLife | None:

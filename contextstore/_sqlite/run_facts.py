@@ -27,6 +27,7 @@ from .._engine.run_operations import BeginRun, LoadFacts, UpdateRun
 from .._process.pacing import paced
 from .._results import Problem
 from ..errors import CorruptStoreError, RunDeletedError
+from .history import next_changes
 
 _HERE = "this store"
 FACT_COLUMNS = "state, state_changed_at, begun_at, begun_attributes, parent, attributes, error, checksum, failures"
@@ -37,18 +38,6 @@ _WRITE = """
         attributes = ?, error = ?, checksum = ?, touched_at = max(coalesce(touched_at, 0), ?), change = ?
     WHERE serial = ?
 """
-_NEXT_CHANGE = """
-    SELECT max(
-        (SELECT coalesce(max(id), 0) FROM node_outputs) << 24,
-        coalesce((SELECT change FROM flow_runs WHERE change IS NOT NULL ORDER BY change DESC LIMIT 1), 0)
-    ) + 1
-"""
-
-
-def next_change(connection: sqlite3.Connection) -> int:
-    """The place behind all outputs and all changes so far; an output's own is its id << 24. Within a commit."""
-    ((change,),) = connection.execute(_NEXT_CHANGE).fetchall()
-    return int(change)
 
 
 def say(
@@ -97,7 +86,7 @@ def _find(
 def _write(
     connection: sqlite3.Connection, serial: int, name: str, before: RunFacts, facts: RunFacts, at: int | None
 ) -> None:
-    connection.execute(_WRITE, (*facts_row(name, facts), at or 0, next_change(connection), serial))
+    connection.execute(_WRITE, (*facts_row(name, facts), at or 0, next_changes(connection), serial))
     if facts.attributes != before.attributes:
         old, new = attribute_rows(before.attributes), attribute_rows(facts.attributes)
         for key, value in old.items() - new.items():
@@ -109,7 +98,7 @@ def _write(
 
 def stamp_deletion(connection: sqlite3.Connection, serials: Sequence[Any]) -> None:
     """A deletion is a change, too: of each of these runs, in their order."""
-    change = next_change(connection)
+    change = next_changes(connection, len(serials))
     query = """
         UPDATE flow_runs SET change = ? + wanted.key FROM json_each(?) AS wanted WHERE serial = wanted.value
     """

@@ -17,7 +17,7 @@ from .._engine.rules import run_record
 from .._engine.run_query import RunGathering, RunIndex, RunPlace, RunQuery, RunRange, RunStep
 from .counting import Tail, tail_of
 from .deletion import json_array
-from .reads import counted_record, snapshot
+from .reads import counted_record, snapshot, times_of_all
 from .run_facts import FACT_COLUMNS
 
 _INDEXES = {
@@ -277,13 +277,17 @@ def described(connection: sqlite3.Connection, location: str, serials: Sequence[i
 
 def _record(connection: sqlite3.Connection, location: str, row: Sequence[Any], tail: Tail | None) -> RunRecord | None:
     serial, flow_run_id, outputs, marks, first, last, touched_at, *facts = row
-    if outputs is None or tail is None:
+    if tail is None or not (_is_count(outputs) and _is_count(marks)):
         counted = counted_record(connection, serial, flow_run_id, (first, last))
         is_there = touched_at is not None or counted.outputs or marks
         return with_facts(location, counted, facts) if is_there else None
     rows, *times = tail.get(serial, (0, None, None))
     if not outputs + rows and touched_at is None:
         return None
-    first = min((time for time in (first, times[0]) if time is not None), default=None)
-    last = max((time for time in (last, times[1]) if time is not None), default=None)
+    first, last = times_of_all((first, last), times)
     return with_facts(location, run_record(serial, flow_run_id, outputs + rows - marks, 0, (first, last)), facts)
+
+
+def _is_count(number: object) -> bool:
+    """What else stands there is damaged, or of an earlier schema: then outputs are counted."""
+    return type(number) is int and number >= 0

@@ -19,7 +19,7 @@ from .._engine.rules import run_record
 from .._engine.run_feeds import RUNS, RunFilter, RunNews, RunNewsPage, changes_of
 from ..errors import CorruptStoreError
 from .deletion import json_array
-from .history import SHIFT, end_of_history, highest_change
+from .history import END_OF_CHANGES, SHIFT, end_of_history, highest_change
 from .reads import snapshot
 from .run_facts import FACT_COLUMNS
 from .run_listing import described
@@ -30,11 +30,15 @@ _WINDOW_ROWS = 5000
 _COLUMNS = f"serial, flow_run_id, deleted_at IS NOT NULL, {FACT_COLUMNS}"
 _LISTED = f"SELECT {_COLUMNS} FROM flow_runs NOT INDEXED WHERE serial > ? ORDER BY serial LIMIT ?"  # noqa: S608 - no input in it
 _BY_SERIAL = f"SELECT {_COLUMNS} FROM flow_runs WHERE serial IN (SELECT value FROM json_each(?))"  # noqa: S608 - no input in it
-_CHANGES = "SELECT change, serial FROM flow_runs WHERE change IS NOT NULL AND change > ? ORDER BY change LIMIT ?"
+_CHANGES = f"""
+    SELECT change, serial FROM flow_runs
+    WHERE change IS NOT NULL AND change > ? AND change < {END_OF_CHANGES} ORDER BY change LIMIT ?
+"""  # noqa: S608 - no input in it
 _OUTPUTS = f"SELECT id << {SHIFT}, run FROM node_outputs NOT INDEXED WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - no input in it
-_CHANGED_SINCE = """
-    SELECT change, flow_run_id FROM flow_runs WHERE change IS NOT NULL AND change > ? ORDER BY change LIMIT ?
-"""
+_CHANGED_SINCE = f"""
+    SELECT change, flow_run_id FROM flow_runs
+    WHERE change IS NOT NULL AND change > ? AND change < {END_OF_CHANGES} ORDER BY change LIMIT ?
+"""  # noqa: S608 - no input in it
 
 
 class RunPlace(NamedTuple):

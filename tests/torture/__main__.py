@@ -13,7 +13,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
-from . import damage, errors, kills, leases, machine, parts, power, shim
+from . import damage, errors, kills, leases, machine, parts, power, said, shim
 from .workload import OTHER_PLANTS, PLANTS
 
 CASES = 60
@@ -78,9 +78,21 @@ def kill_rounds(table: Table, fresh: Callable[[], pathlib.Path], seed: int) -> R
         yield
 
 
+MODELS = {
+    "model": machine.Machine,
+    "model of parts of runs": parts.Machine,
+    "model of what is said of runs": said.Machine,
+}
+
+
 def machine_rounds(table: Table, fresh: Callable[[], pathlib.Path], seed: int) -> Rounds:
     for turn in range(10**9):
-        for kind, model in (("model", machine.Machine), ("model of parts of runs", parts.Machine)):
+        models = {
+            "model": machine.Machine,
+            "model of parts of runs": parts.Machine,
+            "model of what is said": said.Machine,
+        }
+        for kind, model in models.items():
             name = f"{kind}: four stores, three processes (sequences of {STEPS} steps)"
             story = None
             try:

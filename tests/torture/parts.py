@@ -55,14 +55,14 @@ class Here(machine.Here):
             case "take":
                 return self._take(*args)
             case "on_object":
-                return self._on_object(*args)
+                return self._on_object(*args, **kwargs)
             case "together":
                 return self._together(*args)
         return super().call(name, *args, **kwargs)
 
-    def _on_object(self, handle: str, run: str, call: str, *args: Any) -> Any:
+    def _on_object(self, handle: str, run: str, call: str, *args: Any, **kwargs: Any) -> Any:
         run_object = self._objects.setdefault(handle, self._store.run(run))
-        result = getattr(run_object, call)(*args)
+        result = getattr(run_object, call)(*args, **kwargs)
         return self._runner.run(result) if self._runner else result
 
     def _together(self, operations: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
@@ -242,11 +242,16 @@ class Machine(FourDoors):
 
     @rule(store=STORES, run=RUNS, forget=st.booleans())
     def delete_run(self, store: int, run: str, forget: bool) -> None:
-        life = self.lives.pop(run, None)
+        life = self.lives.get(run)
         assert self.doors[store].call("delete_run", run, forget=forget) == len(life.outputs if life else ())
-        self.deleted[run] = life
-        if forget:
-            del self.deleted[run]
+        self.note_deleted(run, forget)
+
+    def note_deleted(self, run: str, is_forgotten: bool) -> None:
+        life = self.lives.pop(run, None)
+        if is_forgotten:
+            self.deleted.pop(run, None)
+        else:
+            self.deleted.setdefault(run, life)
 
     @rule(
         store=STORES,
@@ -432,9 +437,8 @@ class Machine(FourDoors):
     def prune_everything(self, store: int) -> None:
         report = self.doors[store].call("prune", older_than=datetime.timedelta(0))
         assert report.runs == len(self.lives)
-        self.deleted |= self.lives
-        self.lives.clear()
-        self.deleted = {run: life for run, life in self.deleted.items() if life is not None and life.number < 0}
+        for run in self.lives.keys() | self.deleted.keys():
+            self.note_deleted(run, is_forgotten=True)
         for key in self.versions.keys() - self.globals.keys():
             self.freed = max(self.freed, self.versions.pop(key))
         # What was deleted by this stays deleted until the next one; so that the model need not know, that is now.
@@ -498,8 +502,7 @@ class Machine(FourDoors):
         self.kill_in(store, microseconds, "delete_run", run, forget=True)
         # Done again it is final, whatever became of the first.
         self.doors[other].call("delete_run", run, forget=True)
-        self.lives.pop(run, None)
-        self.deleted.pop(run, None)
+        self.note_deleted(run, is_forgotten=True)
         assert self.doors[other].call("get_run", run) == {}
 
 

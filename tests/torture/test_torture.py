@@ -14,7 +14,7 @@ import pytest
 from hypothesis.errors import Flaky
 
 from ..support.portions import some
-from . import damage, errors, kills, machine, parts, power, shim
+from . import damage, errors, kills, machine, parts, power, said, shim
 from .workload import OTHER_PLANTS, PLANTS
 
 pytestmark = pytest.mark.one_python
@@ -130,6 +130,13 @@ def test_stores_of_several_processes_answer_as_a_dict_does(folder: pathlib.Path,
 @pytest.mark.parametrize("examples", [some(8, 3), pytest.param(100, marks=pytest.mark.slow)])
 def test_they_answer_as_a_model_of_the_parts_of_runs_does(folder: pathlib.Path, seed: int, examples: int) -> None:
     machine.run(folder, seed, examples=examples, steps=30, machine=parts.Machine)
+
+
+@pytest.mark.parametrize(
+    "examples", [pytest.param(8, marks=pytest.mark.thorough), pytest.param(100, marks=pytest.mark.slow)]
+)
+def test_they_answer_as_a_model_of_what_is_said_of_runs_does(folder: pathlib.Path, seed: int, examples: int) -> None:
+    machine.run(folder, seed, examples=examples, steps=40, machine=said.Machine)
 
 
 # -- faults that no power cut shows -----------------------------------------------------------------------------------
