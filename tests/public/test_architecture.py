@@ -63,7 +63,14 @@ ONLY_IN = {
     "sniffio": {"_waiting.foreign"},
     "asyncpg": {"_postgres.connection", "_postgres.engine"},
     "aiosqlite": {"_sqlite.worker"},
-    "pydantic": {"_values.pydantic_", "integrations.pydantic_ai"},
+    "pydantic": {"_values.pydantic_", "integrations.pydantic_ai.external_events", "integrations.pydantic_ai_harness"},
+    "pydantic_ai": {
+        "integrations.pydantic_ai.durability",
+        "integrations.pydantic_ai.external_events",
+        "integrations.pydantic_ai.inputs",
+        "integrations.pydantic_ai_harness",
+    },
+    "pydantic_ai_harness": {"integrations.pydantic_ai_harness"},
     "opentelemetry": {"telemetry"},
 }
 """Modules of others, and where alone they are imported."""
@@ -375,7 +382,7 @@ class TestHabits:
         wrong = [
             in_place(module, node)
             for module in MODULES
-            if module not in LOADED_WHEN_NEEDED
+            if module not in LOADED_WHEN_NEEDED and folder_of(module) != "integrations"
             for node in imports_of(module, when_loaded=True)
             for name in [*outside_modules_in(node), *LOADED_WHEN_NEEDED.intersection(own_modules_in(module, node))]
             if name not in allowed(module)
@@ -390,6 +397,14 @@ class TestHabits:
             for imported in own_modules_in(module, node)
             if "." in imported and folder_of(imported) in OF_EXTRAS
             if module == folder_of(imported) or folder_of(module) != folder_of(imported)
+        ]
+        assert wrong == []
+
+    def test_no_framework_is_loaded_by_anything_else(self) -> None:
+        wrong = [
+            in_place(module, node)
+            for module, imported, node in edges()
+            if folder_of(imported) == "integrations" != folder_of(module)
         ]
         assert wrong == []
 
