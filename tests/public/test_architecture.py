@@ -72,6 +72,7 @@ ONLY_IN = {
     },
     "pydantic_ai_harness": {"integrations.pydantic_ai_harness"},
     "opentelemetry": {"telemetry"},
+    "key_value": {"integrations.py_key_value"},
 }
 """Modules of others, and where alone they are imported."""
 
