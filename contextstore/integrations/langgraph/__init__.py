@@ -1,4 +1,4 @@
-"""LangGraph: checkpoints of its graphs' threads, in a store. Extra ``langgraph``.
+"""LangGraph: checkpoints of its graphs' threads, and their long-term memory, in a store. Extra ``langgraph``.
 
     from contextstore import AsyncContextStore
     from contextstore.integrations.langgraph import AsyncContextStoreSaver
@@ -18,7 +18,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .saver import AsyncContextStoreSaver, ContextStoreSaver
+from .store import ContextStoreStore
 
-__all__ = ["AsyncContextStoreSaver", "ContextStoreSaver"]
+__all__ = ["AsyncContextStoreSaver", "ContextStoreSaver", "ContextStoreStore"]
 
 del _base
