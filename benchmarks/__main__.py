@@ -36,7 +36,8 @@ FIGURES = pathlib.Path(__file__).with_name("figures.json")
 FINDINGS = pathlib.Path(__file__).with_name("findings.md")
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 _PACKAGES = (
-    "aiosqlite apsw asyncpg dbos diskcache langgraph-checkpoint-sqlite lmdb py-key-value-aio rocksdict sqlitedict"
+    "aiosqlite apsw asyncpg dbos diskcache langgraph-checkpoint-postgres langgraph-checkpoint-sqlite lmdb psycopg "
+    "py-key-value-aio rocksdict sqlitedict"
 )
 
 

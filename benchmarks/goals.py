@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from . import gets, puts, reads, whole
+from . import gets, puts, reads, savers, whole
 from .contestants import PEERS
 from .rounds import Times
 
@@ -24,6 +24,10 @@ def ratio_of(one: str, other: str) -> Callable[[Times], list[float]]:
 
 def throughput_of(one: str, other: str) -> Callable[[Times], list[float]]:
     return ratio_of(other, one)
+
+
+def _saver(what: str) -> Callable[[Times], list[float]]:
+    return throughput_of(savers.of(savers.OURS, what), savers.of(savers.THEIRS, what))
 
 
 def throughput_of_what_a_loop_allows(times: Times) -> list[float]:
@@ -91,6 +95,20 @@ def results(figures: Figures) -> list[Result | Goal]:
 _RAW, _RAW_NORMAL, _POOL = "sqlite3", "sqlite3 at NORMAL", "asyncpg with a pool"
 _SYNC_PUT, _AWAITED_PUT = ratio_of(puts.SYNC_MAIN, puts.RAW_MAIN), ratio_of(puts.AWAITED, puts.RAW_MAIN)
 
+_SAVERS = [
+    Goal(f"LangGraph{where}: {what}, throughput", f"LangGraph's saver{where}", of, _saver(what), limit, at_least=True)
+    for where, of, what, limit in (
+        ("", "saver", savers.STEPS, 5),
+        ("", "saver", savers.LARGE_STEPS, 3),
+        ("", "saver", savers.ALL_LARGE_STEPS, 3),
+        ("", "saver", savers.ALONE, 1),
+        ("", "saver-reads", savers.NEWEST, 1),
+        ("", "saver-reads", savers.LISTED, 1),
+        (" on PostgreSQL", "saver-postgres", savers.STEPS, 5),
+    )
+]
+_BYTES_OF_A_THREAD = ratio_of(savers.of(savers.OURS, savers.FILE), savers.of(savers.THEIRS, savers.FILE))
+
 GOALS = [
     Goal("sync put, main thread", _RAW, "put", _SYNC_PUT, 1.1),
     Goal("sync put, another thread", "sqlite3 there", "put", ratio_of(puts.SYNC_THREAD, puts.RAW_THREAD), 1.1),
@@ -140,6 +158,8 @@ GOALS = [
         "PostgreSQL: 64 gets at once, throughput", _POOL, "postgres",
         throughput_of("contextstore, 64 gets", "asyncpg, 64 gets"), 6, at_least=True,
     ),
+    *_SAVERS,
+    Goal(f"LangGraph: {savers.FILE}", "LangGraph's saver", "saver-bytes", _BYTES_OF_A_THREAD, 0.3),
     Goal(
         "four processes on one file, puts together", "one alone", "processes",
         ratio_of(whole.TOGETHER, whole.ALONE), 1, at_least=True,

@@ -12,18 +12,21 @@ from functools import partial
 
 from tests.support.servers import binaries, running_server
 
-from . import gets, puts, reads, whole
+from . import gets, puts, reads, savers, whole
 from . import postgres as _postgres
 from .rounds import Size, Times
 
 Measurement = Callable[[Size], Times]
 
 
-def postgres(size: Size) -> Times:
-    if binaries() is None:
-        return {}
-    with running_server() as server:
-        return _postgres.measured(server.url(), size)
+def _on_a_server(measured: Callable[[str, Size], Times]) -> Measurement:
+    def measurement(size: Size) -> Times:
+        if binaries() is None:
+            return {}
+        with running_server() as server:
+            return measured(server.url(), size)
+
+    return measurement
 
 
 def _fewer_rounds(measurement: Measurement) -> Measurement:
@@ -41,7 +44,11 @@ MEASUREMENTS: dict[str, Measurement] = {
     "parts": reads.parts,
     "peers-parts": reads.peers,
     "bytes": whole.file_bytes,
-    "postgres": postgres,
+    "postgres": _on_a_server(_postgres.measured),
+    "saver": _fewer_rounds(savers.steps),
+    "saver-reads": _fewer_rounds(savers.reads),
+    "saver-bytes": savers.file_bytes,
+    "saver-postgres": _fewer_rounds(_on_a_server(savers.on_postgres)),
     "processes": whole.of_processes,
     "growth": whole.growing,
     "import": whole.imports,

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from . import goals, plots, postgres, whole
+from . import goals, plots, postgres, savers, whole
 from .contestants import CREATE, INSERT, SELECT, VALUE
 from .goals import Figures, Goal, Result, middle_half, results
 from .rounds import Times
@@ -38,6 +38,7 @@ def written(document: Mapping[str, Any], findings: str) -> str:
         }),
         _peers(figures, plots.GET, "Reads", {"gets of the same 64 outputs": "peers-get"}),
         _postgres(figures.get("postgres", {})),
+        _savers(figures),
         _others(figures),
         _method(document["about"]),
     ]  # fmt: skip
@@ -143,6 +144,25 @@ def _postgres(times: Times) -> Iterator[str]:
         yield f"| {call} | {number(_micros(times[ours]))} | {number(_micros(times[theirs]))} | {ratio} |"
 
 
+def _savers(figures: Figures) -> Iterator[str]:
+    yield "## As a saver of LangGraph's"
+    yield ""
+    yield "`AsyncContextStoreSaver` beside LangGraph's `AsyncSqliteSaver`, and `AsyncPostgresSaver` with a pool of ten."
+    yield "A step is `aput` of a checkpoint and `aput_writes` of what a node wrote on it. Time of one in µs."
+    yield ""
+    yield f"| | {OURS} | LangGraph's | LangGraph's / {OURS} |"
+    yield "|---|---|---|---|"
+    for where, measurement in (("", "saver"), ("PostgreSQL: ", "saver-postgres"), ("", "saver-reads")):
+        times = figures.get(measurement, {})
+        for name in times:
+            who, _, what = name.partition(", ")
+            theirs = savers.of(savers.THEIRS, what.removesuffix(savers.COLD))
+            if who == OURS and theirs in times:
+                ratios = goals.ratio_of(theirs, name)(times)
+                ratio = f"{number(statistics.median(ratios))} ({_span(middle_half(ratios))})"
+                yield f"| {where}{what} | {number(_micros(times[name]))} | {number(_micros(times[theirs]))} | {ratio} |"
+
+
 def _others(figures: Figures) -> Iterator[str]:
     yield "## Besides"
     yield ""
@@ -186,6 +206,9 @@ def _method(about: Sequence[str]) -> Iterator[str]:
   against one and a half gets of sqlite3 and one bare task each.
 - Libraries that block put 64 at once one after the other: that is all that they can do on an event loop. Of them
   sqlite3 alone was asked for 512, too.
+- LangGraph's savers and ours are given the same checkpoints, made as LangGraph makes them, and are set to the same
+  durability (`AsyncSqliteSaver` leaves `synchronous` as SQLite was built; here it is set). No thread begins a step
+  before its last one is done, and each value is random but for that of 200 bytes.
 - DBOS records steps of a workflow; its SQLite is what it offers for development, and PostgreSQL is its home.
 - `make bench BENCH_ARGS=--quick` is a look in two minutes that writes nothing, `BENCH_ARGS="--only put,get-*"` a part.
   `python -m benchmarks.compare ONE OTHER --only put` has two checkouts take turns.

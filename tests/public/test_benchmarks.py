@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from benchmarks import contestants, puts
+from benchmarks import contestants, puts, savers
 from benchmarks import postgres as postgres_benchmark
 from benchmarks.compare import compared
 from benchmarks.contestants import Contestant, LangGraphSaver, Lmdb, Ours, OursBlocking, RawSQLite, RawSQLiteTogether
@@ -55,7 +55,7 @@ ASK_AGAIN = ("peers-8-full", "peers-8-normal", "peers-512-full", "peers-512-norm
 NAMES = [
     pytest.param(name, marks=pytest.mark.thorough if name in ASK_AGAIN else ())
     for name in MEASUREMENTS
-    if name != "postgres"
+    if not name.endswith("postgres")
 ]
 
 
@@ -78,6 +78,14 @@ def test_postgres_is_measured_against_plain_asyncpg(postgres: Server) -> None:
     assert len(times) == 2 * len(postgres_benchmark.CALLS)
     found = [one for one in results({"postgres": times}) if isinstance(one, Result)]
     assert len(found) == sum(goal.measurement == "postgres" for goal in GOALS) == 3
+
+
+def test_on_postgres_our_saver_is_measured_beside_langgraphs(postgres: Server) -> None:
+    times = savers.on_postgres(postgres.url(), TINY)
+    assert {name.partition(", ")[0] for name in times} >= {savers.OURS}
+    assert all(some and min(some) > 0 for some in times.values())
+    if is_installed(savers.OnPostgres.needs):
+        assert [one.goal.measurement for one in results({"saver-postgres": times}) if isinstance(one, Result)]
 
 
 def test_each_goal_is_of_something_that_is_measured() -> None:

@@ -13,9 +13,12 @@ A thread is the flow run ``langgraph/<thread id>``. Its outputs:
 
 from __future__ import annotations
 
+import binascii
+import functools
 import hashlib
+import os
+import random
 import re
-import secrets
 import threading
 import time
 from typing import NamedTuple
@@ -36,7 +39,11 @@ _ESCAPES = {code: f"!{code:02x}" for code in range(0x22)}
 _ESCAPED = re.compile("!([0-9a-f]{2})")
 _DIGITS = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 """Of numbers to the base of 64, which sort as the numbers do."""
+_OF_BASE64 = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", _DIGITS.encode())
 _TIME_DIGITS, _RANDOM_DIGITS = 9, 5
+
+_random = random.Random()  # noqa: S311 - no secret; the system's own lets go of the GIL each time, to a waiting thread
+os.register_at_fork(after_in_child=_random.seed)
 
 
 def short_form(text: str) -> str:
@@ -64,6 +71,7 @@ def unescape(text: str) -> str:
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text) if "!" in text else text
 
 
+@functools.lru_cache(maxsize=1024)
 def namespace_prefix(namespace: str) -> str:
     """What all nodes of a namespace begin with, and no others."""
     escaped = escape(namespace)
@@ -122,7 +130,7 @@ class Stamps:
     def new(self) -> str:
         with self._lock:
             self._last = max(self._last + 1, time.time_ns() // 1000)
-            return _text(self._last, _TIME_DIGITS) + _text(secrets.randbits(30), _RANDOM_DIGITS)
+            return _text(self._last << 6 * _RANDOM_DIGITS | _random.getrandbits(6 * _RANDOM_DIGITS))
 
     def saw(self, stamp: str) -> None:
         """Note a stamp that was read."""
@@ -139,8 +147,10 @@ def _fits(text: str, most: int) -> bool:
         return False
 
 
-def _text(number: int, digits: int) -> str:
-    return "".join([_DIGITS[number >> 6 * place & 63] for place in range(digits - 1, -1, -1)])
+def _text(number: int) -> str:
+    """A time and what is random, as digits: those of base 64, but for which stands for which."""
+    encoded = binascii.b2a_base64((number << 4).to_bytes(11, "big"), newline=False)
+    return encoded[: _TIME_DIGITS + _RANDOM_DIGITS].translate(_OF_BASE64).decode()
 
 
 def _number(text: str) -> int:
