@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all test-slow test-core torture lint format reference docs docs-serve \
+.PHONY: help demo test test-all test-slow test-core examples torture lint format reference docs docs-serve \
 	bench bench-calls metrics clean
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all    the whole: all inputs, all files on a disk, and the slow ones; what must pass before it lands"
 	@echo "make test-slow   of the whole, the slow ones"
 	@echo "make test-core   what must hold on every supported Python; PYTHON=python3.12 VENV=.venv-3.12"
+	@echo "make examples    the examples of frameworks, the heavy ones too, which get an environment of their own"
 	@echo "make torture     power cuts, kills, disk errors, damage, a model; MINUTES=10, or leases alone; TAKE_OVERS=10000"
 	@echo "make lint        linter, formatter's check, type checkers"
 	@echo "make format      do what the linter and the formatter can do by themselves"
@@ -38,6 +39,12 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[test]'
+	@touch $@
+
+# Frameworks that would bring other versions of what the tests use, or more than everything else together.
+$(VENV)-examples/.examples: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-examples
+	$(VENV)-examples/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[examples]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
@@ -69,6 +76,10 @@ test-slow: export CONTEXTSTORE_TEST_ALL = 1
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow and not alone" --numprocesses $(or $(WORKERS),3) --dist worksteal $(TEST_ARGS)
 	$(BIN)/python -m pytest -m "slow and alone" $(TEST_ARGS) || [ $$? = 5 ]  # TEST_ARGS may have chosen none of these
+
+examples: export CONTEXTSTORE_EXAMPLES_PYTHON = $(abspath $(VENV)-examples)/bin/python
+examples: $(VENV)/.dev $(VENV)-examples/.examples
+	$(BIN)/python -m pytest tests/integrations/test_examples_*.py $(TEST_ARGS)
 
 # Power cuts, disk errors and damage, for minutes: prints a table of faults, cases and losses.
 torture: $(VENV)/.dev
@@ -118,4 +129,4 @@ metrics: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.metrics $(METRICS_ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .benchmarks dist build
+	rm -rf $(VENV) $(VENV)-examples .mypy_cache .ruff_cache .hypothesis .benchmarks dist build

@@ -36,6 +36,10 @@ DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.
 
 
 RUN_ELSEWHERE = {
+    "docs/integrations.md": tuple(  # test_integrations_page.py
+        f'python title="examples/{name}.py"'
+        for name in ("openai_agents_session", "burr_persister", "prefect_results", "dagster_io")
+    ),
     "docs/operating.md": ("sh",),  # test_operating.py
     "docs/postgresql.md": ("sql", "python server"),  # test_postgresql_page.py
     "docs/reference.md": ("python example", "python signature"),  # test_reference.py
