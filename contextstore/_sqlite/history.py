@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 SHIFT = 24
 """How far the id of an output is shifted to be its place."""
-END_OF_CHANGES = 1 << 62
+END_OF_CHANGES = 0x4000000000000000
 """Below it lies each change that was made: what is not, is damaged, and counts for none."""
 
 _HIGHEST_ID = "SELECT coalesce(max(id), 0) FROM node_outputs"

@@ -109,7 +109,7 @@ def _compressed(encoded: bytes) -> bytes:
     return min(compressed, encoded, key=len)
 
 
-def prepare(
+def serialize(
     serde: SerializerProtocol,
     namespace: str,
     parent: str | None,

@@ -30,8 +30,8 @@ from .store_keys import (
     prefix_of,
 )
 
-_PAGE = 200
-"""Items of a page of a search."""
+_PAGE = 1000
+"""Items of a page of a search: each page is a trip to the engine."""
 _PAGE_OF_KEYS = 1000
 
 
@@ -87,22 +87,22 @@ async def search(access: Access, op: SearchOp) -> list[Found]:
     wanted = check_filter(op.filter)
     offset, end = _slice(op.limit, op.offset)
     global_prefix, is_shared = prefix_of(prefix)
-    newest: list[Found] = []
+    newest: list[GlobalEntry] = []
     after: str | None = None
     while end > offset:
         page = await access.page(global_prefix, after, _PAGE)
-        candidates = (_found(entry) for entry in page)
         newest += [
-            one
-            for one in candidates
-            if not (is_shared and one.namespace[: len(prefix)] != prefix) and (not wanted or fits(one.value, wanted))
+            entry
+            for entry in page
+            if not (is_shared and _found(entry).namespace[: len(prefix)] != prefix)
+            and (not wanted or fits(entry.value["value"], wanted))
         ]
         newest.sort(key=_updated_at, reverse=True)
         del newest[end:]
         if len(page) < _PAGE:
             break
         after = page[-1].key
-    return newest[offset:]
+    return [_found(entry) for entry in newest[offset:]]
 
 
 async def keep_longer(access: Access, some: Sequence[Found]) -> None:
@@ -196,8 +196,8 @@ def _found(entry: GlobalEntry) -> Found:
     return Found(namespace, key, entry)
 
 
-def _updated_at(one: Found) -> datetime.datetime:
-    return one.updated_at
+def _updated_at(entry: GlobalEntry) -> datetime.datetime:
+    return _time(entry, "updated_at")
 
 
 def _time(entry: GlobalEntry, name: str) -> datetime.datetime:

@@ -33,9 +33,13 @@ class Thread:
         self.before: Thread | None = before
         """The life before this one: who goes on from a checkpoint of it belongs to it."""
         if before is not None:
-            if not before._sources:
+            if not before.has_sources:
                 self.before = before.before
             before.before = None
+
+    @property
+    def has_sources(self) -> bool:
+        return bool(self._sources)
 
     def note(self, namespace: str, source: Source) -> None:
         """A checkpoint of this life was written, or read by somebody who may go on from it."""

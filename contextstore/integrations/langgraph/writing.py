@@ -49,7 +49,7 @@ class Writer:
         node_id = f"{ids.block_prefix(namespace, checkpoint['id'])}c{self._stamps.new()}"
 
         def prepared(source: records.Source | None) -> records.Prepared:
-            return records.prepare(
+            return records.serialize(
                 self._serde, namespace, parent, checkpoint, described, new_versions, source, self._new_stamps()
             )
 
