@@ -35,6 +35,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[dev]'
+	$(PIP) install --no-deps pydantic-ai-harness==0.62.0  # it pins a pydantic-ai that is older than what durability needs
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
