@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
 	@echo "make demo        run a real flow, kill it half-way, see it go on; STORE=flows.db, DEMO_ARGS=--help"
-	@echo "make test        every promise, on each face and engine, two minutes; WORKERS=4, TEST_ARGS='-k survey'"
+	@echo "make test        every promise, on each face and engine, some minutes; WORKERS=4, TEST_ARGS='-k survey'"
 	@echo "make test-all    the whole: all inputs, all files on a disk, and the slow ones; what must pass before it lands"
 	@echo "make test-slow   of the whole, the slow ones"
 	@echo "make test-core   what must hold on every supported Python; PYTHON=python3.12 VENV=.venv-3.12"

@@ -96,7 +96,7 @@ def run_writers(location: Any, count: int) -> None:
                 writer.tell()
             for _ in range(4):
                 tail.live(most, lambda: False)
-            assert [writer.end()[1] for writer in writers] == [["written"]] * 4
+            assert [writer.end(timeout=400)[1] for writer in writers] == [["written"]] * 4
         store.run("end").begin()
         expected = now_of(store, count // 4)
 
@@ -116,6 +116,7 @@ def test_while_four_processes_write(engine: str, request: pytest.FixtureRequest)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["file", "postgres"])
 def test_while_four_processes_make_tens_of_thousands_of_changes(engine: str, request: pytest.FixtureRequest) -> None:
     run_writers(new_location(engine, request), count=8000)

@@ -213,7 +213,7 @@ KILLS = [
     pytest.param("async", 3, id="async"),
     pytest.param("sync", 3, id="sync", marks=pytest.mark.thorough),
     pytest.param("async", 50, id="async-50", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
-    pytest.param("sync", 50, id="sync-50", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    pytest.param("sync", 15, id="sync-15", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
 ]
 
 
