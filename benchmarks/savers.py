@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import itertools
 import pathlib
@@ -145,7 +146,8 @@ class Ours(Awaited):
     async def open(self, folder: pathlib.Path, durability: str) -> None:
         kind = importlib.import_module("contextstore.integrations.langgraph").AsyncContextStoreSaver
         target = self._target or folder / "store.db"
-        self._store = AsyncContextStore(target, durability=durability, **self._options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"durability": durability, **self._options}
+        self._store = AsyncContextStore(target, **options)
         await self._store.open()
         self.saver = kind(self._store)
 
@@ -250,7 +252,7 @@ def reads(size: Size) -> Times:
             thread = Thread(one.saver, 1, 1)
             turns.call(_filled, thread, length)
             works[of(who, newest)] = _again(thread.newest, size.operations)
-            works[of(who, listed)] = _again(lambda thread=thread: thread.listed(PAGE), max(1, size.operations // 8))  # type: ignore[misc]
+            works[of(who, listed)] = _again(functools.partial(thread.listed, PAGE), max(1, size.operations // 8))
         return turns.take(works, size)
 
 

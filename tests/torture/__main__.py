@@ -97,7 +97,7 @@ def machine_rounds(table: Table, fresh: Callable[[], pathlib.Path], seed: int) -
             story = None
             try:
                 machine.run(fresh(), seed + turn, examples=EXAMPLES, steps=STEPS, machine=model)
-            except Exception:
+            except Exception:  # whatever the model found, and what it stumbled over: both are losses of the table
                 story = f"seed {seed + turn}: {traceback.format_exc()}"
             table.add(name, story)
             table.cases[name] += EXAMPLES - 1
@@ -116,7 +116,7 @@ def other_planted_rounds(table: Table, library: pathlib.Path, fresh: Callable[[]
                 story = None
                 try:
                     machine.run(fresh(), seed + turn, examples=EXAMPLES, steps=STEPS, plant=name)
-                except Exception as error:
+                except Exception as error:  # of whatever kind: that the plant was found is all that counts
                     story = repr(error)
                 table.add(f"planted: {name} (model)", story)
             if name in errors.SHOWS:
