@@ -11,7 +11,6 @@ import pathlib
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -25,18 +24,6 @@ from contextstore import AsyncContextStore, ContextStore, StoreClosedError, Stor
 from contextstore.integrations.py_key_value import ContextStoreKeyValue
 
 from ..public.test_readme import ROOT
-
-
-@pytest.fixture
-async def store(target: str) -> AsyncIterator[AsyncContextStore]:
-    async with AsyncContextStore(target) as opened:
-        yield opened
-
-
-@pytest.fixture
-def kv(store: AsyncContextStore) -> ContextStoreKeyValue:
-    return ContextStoreKeyValue(store)
-
 
 OPTIONAL = [
     protocols.AsyncCullProtocol,

@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import decimal
 import fractions
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,17 +16,6 @@ from contextstore import AsyncContextStore
 from contextstore.integrations.py_key_value import ContextStoreKeyValue
 
 TEN_YEARS = 3653 * 86_400
-
-
-@pytest.fixture
-async def store(target: str) -> AsyncIterator[AsyncContextStore]:
-    async with AsyncContextStore(target) as opened:
-        yield opened
-
-
-@pytest.fixture
-def kv(store: AsyncContextStore) -> ContextStoreKeyValue:
-    return ContextStoreKeyValue(store)
 
 
 async def until_gone(kv: ContextStoreKeyValue, key: str) -> None:

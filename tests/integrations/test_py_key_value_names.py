@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,18 +11,6 @@ pytest.importorskip("key_value.aio")
 
 from contextstore import AsyncContextStore
 from contextstore.integrations.py_key_value import ContextStoreKeyValue
-
-
-@pytest.fixture
-async def store(target: str) -> AsyncIterator[AsyncContextStore]:
-    async with AsyncContextStore(target) as opened:
-        yield opened
-
-
-@pytest.fixture
-def kv(store: AsyncContextStore) -> ContextStoreKeyValue:
-    return ContextStoreKeyValue(store)
-
 
 HOSTILE = [
     *("a", "a/", "a/b", "a//b", "/", "//", "a0", "a/0", "a%2Fb", "a%2fb", "%", "%%", "%:", "a%:b", "%2F", "%ED%A0%80"),
