@@ -147,6 +147,11 @@ class AsyncContextStore:
 
         return blocking_face_of(self._core.backend)
 
+    @property
+    def location(self) -> str:
+        """Where the store is: the path of its file, ``":memory:"``, or a URL without its password. No I/O."""
+        return self._core.backend.location
+
     def __reduce__(self) -> NoReturn:
         self._core.session.__reduce__()
 

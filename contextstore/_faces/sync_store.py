@@ -115,6 +115,11 @@ class ContextStore:
         """
         return awaitable_face_of(self._core.backend)
 
+    @property
+    def location(self) -> str:
+        """As that of ``awaitable``."""
+        return self._core.backend.location
+
     def __reduce__(self) -> NoReturn:
         self._core.session.__reduce__()
 

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from .._display.forms import form_of, json_text
 from .columns import Column, laid_out
-from .forms import form_of, json_text
 
 T = TypeVar("T")
 

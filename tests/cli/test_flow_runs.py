@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore
+from contextstore._display.forms import form_of
 from contextstore.cli.flow_runs import attributes_of, time_of
-from contextstore.cli.forms import form_of
 
 from .lines import ran, run
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from contextstore import ContextStore, Output
+from contextstore._display.forms import form_of
 from contextstore.cli import call
-from contextstore.cli.forms import form_of
 
 from .lines import ran, run
 

@@ -39,6 +39,7 @@ LAW: list[tuple[str, ...]] = [
     ("__init__",),  # the front door
     # what stands on the public calls alone: what a store holds; OpenTelemetry; frameworks that keep their state in one
     ("_inspect", "telemetry", "integrations"),
+    ("inspector",),  # pages that show a store
     ("cli",),  # the command line
     ("__main__",),  # python -m contextstore
 ]
@@ -73,7 +74,7 @@ ONLY_IN = {
 }
 """Modules of others, and where alone they are imported: in a module, or in all of a package."""
 
-OF_EXTRAS = {"cli": "cli"}
+OF_EXTRAS = {"cli": "cli", "inspector": "ui"}
 """Folders that need an extra, which their own file does without: it asks whether it is there, and nobody else does."""
 
 LOADED_WHEN_NEEDED = {"_waiting.trio_", "telemetry"}
@@ -426,10 +427,13 @@ def public_members(kind: type) -> set[str]:
     return {name for name in dir(kind) if not name.startswith("_")}
 
 
+FACTS = {"location"}
+"""What is no call, but an attribute that both faces have."""
+
 CALLS = [
     pytest.param(one, other, name, id=f"{other.__name__}.{name}")
     for one, other in FACES
-    for name in sorted(public_members(one) & public_members(other))
+    for name in sorted(public_members(one) & public_members(other) - FACTS)
 ]
 
 BLOCKING_NAMES = {
@@ -493,7 +497,7 @@ class TestTwoFaces:
 
     @pytest.mark.parametrize("kind", [ContextStore, FlowRun, _batch.Batch])
     def test_nothing_on_the_blocking_face_is_awaited(self, kind: type) -> None:
-        for name in public_members(kind) - {"awaitable"}:
+        for name in public_members(kind) - {"awaitable"} - FACTS:
             function = getattr(kind, name)
             assert not inspect.iscoroutinefunction(function), name
             assert not inspect.isasyncgenfunction(function), name
@@ -535,7 +539,7 @@ class TestDocstrings:
         methods = {name for name in vars(kind) if not name.startswith("_") and callable(getattr(kind, name))}
         assert {name for name in methods if not inspect.getdoc(getattr(kind, name))} == set()
 
-    @pytest.mark.parametrize("name", sorted(public_members(AsyncContextStore) - NOTHING_OF_ITS_OWN))
+    @pytest.mark.parametrize("name", sorted(public_members(AsyncContextStore) - NOTHING_OF_ITS_OWN - FACTS))
     def test_help_names_the_errors_that_a_call_may_raise(self, name: str) -> None:
         docstring = inspect.getdoc(getattr(AsyncContextStore, name)) or ""
         assert re.search(r"Raises:\n    \S|``\w+Error``", docstring)

@@ -12,7 +12,7 @@ import datetime
 import json
 from typing import Any
 
-from .._display.text import escape_of
+from .text import escape_of
 
 
 def form_of(result: Any) -> Any:

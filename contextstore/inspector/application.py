@@ -1,0 +1,82 @@
+"""The application: every address, and the view that answers there.
+
+Rules of this module: it wires the rooms of this package together, and does nothing else. The address of a view's JSON
+twin is its own with ``.json``.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Collection
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from .. import AsyncContextStore, ContextStore
+from .._inspect.figures import CommitFigures
+from . import runs
+from .guard import Guard
+from .look import Inspector, Look, View
+from .pages import FOLDER, page, refused, style_sheet
+
+VIEWS: dict[str, View] = {
+    "/runs": runs.runs,
+}
+
+_FILES = {
+    path.relative_to(FOLDER / "static").as_posix(): path
+    for path in (FOLDER / "static").rglob("*.*")
+    if path.suffix != ".css"
+}
+"""What a browser may ask for by name: no name of its own making ever becomes a path."""
+
+_FOR_GOOD = {"cache-control": "public, max-age=31536000, immutable"}
+
+
+def make_app(
+    store: AsyncContextStore | ContextStore,
+    *,
+    token: str | None,
+    allow_delete: bool,
+    allowed_hosts: Collection[str] | None,
+    figures: CommitFigures | None,
+) -> ASGIApp:
+    """The application, as ``contextstore.inspector.app`` documents it."""
+    routes = [
+        Route("/", _front),
+        Route("/static/{version}/style.css", _style),
+        Route("/static/{version}/{name:path}", _file),
+    ]
+    for path, view in VIEWS.items():
+        routes += [Route(path, page(view)), Route(f"{path}.json", page(view))]
+    application = Starlette(routes=routes, exception_handlers={404: _not_found})
+    application.router.redirect_slashes = False  # an address is ours, or is none
+    guard = Guard(application, token=token, allowed_hosts=allowed_hosts)
+    called = store if isinstance(store, ContextStore) else store.blocking
+    application.state.inspector = Inspector(
+        called, called.awaitable, called.location, allow_delete, guard.form_token, figures
+    )
+    return guard
+
+
+def _front(request: Request) -> Response:
+    return RedirectResponse(Look(request.app.state.inspector, request).href("/runs"))
+
+
+def _style(_: Request) -> Response:
+    return Response(style_sheet(), media_type="text/css", headers=_FOR_GOOD)
+
+
+def _file(request: Request) -> Response:
+    path = _FILES.get(request.path_params["name"])
+    if path is None:
+        return Response("there is no such file", 404, media_type="text/plain")
+    media_type = mimetypes.guess_type(path.name)[0]
+    return Response(path.read_bytes(), media_type=media_type, headers=_FOR_GOOD)
+
+
+def _not_found(request: Request, _: Exception) -> Response:
+    return refused(Look(request.app.state.inspector, request), "there is no such page", 404)

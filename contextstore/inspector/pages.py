@@ -1,0 +1,142 @@
+"""How a view becomes an answer to a request: a page, a part of one, or JSON.
+
+Rules of this module: it alone makes responses of views. Templates escape whatever they are given, and ids of which a
+character would not show as itself are written as JSON strings, so that none is mistaken for another.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from .. import errors
+from .._display.amounts import age_words, duration_words, iso, size_words
+from .._display.brief import brief
+from .._display.forms import form_of
+from .._display.text import escaped, shown_id
+from .look import Answer, Look, Refusal, View
+
+FOLDER = pathlib.Path(__file__).parent
+
+_STATUS: list[tuple[type[Exception], int]] = [
+    (errors.InvalidKeyError, 400),
+    (errors.RunDeletedError, 410),
+    (errors.StoreBusyError, 503),
+    (errors.StoreClosedError, 503),
+    (errors.ContextStoreError, 500),
+]
+
+
+def page(view: View) -> Callable[[Request], Response]:
+    """The endpoint of a view and of its JSON twin."""
+
+    @functools.wraps(view)
+    def endpoint(request: Request) -> Response:
+        look = Look(request.app.state.inspector, request)
+        try:
+            return _response(look, view(look))
+        except Refusal as refusal:
+            return refused(look, str(refusal), refusal.status)
+        except errors.ContextStoreError as error:
+            return refused(look, str(error), next(status for kind, status in _STATUS if isinstance(error, kind)))
+
+    return endpoint
+
+
+def _response(look: Look, answer: Answer) -> Response:
+    if look.request.url.path.endswith(".json"):
+        return json_response(answer.data)
+    wanted = look.text("fragment")
+    if wanted and wanted not in answer.fragments:
+        raise Refusal(f"this page has no part {wanted[:40]!r}", 400)
+    template = answer.fragments[wanted] if wanted else answer.template
+    return HTMLResponse(render(look, template, **answer.context))
+
+
+def json_response(data: Any, status: int = 200) -> Response:
+    """Results of calls as JSON, with the names that the command line gives them, too."""
+    text = json.dumps(_form(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Response(text.encode(errors="backslashreplace"), status, media_type="application/json")
+
+
+def _form(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _form(one) for name, one in data.items()}
+    if isinstance(data, list | tuple):
+        return [_form(one) for one in data]
+    return form_of(data)
+
+
+def refused(look: Look, sentence: str, status: int) -> Response:
+    """A page that says what is wrong, or the same as JSON."""
+    if look.request.url.path.endswith(".json"):
+        return json_response({"error": sentence}, status)
+    return HTMLResponse(render(look, "refusal.html", sentence=sentence, status=status), status)
+
+
+def render(look: Look, template: str, **context: Any) -> str:
+    """A template, with what every one of them is given: the look, and the inspector."""
+    return environment().get_template(template).render(look=look, inspector=look.inspector, now=look.now, **context)
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters.update(
+        dom_id=dom_id,
+        size=size_words,
+        duration=duration_words,
+        iso=iso,
+        brief=brief,
+        shown_id=shown_id,
+        visible=escaped,
+        time=_time,
+    )
+    made.globals.update(version=static_version())
+    return made
+
+
+def dom_id(text: str, kind: str) -> str:
+    """The id of the element that stands for something of the store's: what is swapped when that changes."""
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@jinja2.pass_context
+def _time(context: jinja2.runtime.Context, then: datetime.datetime | None, missing: str = "—") -> Markup:
+    """A time as its age, with the time itself on hover, and for the page to count it on."""
+    if then is None:
+        return Markup('<span class="muted">{}</span>').format(missing)
+    return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(iso(then), age_words(then, context["now"]))
+
+
+@functools.cache
+def style_sheet() -> bytes:
+    """All of our style sheets as one, so that a page waits for one answer: base first, then each view's."""
+    files = sorted((FOLDER / "static" / "css").glob("*.css"), key=lambda file: (file.name != "base.css", file.name))
+    return b"\n".join(file.read_bytes() for file in files)
+
+
+@functools.cache
+def static_version() -> str:
+    """What changes when a file that browsers keep has changed."""
+    digest = hashlib.sha256(style_sheet())
+    for file in sorted((FOLDER / "static").rglob("*.*")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

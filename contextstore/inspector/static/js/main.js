@@ -1,0 +1,31 @@
+// What every page does: keys, theme, the list of keys, times that go on.
+import { listenToKeys } from "./keys.js";
+import { keepTimesCurrent } from "./times.js";
+
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function turnTheme() {
+  const theme = isDark() ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  try {
+    localStorage.setItem("contextstore-theme", theme);
+  } catch {
+    // It holds for this page, then.
+  }
+}
+
+const actions = {
+  theme: turnTheme,
+  help: () => document.getElementById("help").showModal(),
+};
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do]");
+  if (button && button.dataset.do in actions) actions[button.dataset.do]();
+});
+
+listenToKeys(actions);
+keepTimesCurrent();
