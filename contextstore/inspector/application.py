@@ -17,13 +17,16 @@ from starlette.types import ASGIApp
 
 from .. import AsyncContextStore, ContextStore
 from .._inspect.figures import CommitFigures
-from . import runs
+from . import health, runs
+from .check_job import CheckJob
 from .guard import Guard
 from .look import Inspector, Look, View
 from .pages import FOLDER, page, refused, style_sheet
+from .sampling import Sampler
 
 VIEWS: dict[str, View] = {
     "/runs": runs.runs,
+    "/health": health.health,
 }
 
 _FILES = {
@@ -57,7 +60,14 @@ def make_app(
     guard = Guard(application, token=token, allowed_hosts=allowed_hosts)
     called = store if isinstance(store, ContextStore) else store.blocking
     application.state.inspector = Inspector(
-        called, called.awaitable, called.location, allow_delete, guard.form_token, figures
+        store=called,
+        awaitable=called.awaitable,
+        location=called.location,
+        allow_delete=allow_delete,
+        form_token=guard.form_token,
+        figures=figures,
+        sampler=Sampler(called, figures),
+        check_job=CheckJob(called),
     )
     return guard
 

@@ -16,6 +16,8 @@ from starlette.requests import Request
 
 from .. import AsyncContextStore, ContextStore
 from .._inspect.figures import CommitFigures
+from .check_job import CheckJob
+from .sampling import Sampler
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer more than an error
@@ -37,6 +39,8 @@ class Inspector:
         allow_delete: whether anything may be deleted.
         form_token: what a form has to bring along.
         figures: those of the store's commits. None: nobody keeps any.
+        sampler: what the store does, second by second.
+        check_job: the check that somebody has begun.
     """
 
     store: ContextStore
@@ -45,6 +49,8 @@ class Inspector:
     allow_delete: bool
     form_token: str
     figures: CommitFigures | None
+    sampler: Sampler
+    check_job: CheckJob
 
 
 @dataclass(frozen=True)
