@@ -25,6 +25,16 @@ def several(ids: Iterable[Id], name: str = "node_ids") -> Iterable[Id]:
     return ids
 
 
+def one_of(name: str, value: object, known: Iterable[str]) -> str:
+    """What was passed for one of several names."""
+    names = tuple(known)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, names))}, not {type(value).__name__}")
+    if value not in names:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, names))}, not {value!r}")
+    return str.__str__(value)
+
+
 def output_keys(pairs: object) -> list[OutputKey]:
     """The keys of several outputs, of any runs."""
     if not isinstance(pairs, Iterable) or isinstance(pairs, str):

@@ -111,7 +111,7 @@ WAITS = {
     "wait_for": Call("wait_for", _OUTPUT),
 }
 STEPS = {"step": Call("step", _OUTPUT)}
-WATCHING = {"watch": Call("watch", _RUN)}
+WATCHING = {"watch": Call("watch", _RUN), "newest_cursor": Call("cursor")}
 RUN_WATCHING = {"wait_for": Call("wait_for_run", _RUN), "watch": Call("watch_runs")}
 GLOBAL_WAITS = {"wait_for": Call("wait_for_global", _KEY)}
 ATTEMPTS = {"attempts": Call("attempts", _RUN, _length)}

@@ -22,6 +22,7 @@ from .._values.keys import Id, flow_run_key
 from .._values.run_facts import checked_attributes
 from .._waiting.deadline import Deadline
 from .answers import run_info_of
+from .arguments import one_of
 from .lives import Life, Lives
 from .outputs import PAGE_ROWS
 from .session import Session
@@ -122,18 +123,10 @@ def states_of(state: str | Iterable[str], known: Iterable[str]) -> frozenset[str
     names = [state] if isinstance(state, str) else state
     if not isinstance(names, Iterable):
         raise TypeError(f"state must be the name of a state, or several, not {type(state).__name__}")
-    states = [_state(name, tuple(known)) for name in names]
+    states = [one_of("state", name, known) for name in names]
     if not states:
         raise ValueError("state must be the name of a state, or several, and none was passed")
     return frozenset(states)
-
-
-def _state(name: object, known: tuple[str, ...]) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"state must be one of {', '.join(map(repr, known))}, not {type(name).__name__}")
-    if name not in known:
-        raise ValueError(f"state must be one of {', '.join(map(repr, known))}, not {name!r}")
-    return str.__str__(name)
 
 
 def _filter_of(state: str | Iterable[str] | None, attributes: Any, parent: Id | None) -> RunFilter:

@@ -16,13 +16,14 @@ from .._results import Output
 from .._values.keys import Id, flow_run_key, node_key, prefix_key
 from ..errors import OutputDeletedError, RunDeletedError
 from .answers import output_of
+from .arguments import one_of
 from .lives import Life, Lives
 from .outputs import PAGE_BYTES, PAGE_ROWS
 from .session import Session
 
 
 class WatchService:
-    """What ``watch`` does: the async face has its documentation."""
+    """What ``watch`` and ``cursor`` do: the async face has their documentation."""
 
     def __init__(self, session: Session, lives: Lives) -> None:
         self._session = session
@@ -79,6 +80,12 @@ class WatchService:
         finally:
             del frame
             subscription.close()
+
+    async def newest_cursor(self, of: str) -> str:
+        session = self._session
+        await session.ready()
+        engine, is_of_runs = session.engine, one_of("of", of, ("outputs", "runs")) == "runs"
+        return cursor_text(*await session.read(engine.newest_run_cursor if is_of_runs else engine.newest_cursor))
 
 
 def _watched(flow_run_id: Id | None, prefix: str, until: Id | None) -> Watched:

@@ -297,6 +297,9 @@ class Reads(Protocol):
         No output is told before one that can still come to lie before it. A damaged one is an error in its own place.
         """
 
+    async def newest_cursor(self) -> tuple[str, CursorFields]:
+        """The place behind all that is committed, as ``watch_from`` takes it: before all that is committed later."""
+
     async def watch_runs_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
         """Where a follower of runs begins: as ``watch_from``. None: at those that there are, before what comes next."""
 
@@ -306,6 +309,9 @@ class Reads(Protocol):
 
         None is told before one that can still come to lie before it.
         """
+
+    async def newest_run_cursor(self) -> tuple[str, CursorFields]:
+        """As ``newest_cursor``, for ``watch_runs_from``."""
 
 
 class Inline(Protocol):

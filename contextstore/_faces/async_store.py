@@ -858,6 +858,28 @@ class AsyncContextStore:
         """
         return self._core.run_watching.watch(after, state, attributes, parent)
 
+    async def cursor(self, of: Literal["outputs", "runs"] = "outputs") -> str:
+        """The place in the store's history as it is now, for those who follow only what is new.
+
+            after = await store.cursor()
+            await store.put("run-1", "new", 1)
+            async for output in store.watch(after=after):
+                assert output.node_id == "new"
+                break
+
+        ``watch`` of a run or of all goes on from there, and ``watch_runs`` from that of runs, in this process or in
+        another: all that is committed after this call is told, and nothing of before. What was being committed
+        meanwhile may be told, too. It costs a short read, however much there is.
+
+        Args:
+            of: ``"outputs"``: for ``watch``. ``"runs"``: for ``watch_runs``, which then does not begin with the runs
+                that there are.
+
+        Raises:
+            ValueError: ``of`` is neither.
+        """
+        return await self._core.watching.newest_cursor(of)
+
     def run(self, flow_run_id: Id, *, check_inputs: bool = False, lease: Lease | None = None) -> AsyncFlowRun:
         """The calls of this store bound to one run, and ``step``.
 

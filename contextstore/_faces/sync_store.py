@@ -365,6 +365,10 @@ class ContextStore:
     ) -> Generator[RunInfo, None, None]:
         return iterate(self._core.run_watching.watch(after, state, attributes, parent))
 
+    @documented_as(AsyncContextStore.cursor)
+    def cursor(self, of: Literal["outputs", "runs"] = "outputs") -> str:
+        return run_now(self._core.watching.newest_cursor(of))
+
     @documented_as(AsyncContextStore.run)
     def run(self, flow_run_id: Id, *, check_inputs: bool = False, lease: Lease | None = None) -> FlowRun:
         check_flag("check_inputs", check_inputs)

@@ -429,11 +429,17 @@ class PostgresEngine:
     async def page_since(self, watched: Watched, place: Place, limit: int, max_bytes: int) -> NewsPage:
         return await self._history.page_since(watched, place, limit, max_bytes)
 
+    async def newest_cursor(self) -> tuple[str, CursorFields]:
+        return await self._history.newest_cursor()
+
     async def watch_runs_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
         return await self._run_history.watch_from(cursor)
 
     async def page_runs_since(self, wanted: RunFilter, place: Place, limit: int) -> RunNewsPage:
         return await self._run_history.page_since(wanted, place, limit)
+
+    async def newest_run_cursor(self) -> tuple[str, CursorFields]:
+        return await self._run_history.newest_cursor()
 
     # -- beside the reads and writes ----------------------------------------------------------------------------------
 

@@ -88,6 +88,12 @@ class SnapshotPlace(NamedTuple):
     is_resumed: bool = False
     """Whether the look was begun before, by whoever has the cursor: it is not the last one."""
 
+    @property
+    def end(self) -> int:
+        """The first transaction that had not begun when all this was looked at."""
+        latest = self.now or self.last
+        return 0 if latest is None else latest.end
+
     def fields(self, key: Key) -> CursorFields:
         """Of the place right behind an output."""
         assert self.now is not None
@@ -95,18 +101,19 @@ class SnapshotPlace(NamedTuple):
 
 
 def place_of(fields: CursorFields) -> SnapshotPlace | None:
-    """The place that a cursor names; None: it is none."""
-    match fields:
-        case (str(last), str(now), int(transaction), int(run), str(node_id)):
-            try:
-                before = Snapshot.read(last) if last else None
-                during = Snapshot.read(now)
-            except ValueError:
-                return None
-            is_key = 0 <= transaction < 2**63 and 0 <= run < 2**63 and "\0" not in node_id
-            is_in_order = before is None or before.end <= during.end
-            if is_key and is_in_order:
-                return SnapshotPlace(before, during, Key(transaction, run, node_id), is_resumed=True)
+    """The place that a cursor names: behind all of a snapshot, or in the middle of a look. None: it is none."""
+    try:
+        match fields:
+            case (str(last),):
+                return SnapshotPlace(Snapshot.read(last))
+            case (str(last), str(now), int(transaction), int(run), str(node_id)):
+                before, during = Snapshot.read(last) if last else None, Snapshot.read(now)
+                is_key = 0 <= transaction < 2**63 and 0 <= run < 2**63 and "\0" not in node_id
+                is_in_order = before is None or before.end <= during.end
+                if is_key and is_in_order:
+                    return SnapshotPlace(before, during, Key(transaction, run, node_id), is_resumed=True)
+    except ValueError:
+        return None
     return None
 
 
@@ -128,6 +135,29 @@ def _part_of(place: SnapshotPlace) -> Part:
     return Part.LATE if last.open and transaction < last.end else Part.NEW
 
 
+class History(NamedTuple):
+    """That of the store, as far as it has come."""
+
+    name: str
+    now: Snapshot
+    is_standby: bool
+
+    def may_have_come_to(self, end: int) -> bool:
+        """Whether a place may be of this history. A standby may be behind the server that gave the cursor."""
+        return end <= self.now.end or self.is_standby
+
+
+def read_history(location: str, rows: Sequence[Any]) -> History:
+    """By what the statement ``history`` gives. Raises StorageError if there is none just now."""
+    ((name, cluster, present, now, is_standby),) = rows
+    if cluster != present:
+        raise StorageError(
+            f"{location} came to this server by a dump, or from an earlier version, and nobody has opened it for "
+            "writing since: open it once without read_only, as a role that may write, before it is watched"
+        )
+    return History(name, Snapshot.read(now), is_standby)
+
+
 class HistoryReads:
     """The reads of whoever watches: see ``_engine/contract``."""
 
@@ -137,20 +167,17 @@ class HistoryReads:
         self._statements = statements
 
     async def watch_from(self, watched: Watched, cursor: tuple[str, CursorFields] | None) -> WatchStart:
-        rows = await self._pool.fetch(self._statements.history)
-        history, cluster, present, now, is_standby = rows[0]
-        if cluster != present:
-            raise StorageError(
-                f"{self._location} came to this server by a dump, or from an earlier version, and nobody has opened it "
-                "for writing since: open it once without read_only, as a role that may write, before it is watched"
-            )
+        history = read_history(self._location, await self._pool.fetch(self._statements.history))
         if cursor is None:
-            return WatchStart(history, SnapshotPlace(None), False)
-        place = place_of(cursor[1]) if cursor[0] == history else None
-        # A standby may be behind the server that gave the cursor.
-        if place is None or place.now is None or (place.now.end > Snapshot.read(now).end and not is_standby):
-            return WatchStart(history, None, False)
-        return WatchStart(history, place, await self._is_past(watched, place))
+            return WatchStart(history.name, SnapshotPlace(None), False)
+        place = place_of(cursor[1]) if cursor[0] == history.name else None
+        if place is None or not history.may_have_come_to(place.end):
+            return WatchStart(history.name, None, False)
+        return WatchStart(history.name, place, await self._is_past(watched, place))
+
+    async def newest_cursor(self) -> tuple[str, CursorFields]:
+        history = read_history(self._location, await self._pool.fetch(self._statements.history))
+        return history.name, (history.now.text,)
 
     async def _is_past(self, watched: Watched, place: SnapshotPlace) -> bool:
         if watched.until is None:

@@ -17,7 +17,7 @@ from .._engine.records import Cursor, CursorFields, RunFacts, WatchStart
 from .._engine.rules import run_record
 from .._engine.run_feeds import RUNS, RunFilter, RunNews, RunNewsPage, changes_of
 from ..errors import StorageError
-from .news import Snapshot
+from .news import Snapshot, read_history
 from .pool import ReadPool
 from .run_facts import record_of
 from .statements import Statements
@@ -40,16 +40,25 @@ class RunPlace(NamedTuple):
     is_resumed: bool = False
     """Whether the look was begun before, by whoever has the cursor: it is not the last one."""
 
+    @property
+    def end(self) -> int:
+        """The first transaction that had not begun when all this was looked at."""
+        return (self.now or self.last).end
+
     def fields(self) -> CursorFields:
         if self.listed is not None:
             return (RUNS, self.last.text, self.listed)
-        return (RUNS, self.last.text, self.now.text if self.now is not None else "", *self.key)
+        if self.now is None:
+            return (RUNS, self.last.text)
+        return (RUNS, self.last.text, self.now.text, *self.key)
 
 
 def _place_of(fields: CursorFields) -> RunPlace | None:
     """The place that a cursor names; None: it is none."""
     try:
         match fields:
+            case (str(kind), str(last)) if kind == RUNS:
+                return RunPlace(Snapshot.read(last))
             case (str(kind), str(last), int(listed)) if kind == RUNS and 0 <= listed < 2**63:
                 return RunPlace(Snapshot.read(last), listed)
             case (str(kind), str(last), str(now), int(transaction), int(run)) if kind == RUNS:
@@ -77,20 +86,16 @@ class RunHistoryReads:
         return Snapshot.read(rows[0][0]), [name for _, name in rows if name is not None]
 
     async def watch_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
-        ((history, cluster, present, text, is_standby),) = await self._pool.fetch(self._statements.history)
-        if cluster != present:
-            raise StorageError(
-                f"{self._location} came to this server by a dump, or from an earlier version, and nobody has opened it "
-                "for writing since: open it once without read_only, as a role that may write, before it is watched"
-            )
-        now = Snapshot.read(text)
+        history = read_history(self._location, await self._pool.fetch(self._statements.history))
         if cursor is None:
-            return WatchStart(history, RunPlace(now, 0), False)
-        place = _place_of(cursor[1]) if cursor[0] == history else None
-        # A standby may be behind the server that gave the cursor.
-        if place is not None and (place.now or place.last).end > now.end and not is_standby:
-            place = None
-        return WatchStart(history, place, False)
+            return WatchStart(history.name, RunPlace(history.now, 0), False)
+        place = _place_of(cursor[1]) if cursor[0] == history.name else None
+        is_of_now = place is not None and history.may_have_come_to(place.end)
+        return WatchStart(history.name, place if is_of_now else None, False)
+
+    async def newest_cursor(self) -> tuple[str, CursorFields]:
+        history = read_history(self._location, await self._pool.fetch(self._statements.history))
+        return history.name, RunPlace(history.now).fields()
 
     async def page_since(self, wanted: RunFilter, place: RunPlace, limit: int) -> RunNewsPage:
         if place.listed is not None:

@@ -309,6 +309,9 @@ class SQLiteEngine:
 
         return self._database.read("the outputs", query)
 
+    async def newest_cursor(self) -> tuple[str, CursorFields]:
+        return self._database.read("the history", lambda here: news.newest_cursor(here, self.location))
+
     async def watch_runs_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
         return self._database.read("the history", lambda here: run_news.watch_runs_from(here, self.location, cursor))
 
@@ -317,6 +320,9 @@ class SQLiteEngine:
             return run_news.page_runs_since(connection, self.location, wanted, place, limit)
 
         return self._database.read("the runs", query)
+
+    async def newest_run_cursor(self) -> tuple[str, CursorFields]:
+        return self._database.read("the history", lambda here: run_news.newest_cursor(here, self.location))
 
     # -- on the host's loop, beside the reads and writes ---------------------------------------------------------------
 

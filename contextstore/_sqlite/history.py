@@ -10,6 +10,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
+from ..errors import CorruptStoreError
+
 SHIFT = 24
 """How far the id of an output is shifted to be its place."""
 END_OF_CHANGES = 0x4000000000000000
@@ -25,10 +27,23 @@ _RAISE_HIGHEST_ID = """
 """
 
 
+def name_of_history(connection: sqlite3.Connection, location: str) -> str:
+    """Of this store and no other, nor of a copy of it."""
+    rows = connection.execute("SELECT value FROM store_facts WHERE name = 'history'").fetchall()
+    if not rows or type(rows[0][0]) is not str:
+        raise CorruptStoreError(f"{location} does not know its history any more; restore a backup")
+    return str(rows[0][0])
+
+
+def highest_id(connection: sqlite3.Connection) -> int:
+    """That of the output that was committed last."""
+    ((found,),) = connection.execute(_HIGHEST_ID).fetchall()
+    return int(found)
+
+
 def end_of_history(connection: sqlite3.Connection) -> int:
     """The place of what was committed last."""
-    ((highest_id,),) = connection.execute(_HIGHEST_ID).fetchall()
-    return max(int(highest_id) << SHIFT, highest_change(connection))
+    return max(highest_id(connection) << SHIFT, highest_change(connection))
 
 
 def highest_change(connection: sqlite3.Connection) -> int:
@@ -42,10 +57,10 @@ def next_changes(connection: sqlite3.Connection, count: int = 1) -> int:
 
     The next output lies behind them, also where more changes have come than its id leaves room for.
     """
-    ((highest_id,),) = connection.execute(_HIGHEST_ID).fetchall()
-    change = max(int(highest_id) << SHIFT, highest_change(connection)) + 1
+    last_id = highest_id(connection)
+    change = max(last_id << SHIFT, highest_change(connection)) + 1
     last = change + count - 1
-    if last >> SHIFT > highest_id:
+    if last >> SHIFT > last_id:
         connection.execute(_RAISE_HIGHEST_ID, (last >> SHIFT,))
     return change
 

@@ -14,8 +14,8 @@ from .._engine.portions import Portion
 from .._engine.records import CursorFields, News, NewsPage, Watched, WatchStart, after_prefix
 from .._engine.rules import read_output
 from .._values.codec import DELETED
-from ..errors import CorruptStoreError
 from .deletion import json_array
+from .history import highest_id, name_of_history
 from .reads import raise_unless_damage, snapshot, unreadable_output
 
 _WINDOW_ROWS = 5000
@@ -50,7 +50,6 @@ _IDS_OF_RUN = """
     ORDER BY id LIMIT :limit
 """
 _END_OF_WINDOW = "SELECT max(id) FROM (SELECT id FROM node_outputs WHERE id > ? ORDER BY id LIMIT ?)"
-_LAST_ID = "SELECT coalesce(max(id), 0) FROM node_outputs"
 _NAME_OF_NEXT = """
     SELECT r.flow_run_id, o.node_id
     FROM node_outputs o INDEXED BY sqlite_autoindex_node_outputs_1 JOIN flow_runs r ON r.serial = o.run
@@ -73,14 +72,10 @@ def watch_from(
     connection: sqlite3.Connection, location: str, watched: Watched, cursor: tuple[str, CursorFields] | None
 ) -> WatchStart:
     with snapshot(connection):
-        rows = connection.execute("SELECT value FROM store_facts WHERE name = 'history'").fetchall()
-        if not rows or type(rows[0][0]) is not str:
-            raise CorruptStoreError(f"{location} does not know its history any more; restore a backup")
-        history = rows[0][0]
+        history = name_of_history(connection, location)
         if cursor is None:
             return WatchStart(history, RowPlace(0), False)
-        ((last,),) = connection.execute(_LAST_ID).fetchall()
-        place = _place_of(cursor, history, last)
+        place = _place_of(cursor, history, highest_id(connection))
         query = """
             SELECT 1 FROM node_outputs
             WHERE run = (SELECT serial FROM flow_runs WHERE flow_run_id = ? AND deleted_at IS NULL)
@@ -88,6 +83,11 @@ def watch_from(
         """
         key = (watched.flow_run_id, watched.until, place.id if place is not None else 0)
         return WatchStart(history, place, bool(connection.execute(query, key).fetchall()))
+
+
+def newest_cursor(connection: sqlite3.Connection, location: str) -> tuple[str, CursorFields]:
+    with snapshot(connection):
+        return name_of_history(connection, location), (highest_id(connection),)
 
 
 def _place_of(cursor: tuple[str, CursorFields], history: str, last: int) -> RowPlace | None:
@@ -102,7 +102,7 @@ def page_since(
     connection: sqlite3.Connection, location: str, watched: Watched, place: RowPlace, portion: Portion
 ) -> NewsPage:
     with snapshot(connection):
-        ((last,),) = connection.execute(_LAST_ID).fetchall()
+        last = highest_id(connection)
         run = None
         if watched.flow_run_id is not None:
             query = "SELECT serial, deleted_at IS NOT NULL FROM flow_runs WHERE flow_run_id = ?"

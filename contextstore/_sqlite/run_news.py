@@ -17,9 +17,8 @@ from .._engine.fact_rules import NOTHING_SAID, read_facts
 from .._engine.records import CursorFields, RunFacts, WatchStart
 from .._engine.rules import run_record
 from .._engine.run_feeds import RUNS, RunFilter, RunNews, RunNewsPage, changes_of
-from ..errors import CorruptStoreError
 from .deletion import json_array
-from .history import END_OF_CHANGES, SHIFT, end_of_history, highest_change
+from .history import END_OF_CHANGES, SHIFT, end_of_history, highest_change, name_of_history
 from .reads import snapshot
 from .run_facts import FACT_COLUMNS
 from .run_listing import described
@@ -65,12 +64,14 @@ def watch_runs_from(
     connection: sqlite3.Connection, location: str, cursor: tuple[str, CursorFields] | None
 ) -> WatchStart:
     with snapshot(connection):
-        rows = connection.execute("SELECT value FROM store_facts WHERE name = 'history'").fetchall()
-        if not rows or type(rows[0][0]) is not str:
-            raise CorruptStoreError(f"{location} does not know its history any more; restore a backup")
-        history, end = rows[0][0], end_of_history(connection)
+        history, end = name_of_history(connection, location), end_of_history(connection)
         place = RunPlace(end, 0) if cursor is None else _place_of(cursor, history, end)
         return WatchStart(history, place, False)
+
+
+def newest_cursor(connection: sqlite3.Connection, location: str) -> tuple[str, CursorFields]:
+    with snapshot(connection):
+        return name_of_history(connection, location), RunPlace(end_of_history(connection)).fields()
 
 
 def _place_of(cursor: tuple[str, CursorFields], history: str, end: int) -> RunPlace | None:

@@ -138,6 +138,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "get_run_info": (lambda s: s.get_run_info("run"), {"flow_run_id": "run"}),
     "wait_for_run": (lambda s: s.wait_for_run("run", state="open"), {"flow_run_id": "run"}),
     "watch_runs": (_follow, {"items": 1}),
+    "cursor": (lambda s: s.cursor(), {}),
     "lease": (_hold, {"key": "name"}),
     "list_leases": (lambda s: s.list_leases(), {"items": 0}),
     "fork_run": (lambda s: s.fork_run("run", new_flow_run_id="other"), {"flow_run_id": "run"}),

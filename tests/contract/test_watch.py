@@ -234,6 +234,7 @@ class TestHostileCursors:
     async def test_a_cursor_that_was_made_by_hand_is_no_place(self, store: Any, cursor: str) -> None:
         history, fields = read_cursor(cursor)
         for made in [
+            *[("",), ("9:1:",), ("1:9223372036854775807:",)],
             *[(), (-1,), (2**62,), ("1",), (1, 2), (0, 0, 0, 0, 0), ("", "", 0, 0, ""), ("", "1:1:", -1, 0, "")],
             *[
                 ("", "9:1:", 0, 0, ""),

@@ -178,6 +178,8 @@ OPERATIONS = {
     "watch": Operation(_watch_one),
     "wait_for_run": Operation(lambda store, name: store.wait_for_run("run", state="open")),
     "watch_runs": Operation(_watch_one_run),
+    "cursor": Operation(lambda store, name: store.cursor()),
+    "cursor of runs": Operation(lambda store, name: store.cursor("runs")),
     "stats": Operation(lambda store, name: store.stats()),
     "ping": Operation(lambda store, name: store.ping()),
     "check": Operation(lambda store, name: store.check()),

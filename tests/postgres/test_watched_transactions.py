@@ -96,6 +96,39 @@ class TestOpenTransactions:
                 behind = [one.node_id for one in outputs[number + 1 :]]
                 assert sorted(await told.nodes(len(behind) + 2)) == sorted([*behind, "held", "last"])
 
+    @pytest.mark.parametrize("run", ["run", None])
+    async def test_one_that_commits_behind_the_cursor_of_now_is_told_whenever_it_began(
+        self, store: AsyncContextStore, url: str, schema: str, run: str | None
+    ) -> None:
+        async with connected(url) as writer:
+            await writer.execute("BEGIN")
+            await write_plainly(writer, schema, "run", "held")
+            await store.put("run", "before", 1)
+            cursor, of_runs = await store.cursor(), await store.cursor("runs")
+            await store.put("run", "after", 1)
+            await writer.execute("COMMIT")
+        async with watch(store, run, after=cursor) as told:
+            assert await told.nodes(2) == ["held", "after"]
+        async with contextlib.aclosing(store.watch_runs(after=of_runs)) as runs, asyncio.timeout(TOLD):
+            assert (await anext(runs)).outputs == 5
+
+    async def test_what_was_changed_in_one_that_commits_behind_the_cursor_of_runs_is_told(
+        self, store: AsyncContextStore, url: str, schema: str
+    ) -> None:
+        await store.run("held").begin()
+        async with connected(url) as writer:
+            await writer.execute("BEGIN")
+            await write_plainly(writer, schema, "held", "late")
+            await store.run("other").begin()
+            cursor = await store.cursor("runs")
+            async with contextlib.aclosing(store.watch_runs(after=cursor)) as runs, asyncio.timeout(TOLD):
+                first = asyncio.ensure_future(anext(runs))
+                await store.run("after").begin()
+                assert (await first).flow_run_id == "after"
+                await writer.execute("COMMIT")
+                told = await anext(runs)
+                assert (told.flow_run_id, told.outputs) == ("held", 1)
+
     async def test_one_that_is_undone_is_never_told(self, store: AsyncContextStore, url: str, schema: str) -> None:
         async with connected(url) as writer, watch(store) as told:
             await told.take(2)

@@ -245,7 +245,7 @@ class TestMetrics:
         }
 
 
-ABOUT_ALL_OF_IT = {"batch", "stats", "ping", "check", "backup"}
+ABOUT_ALL_OF_IT = {"batch", "stats", "ping", "check", "backup", "cursor"}
 
 
 def test_every_call_has_the_collection_that_it_is_about() -> None:

@@ -14,6 +14,7 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, CorruptStoreError, Output, OutputDeletedError, restore
 from contextstore._core import watching as _watching
 from contextstore._sqlite import news as _news
+from contextstore._sqlite import run_news as _run_news
 
 MARK = "UPDATE node_outputs SET codec = -1, value = '', size = 0 WHERE node_id = ?"
 
@@ -128,13 +129,16 @@ class TestCopies:
         store.backup(tmp_path / "backup.db")
         store.put("run", "lost", 1)
         beyond = taken(store, 4)[-1].cursor
+        newest, of_runs = store.cursor(), store.cursor("runs")
         store.close()
         with ContextStore(tmp_path / "backup.db") as copy:
             of_backup = taken(copy, 1)[0].cursor
         restore(tmp_path / "backup.db", file_path, overwrite=True)
         with ContextStore(file_path) as restored:
-            for other in (cursor, beyond, of_backup):
+            for other in (cursor, beyond, of_backup, newest):
                 self.refused(restored, other)
+            with pytest.raises(ValueError, match=r"^after .*restore"):
+                next(restored.watch_runs(after=of_runs))
             assert nodes(restored, 3) == ["a", "b", "c"]
 
     def test_a_cursor_beyond_the_end_of_a_file_that_was_put_back_is_refused(
@@ -153,6 +157,33 @@ def test_a_store_that_lost_its_history_says_so(store: ContextStore, file_path: p
     in_a_shell(file_path, "DELETE FROM store_facts")
     with pytest.raises(CorruptStoreError, match="history"):
         next(store.watch())
+    for call in (store.cursor, lambda: store.cursor("runs")):
+        with pytest.raises(CorruptStoreError, match="history"):
+            call()
+
+
+def test_the_cursor_of_now_is_found_in_as_many_steps_however_much_there_is(
+    store: ContextStore, file_path: pathlib.Path
+) -> None:
+    def steps() -> list[int]:
+        ticks: list[int] = []
+        with contextlib.closing(sqlite3.connect(file_path, isolation_level=None)) as connection:
+            connection.set_progress_handler(lambda: ticks.append(1), 1)
+            found = []
+            for newest in (_news.newest_cursor, _run_news.newest_cursor):
+                ticks.clear()
+                newest(connection, "store.db")
+                found.append(len(ticks))
+        return found
+
+    store.run("run").begin()
+    few = steps()
+    with store.batch() as batch:
+        for number in range(2000):
+            batch.put(f"run-{number}", "a", 1)
+    for number in range(20):
+        store.run(f"begun-{number}").begin()
+    assert steps() == few
 
 
 async def test_a_reader_follows_what_others_write(store: ContextStore, file_path: pathlib.Path) -> None:

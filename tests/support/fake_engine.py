@@ -495,6 +495,10 @@ class FakeEngine:
         is_last = place == len(self.place.history)
         return NewsPage(news, place, is_last, None if run is None else run.serial, is_deleted)
 
+    async def newest_cursor(self) -> tuple[str, CursorFields]:
+        await self._called("newest_cursor")
+        return "fake", (len(self.place.history),)
+
     async def watch_runs_from(self, cursor: tuple[str, CursorFields] | None) -> WatchStart:
         await self._called("watch_runs_from")
         return WatchStart("history", len(self.place.history), False)
@@ -509,6 +513,10 @@ class FakeEngine:
             if key is not None and run is not None:
                 news.append(RunNews(_record(key[0], run), False, (place,)))
         return RunNewsPage(news, place, place == len(self.place.history))
+
+    async def newest_run_cursor(self) -> tuple[str, CursorFields]:
+        await self._called("newest_run_cursor")
+        return "history", (len(self.place.history),)
 
     # -- beside the reads and writes ----------------------------------------------------------------------------------
 

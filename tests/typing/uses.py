@@ -198,7 +198,8 @@ async def steps_and_waiting(store: AsyncContextStore, run_id: uuid.UUID) -> None
         assert_type(await anext(infos), RunInfo)
     async for output in store.watch("run"):
         assert_type(output, Output)
-    async with contextlib.aclosing(store.watch(prefix="a", after="a cursor", type=Rows)) as outputs:
+    assert_type(await store.cursor(), str)
+    async with contextlib.aclosing(store.watch(prefix="a", after=await store.cursor("outputs"), type=Rows)) as outputs:
         assert_type(await anext(outputs), Output)
     async with contextlib.aclosing(store.run(run_id).watch(until=run_id, after=None)) as outputs:
         assert_type(await anext(outputs), Output)
@@ -398,7 +399,8 @@ def steps_and_waiting_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
         assert_type(next(infos), RunInfo)
     for output in store.watch("run"):
         assert_type(output, Output)
-    with contextlib.closing(store.watch(prefix="a", after="a cursor", type=Rows)) as outputs:
+    assert_type(store.cursor(of="runs"), str)
+    with contextlib.closing(store.watch(prefix="a", after=store.cursor(), type=Rows)) as outputs:
         assert_type(next(outputs), Output)
     with contextlib.closing(store.run(run_id).watch(until=run_id, after=None)) as outputs:
         assert_type(next(outputs), Output)
