@@ -98,6 +98,7 @@ NOT_IN_TRIO = {
     "test_it_may_be_left_half_read": "trio itself warns of a generator that is left to the collector",
     "test_the_function_runs_where_update_global_was_called": "asks for asyncio's current task",
     "test_it_is_called_where_backup_was_called": "asks for asyncio's current task",
+    "test_it_is_called_where_check_was_called": "asks for asyncio's current task",
     "test_progress_is_called_where_prune_was_called": "asks for asyncio's current task",
     "test_write_and_complete_completes_nothing": "makes an AtomicWriter of a wrapper",
     "test_what_cannot_be_called_completes_nothing_and_writes_nothing": "makes an AtomicWriter of a wrapper",

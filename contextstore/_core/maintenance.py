@@ -80,9 +80,21 @@ class MaintenanceService:
         await session.read(session.engine.ping)
         return time.perf_counter() - began
 
-    async def check(self) -> CheckReport:
-        await self._session.ready()
-        return await self._session.on_host(self._session.engine.check)
+    async def check(self, progress: Callable[[int, int], Any] | None) -> CheckReport:
+        session = self._session
+        await session.ready()
+        if progress is None:
+            return await session.on_host(lambda: session.engine.check(None))
+        check_function("progress", progress)
+        events = _Progress(ProgressChannel(session.callers), f"the check of {session.location}")
+        done = session.host.call(lambda: session.engine.check(events.report))
+        done.add_done_callback(lambda _: events.channel.end())
+        try:
+            await self._tell(events, progress)
+        except BaseException:
+            events.given_up = True  # and it leaves nothing that would be waited for
+            raise
+        return session.unwrap(done.result())
 
     async def backup(
         self,
@@ -102,7 +114,7 @@ class MaintenanceService:
             raise ValueError(f"path {target!r} has a NUL character")
         if isinstance(path, str) and "://" in path:  # without it: there may be a password in it
             raise ValueError("path must be the path of a file; a store elsewhere is filled by copy()")
-        events = _Progress(ProgressChannel(session.callers), target)
+        events = _Progress(ProgressChannel(session.callers), f"the backup to {target}")
         done = session.host.call(lambda: session.engine.backup(target, events.report, check, overwrite))
         done.add_done_callback(lambda _: events.channel.end())
 
@@ -110,9 +122,7 @@ class MaintenanceService:
             await session.callers.join(done)
 
         try:
-            while (event := await events.channel.next()) is not None:
-                if progress is not None:
-                    await session.result_of(progress, *event)
+            await self._tell(events, progress)
         except BaseException:
             events.given_up = True
             # So that nothing of it is left when this call is over, also in a scope that cancels at each step.
@@ -120,20 +130,26 @@ class MaintenanceService:
             raise
         session.unwrap(done.result())
 
+    async def _tell(self, events: _Progress, progress: Callable[[int, int], Any] | None) -> None:
+        """Where the call was made, until there is no more to be told."""
+        while (event := await events.channel.next()) is not None:
+            if progress is not None:
+                await self._session.result_of(progress, *event)
+
 
 class _Progress:
-    """What the thread that copies reports, and how it learns that the caller has given up."""
+    """What the thread that does the work reports, and how it learns that the caller has given up."""
 
-    def __init__(self, channel: ProgressChannel, target: str) -> None:
+    def __init__(self, channel: ProgressChannel, work: str) -> None:
         self.channel = channel
         self.given_up = False
-        self._target = target
+        self._work = work
         self._told = (-1, 0)
 
     def report(self, done: int, total: int) -> None:
-        """Between two steps, in the thread that copies."""
+        """Between two steps, in the thread that does them."""
         if self.given_up:
-            raise StorageError(f"the backup to {self._target} was given up")
+            raise StorageError(f"{self._work} was given up")
         if (done, total) != self._told:
             self._told = done, total
             self.channel.report(done, total)

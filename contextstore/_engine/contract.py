@@ -341,8 +341,9 @@ class Maintenance(Protocol):
 
     async def stats(self) -> EngineStats: ...
 
-    async def check(self) -> CheckReport:
-        """Look at everything, and stop at nothing."""
+    async def check(self, report: Callable[[int, int], None] | None) -> CheckReport:
+        """Look at everything, and stop at nothing; ``report(done, total)`` is called from any thread. What it raises
+        ends the check."""
 
     async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
         """Copy a snapshot to a new file, verified with ``check``; ``report(done, total)`` is called from any thread."""

@@ -1088,11 +1088,16 @@ class AsyncContextStore:
         """
         return await self._core.maintenance.ping()
 
-    async def check(self) -> CheckReport:
+    async def check(self, *, progress: Callable[[int, int], Any] | None = None) -> CheckReport:
         """Look for damage: every page, every value by its checksum, the schema. It changes and stops at nothing.
 
         It reads the whole store, while others go on reading and writing. What it cannot find is what could be right:
         another time, another version of a global, or one of a run's outputs gone with its index entry.
+
+        Args:
+            progress: called with how many outputs and globals were looked at, and how many there are, deleted ones that
+                have left a mark among them: as counted at the beginning, and 0 where damage keeps them from being
+                counted. If it raises, the check is given up.
 
         Returns:
             Every problem found, by key; ``ok`` if there is none.
@@ -1100,7 +1105,7 @@ class AsyncContextStore:
         Raises:
             StorageError: the file cannot be opened at all. Damage is not raised, it is reported.
         """
-        return await self._core.maintenance.check()
+        return await self._core.maintenance.check(progress)
 
     async def backup(
         self,

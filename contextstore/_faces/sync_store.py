@@ -438,8 +438,8 @@ class ContextStore:
         return run_now(self._core.maintenance.ping())
 
     @documented_as(AsyncContextStore.check)
-    def check(self) -> CheckReport:
-        return run_now(self._core.maintenance.check())
+    def check(self, *, progress: Callable[[int, int], Any] | None = None) -> CheckReport:
+        return run_now(self._core.maintenance.check(progress))
 
     @documented_as(AsyncContextStore.backup)
     def backup(

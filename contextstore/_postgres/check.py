@@ -7,9 +7,10 @@ cannot be read is a problem of its own key and keeps no other from being looked 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from .._engine.check_progress import CheckProgress
 from .._engine.portions import portions
 from .._engine.records import OutputKey, is_time
 from .._engine.rules import StoredGlobal, read_global
@@ -41,8 +42,19 @@ class Check:
         self._outputs = self._globals = self._leftovers = 0
         self._marks: Counter[int] = Counter()
         """How many marks of deleted outputs there are, by the serial of the run."""
+        self._progress: CheckProgress | None = None
 
-    async def run(self) -> CheckReport:
+    async def run(self, report: Callable[[int, int], None] | None) -> CheckReport:
+        """``report`` is told how many outputs and globals were looked at, and how many there are."""
+        if report is not None:
+            ((total,),) = await self._pool.fetch(self._statements.check_total)
+            self._progress = CheckProgress(report, total)
+        found = await self._look()
+        if self._progress is not None:
+            self._progress.end()
+        return found
+
+    async def _look(self) -> CheckReport:
         await self._check_outputs()
         await self._check_globals()
         for flow_run_id, created_at, deleted_at in await self._pool.fetch(self._statements.check_runs, _MAX_TIME):
@@ -58,6 +70,10 @@ class Check:
         notes = (note,) if self._leftovers else ()
         runs = (await self._reads.count()).runs
         return CheckReport(runs, self._outputs, self._globals, tuple(self._problems), notes)
+
+    def _has_looked_at(self, count: int) -> None:
+        if self._progress is not None:
+            self._progress.add(count)
 
     def _report(self, kind: Any, key: tuple[str, ...], problem: str) -> None:
         self._problems.append(Problem(kind, key, problem))
@@ -79,8 +95,10 @@ class Check:
                     sizes[flow_run_id, node] = size
                     if not is_time(written_at):
                         self._report("output", (flow_run_id, node), f"{written_at!r} is no time")
+            self._has_looked_at(len(rows) - len(sizes))
             for part in portions(sizes.items(), _size_of, _PAGE_ROWS, PAGE_BYTES):
                 await self._check_values([key for key, _ in part])
+                self._has_looked_at(len(part))
 
     async def _check_values(self, keys: list[OutputKey]) -> None:
         _, outcomes = await self._reads.outputs(keys)
@@ -152,9 +170,11 @@ class Check:
                 elif not is_deleted:
                     sizes[name] = size
             self._globals += len(sizes)
+            self._has_looked_at(len(rows) - len(sizes))
             for part in portions(sizes.items(), _size_of, _PAGE_ROWS, PAGE_BYTES):
                 for damaged in await halved([name for name, _ in part], self._damaged_globals, _as_problem):
                     self._problems += damaged
+                self._has_looked_at(len(part))
 
     async def _damaged_globals(self, names: Sequence[str]) -> list[Problem]:
         problems: list[Problem] = []

@@ -447,9 +447,9 @@ class PostgresEngine:
         version, size = await self._reads.size()
         return EngineStats(f"PostgreSQL {version}", size, 0, False)
 
-    async def check(self) -> CheckReport:
+    async def check(self, report: Callable[[int, int], None] | None) -> CheckReport:
         async with self._pool.scans:
-            return await Check(self.location, self._pool, self._statements, self._reads).run()
+            return await Check(self.location, self._pool, self._statements, self._reads).run(report)
 
     async def backup(self, path: str, report: Callable[[int, int], None], check: bool, overwrite: bool) -> None:
         raise StorageError(

@@ -420,6 +420,10 @@ class Statements(AttemptReads, GlobalReads, IdleReads, RunListingStatements, Run
         WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'r'
     """
     # Without the values, which may be damaged, and large.
+    check_total: str = """
+        SELECT (SELECT count(*) FROM {schema}.node_outputs) + (SELECT count(*) FROM {schema}.global_values)
+        WHERE {is_known}
+    """
     check_outputs: str = """
         SELECT o.run, o.node_id, r.flow_run_id, r.deleted_at IS NOT NULL, o.written_at, o.size, o.codec >= 0
         FROM {schema}.node_outputs o LEFT JOIN {schema}.flow_runs r ON r.serial = o.run

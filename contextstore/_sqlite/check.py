@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .._engine.attempts import made_of
+from .._engine.check_progress import CheckProgress
 from .._engine.records import is_intact, is_intact_mark, is_time
 from .._process.pacing import paced
 from .._results import CheckReport, Problem
@@ -82,6 +83,23 @@ def check_store(connection: sqlite3.Connection, on_row: Callable[[], None] = lam
         return _check_store(connection, on_row)
     finally:
         connection.text_factory = str
+
+
+def check_and_tell(connection: sqlite3.Connection, report: Callable[[int, int], None]) -> CheckReport:
+    """The same; ``report`` is told how many outputs and globals were looked at, and how many there are."""
+    try:
+        total = count_rows(connection)
+    except DAMAGE:  # of which the check tells
+        total = 0
+    progress = CheckProgress(report, total)
+    # The integrity check counts no rows, but can be given up.
+    connection.set_progress_handler(progress.tell, 1_000_000)
+    try:
+        found = check_store(connection, progress.add)
+    finally:
+        connection.set_progress_handler(None, 0)
+    progress.end()  # raises if this was given up, which then is what cut it short
+    return found
 
 
 def _check_store(connection: sqlite3.Connection, on_row: Callable[[], None]) -> CheckReport:
@@ -155,8 +173,11 @@ def _check_schema(connection: sqlite3.Connection, notes: list[str]) -> Iterator[
 
 def count_rows(connection: sqlite3.Connection) -> int:
     """How many outputs and globals a check will look at."""
-    query = "SELECT (SELECT count(*) FROM node_outputs) + (SELECT count(*) FROM global_values)"
-    return int(connection.execute(query).fetchone()[0])
+    query = """
+        SELECT (SELECT count(*) FROM node_outputs) + (SELECT count(*) FROM global_values)
+            - (SELECT count(*) FROM node_outputs WHERE run = ? AND node_id = ?)
+    """
+    return int(connection.execute(query, _MARK).fetchone()[0])
 
 
 class _Scan:

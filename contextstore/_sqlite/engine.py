@@ -49,7 +49,7 @@ from ..errors import ContextStoreError
 from . import appends, attempts, deletion, idle_runs, leases, news, parts, reads, run_listing, run_news, run_states
 from . import globals as many_globals
 from .backup import back_up
-from .check import check_store
+from .check import check_and_tell, check_store
 from .clock import now
 from .database import Database
 from .errors import translated, translated_os
@@ -329,9 +329,11 @@ class SQLiteEngine:
     async def stats(self) -> EngineStats:
         return self._database.stats()
 
-    async def check(self) -> CheckReport:
+    async def check(self, report: Callable[[int, int], None] | None) -> CheckReport:
         try:
-            return await self._database.run_aside(check_store)
+            if report is None:
+                return await self._database.run_aside(check_store)
+            return await self._database.run_aside(lambda here: check_and_tell(here, report))
         except sqlite3.Error as error:  # where it cannot even be opened for it
             raise translated(error, self.location, "could not check") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from .. import CheckReport, Problem
 from .._display.amounts import iso, size_words
@@ -16,6 +16,7 @@ from .._display.text import escaped
 from .call import Call
 from .errors import NOT_FOUND, CommandError
 from .options import App
+from .progress import QUIET, bar
 from .transfer import counted
 
 
@@ -104,14 +105,14 @@ _CHECK = """
 """
 
 
-def check(call: Call) -> None:
+def check(call: Call, quiet: Annotated[bool, QUIET] = False) -> None:
     """Look through a whole store for damage.
 
     Each problem is a line, and with any the exit code is 1. It reads every page and every value, while others go on
     reading and writing, and changes nothing.
     """
-    with call.looked_at() as store:
-        report = store.check()
+    with call.looked_at() as store, bar("check", "outputs and globals", quiet=quiet) as progress:
+        report = store.check(progress=progress)
     call.screen.result(report, _report_lines)
     if not report.ok:
         found = counted(len(report.problems), "problem")

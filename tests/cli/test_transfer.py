@@ -237,6 +237,7 @@ def test_a_url_where_a_file_is_made_or_read_is_wrong_use_and_no_file_of_that_nam
 class TestBars:
     LINES: Any = (
         ("copy", "source.db", "copy.db", "runs and globals/s"),
+        ("check", "source.db", "outputs and globals/s"),
         ("backup", "source.db", "copy.db", "pages/s"),
         ("restore", "backup.db", "copy.db", "pages/s"),
         ("export", "source.db", "-o", "all.ndjson", "records/s"),
@@ -253,7 +254,7 @@ class TestBars:
         return tmp_path
 
     @pytest.mark.usefixtures("folder")
-    @pytest.mark.parametrize("line", first_of([(line,) for line in LINES], 2), ids=lambda line: line[0])
+    @pytest.mark.parametrize("line", first_of([(line,) for line in LINES], 3), ids=lambda line: line[0])
     def test_on_a_terminal_there_is_one_with_its_rate_and_what_is_left(self, line: tuple[str, ...]) -> None:
         *words, rate = line
         with typed(*words) as terminal:
@@ -262,7 +263,7 @@ class TestBars:
         assert rate in terminal.shown or "?" in terminal.shown
 
     @pytest.mark.usefixtures("folder")
-    @pytest.mark.parametrize("line", first_of([(line,) for line in LINES], 2), ids=lambda line: line[0])
+    @pytest.mark.parametrize("line", first_of([(line,) for line in LINES], 3), ids=lambda line: line[0])
     def test_with_quiet_there_is_none(self, line: tuple[str, ...]) -> None:
         with typed(*line[:-1], "--quiet") as terminal:
             assert terminal.end() == 0

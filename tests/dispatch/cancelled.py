@@ -183,6 +183,7 @@ OPERATIONS = {
     "stats": Operation(lambda store, name: store.stats()),
     "ping": Operation(lambda store, name: store.ping()),
     "check": Operation(lambda store, name: store.check()),
+    "check with progress": Operation(lambda store, name: store.check(progress=lambda done, total: None)),
 }
 WRITES = [name for name, operation in OPERATIONS.items() if operation.written is not None]
 

@@ -560,7 +560,7 @@ class FakeEngine:
     async def stats(self) -> EngineStats:
         return EngineStats("fake", 0, 0, False)
 
-    async def check(self) -> CheckReport:
+    async def check(self, report: Callable[[int, int], None] | None) -> CheckReport:
         await self._called("check")
         counts = await self.count()
         return CheckReport(counts.runs, counts.outputs, counts.globals, (), ())

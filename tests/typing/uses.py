@@ -222,6 +222,7 @@ async def runs(store: AsyncContextStore, run_id: uuid.UUID) -> None:
 async def care(store: AsyncContextStore) -> None:
     assert_type(await store.stats(), StoreStats)
     assert_type(await store.check(), CheckReport)
+    assert_type(await store.check(progress=ask_for_progress_async), CheckReport)
     assert_type(store.counters(), Counters)
     assert_type(await store.ping(), float)
     assert_type(await store.backup("copy.db", check=False, overwrite=True), None)
@@ -422,7 +423,7 @@ def runs_blocking(store: ContextStore, run_id: uuid.UUID) -> None:
 
 def care_blocking(store: ContextStore) -> None:
     assert_type(store.stats(), StoreStats)
-    assert_type(store.check(), CheckReport)
+    assert_type(store.check(progress=ask_for_progress), CheckReport)
     assert_type(store.counters(), Counters)
     assert_type(store.ping(), float)
     assert_type(store.backup("copy.db", check=False, overwrite=True), None)
