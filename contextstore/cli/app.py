@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import care, exchanging, flow_runs, global_keys, lifetime, looking, transfer, writing
+from . import care, exchanging, flow_runs, global_keys, lifetime, looking, transfer, ui, writing
 from .options import App
 
 HELP = """
@@ -21,6 +21,7 @@ HELP = """
       contextstore flows.db             its runs, the newest first
       contextstore flows.db RUN         the outputs of a run
       contextstore flows.db RUN NODE    one output
+      contextstore ui flows.db          all of it in a browser, live
 
     The store is a path or a URL: what --store names, else the first word behind the command, else what CONTEXTSTORE_URL
     names. (A first word that looks like a store, as ./x, x.db or a URL does, is one even then.)
@@ -35,7 +36,7 @@ def the_app() -> App:
     """The one of this process, which any number of lines are run by."""
     app = App(HELP)
     app.typer.callback(help=app.help)(_options)
-    for room in (looking, flow_runs, writing, global_keys, lifetime, care, transfer, exchanging):
+    for room in (looking, flow_runs, writing, global_keys, lifetime, care, transfer, exchanging, ui):
         room.add_to(app)
     return app
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from .. import AsyncContextStore, ContextStore
 from .._inspect.figures import CommitFigures
-from . import health, runs
+from . import actions, health, runs
 from .check_job import CheckJob
 from .guard import Guard
 from .look import Inspector, Look, View
@@ -55,6 +55,7 @@ def make_app(
     ]
     for path, view in VIEWS.items():
         routes += [Route(path, page(view)), Route(f"{path}.json", page(view))]
+    routes += [Route(path, actions.endpoint(action), methods=["POST"]) for path, action in actions.ACTIONS.items()]
     application = Starlette(routes=routes, exception_handlers={404: _not_found})
     application.router.redirect_slashes = False  # an address is ours, or is none
     guard = Guard(application, token=token, allowed_hosts=allowed_hosts)

@@ -31,6 +31,7 @@ FOLDER = pathlib.Path(__file__).parent
 _STATUS: list[tuple[type[Exception], int]] = [
     (errors.InvalidKeyError, 400),
     (errors.RunDeletedError, 410),
+    (errors.ReadOnlyStoreError, 403),
     (errors.StoreBusyError, 503),
     (errors.StoreClosedError, 503),
     (errors.ContextStoreError, 500),
@@ -48,7 +49,7 @@ def page(view: View) -> Callable[[Request], Response]:
         except Refusal as refusal:
             return refused(look, str(refusal), refusal.status)
         except errors.ContextStoreError as error:
-            return refused(look, str(error), next(status for kind, status in _STATUS if isinstance(error, kind)))
+            return refused_by(look, error)
 
     return endpoint
 
@@ -82,6 +83,11 @@ def refused(look: Look, sentence: str, status: int) -> Response:
     if look.request.url.path.endswith(".json"):
         return json_response({"error": sentence}, status)
     return HTMLResponse(render(look, "refusal.html", sentence=sentence, status=status), status)
+
+
+def refused_by(look: Look, error: errors.ContextStoreError) -> Response:
+    """The same of what the store said."""
+    return refused(look, str(error), next(status for kind, status in _STATUS if isinstance(error, kind)))
 
 
 def render(look: Look, template: str, **context: Any) -> str:

@@ -107,10 +107,10 @@ def embedded_target(tmp_path: Any) -> str:
 
 
 def _begun(http: httpx.Client) -> httpx.Response:
-    token = re.search(r'name="token" value="([^"]+)"', http.get("/health").text)
+    token = re.search(r'name="form_token" value="([^"]+)"', http.get("/health").text)
     assert token is not None
     origin = str(http.base_url).rstrip("/")
-    return http.post("/health/check", data={"token": token[1]}, headers={"origin": origin})
+    return http.post("/health/check", data={"form_token": token[1]}, headers={"origin": origin})
 
 
 def _ended(http: httpx.Client) -> dict[str, Any]:
