@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from .._display.hexadecimal import WIDTH, hex_rows
 from .errors import WrongUse
 from .output import Screen
 
@@ -113,13 +114,9 @@ def value_lines(screen: Screen, value: Any, folded: Callable[[Any], Iterator[str
 
 _MOST_LINES = 400
 _MOST_HEX = 64
-_HEX_WIDTH = 16
 
 
 def _hex_lines(data: bytes) -> Iterator[str]:
-    for at in range(0, min(len(data), _MOST_HEX * _HEX_WIDTH), _HEX_WIDTH):
-        row = data[at : at + _HEX_WIDTH]
-        text = "".join(chr(one) if 32 <= one < 127 else "·" for one in row)
-        yield f"{at:08x}  {row.hex(' '):<{_HEX_WIDTH * 3 - 1}}  {text}"
-    if len(data) > _MOST_HEX * _HEX_WIDTH:
-        yield f"… {len(data) - _MOST_HEX * _HEX_WIDTH} more bytes"
+    yield from map(str, hex_rows(data, rows=_MOST_HEX))
+    if len(data) > _MOST_HEX * WIDTH:
+        yield f"… {len(data) - _MOST_HEX * WIDTH} more bytes"

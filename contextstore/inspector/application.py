@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from .. import AsyncContextStore, ContextStore
 from .._inspect.figures import CommitFigures
-from . import actions, health, runs
+from . import actions, health, runs, value
 from .check_job import CheckJob
 from .guard import Guard
 from .look import Inspector, Look, View
@@ -27,6 +27,8 @@ from .sampling import Sampler
 VIEWS: dict[str, View] = {
     "/runs": runs.runs,
     "/health": health.health,
+    "/node": value.node,
+    "/state": value.state_value,
 }
 
 _FILES = {

@@ -63,12 +63,27 @@ class Answer:
         data: what the JSON twin has: results of calls, or dicts and lists of these.
         fragments: the parts of the page that may be asked for by themselves (``?fragment=<name>``), and their
             templates, which are given the same.
+        status: of a page that shows what is known of something that is not there, or is damaged, another than 200.
     """
 
     template: str
     context: Mapping[str, Any]
     data: Any
     fragments: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class File:
+    """What a view answers with a file: it is downloaded, never shown as a page of ours.
+
+    Attributes:
+        name: what it is called; whatever is in it that a file system may take for something else is replaced.
+        content: its bytes, or what is to be JSON.
+    """
+
+    name: str
+    content: Any
 
 
 class Look:
@@ -116,5 +131,5 @@ class Look:
         return f"{path}.json" + (f"?{query}" if query else "")
 
 
-View = Callable[[Look], Answer]
+View = Callable[[Look], Answer | File]
 """A view is called in a worker thread."""

@@ -11,6 +11,8 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +26,7 @@ from .._display.amounts import age_words, duration_words, iso, size_words
 from .._display.brief import brief
 from .._display.forms import form_of
 from .._display.text import escaped, shown_id
-from .look import Answer, Look, Refusal, View
+from .look import Answer, File, Look, Refusal, View
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -54,20 +56,42 @@ def page(view: View) -> Callable[[Request], Response]:
     return endpoint
 
 
-def _response(look: Look, answer: Answer) -> Response:
+def _response(look: Look, answer: Answer | File) -> Response:
+    if isinstance(answer, File):
+        return _file_response(answer)
     if look.request.url.path.endswith(".json"):
-        return json_response(answer.data)
+        return json_response(answer.data, answer.status)
     wanted = look.text("fragment")
     if wanted and wanted not in answer.fragments:
         raise Refusal(f"this page has no part {wanted[:40]!r}", 400)
     template = answer.fragments[wanted] if wanted else answer.template
-    return HTMLResponse(render(look, template, **answer.context))
+    return HTMLResponse(render(look, template, **answer.context), answer.status)
+
+
+def _file_response(file: File) -> Response:
+    name = _NO_NAME.sub("_", file.name)[:100].lstrip(".") or "value"
+    for_old_ones, for_all = re.sub(r"[^A-Za-z0-9._-]", "_", name), urllib.parse.quote(name, safe="")
+    headers = {
+        "content-disposition": f"attachment; filename=\"{for_old_ones}\"; filename*=UTF-8''{for_all}",
+        "x-content-type-options": "nosniff",
+    }
+    is_bytes = isinstance(file.content, bytes)
+    content = file.content if is_bytes else _json_bytes(file.content)
+    return Response(content, media_type=f"application/{'octet-stream' if is_bytes else 'json'}", headers=headers)
+
+
+_NO_NAME = re.compile(r"[^\w .()+,=@-]")
+"""Characters that are no part of a file's name: separators, quotes, what turns the direction of writing."""
 
 
 def json_response(data: Any, status: int = 200) -> Response:
     """Results of calls as JSON, with the names that the command line gives them, too."""
-    text = json.dumps(_form(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Response(text.encode(errors="backslashreplace"), status, media_type="application/json")
+    return Response(_json_bytes(_form(data)), status, media_type="application/json")
+
+
+def _json_bytes(form: Any) -> bytes:
+    text = json.dumps(form, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode(errors="backslashreplace")
 
 
 def _form(data: Any) -> Any:

@@ -5,7 +5,7 @@ function rows() {
 }
 
 function linkOf(row) {
-  return row.querySelector("[data-open], a[href], button");
+  return row.matches("[data-open]") ? row : row.querySelector("[data-open], a[href], button");
 }
 
 function move(step) {
