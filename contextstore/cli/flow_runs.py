@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import Attempt, ContextStore, Lease, RunInfo, StateEntry
+from .. import Attempt, ContextStore, RunInfo, StateEntry
 from .._display.amounts import duration_words
 from .._display.brief import brief
 from .._display.text import escaped, shown_id
+from .._inspect.leases import lease_form
 from .._inspect.runs import run_page, was_deleted
 from .call import Call, now
 from .columns import Column
@@ -276,19 +277,9 @@ def leases(call: Call) -> None:
     (prefix,) = call.optional
     with call.looked_at() as store:
         found = store.list_leases(prefix or "")
-    call.screen.results((_lease_form(lease) for lease in found), lambda _: _lease_lines(call, found))
+    call.screen.results((lease_form(lease) for lease in found), lambda _: _lease_lines(call, found))
     if not found:
         call.screen.note("no leases" + (" with that prefix" if prefix else ""))
-
-
-def _lease_form(lease: Lease) -> dict[str, Any]:
-    """Not whether it is lost: only its holder's own object knows."""
-    return {
-        "name": lease.name,
-        "token": lease.token,
-        "holder": lease.holder,
-        "expires_at": lease.expires_at.isoformat(),
-    }
 
 
 def _lease_lines(call: Call, found: Sequence[Any]) -> list[str]:

@@ -1,8 +1,8 @@
 """What the pages do: they delete, if that was allowed, and begin a check.
 
-Rules of this module: a form is read here alone, and no further than it may be long. ``guard`` has decided that it comes
-from a page of ours; the token that it brings shows it once more. An answer leads on to where the change is seen, so that
-a reload repeats nothing.
+Rules of this module: a form is read here alone, and no further than it may be long. ``guard`` has decided that it
+comes from a page of ours; the token that it brings shows it once more. An answer leads on to where the change is seen,
+so that a reload repeats nothing.
 """
 
 from __future__ import annotations

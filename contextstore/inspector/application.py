@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from .. import AsyncContextStore, ContextStore
 from .._inspect.figures import CommitFigures
-from . import actions, health, runs, value
+from . import actions, compare, global_keys, health, leases, runs, value
 from .check_job import CheckJob
 from .guard import Guard
 from .look import Inspector, Look, View
@@ -29,6 +29,10 @@ VIEWS: dict[str, View] = {
     "/health": health.health,
     "/node": value.node,
     "/state": value.state_value,
+    "/compare": compare.compare,
+    "/globals": global_keys.list_globals,
+    "/global": global_keys.one_global,
+    "/leases": leases.leases,
 }
 
 _FILES = {

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .. import Attempt, ContextStore, CorruptStoreError, GlobalEntry, Output, OutputDeletedError, StateEntry
+from .. import ContextStore, CorruptStoreError, GlobalEntry, Output, OutputDeletedError, StateEntry
 from .._display.brief import MORE
 from .._display.hexadecimal import WIDTH, HexRow, hex_rows
 from .._display.text import escaped, shown_id
@@ -121,7 +121,9 @@ class Part:
     def shown_path(self, path: Path) -> str:
         """The pointer to a part of this one, cut to what is read."""
         whole = pointer_of((*self.path, *path))
-        return escaped(whole if len(whole) <= _BRIEF else f"{whole[: _BRIEF // 2]}{MORE}{whole[1 - _BRIEF // 2 :]}") or "/"
+        return (
+            escaped(whole if len(whole) <= _BRIEF else f"{whole[: _BRIEF // 2]}{MORE}{whole[1 - _BRIEF // 2 :]}") or "/"
+        )
 
     def summary(self) -> str:
         """What it is, in words."""
@@ -159,7 +161,9 @@ class Part:
             summary_of(branch.value),
             is_cut,
             self.address(branch.path) if branch.children or is_cut else None,
-            self.address(branch.path, offset=branch.shown) if branch.inside and branch.shown < branch.children else None,
+            self.address(branch.path, offset=branch.shown)
+            if branch.inside and branch.shown < branch.children
+            else None,
             branch.children - branch.shown,
         )
 
@@ -307,7 +311,9 @@ def node(look: Look) -> Answer | File:
     except CorruptStoreError as error:
         if error.node_id is None:
             raise
-        return Answer("node.html", _head(look, run, node_id, damaged=str(error)), Damaged(run, node_id, str(error)), status=500)
+        return Answer(
+            "node.html", _head(look, run, node_id, damaged=str(error)), Damaged(run, node_id, str(error)), status=500
+        )
     if output is None:
         return _no_output(look, run, node_id)
     head = _head(look, run, node_id, output=output)
@@ -364,7 +370,9 @@ def state_value(look: Look) -> Answer | File:
         if error.key is None:
             raise
         damaged = {"flow_run_id": run, "key": error.key, "damaged": str(error)}
-        return Answer("state_value.html", {"run": run, "key": key, "entry": None, "damaged": str(error)}, damaged, status=500)
+        return Answer(
+            "state_value.html", {"run": run, "key": key, "entry": None, "damaged": str(error)}, damaged, status=500
+        )
     if not found:
         raise Refusal(f"run {shown_id(run)} has no state value {shown_id(key)}")
     source = Source("/state", {"run": run, "key": key}, key, found[0])
