@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from .. import AsyncContextStore, ContextStore
 from .._inspect.figures import CommitFigures
-from . import actions, compare, global_keys, health, leases, runs, value
+from . import actions, compare, global_keys, health, leases, run, runs, value
 from .check_job import CheckJob
 from .guard import Guard
 from .look import Inspector, Look, View
@@ -26,6 +26,7 @@ from .sampling import Sampler
 
 VIEWS: dict[str, View] = {
     "/runs": runs.runs,
+    "/run": run.run,
     "/health": health.health,
     "/node": value.node,
     "/state": value.state_value,

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from .. import errors
-from .._display.amounts import age_words, duration_words, iso, size_words
+from .._display.amounts import age_words, duration_words, iso, size_words, span_words
 from .._display.brief import brief
 from .._display.forms import form_of
 from .._display.text import escaped, shown_id
@@ -133,6 +133,8 @@ def environment() -> jinja2.Environment:
         dom_id=dom_id,
         size=size_words,
         duration=duration_words,
+        span=span_words,
+        since=_since,
         iso=iso,
         brief=brief,
         shown_id=shown_id,
@@ -154,6 +156,11 @@ def _time(context: jinja2.runtime.Context, then: datetime.datetime | None, missi
     if then is None:
         return Markup('<span class="muted">{}</span>').format(missing)
     return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(iso(then), age_words(then, context["now"]))
+
+
+def _since(seconds: float) -> str:
+    """A place on a time line."""
+    return f"{'' if seconds < 0 else '+'}{span_words(seconds)}"
 
 
 @functools.cache

@@ -306,8 +306,13 @@ async def test_a_standby_is_read_and_not_written() -> None:
             await writer.put("run", "b", 2)
             assert await waiting == 2
             assert (await reader.check()).ok
+            cursor = await reader.cursor()
+            await writer.put("run", "c", 3)
+            async with asyncio.timeout(60), contextlib.aclosing(reader.watch(after=cursor)) as told:
+                while (await anext(told)).node_id != "c":
+                    pass
             with pytest.raises(ReadOnlyStoreError):
-                await reader.put("run", "c", 3)
+                await reader.put("run", "d", 3)
     finally:
         await asyncio.to_thread(nodes.__exit__, None, None, None)
 

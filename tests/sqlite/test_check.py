@@ -332,6 +332,23 @@ class TestDamage:
         expected = set().union(*(DAMAGES[kind][1] for kind in kinds))
         assert expected == {(problem.kind, problem.key) for problem in report.problems}
 
+    @pytest.mark.parametrize("kind", [*DAMAGES, "the rest of the file"])
+    def test_it_is_found_all_the_same_where_progress_is_told(self, kind: str, path: pathlib.Path) -> None:
+        told: list[tuple[int, int]] = []
+        with ContextStore(path) as store:
+            store.list_runs()
+            if kind in DAMAGES:
+                sql(path, DAMAGES[kind][0])
+            else:
+                with open(path, "r+b") as file:
+                    file.seek(4 * 4096)
+                    file.write(b"\xa5" * (path.stat().st_size - 4 * 4096))
+            report = store.check(progress=lambda *event: told.append(event))
+            assert report == store.check()
+        assert not report.ok
+        assert told == sorted(told)
+        assert told[-1] == (told[0][1], told[0][1])
+
     def test_a_newer_schema_number_is_found_by_a_store_that_is_open(self, path: pathlib.Path) -> None:
         with ContextStore(path) as store:
             store.list_runs()

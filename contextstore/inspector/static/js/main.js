@@ -17,14 +17,28 @@ function turnTheme() {
   }
 }
 
+async function copy(button) {
+  const words = button.textContent;
+  try {
+    await navigator.clipboard.writeText(button.dataset.text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "The browser forbids it";
+  }
+  setTimeout(() => (button.textContent = words), 1500);
+}
+
 const actions = {
   theme: turnTheme,
   help: () => document.getElementById("help").showModal(),
+  open: (button) => document.getElementById(button.dataset.dialog).showModal(),
+  close: (button) => button.closest("dialog").close(),
+  copy,
 };
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
-  if (button && button.dataset.do in actions) actions[button.dataset.do]();
+  if (button && button.dataset.do in actions) actions[button.dataset.do](button);
 });
 
 listenToKeys(actions);
