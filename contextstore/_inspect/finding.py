@@ -6,7 +6,6 @@ time, however large the value; it says whether it came to the end.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from .folding import Path
 
 _AT_ONCE = 2000
 _AROUND = 60
+_CONSTANTS = {None: "null", True: "true", False: "false"}
 
 
 class Match(NamedTuple):
@@ -50,7 +50,7 @@ class Found:
     is_whole: bool
 
 
-def find(value: Any, text: str, *, most: int = 100, seconds: float = 2.0) -> Found:
+def find(value: Any, text: str, *, most: int = 100, seconds: float = 3.0) -> Found:
     """The first places where a text occurs."""
     pattern = re.compile(re.escape(text), re.IGNORECASE)
     matches: list[Match] = []
@@ -101,7 +101,10 @@ def _match(pattern: re.Pattern[str], path: list[str | int], value: Any) -> Match
             return Match(tuple(path), True, *_around(name, found))
     if isinstance(value, dict | list):
         return None
-    text = value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        text = value
+    else:  # repr writes numbers as JSON does
+        text = _CONSTANTS[value] if value is None or isinstance(value, bool) else repr(value)
     found = pattern.search(text)
     return None if found is None else Match(tuple(path), False, *_around(text, found))
 

@@ -75,7 +75,6 @@ def tree(value: Any, *, depth: int = 3, children: int = 20, most: int = 60) -> I
 
 
 class _Limits(NamedTuple):
-    depth: int
     children: int
     most: int
     cost: Callable[[Branch], int]
@@ -93,13 +92,16 @@ def folded(
 ) -> Branch:
     """A value as the root of its tree. Siblings are unfolded all, or none: so a list of records looks like one.
 
+    Where the budget is too small for as many children of each, it may do for a few of each.
+
     Args:
         depth, children, most: as for ``tree``.
         offset: how many children of the value itself are passed over.
         budget: what the lines may cost together. The first child of the value itself is shown at any cost.
         cost: what a line costs.
     """
-    limits = _Limits(depth, children, most, cost)
+    limits = _Limits(children, most, cost)
+    few = limits._replace(children=-(-children // 5))
     root = Branch((), value, brief(value, most), _count(value), offset)
     if depth <= 0:
         return root
@@ -113,7 +115,8 @@ def folded(
     while waiting:
         parent = waiting.popleft()
         if parent.depth + 1 < depth:
-            left -= _unfold(parent.inside, limits, left)
+            spent = _unfold(parent.inside, limits, left) or _unfold(parent.inside, few, left)
+            left -= spent
             waiting += (branch for branch in parent.inside if branch.inside)
     return root
 

@@ -80,7 +80,7 @@ def ui(
     ] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the address in a browser.")] = False,
 ) -> None:
-    """Serve pages that show the store, live, in a browser, and print their address, until Ctrl-C.
+    """Show a store in a browser, live: serve pages of it, and print their address, until Ctrl-C.
 
     The address has a token in it, a new one at each start: who does not have it is shown nothing. With
     CONTEXTSTORE_UI_TOKEN it is that one, so that browsers stay signed in when it is started anew. Only this

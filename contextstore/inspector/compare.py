@@ -85,7 +85,7 @@ def _as_shown(text: str) -> Any:
 
 def _choice(look: Look, a: Side, b: Side) -> Answer:
     """No two runs: what is there to choose from."""
-    trouble = [side for side in dict.fromkeys((a, b)) if side.trouble] if not (a.run and b.run) else []
+    trouble = [side for side in ((a,) if a.id == b.id else (a, b)) if side.trouble]
     near = {side.id: run_page(look.store, prefix=side.id, limit=5).runs for side in trouble}
     context = {"a": a, "b": b, "newest": _newest(look.store), "trouble": trouble, "near": near}
     data = {"first": a.run, "second": b.run, "trouble": {side.id: side.trouble for side in trouble}}

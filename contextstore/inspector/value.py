@@ -103,6 +103,10 @@ class Part:
         """The address of the whole value as a file."""
         return self._look.href(self._source.path, **self._source.names, **{"as": "file"})
 
+    def download(self) -> str:
+        """The address of this part as a file; of the whole value, where its own would be too long."""
+        return self.address(**{"as": "file"}) or self.file()
+
     def names(self) -> Mapping[str, str]:
         """What a form has to say besides its own fields."""
         return {**self._source.names, "at": self.pointer} if self.path else self._source.names

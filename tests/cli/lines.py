@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from ..support.processes import ROOT
 
 NOT_PASSED_ON = (
     "CONTEXTSTORE_URL",
+    "CONTEXTSTORE_UI_TOKEN",
     "NO_COLOR",
     "FORCE_COLOR",
     "COLUMNS",
@@ -89,6 +91,26 @@ def run_process(*words: object, stdin: bytes = b"", **changes: str) -> Done:
     """Run a line in a process of its own."""
     done = subprocess.run(command(*words), input=stdin, capture_output=True, env=environment(changes), timeout=120)
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def interrupted_after_a_line(*words: object, cwd: object = None, **changes: str) -> Done:
+    """Run in a process of its own what would have no end: Ctrl-C once it has printed its first line."""
+    process = subprocess.Popen(
+        command(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(changes),
+        cwd=str(cwd) if cwd else None,
+    )
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=120)
+        return Done(process.returncode, first + rest, err)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def words_of(line: str) -> list[str]:

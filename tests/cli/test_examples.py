@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from typing import Any
@@ -18,7 +17,7 @@ from contextstore import ContextStore
 
 from ..conftest import new_location
 from .commands import commands, examples_of
-from .lines import Done, command, environment, run, words_of
+from .lines import Done, environment, interrupted_after_a_line, run, words_of
 
 SHELL = re.compile(r"[|<>]")
 """What a shell is needed for."""
@@ -76,7 +75,9 @@ def test_every_example_of_a_command_runs(
         line, _, end = example.partition("  # ")
         line = re.sub(r"\b(flows|new)\.db\b", lambda match: shlex.quote(places[match[0]]), line)
         if end == "until Ctrl-C":
-            interrupt_after_a_line(re.sub(r"\bCURSOR\b", lambda _: first_cursor(places["flows.db"]), line))
+            line = re.sub(r"\bCURSOR\b", lambda _: first_cursor(places["flows.db"]), line)
+            done = interrupted_after_a_line(*words_of(line))
+            assert (done.code, bool(done.lines)) == (0 if name == "ui" else 130, True), (example, done)
             continue
         done = run_as_typed(line, folder)
         assert done.code == int(end.removeprefix("exit ") or 0), (example, done)
@@ -85,18 +86,6 @@ def test_every_example_of_a_command_runs(
 def first_cursor(place: str) -> str:
     with ContextStore(place, read_only=True) as store, contextlib.closing(store.watch()) as outputs:
         return str(next(outputs).cursor)
-
-
-def interrupt_after_a_line(line: str) -> None:
-    """Of what would have no end."""
-    with subprocess.Popen(command(*words_of(line)), stdout=subprocess.PIPE, env=environment({})) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline()
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=120) == 130
-        finally:
-            process.kill()
 
 
 def run_as_typed(line: str, folder: pathlib.Path) -> Done:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ..cli.lines import run, run_process
+from ..cli.lines import interrupted_after_a_line, run, run_process
 from ..support.portions import WHOLE, first_of
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -222,6 +222,10 @@ def run_first_program(fence: Fence, name: str, folder: pathlib.Path) -> list[str
 
 def run_contextstore(words: list[str], folder: pathlib.Path) -> list[str]:
     """What a command of our own prints. It must end well."""
+    if words[0] == "ui":  # it goes on until Ctrl-C
+        done = interrupted_after_a_line(*words, cwd=folder)
+        assert done.code == 0, f"contextstore {shlex.join(words)}: {done.err}"
+        return done.lines
     with contextlib.chdir(folder):
         done = (run_process if WHOLE else run)(*words)
     assert done.code == 0, f"contextstore {shlex.join(words)}: {done.err}"

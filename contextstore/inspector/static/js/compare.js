@@ -1,6 +1,11 @@
 // While the id of a run is typed, the runs that begin so are offered.
 const PAUSE = 200;
 
+// As the pages show an id: a field of a form holds no line breaks.
+function shown(id) {
+  return /[\p{C}\p{Zl}\p{Zp}]/u.test(id) ? JSON.stringify(id) : id;
+}
+
 async function offer(input) {
   const url = new URL(input.form.dataset.runs, location.href);
   url.searchParams.set("prefix", input.value);
@@ -9,7 +14,7 @@ async function offer(input) {
   const { runs } = await answer.json();
   const options = runs.map((run) => {
     const option = document.createElement("option");
-    option.value = run.flow_run_id;
+    option.value = shown(run.flow_run_id);
     option.textContent = `${run.state}, ${run.outputs} output${run.outputs === 1 ? "" : "s"}`;
     return option;
   });

@@ -18,7 +18,7 @@ function address(part) {
 function saying(element) {
   const copy = element.cloneNode(true);
   for (const time of copy.querySelectorAll("time")) time.textContent = "";
-  return copy.innerHTML;
+  return copy.innerHTML.trim();
 }
 
 function frame(element) {

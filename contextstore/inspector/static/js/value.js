@@ -18,7 +18,8 @@ async function unfold(link) {
   const hadFocus = document.activeElement === link;
   try {
     const content = await fragmentOf(link.href);
-    const first = content.querySelector("[data-open], a[href]");
+    const first = content.querySelector("[data-open], [tabindex], a[href]");
+    if ("whole" in link.dataset) link.parentElement.querySelector(".string").remove();
     link.replaceWith(content);
     if (hadFocus && first) first.focus({ preventScroll: true });
   } catch (error) {
