@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import datetime
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .._engine.records import RunRecord
+from .._engine.records import RUN_STATES, RunRecord
 from .._engine.run_query import RunIndex, RunPlace, RunQuery, RunRange, as_json
 from .._results import RunInfo
 from .._values.keys import Id, flow_run_key, prefix_key
-from .._values.run_facts import checked_attributes, state_number
+from .._values.run_facts import checked_attributes
 from ..errors import InvalidKeyError
 from .answers import run_info_of
 from .arguments import behind, page_size
+from .run_watching import states_of
 from .session import Session
 
 _FIRST_LOOK = 2000
@@ -42,16 +43,17 @@ class RunListingService:
         after: Id | None,
         limit: int,
         oldest_first: bool,
-        state: str | None,
+        state: str | Iterable[str] | None,
         attributes: Mapping[str, Any] | None,
         parent: Id | None,
         since: datetime.datetime | None,
         until: datetime.datetime | None,
     ) -> list[RunInfo]:
         await self._session.ready()
+        states = [None] if state is None else sorted(map(RUN_STATES.index, states_of(state, RUN_STATES)))
         query = RunQuery(
             prefix_key(prefix),
-            None if state is None else state_number("state", state),
+            None,
             () if attributes is None else _attributes(attributes),
             None if parent is None else flow_run_key(parent, "parent"),
             _microseconds("since", since),
@@ -60,7 +62,9 @@ class RunListingService:
         )
         last, most = behind(after), page_size(limit)
         place = None if last is None else await self._place_of(flow_run_key(last, "after"), query)
-        return [run_info_of(record) for record in await self._page(query, place, most)]
+        found = [await self._page(query._replace(state=one), place, most) for one in states]
+        records = found[0] if len(found) == 1 else _merged(found, query)[:most]
+        return [run_info_of(record) for record in records]
 
     async def _place_of(self, flow_run_id: str, query: RunQuery) -> RunPlace:
         place: RunPlace | None = await self._session.scan(self._session.engine.find_run_place, flow_run_id)
@@ -120,6 +124,17 @@ class RunListingService:
             if records or len(first) < limit:
                 return records
             place = first[-1]  # all of them were deleted, or changed, since they were found
+
+
+def _merged(pages: Iterable[list[RunRecord]], query: RunQuery) -> list[RunRecord]:
+    """The runs of several pages, each once, in the order of the listing: one whose state has changed may be in two."""
+    runs = {record.serial: record for page in pages for record in page}
+
+    def order(record: RunRecord) -> tuple[int, int]:
+        begun_at = record.facts.begun_at if query.is_by_begin else None
+        return begun_at or 0, record.serial
+
+    return sorted(runs.values(), key=order, reverse=not query.oldest_first)
 
 
 def _in_order(place: RunPlace) -> tuple[int, int]:

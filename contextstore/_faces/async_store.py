@@ -947,7 +947,7 @@ class AsyncContextStore:
         after: Id | None = None,
         limit: int = 100,
         oldest_first: bool = False,
-        state: str | None = None,
+        state: str | Iterable[str] | None = None,
         attributes: Mapping[str, str | int | float | bool] | None = None,
         parent: Id | None = None,
         since: datetime.datetime | None = None,
@@ -964,7 +964,8 @@ class AsyncContextStore:
             after: the last run of the page before. It may have been deleted since. None, or empty: the first page.
             limit: how many at most.
             oldest_first: the other way round.
-            state: only runs in this state: ``"open"``, ``"completed"``, ``"failed"`` or ``"cancelled"``.
+            state: only runs in this state, or in one of several: ``"open"``, ``"completed"``, ``"failed"``,
+                ``"cancelled"``. Several cost the page once each.
             attributes: only runs that have all of these, each equal as JSON (``1``, ``1.0`` and ``True`` differ).
             parent: only runs with this parent, which need not be there.
             since: only runs that were begun then or later; aware.

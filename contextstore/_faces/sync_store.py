@@ -390,7 +390,7 @@ class ContextStore:
         after: Id | None = None,
         limit: int = 100,
         oldest_first: bool = False,
-        state: str | None = None,
+        state: str | Iterable[str] | None = None,
         attributes: Mapping[str, str | int | float | bool] | None = None,
         parent: Id | None = None,
         since: datetime.datetime | None = None,

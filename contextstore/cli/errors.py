@@ -6,16 +6,18 @@ what the user typed is hidden wherever it may hold one.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import typer
 
 from .. import errors
 from .._display.text import escaped
+from .._inspect.typed import Unclear
 
 OK, NOT_FOUND, USAGE, CONFLICT, UNUSABLE, BUG, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
 
@@ -51,6 +53,15 @@ class WrongUse(CommandError):  # noqa: N818 - it says whose mistake it is
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, USAGE)
+
+
+@contextlib.contextmanager
+def typed_into(option: str) -> Iterator[None]:
+    """Whatever cannot be meant of what was typed behind an option is a wrong use of it."""
+    try:
+        yield
+    except Unclear as error:
+        raise WrongUse(f"{option} {error}") from error
 
 
 TyperUsageError: type[Exception] = typer.BadParameter.__base__ or typer.BadParameter

@@ -17,14 +17,14 @@ from .. import Attempt, ContextStore, RunInfo, StateEntry
 from .._display.amounts import duration_words
 from .._display.brief import brief
 from .._display.text import escaped, shown_id
+from .._inspect import typed
 from .._inspect.leases import lease_form
 from .._inspect.runs import run_page, was_deleted
 from .call import Call, now
 from .columns import Column
-from .errors import NotFound, WrongUse
-from .lifetime import span_of
+from .errors import NotFound, WrongUse, typed_into
 from .options import App
-from .values import json_of, value_lines
+from .values import value_lines
 
 RUNS = 100
 """How many are shown if nothing else is asked for."""
@@ -149,7 +149,7 @@ def attribute_words(run: RunInfo) -> str:
 
 
 def _attribute_text(value: str | float | bool) -> str:
-    if isinstance(value, str) and value and " " not in value and shown_id(value) == value and not _is_json(value):
+    if isinstance(value, str) and value and " " not in value and shown_id(value) == value and not typed.is_json(value):
         return value
     return brief(value, _BRIEF)
 
@@ -348,35 +348,11 @@ def existing(store: ContextStore, run: str) -> RunInfo:
 
 def attributes_of(words: Iterable[str] | None) -> dict[str, Any]:
     """Attributes as they are typed: ``flow=nightly``, ``tries=3``, ``day="1"``."""
-    found: dict[str, Any] = {}
-    for word in words or ():
-        name, is_one, text = word.partition("=")
-        if not is_one:
-            raise WrongUse(f"--attribute {word!r} is none: it is NAME=VALUE")
-        if name in found:
-            raise WrongUse(f"--attribute {name!r} is there twice")
-        found[name] = json_of(text, f"--attribute {name!r}") if _is_json(text) else text
-    return found
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json_of(text, "")
-    except WrongUse:
-        return False
-    return True
+    with typed_into("--attribute"):
+        return typed.attributes_of(words)
 
 
 def time_of(text: str | None, option: str) -> datetime.datetime | None:
     """A time as it is typed: ISO 8601, in UTC where it says nothing else, or how long ago."""
-    if text is None:
-        return None
-    try:
-        then = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            return now() - span_of(text, option)
-        except (WrongUse, OverflowError):
-            understood = "ISO 8601, such as 2026-03-01 or 2026-03-01T12:30+01:00, or how long ago, such as 7d or 12h"
-            raise WrongUse(f"{option} {text!r} is no time: {understood}") from None
-    return then if then.tzinfo is not None else then.replace(tzinfo=datetime.UTC)
+    with typed_into(option):
+        return None if text is None else typed.time_of(text, now())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -18,8 +17,9 @@ import typer
 
 from .. import ContextStore, InvalidKeyError, PruneReport
 from .._display.text import shown_id
+from .._inspect import typed
 from .call import Call
-from .errors import NotFound, WrongUse
+from .errors import NotFound, WrongUse, typed_into
 from .options import App
 from .output import complain
 from .progress import QUIET, bar, interruption_is_told
@@ -277,9 +277,6 @@ def _counted(report: PruneReport) -> str:
 
 # -- ages -------------------------------------------------------------------------------------------------------------
 
-_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-_PART = re.compile(r"(\d+(?:\.\d+)?)([wdhms])", re.ASCII)
-
 
 def age_of(text: str) -> datetime.timedelta:
     """The age that ``30d``, ``1.5h`` or ``1d12h`` means."""
@@ -288,16 +285,8 @@ def age_of(text: str) -> datetime.timedelta:
 
 def span_of(text: str, option: str, name: str = "span of time") -> datetime.timedelta:
     """The same for any option that takes one."""
-    compact = text.strip().lower()
-    parts = _PART.findall(compact)
-    if not parts or "".join(map("".join, parts)) != compact:
-        understood = "a number with w, d, h, m or s, such as 30d, 12h, 90m, 1w or 1d12h"
-        raise WrongUse(f"{option} {text!r} is no {name}: {understood}")
-    try:
-        spans = [datetime.timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts]
-        return sum(spans, datetime.timedelta())
-    except OverflowError as error:
-        raise WrongUse(f"{option} {text!r} is longer than there is time") from error
+    with typed_into(option):
+        return typed.span_of(text, name)
 
 
 # -- before anything is deleted ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from .._display.hexadecimal import WIDTH, hex_rows
+from .._inspect.typed import strict_json
 from .errors import WrongUse
 from .output import Screen
 
@@ -52,34 +53,15 @@ def json_of(text: str, where: str) -> Any:
         where: what to call it in an error.
     """
     try:
-        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_repeats)
+        return strict_json(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         hint = " (--text stores it as it is, as a string)" if where != "the standard input" else ""
         raise WrongUse(f"{where} is not JSON: {error.msg} at {place}{hint}") from error
-    except _Refused as error:
-        raise WrongUse(f"{where} is not taken: {error}") from error
-    except ValueError as error:  # a number of too many digits
+    except ValueError as error:  # of a number of too many digits, too
         raise WrongUse(f"{where} is not taken: {error}") from error
     except RecursionError as error:
         raise WrongUse(f"{where} is nested too deeply") from error
-
-
-class _Refused(Exception):  # noqa: N818 - never leaves this module
-    pass
-
-
-def _no_number(name: str) -> Any:
-    raise _Refused(f"{name} is no JSON number")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Refused(f"an object has the key {twice!r} twice, and one of the two would be lost")
-    return found
 
 
 def _decoded(data: bytes, where: str) -> str:

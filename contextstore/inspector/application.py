@@ -17,8 +17,10 @@ from starlette.types import ASGIApp
 
 from .. import AsyncContextStore, ContextStore
 from .._inspect.figures import CommitFigures
-from . import actions, compare, global_keys, health, leases, run, runs, value
+from . import actions, compare, global_keys, health, leases, run, run_stream, runs, streams, value
 from .check_job import CheckJob
+from .feed import Feeds
+from .following import Fill, stream
 from .guard import Guard
 from .look import Inspector, Look, View
 from .pages import FOLDER, page, refused, style_sheet
@@ -34,6 +36,12 @@ VIEWS: dict[str, View] = {
     "/globals": global_keys.list_globals,
     "/global": global_keys.one_global,
     "/leases": leases.leases,
+}
+
+STREAMS: dict[str, Fill] = {
+    "/runs/live": streams.runs_live,
+    "/run/live": run_stream.run_live,
+    "/health/live": streams.health_live,
 }
 
 _FILES = {
@@ -63,10 +71,12 @@ def make_app(
     for path, view in VIEWS.items():
         routes += [Route(path, page(view)), Route(f"{path}.json", page(view))]
     routes += [Route(path, actions.endpoint(action), methods=["POST"]) for path, action in actions.ACTIONS.items()]
+    routes += [Route(path, stream(fill)) for path, fill in STREAMS.items()]
     application = Starlette(routes=routes, exception_handlers={404: _not_found})
     application.router.redirect_slashes = False  # an address is ours, or is none
     guard = Guard(application, token=token, allowed_hosts=allowed_hosts)
     called = store if isinstance(store, ContextStore) else store.blocking
+    application.state.feeds = Feeds()
     application.state.inspector = Inspector(
         store=called,
         awaitable=called.awaitable,

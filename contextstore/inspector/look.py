@@ -99,6 +99,10 @@ class Look:
         """A parameter; ``default`` where it was not given."""
         return self.request.query_params.get(name, default)
 
+    def every(self, name: str) -> list[str]:
+        """A parameter that may be there several times, without those that are empty."""
+        return [text for text in self.request.query_params.getlist(name) if text]
+
     def required(self, name: str) -> str:
         """A parameter that a view cannot do without."""
         if name not in self.request.query_params:
@@ -113,16 +117,21 @@ class Look:
         except ValueError as error:
             raise Refusal(f"{name} is no number: {text[:40]!r}", 400) from error
 
-    def href(self, path: str, **parameters: object) -> str:
-        """The address of a page of ours, wherever the application is mounted. None leaves a parameter out."""
-        given = [(name, str(value)) for name, value in parameters.items() if value is not None and value != ""]
+    def href(self, path: str, /, **parameters: object) -> str:
+        """The address of a page of ours, wherever the application is mounted.
+
+        None leaves a parameter out; of a list each is one.
+        """
+        each = [(name, value if isinstance(value, list) else [value]) for name, value in parameters.items()]
+        given = [(name, str(one)) for name, values in each for one in values if one is not None and one != ""]
         query = urllib.parse.urlencode(given, quote_via=urllib.parse.quote, safe="")
         return f"{self.request.scope.get('root_path', '')}{path}" + (f"?{query}" if query else "")
 
-    def href_here(self, **changes: object) -> str:
+    def href_here(self, /, **changes: object) -> str:
         """The address of this look with some parameters changed; the JSON twin's is that of its page."""
         path = self.request.scope["path"].removeprefix(self.request.scope.get("root_path", ""))
-        parameters = {**self.request.query_params, **changes}
+        given = {name: self.request.query_params.getlist(name) for name in self.request.query_params}
+        parameters = {**given, **changes}
         return self.href(path.removesuffix(".json"), **{k: v for k, v in parameters.items() if k != "fragment"})
 
     def json_href(self) -> str:

@@ -26,6 +26,7 @@ from .._display.amounts import age_words, duration_words, iso, size_words, span_
 from .._display.brief import brief
 from .._display.forms import form_of
 from .._display.text import escaped, shown_id
+from .._inspect.runs import error_line, expected_outputs, other_attributes
 from .look import Answer, File, Look, Refusal, View
 
 FOLDER = pathlib.Path(__file__).parent
@@ -139,6 +140,9 @@ def environment() -> jinja2.Environment:
         brief=brief,
         shown_id=shown_id,
         visible=escaped,
+        expected=expected_outputs,
+        other_attributes=other_attributes,
+        error_line=error_line,
         time=_time,
     )
     made.globals.update(version=static_version())

@@ -7,14 +7,13 @@ milliseconds since the run's first moment: pages, and rows that arrive later, co
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .. import Attempt, ContextStore, CorruptStoreError, Lease, Output, RunInfo, StateEntry
+from .. import ContextStore, CorruptStoreError, Lease, RunInfo, StateEntry
 from .._display.brief import brief
 from .._inspect.runs import RunPage, run_page, was_deleted
-from .._inspect.timeline import MOST_OUTPUTS_OF_FAILURES, Damaged, Node, NodePage, node_of, node_page
+from .._inspect.timeline import MOST_OUTPUTS_OF_FAILURES, Node, NodePage, node_page
 from .look import Answer, Look, Refusal
 
 PER_PAGE = 250
@@ -170,6 +169,7 @@ def live_address(look: Look, run_id: str, cursor: str, start: datetime.datetime,
         after=cursor,
         start=start.isoformat(),
         prefix=look.text("prefix"),
+        state_after=look.text("state_after"),
         **{"from": look.text("after"), "to": last},
     )
 
@@ -222,15 +222,14 @@ def _span(nodes: list[Node], head: RunHead) -> Span:
     if head.is_running and head.took is not None:
         ends.append(head.took * 1000)
     begins = [row.first for row in rows if row.first is not None]
-    return Span(min(begins + [0.0]), max(ends, default=0.0))
+    return Span(min([*begins, 0.0]), max(ends, default=0.0))
 
 
-def node_row(found: Output | Damaged | None, attempts: Iterable[Attempt], start: datetime.datetime) -> NodeRow:
+def node_row(node: Node, start: datetime.datetime) -> NodeRow:
     """What ``_node_row.html`` shows, as ``row``: of an output that has arrived, or of a node that has failed.
 
     Its span is its own: the page that it arrives at draws it anew on that of its line.
     """
-    node = node_of(found, attempts, most=LONGEST_VALUE)
     row = _row(node, start, Span(0.0, 0.0))
     return _row(node, start, Span(min(row.first or 0.0, 0.0), row.ended or 0.0))
 

@@ -71,6 +71,8 @@ READS: dict[str, tuple[Any, ...]] = {
     "page_append_keys": ("run", 1, None, 10),
     "watch_from": (Watched("run", "", "b"), None),
     "watch_runs_from": (None,),
+    "newest_cursor": (),
+    "newest_run_cursor": (),
     "page_runs_since": (RunFilter(None, {}, None), RunPlace(0, 0), 10),
     "page_since": (Watched("run", "", None), RowPlace(0), 10, 1000),
 }
@@ -160,7 +162,7 @@ class TestAFileThatIsOnlyRead:
             await engine.open()
             try:
                 disturbed = Disturbed(monkeypatch, 3)
-                assert (await engine.check()).ok
+                assert (await engine.check(None)).ok
                 disturbed.left = 3
                 await engine.backup(str(tmp_path / "copy.db"), lambda *_: None, True, False)
                 assert engine.feed is not None

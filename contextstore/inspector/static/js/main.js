@@ -1,5 +1,6 @@
 // What every page does: keys, theme, the list of keys, times that go on.
 import { listenToKeys } from "./keys.js";
+import { followLive } from "./live.js";
 import { keepTimesCurrent } from "./times.js";
 
 function isDark() {
@@ -43,3 +44,4 @@ document.addEventListener("click", (event) => {
 
 listenToKeys(actions);
 keepTimesCurrent();
+followLive();
