@@ -52,7 +52,7 @@ def is_json(text: str) -> bool:
 
 def strict_json(text: str) -> Any:
     """The value of a JSON text; what a lenient reader would take for something else is a ``ValueError``."""
-    return json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_repeats)
+    return _DECODER.decode(text)
 
 
 def _no_number(name: str) -> Any:
@@ -66,6 +66,9 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"an object has the key {twice!r} twice, and one of the two would be lost")
     return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_without_repeats)
 
 
 # -- times ------------------------------------------------------------------------------------------------------------
