@@ -21,6 +21,17 @@ def escape_of(character: str) -> str:
     return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
 
+def id_of(shown: str) -> str:
+    """The id that ``shown_id`` has written so."""
+    if not shown.startswith('"'):
+        return shown
+    try:
+        found = json.loads(shown)
+    except ValueError:
+        return shown
+    return found if isinstance(found, str) else shown
+
+
 def shown_id(text: str) -> str:
     """An id as it is, if every character of it is shown as itself; else as a JSON string, so that none is mistaken."""
     if text and text.isprintable() and text[0] != '"' and text.strip(" ") == text:

@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from .. import ContextStore, inspector
+from .. import ContextStore
 from .call import Call
 from .errors import UNUSABLE, CommandError, WrongUse
 from .options import App
@@ -92,7 +92,7 @@ def ui(
     is_local = _refuse_to_be_public(serving, host, public=public)
     hosts = _hosts(serving, host, allow_host or [])
     with _opened(call, allow_delete=allow_delete) as store, _listening(serving, host, port) as listener:
-        application = inspector.app(store, token=token, allow_delete=allow_delete, allowed_hosts=hosts)
+        application = serving.pages_of(store, token, hosts, allow_delete=allow_delete)
         own_address, own_port = listener.getsockname()[:2]
         address = f"{serving.address(host, listener)}?token={token}"
         served = Served(address, own_address, own_port, store.location, allow_delete)

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from .. import errors
-from .._display.text import shown_id
+from .._display.text import id_of, shown_id
 from .._inspect.runs import was_deleted
 from .look import Look, Refusal
 from .pages import refused, refused_by
@@ -36,7 +36,7 @@ Action = Callable[[Look, Form], str]
 
 def delete_run(look: Look, form: Form) -> str:
     """Delete a run, for good, with all of its outputs."""
-    run = _required(form, "id")
+    run = id_of(_required(form, "id"))  # as a page shows it: a form changes line ends on its way
     # One that was deleted before is known, too: to delete it again removes what an interrupted deletion has left.
     if run and not was_deleted(look.store, run):
         raise Refusal(f"There is no run {shown_id(run)}; nothing was deleted.")
@@ -46,7 +46,7 @@ def delete_run(look: Look, form: Form) -> str:
 
 def delete_global(look: Look, form: Form) -> str:
     """Delete a global."""
-    key = _required(form, "key")
+    key = id_of(_required(form, "key"))
     if not look.store.delete_global(key):
         raise Refusal(f"There is no global {shown_id(key)} any more; nothing was deleted.")
     return look.href("/globals")
@@ -80,7 +80,9 @@ def endpoint(action: Action) -> Callable[[Request], Any]:
             form = await _form_of(request)
             if not hmac.compare_digest(form.get("form_token", "").encode(), look.inspector.form_token.encode()):
                 raise Refusal("This form is of before the pages were started anew: load its page again.", 403)
-            return RedirectResponse(await run_in_threadpool(action, look, form), 303)
+            # A form sends other line breaks than those that an id has: what is in the address is the id itself.
+            meant = {**form, **request.query_params}
+            return RedirectResponse(await run_in_threadpool(action, look, meant), 303)
         except Refusal as refusal:
             return refused(look, str(refusal), refusal.status)
         except errors.ContextStoreError as error:

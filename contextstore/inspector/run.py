@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .. import ContextStore, CorruptStoreError, Lease, RunInfo, StateEntry
 from .._display.brief import brief
+from .._display.text import shown_id
 from .._inspect.runs import RunPage, run_page, was_deleted
 from .._inspect.timeline import MOST_OUTPUTS_OF_FAILURES, Node, NodePage, node_page
 from .look import Answer, Look, Refusal
@@ -201,7 +202,7 @@ def run_head(look: Look, info: RunInfo) -> RunHead:
     last = max((at for at in (*known, info.last_written_at) if at is not None), default=start)
     is_running = info.state == "open" and _is_going_on(look.now, start, last, lease)
     end = look.now if is_running else max(last, info.state_changed_at or last)
-    took = max((end - start).total_seconds(), 0.0) if known else None
+    took = (end - start).total_seconds() if is_running or end > start else None
     return RunHead(info, children, lease, start, took, is_running)
 
 
@@ -305,9 +306,8 @@ def _data(head: RunHead, nodes: list[Node], states: States, next_after: str | No
 
 def _not_there(store: ContextStore, run_id: str) -> Refusal:
     if was_deleted(store, run_id):
-        return Refusal(f"run {run_id!r} was deleted: its id is used up, and takes no outputs any more", 410)
+        return Refusal(f"Run {shown_id(run_id)} was deleted. Its id is used up, and takes no outputs any more.", 410)
     return Refusal(
-        f"there is no run {run_id!r}: it is here from its begin, or from its first output, on. "
-        "If it is about to begin, load this page again",
-        404,
+        f"There is no run {shown_id(run_id)}. A run is here from its begin, or its first output, on: if it is about to "
+        "begin, load this page again."
     )

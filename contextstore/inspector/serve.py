@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from .. import ContextStore
+from .application import make_app
 from .hosts import OWN_ADDRESS, Hosts, with_brackets
 
 PORT = 8787
@@ -24,6 +26,11 @@ PORT = 8787
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _MOST_CONNECTIONS = 500
 _SECONDS_TO_END = 1
+
+
+def pages_of(store: ContextStore, token: str, hosts: Collection[str], *, allow_delete: bool) -> ASGIApp:
+    """The application that is served. No figures are kept: the commits of a store are made by other processes."""
+    return make_app(store, token=token, allow_delete=allow_delete, allowed_hosts=hosts, figures=None)
 
 
 def listener(host: str, port: int | None) -> socket.socket:

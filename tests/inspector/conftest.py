@@ -44,8 +44,9 @@ def http(site: str) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """For this folder alone: while it is open a loop of playwright runs in this thread, and ``asyncio.run`` fails."""
     with running_browser() as running:
         yield running
 

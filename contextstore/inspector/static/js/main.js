@@ -21,7 +21,7 @@ function turnTheme() {
 async function copy(button) {
   const words = button.textContent;
   try {
-    await navigator.clipboard.writeText(button.dataset.text);
+    await navigator.clipboard.writeText(JSON.parse(button.dataset.text));
     button.textContent = "Copied";
   } catch {
     button.textContent = "The browser forbids it";

@@ -1,10 +1,12 @@
 // Parts of a page of which nobody is told when they change are asked for anew, while somebody looks at them.
 // An element with data-refresh="<fragment>" holds that fragment; data-seen, which is what it holds, is sent along.
-const EVERY = 5000;
+const LEAST = 5000;
+const SHARE = 20; // what takes the server long is asked for less often: it is busy with it a twentieth of the time
 
 const parts = [...document.querySelectorAll("[data-refresh]")];
 let timer = 0;
 let asked = 0;
+let pause = LEAST;
 
 function address(part) {
   const url = new URL(location.href);
@@ -71,6 +73,10 @@ function tell(state, words) {
   live.querySelector(".live-word").textContent = words;
 }
 
+function tellPause() {
+  tell("on", `every ${Math.round(pause / 1000)} s`);
+}
+
 async function refresh() {
   asked = Date.now();
   try {
@@ -80,7 +86,8 @@ async function refresh() {
       const html = await answer.text();
       if (!isSelecting(part)) swap(part, html);
     }
-    tell("on", `every ${EVERY / 1000} s`);
+    pause = Math.max(LEAST, SHARE * (Date.now() - asked));
+    tellPause();
   } catch {
     tell("lost", "no answer");
   }
@@ -89,10 +96,10 @@ async function refresh() {
 function wait() {
   clearTimeout(timer);
   if (document.hidden || parts.length === 0) return;
-  timer = setTimeout(() => refresh().finally(wait), Math.max(asked + EVERY - Date.now(), 0));
+  timer = setTimeout(() => refresh().finally(wait), Math.max(asked + pause - Date.now(), 0));
 }
 
 asked = Date.now();
 document.addEventListener("visibilitychange", wait);
-if (parts.length > 0) tell("on", `every ${EVERY / 1000} s`);
+if (parts.length > 0) tellPause();
 wait();

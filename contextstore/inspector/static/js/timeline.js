@@ -145,6 +145,7 @@ function drawBrush() {
 function tell() {
   const zoomed = document.getElementById("zoomed");
   zoomed.hidden = !shown;
+  document.getElementById("shown-nodes").hidden = Boolean(shown);
   if (!shown) return;
   const hidden = [...rows.rows].filter((row) => row.hidden).length;
   const span = view();
@@ -161,9 +162,16 @@ function drawZoom() {
   tell();
 }
 
+// A state value may be the first of a run.
+function showState() {
+  if (document.getElementById("states")?.rows.length) document.getElementById("state").hidden = false;
+}
+
 function draw() {
   measure();
   const isEmpty = rows.rows.length === 0;
+  const count = document.getElementById("shown-nodes");
+  if ("all" in count.dataset) count.textContent = `${rows.rows.length} ${rows.rows.length === 1 ? "node" : "nodes"}`;
   overview.hidden = isEmpty;
   rows.closest("table").classList.toggle("is-empty", isEmpty);
   if (isEmpty) return;
@@ -263,6 +271,7 @@ if (panel && overview) {
     if (event.key === "Escape" && shown && !document.querySelector("dialog[open]")) reset();
   });
   document.addEventListener("contextstore:swapped", draw);
+  document.addEventListener("contextstore:swapped", showState);
   new ResizeObserver(() => rows.rows.length && drawAxis(view())).observe(axis);
   setInterval(() => {
     if (isRunning() && !document.hidden) draw();
