@@ -26,7 +26,7 @@ from .._inspect.runs import was_deleted
 from .._inspect.timeline import Damaged
 from .look import Answer, File, Look, Refusal
 
-BUDGET = 64_000
+BUDGET = 80_000
 """Bytes of the lines of a tree that are sent at once."""
 
 _CHILDREN = 100
@@ -35,7 +35,7 @@ _BRIEF = 160
 _CHARACTERS = 8_000
 _ROWS = 128
 _LONGEST_ADDRESS = 6_000  # servers refuse longer ones, and they would be most of a page
-_LINE = 230  # bytes of a line's markup
+_LINE = 135  # bytes of the markup of a line; what can be unfolded has three times as many
 
 Entry = Output | StateEntry | GlobalEntry
 
@@ -91,11 +91,11 @@ class Part:
         self.kind = kind_of(value)
         self.wanted = look.text("find")
 
-    def address(self, path: Path = (), **more: object) -> str | None:
+    def address(self, path: Path = (), /, **more: object) -> str | None:
         """That of a part of this one; None where it is too long to be asked for."""
         return self._address((*self.path, *path), **more)
 
-    def _address(self, path: Path, **more: object) -> str | None:
+    def _address(self, path: Path, /, **more: object) -> str | None:
         address = self._look.href(self._source.path, **self._source.names, at=pointer_of(path), **more)
         return address if len(address) <= _LONGEST_ADDRESS else None
 
@@ -105,7 +105,7 @@ class Part:
 
     def download(self) -> str:
         """The address of this part as a file; of the whole value, where its own would be too long."""
-        return self.address(**{"as": "file"}) or self.file()
+        return self._address(self.path, **{"as": "file"}) or self.file()
 
     def names(self) -> Mapping[str, str]:
         """What a form has to say besides its own fields."""
@@ -150,7 +150,7 @@ class Part:
         """About how many bytes of HTML a line has."""
         line = self.line(branch)
         texts = (branch.text, line.name, line.token or "", line.address or "")
-        return _LINE * (2 if line.address else 1) + sum(len(html.escape(text).encode()) for text in texts)
+        return _LINE * (3 if line.address else 1) + sum(len(html.escape(text).encode()) for text in texts)
 
     def line(self, branch: Branch) -> Line:
         """A branch as the templates write it."""

@@ -1,7 +1,7 @@
 // The keyboard: / search, j k rows, enter opens (a row's link has the focus), b back, t theme, ? help.
 
 function rows() {
-  return [...document.querySelectorAll("[data-row]")].filter((row) => row.getClientRects().length > 0);
+  return [...document.querySelectorAll("[data-row]")].filter((row) => row.checkVisibility()); // not within what is folded
 }
 
 function linkOf(row) {
