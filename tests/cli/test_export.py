@@ -13,7 +13,7 @@ import pytest
 
 from contextstore import ContextStore, export_records
 
-from ..support.processes import Child
+from ..support.forked import Child
 from .exports import filled_store, lines_of, read_all
 from .lines import command, environment, ran, run, run_process
 

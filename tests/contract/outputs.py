@@ -14,7 +14,7 @@ from typing import Any, Self
 from contextstore import Output
 
 from ..conftest import Target
-from ..support.processes import Child
+from ..support.forked import Child
 
 
 async def iterate(store: Any, flow_run_id: Any = "run", **options: Any) -> AsyncIterator[Output]:

@@ -16,8 +16,8 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, OutputDeletedError
 
 from ..conftest import new_location
+from ..support.forked import Child
 from ..support.portions import some
-from ..support.processes import Child
 from .outputs import Victims
 
 MANY = 1200  # of which three commits delete some each

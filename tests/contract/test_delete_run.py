@@ -14,7 +14,7 @@ from contextstore import ContextStore, InvalidKeyError, PruneReport, ReadOnlySto
 
 from ..conftest import Target
 from ..support.doubles import Gate, core_of, fail, queued, until
-from ..support.processes import Child, children
+from ..support.forked import Child, children
 from .outputs import Victims
 from .runs import DAY, KILLED_AT_ITS_NTH_COMMIT, RUN, before_each_commit, marks, rows_of, runs_of
 

@@ -37,8 +37,8 @@ from contextstore._waiting.threads import run_now
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail
+from ..support.forked import Child, run
 from ..support.portions import some
-from ..support.processes import Child, run
 from ..support.proxy import Proxy
 from .runs import Clock, marks, runs_of
 from .test_batch import begun

@@ -32,7 +32,7 @@ def resident() -> int:
 
 @pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("made", MADE)
-@pytest.mark.parametrize("times", [100, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("times", [100, pytest.param(3_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_so_many_loops_on_one_object_leave_nothing(file_path: pathlib.Path, kind: str, made: str, times: int) -> None:
     store = MADE[made](file_path)
     run_one = RUNS[kind]
@@ -52,7 +52,7 @@ def test_so_many_loops_on_one_object_leave_nothing(file_path: pathlib.Path, kind
         run_one(work, number)
     gc.collect()
     assert threading.active_count() == threads
-    assert len(gc.get_objects()) < objects + 2000
+    assert len(gc.get_objects()) < objects + 600  # 0.2 a loop
     assert resident() <= memory + 16 * 2**20
     assert dict(store._core.session.callers._timers) == {}
     store.blocking.close()

@@ -17,7 +17,7 @@ from contextstore import ContextStore, RunDeletedError
 
 from ..conftest import Target
 from ..support.doubles import core_of
-from ..support.processes import Child, run
+from ..support.forked import Child, run
 from .outputs import iterate
 
 OTHER_PROCESS = """
@@ -75,7 +75,7 @@ class TestAnotherProcessUsesTheIdAnew:
         seen = set()
         lives = 150  # which take longer than the second for which a server's client may answer from memory
         with Child(OTHER_PROCESS, make_store.location, lives, "a,b") as child:
-            ending = asyncio.ensure_future(asyncio.to_thread(child.end))
+            ending = asyncio.ensure_future(asyncio.to_thread(child.end, 150))
             while not ending.done():
                 await asyncio.sleep(0)  # what is answered from memory lets nobody else run
                 await reading.get("run", "a")  # so that this one is in memory, and the other may be not

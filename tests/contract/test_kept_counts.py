@@ -16,8 +16,8 @@ from contextstore._postgres import counting as _postgres_counting
 from contextstore._sqlite import counting as _sqlite_counting
 
 from ..conftest import new_location
+from ..support.forked import Child, run
 from ..support.nodes import execute
-from ..support.processes import Child, run
 from .runs import rows_of
 
 LOW = {"_PUTS": 5, "_SHORT": 3, "_STEP": 4}

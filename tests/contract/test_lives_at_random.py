@@ -14,7 +14,7 @@ from contextstore import AlreadyExistsError, ContextStore, RunDeletedError
 
 from ..conftest import Target
 from ..support.doubles import core_of
-from ..support.processes import Child
+from ..support.forked import Child
 from .test_flow_run import Bound
 
 IDS = ("one", "two")

@@ -20,8 +20,8 @@ from contextstore import AsyncContextStore, ContextStore, RunDeletedError, Stora
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail, until
+from ..support.forked import Child
 from ..support.portions import some
-from ..support.processes import Child
 from .waiting import TOLD, Watching, news, outcomes_of, spawn, subscriptions, waiting, watching
 
 pytestmark = pytest.mark.usefixtures("nobody_is_left_waiting")

@@ -26,8 +26,8 @@ from contextstore import (
 
 from ..conftest import Target, new_location
 from ..support.doubles import core_of
+from ..support.forked import children
 from ..support.portions import some
-from ..support.processes import children
 from .runs import RUN
 from .test_flow_run import Bound
 from .test_lives import ENDS

@@ -13,7 +13,7 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, DeserializationError, SerializationError
 
 from ..support.doubles import until
-from ..support.processes import run as run_program
+from ..support.forked import run as run_program
 from .steps import Held, outcomes_of, spawn, waiters
 from .test_flow_run import Bound
 

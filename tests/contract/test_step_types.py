@@ -14,7 +14,7 @@ from contextstore import DeserializationError
 
 from ..conftest import Target
 from ..support.doubles import until
-from ..support.processes import run
+from ..support.forked import run
 from .steps import Held, outcomes_of, spawn, waiters
 
 

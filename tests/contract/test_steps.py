@@ -23,7 +23,7 @@ from contextstore import (
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail, until
-from ..support.processes import children
+from ..support.forked import children
 from .steps import Held, outcomes_of, spawn, waiters
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_in_the_air")

@@ -14,7 +14,7 @@ from contextstore._waiting.threads import run_now
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail, until
-from ..support.processes import children
+from ..support.forked import children
 from .runs import RUN
 
 

@@ -10,7 +10,7 @@ import pytest
 from contextstore import RunDeletedError, StoreClosedError
 
 from ..conftest import Target
-from ..support.processes import Child
+from ..support.forked import Child
 from .followed import called
 from .waiting import outcomes_of, spawn, subscriptions, waiting
 

@@ -25,7 +25,7 @@ from contextstore._core import outputs as _outputs
 
 from ..conftest import Target
 from ..support.doubles import core_of, engine_alone
-from ..support.processes import Child, children
+from ..support.forked import Child, children
 from .waiting import TOLD, Watching, outcomes_of, spawn, subscriptions, waiting, watching
 
 pytestmark = pytest.mark.usefixtures("nobody_is_left_waiting")

@@ -20,7 +20,7 @@ from contextstore._engine.operations import DeleteIdleRuns, DeleteRun
 
 from ..conftest import Target
 from ..support.doubles import core_of, until
-from ..support.processes import Child
+from ..support.forked import Child
 from ..support.waiting import tell
 from .waiting import outcomes_of, spawn, waiting
 

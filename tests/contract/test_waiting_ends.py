@@ -16,7 +16,7 @@ from contextstore import AsyncContextStore, ContextStore, StoreClosedError
 
 from ..conftest import ENGINES, Target, new_location
 from ..support.doubles import core_of, until
-from ..support.processes import Child
+from ..support.forked import Child
 from .waiting import Watching, news, outcomes_of, spawn, subscriptions, waiting
 
 pytestmark = pytest.mark.usefixtures("nobody_is_left_waiting")

@@ -14,8 +14,8 @@ from contextstore import DeserializationError, InvalidKeyError, StorageError, St
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail, until
+from ..support.forked import Child
 from ..support.portions import some
-from ..support.processes import Child
 from .passing import Passing, batch_of
 from .runs import DAY, Clock
 from .waiting import TOLD, outcomes_of, spawn, subscriptions, waiting

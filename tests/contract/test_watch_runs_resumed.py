@@ -13,8 +13,8 @@ import pytest
 from contextstore import ContextStore
 
 from ..conftest import new_location
+from ..support.forked import Child, children
 from ..support.portions import some
-from ..support.processes import Child, children
 
 WRITER = """
     import random
@@ -118,8 +118,8 @@ def test_while_four_processes_write(engine: str, request: pytest.FixtureRequest)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["file", "postgres"])
-def test_while_four_processes_make_tens_of_thousands_of_changes(engine: str, request: pytest.FixtureRequest) -> None:
-    run_writers(new_location(engine, request), count=8000)
+def test_while_four_processes_make_ten_thousand_changes(engine: str, request: pytest.FixtureRequest) -> None:
+    run_writers(new_location(engine, request), count=3000)
 
 
 LATENCY_TAIL = """

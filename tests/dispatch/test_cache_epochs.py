@@ -27,7 +27,7 @@ from contextstore._values.codec import JSON, Encoded
 from ..conftest import Target
 from ..contract.test_ids_used_anew import begin_anew
 from ..support.doubles import after_each_fetch, core_of, engine_alone, until
-from ..support.processes import Child, run
+from ..support.forked import Child, run
 
 OLD, NEW = Encoded(JSON, b'"old"'), Encoded(JSON, b'"new"')
 KEY = ("run", "a")

@@ -12,7 +12,7 @@ pytest.importorskip("pydantic_ai")
 
 from contextstore import ContextStore
 
-from ..support.processes import Child
+from ..support.forked import Child
 
 PROGRAM = """
 import pathlib, random
@@ -20,7 +20,7 @@ from contextstore.integrations.pydantic_ai import ContextStoreDurability
 from pydantic_ai import Agent
 from tests.support.agents import Script
 
-target, effects, way = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
+target, effects, way, *kill_at = sys.argv[1], pathlib.Path(sys.argv[2]), *sys.argv[3:]
 
 def effect(what):
     # As a payment, or a mail: what is done outside of the store, and cannot be taken back.
@@ -90,20 +90,22 @@ def blocking():
         ended(first, second)
 
 planner.turns = planner.turns + ([("look", {"number": 4})], "again planned")
-kill_at = os.environ.get("KILL_AT")
 if kill_at:
     # Before the effect with this number is recorded, or after it was done: the worst moments that there are.
-    wanted, count, real = int(kill_at), 0, effect
+    number, when = kill_at
+    wanted, count, real = int(number), 0, effect
     def effect(what):
         global count
         count += 1
-        if count == wanted and os.environ["KILL_WHEN"] == "before":
+        if count == wanted and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         real(what)
         if count == wanted:
             os.kill(os.getpid(), signal.SIGKILL)
 blocking() if way == "blocking" else asyncio.run(awaiting())
 """
+
+IMPORTS = ("pydantic_ai", "contextstore.integrations.pydantic_ai", "tests.support.agents")
 
 EFFECTS = Counter(
     {
@@ -138,8 +140,8 @@ def assert_ended(target: str, effects: pathlib.Path, kills: int) -> None:
         assert info.outputs == len(EFFECTS) + 1  # and the delegation
 
 
-def run(target: str, effects: pathlib.Path, way: str, **environment: str) -> list[str]:
-    with Child(PROGRAM, target, effects, way, **environment) as child:
+def run(target: str, effects: pathlib.Path, way: str, *kill_at: object) -> list[str]:
+    with Child(PROGRAM, target, effects, way, *kill_at, imports=IMPORTS) as child:
         status, said, errors = child.end(timeout=120)
     assert status in (0, -9), errors
     return said
@@ -165,7 +167,7 @@ def test_undisturbed_each_effect_is_had_once(target: str, tmp_path: pathlib.Path
 def test_killed_at_an_effect_the_run_goes_on_there(target: str, tmp_path: pathlib.Path, number: int, when: str) -> None:
     """A step that is cut off before its result is recorded is done again; no other one is."""
     effects = tmp_path / "effects"
-    said = run(target, effects, "awaiting", KILL_AT=str(number), KILL_WHEN=when)
+    said = run(target, effects, "awaiting", number, when)
     assert said == ["ready"]
     before, recorded = effects_in(effects), effects_recorded_in(target)
     assert before.total() == (number - 1 if when == "before" else number)
@@ -186,7 +188,7 @@ def test_killed_at_random_again_and_again_it_ends_as_if_undisturbed(
     chance = random.Random(seed)
     effects, kills = tmp_path / "effects", 0
     for _ in range(40):
-        with Child(PROGRAM, target, effects, way) as child:
+        with Child(PROGRAM, target, effects, way, imports=IMPORTS) as child:
             assert child.hear() == "ready"
             # From its first request on to somewhat beyond its end.
             wanted = effects_in(effects).total() + chance.randrange(0, 4)

@@ -25,9 +25,9 @@ from contextstore import (
 from contextstore._postgres.tables import SCHEMA_VERSION
 
 from ..support.earlier import OF_SCHEMA, earlier_child, make_earlier, package_at
+from ..support.forked import Child, children
 from ..support.nodes import execute, make_role_that_puts_and_gets
 from ..support.portions import first_of, some
-from ..support.processes import Child, children
 from ..support.servers import Server, running_pooler
 
 TABLES = {

@@ -17,8 +17,8 @@ from contextstore import (
 )
 from contextstore._postgres.tables import SCHEMA_VERSION
 
+from ..support.forked import children
 from ..support.nodes import execute, make_role_that_puts_and_gets
-from ..support.processes import children
 from ..support.servers import Server
 
 

@@ -13,7 +13,7 @@ import pytest
 from contextstore import ContextStore
 
 from ..conftest import new_location
-from ..support.processes import Child
+from ..support.forked import Child
 
 APPENDER = """
 store = ContextStore(sys.argv[1], timeout=60)

@@ -11,8 +11,8 @@ import pytest
 from contextstore import ContextStore
 
 from ..conftest import new_location
+from ..support.forked import Child, children
 from ..support.portions import some
-from ..support.processes import Child, children
 
 RECORD = """
 import itertools, random

@@ -11,8 +11,8 @@ import pytest
 
 from contextstore import ContextStore
 
+from ..support.forked import Child
 from ..support.portions import some
-from ..support.processes import Child
 
 pytestmark = pytest.mark.disk
 

@@ -13,8 +13,8 @@ import pytest
 from contextstore import ContextStore, ExportedGlobal, import_records
 
 from ..conftest import new_location
+from ..support.forked import Child, children
 from ..support.portions import some
-from ..support.processes import Child, children
 
 THEN = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
 

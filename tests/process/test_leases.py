@@ -11,7 +11,7 @@ import pytest
 
 from contextstore import ContextStore, LeaseHeldError, StoreBusyError
 
-from ..support.processes import Child
+from ..support.forked import Child
 from .programs import run_with_fork
 
 PATIENCE = 60

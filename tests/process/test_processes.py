@@ -23,8 +23,8 @@ import pytest
 from contextstore import ContextStore, IncompatibleStoreError
 from contextstore._sqlite import schema as _schema
 
+from ..support.forked import Child, children, run
 from ..support.portions import some
-from ..support.processes import Child, children, run
 
 pytestmark = pytest.mark.disk
 

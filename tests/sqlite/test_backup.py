@@ -19,7 +19,7 @@ from contextstore._sqlite import location as _location
 
 from ..conftest import Target
 from ..support.doubles import core_of, fail, until
-from ..support.processes import Child
+from ..support.forked import Child
 from .care import EVERYTHING, checked
 
 pytestmark = pytest.mark.usefixtures("embedded")  # a server is looked after in test_care_postgres

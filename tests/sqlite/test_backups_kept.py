@@ -20,7 +20,7 @@ from contextstore import (
 from contextstore._sqlite.worker import connection_here
 
 from ..conftest import Target
-from ..support.processes import Child
+from ..support.forked import Child
 from .test_restore import IDLE, SIDE_FILES, killed, made, names_in, whose
 
 

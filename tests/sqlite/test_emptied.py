@@ -17,7 +17,7 @@ from contextstore import (
     restore,
 )
 
-from ..support.processes import Child
+from ..support.forked import Child
 from .test_restore import killed, made, names_in, whose
 
 

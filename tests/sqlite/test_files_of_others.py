@@ -13,7 +13,7 @@ import pytest
 
 from contextstore import CorruptStoreError, IncompatibleStoreError
 
-from ..support.processes import run
+from ..support.forked import run
 from .files import Make, left_as_it_was, make_sample, names_in, plain, refused
 
 pytestmark = pytest.mark.disk

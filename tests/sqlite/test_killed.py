@@ -18,8 +18,8 @@ import pytest
 from contextstore import ContextStore
 from contextstore._sqlite import schema as _schema
 
+from ..support.forked import run
 from ..support.portions import some
-from ..support.processes import run
 from .files import Make, _open, make_sample, names_in, plain, run_in_child
 
 pytestmark = pytest.mark.disk

@@ -13,7 +13,7 @@ from contextstore._process import boot_clock
 from contextstore._sqlite import clock as sqlite_clock
 from contextstore._sqlite import leases as sqlite_leases
 
-from ..support.processes import run
+from ..support.forked import run
 
 HOUR = 3_600_000_000
 

@@ -242,7 +242,7 @@ class TestItsCost:
             assert store.get("large", "after") == 1
 
 
-@pytest.mark.parametrize("rounds", [some(10, 4), pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [some(10, 4), pytest.param(60, marks=pytest.mark.slow)])
 def test_a_process_killed_at_any_moment_leaves_a_store_of_either_version(
     tmp_path: pathlib.Path, rounds: int, version: int
 ) -> None:

@@ -21,7 +21,7 @@ from contextstore._sqlite import wal as _wal
 
 from ..process.test_processes import assert_sound, ended_well
 from ..support.doubles import core_of
-from ..support.processes import Child, run
+from ..support.forked import Child, run
 
 pytestmark = pytest.mark.disk
 

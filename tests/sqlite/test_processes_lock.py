@@ -27,7 +27,8 @@ from contextstore._sqlite.lock import FileLock
 
 from ..process.test_processes import assert_sound, ended_well
 from ..support.doubles import core_of
-from ..support.processes import Child, children, run
+from ..support.forked import Child, children, run
+from ..support.processes import Child as OwnChild
 
 pytestmark = pytest.mark.disk
 
@@ -196,7 +197,7 @@ commits a put by itself."""
 
 @contextlib.contextmanager
 def stopped_neighbour(path: pathlib.Path, statement: str) -> Any:
-    with Child(STOPS, path, statement) as neighbour:
+    with OwnChild(STOPS, path, statement) as neighbour:  # whose stop its parent alone is told of
         assert neighbour.hear() == "stopping", neighbour.end()
         os.waitid(os.P_PID, neighbour.process.pid, os.WSTOPPED | os.WNOWAIT)
         yield neighbour

@@ -19,7 +19,7 @@ from contextstore import (
 )
 
 from ..conftest import FACES
-from ..support.processes import Child
+from ..support.forked import Child
 from .files import (
     ALL_FILES,
     Make,

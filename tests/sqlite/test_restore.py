@@ -27,7 +27,7 @@ from contextstore import (
     restore,
 )
 
-from ..support.processes import Child
+from ..support.forked import Child
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 

@@ -18,7 +18,7 @@ import pytest
 from contextstore import ContextStore, IncompatibleStoreError, restore
 from contextstore._sqlite import wal_owner as _wal_owner
 
-from ..support.processes import Child
+from ..support.forked import Child
 
 WRITER = """
     from contextstore._sqlite import wal as _wal

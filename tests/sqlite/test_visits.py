@@ -17,8 +17,8 @@ import pytest
 from contextstore import AsyncContextStore, ContextStore, ReadOnlyStoreError, StorageError
 
 from ..conftest import FACES, Awaited
+from ..support.forked import Child
 from ..support.portions import first_of
-from ..support.processes import Child
 
 NOBODY, ANOTHER = 65534, 65533
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become two users")
