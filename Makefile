@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-all test-slow test-core examples torture lint format reference docs docs-serve \
+.PHONY: help demo ui test test-all test-slow test-core examples torture lint format reference docs docs-serve \
 	bench bench-calls metrics clean
 
 help:
 	@echo "make demo        run a real flow, kill it half-way, see it go on; STORE=flows.db, DEMO_ARGS=--help"
+	@echo "make ui          serve pages that show a store, live; STORE=flows.db, as make demo has it"
 	@echo "make test        every promise, on each face and engine, some minutes; WORKERS=4, TEST_ARGS='-k survey'"
 	@echo "make test-all    the whole: all inputs, all files on a disk, and the slow ones; what must pass before it lands"
 	@echo "make test-slow   of the whole, the slow ones"
@@ -56,6 +57,13 @@ $(VENV)/.bench: $(VENV)/.dev
 demo: $(VENV)/.demo
 	@case "$(STORE)" in postgres*) $(BIN)/python -c "import asyncpg" 2>/dev/null || $(PIP) install --editable '.[postgres]';; esac
 	@$(BIN)/python -m demo $(if $(STORE),--store '$(STORE)') $(DEMO_ARGS)
+	@echo "To look at it in a browser, live: make ui$(if $(STORE), STORE='$(STORE)')"
+
+# Beside it, in another terminal: make demo STORE=build/flows.db DEMO_ARGS='--pace 0.2'
+ui: $(VENV)/.dev
+	@mkdir -p build
+	@$(BIN)/python -c "import sys; from contextstore import ContextStore; ContextStore(sys.argv[1]).__enter__().close()" '$(or $(STORE),build/flows.db)'
+	@$(BIN)/python -m contextstore ui --store '$(or $(STORE),build/flows.db)'
 
 # Tests start many processes. To compile everything anew in each would take as long as some of the tests.
 test test-all test-slow test-core torture: export PYTHONPYCACHEPREFIX = $(abspath $(VENV))/bytecode

@@ -23,7 +23,7 @@ from .feed import Feeds
 from .following import Fill, stream
 from .guard import Guard
 from .look import Inspector, Look, View
-from .pages import FOLDER, page, refused, style_sheet
+from .pages import FOLDER, environment, page, refused, style_sheet
 from .sampling import Sampler
 
 VIEWS: dict[str, View] = {
@@ -63,6 +63,7 @@ def make_app(
     figures: CommitFigures | None,
 ) -> ASGIApp:
     """The application, as ``contextstore.inspector.app`` documents it."""
+    environment()  # before anyone looks
     routes = [
         Route("/", _front),
         Route("/static/{version}/style.css", _style),

@@ -122,6 +122,7 @@ def render(look: Look, template: str, **context: Any) -> str:
 
 @functools.cache
 def environment() -> jinja2.Environment:
+    """The templates, all of them compiled: the first page that a process shows does not wait for it."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
@@ -146,6 +147,8 @@ def environment() -> jinja2.Environment:
         time=_time,
     )
     made.globals.update(version=static_version())
+    for name in made.list_templates():
+        made.get_template(name)
     return made
 
 

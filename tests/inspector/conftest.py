@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import httpx
@@ -45,10 +46,22 @@ def http(site: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    """For this folder alone: while it is open a loop of playwright runs in this thread, and ``asyncio.run`` fails."""
-    with running_browser() as running:
-        yield running
+def running() -> Iterator[tuple[Browser, asyncio.AbstractEventLoop]]:
+    """The browser of this folder's tests, and the loop of playwright's, which counts as running in this thread."""
+    with running_browser() as started:
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        yield started, loop
+        asyncio._set_running_loop(loop)
+
+
+@pytest.fixture
+def browser(running: tuple[Browser, asyncio.AbstractEventLoop]) -> Iterator[Browser]:
+    """A Chromium. Its loop counts as running while the test does, and not under tests that have loops of their own."""
+    started, loop = running
+    asyncio._set_running_loop(loop)
+    yield started
+    asyncio._set_running_loop(None)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import asyncpg
@@ -24,7 +25,8 @@ def execute(server: Server, statement: str, user: str = "postgres") -> Any:
         finally:
             await connection.close()
 
-    return asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:  # a browser that tests have opened leaves this one with a loop that runs
+        return thread.submit(asyncio.run, run()).result()
 
 
 def make_role_that_puts_and_gets(
