@@ -16,12 +16,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from .. import AsyncContextStore, ContextStore
-from .._inspect.figures import CommitFigures
+from .._inspect.figures import CommitFigures, CommitSummary
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-__all__ = ["CommitFigures", "app"]
+__all__ = ["CommitFigures", "CommitSummary", "app"]
 
 _EXTRA = {"starlette", "jinja2", "sse_starlette", "uvicorn"}
 

@@ -101,7 +101,8 @@ class SharedFeed(Generic[T]):
                 self._iterator = self._source(newest)
             self._append(await anext(self._iterator))
         except BaseException as error:
-            self._iterator = None  # it has ended with this: who fetches next begins another where it was
+            # The iterator has ended with this, a cancellation too: who fetches next begins another where it was.
+            self._iterator = None
             if not isinstance(error, Exception):
                 raise
             self._error = error

@@ -45,11 +45,14 @@ def _run_row(look: Look, search: Search, run: RunInfo) -> str:
 
 
 async def health_live(look: Look, outbox: Outbox) -> None:
-    """The figures and plots of a store's health."""
+    """The figures and plots of a store's health, and how far a check has come."""
     while True:
         await anyio.sleep(_HEALTH_SECONDS)
-        await outbox.put("health-now", await anyio.to_thread.run_sync(_health_now, look))
+        now, check = await anyio.to_thread.run_sync(_health_now, look)
+        await outbox.put("health-now", now)
+        await outbox.put("health-check", check)
 
 
-def _health_now(look: Look) -> str:
-    return rendered(look, "_health_now.html", **health_context(look.inspector))
+def _health_now(look: Look) -> tuple[str, str]:
+    context = health_context(look.inspector)
+    return rendered(look, "_health_now.html", **context), rendered(look, "_health_check.html", **context)

@@ -48,7 +48,7 @@ In signatures `Target` is `str | os.PathLike[str]`; `Durability` is `"full"` or 
 `"failed"` or `"cancelled"`; `RunAttributes` is a mapping of `str`, `int`, `float` and `bool` by name, in
 `RunAttributeChanges` of None, too; `Store` is either of the two stores; `Progress` is a function of two numbers, how
 many are done and how many there are; `Damaged` is `"raise"` or `"skip"`; `ExportedRecord` is any of the records of an
-export; `Keep` is the type of `KEEP`.
+export; `ASGIApp` is an ASGI application, as starlette names its type; `Keep` is the type of `KEEP`.
 """
 
 STORE, SYNC_STORE = contextstore.AsyncContextStore, contextstore.ContextStore

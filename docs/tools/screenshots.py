@@ -53,7 +53,7 @@ def pictures(demo_run: str) -> list[Picture]:
         Picture("node", f"/node?run={demo_run}&id=survey/report", theme="dark"),
         Picture("compare", f"/compare?a={FAILED}&b={FORKED}"),
         Picture("health", "/health", theme="dark"),
-        Picture("narrow", "/runs", width=390, height=760),
+        Picture("narrow", f"/run?id={FAILED}", width=390, height=760),
     ]
 
 
@@ -88,7 +88,7 @@ def _nightly(store: ContextStore, day: int) -> None:
     run.upsert_state("watermark", f"2025-01-{day:02}T00:00:00Z")
     if day == 3:
         run.update(state="failed", error="ConnectionError: the warehouse closed the connection")
-    elif day < 8:
+    else:
         run.update(state="completed")
 
 
@@ -129,13 +129,14 @@ def served(path: pathlib.Path) -> Iterator[str]:
 
 def _write(store: ContextStore, done: threading.Event) -> None:
     """What the plots of the health page show: puts, some at the same time, some read again."""
+    store.run("orders").begin(attributes={"flow": "orders", "region": "eu-west"})
     number = 0
     while not done.wait(0.02 + 0.02 * (number % 5)):
         number += 1
         with store.batch() as batch:
             for place in range(1 + number % 4):
-                batch.put("nightly-2025-01-08", f"load/{number:05}/{place}", {"rows": number})
-        store.get("nightly-2025-01-08", f"load/{number:05}/0")
+                batch.put("orders", f"load/{number:05}/{place}", {"rows": number})
+        store.get("orders", f"load/{number:05}/0")
 
 
 def take(browser: Browser, address: str, picture: Picture, folder: pathlib.Path) -> None:

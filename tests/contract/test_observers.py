@@ -152,7 +152,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "iter_outputs": (_iterate, {"flow_run_id": "run", "items": 2, "size": 10}),
 }
 """Each call, by its name, with what its event says beside."""
-UNTOLD = {"open", "close", "counters", "run", "backup", "watch", "blocking"}
+UNTOLD = {"open", "close", "counters", "run", "backup", "watch", "blocking", "location"}
 """Those that make no event of their own, or whose events have tests of their own."""
 
 

@@ -54,7 +54,7 @@ async def test_an_operation_cancelled_at_any_await_is_done_or_not_and_hurts_nobo
 
 async def test_the_operations_that_are_cancelled_here_are_all_there_are() -> None:
     # What makes no promise of its own (run), or is not awaited. backup and close have tests of their own.
-    others = {"open", "close", "backup", "run", "counters", "blocking"}
+    others = {"open", "close", "backup", "run", "counters", "blocking", "location"}
     public = {name for name in vars(AsyncContextStore) if not name.startswith("_")}
     tried = {name.replace(",", "").split()[0] for name in OPERATIONS}
     of_runs = {name for name in vars(AsyncFlowRun) if not name.startswith("_")} - public

@@ -42,12 +42,18 @@ def asked(
         "server": ("127.0.0.1", 8787),
     }
     told: list[Any] = []
+    requests = iter([{"type": "http.request", "body": body, "more_body": False}])
+    started = asyncio.Event()
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": body, "more_body": False}
+        for request in requests:
+            return request
+        await started.wait()  # who asked for a stream goes as soon as it has begun
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         told.append(message)
+        started.set()
 
     asyncio.run(application(scope, receive, send))
     answer = Response(b"".join(message.get("body", b"") for message in told[1:]), told[0]["status"])

@@ -162,7 +162,7 @@ async def test_of_runs_each_sees_the_newest_of_each(store: ContextStore, looked_
         seen: dict[str, int] = {}
         while sum(seen.values()) < 3 * 7:
             for run in await follower.next():
-                assert run.outputs > seen.get(run.flow_run_id, 0)  # told again, it has become more
+                assert run.outputs >= seen.get(run.flow_run_id, 0)  # the newest each time, which may be the same
                 seen[run.flow_run_id] = run.outputs
         return seen
 

@@ -163,3 +163,16 @@ def test_nothing_is_left_of_browsers_that_vanish(target: str, store: ContextStor
             while feeds.count:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+
+
+def test_the_health_page_is_told_what_goes_on_and_what_a_check_has_found(
+    store: ContextStore, http: httpx.Client
+) -> None:
+    store.put("run", "node", 1)
+    token = re.search(r'name="form_token" value="([^"]+)"', http.get("/health").text)
+    assert token
+    with followed(http, live(http, "/health")) as events:
+        events.until('id="health-plots"')
+        begun = http.post("/health/check", data={"form_token": token[1]}, headers={"origin": str(http.base_url)})
+        assert begun.status_code == 303
+        events.until("Nothing is wrong")

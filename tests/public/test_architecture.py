@@ -59,7 +59,7 @@ KNOW_THE_ENGINES = {"_core.target", "__init__"}
 WITH_SQL = ("_sqlite", "_postgres")
 
 ONLY_IN = {
-    "anyio": {"_waiting.foreign"},
+    "anyio": {"_waiting.foreign", "inspector"},
     "trio": {"_waiting.trio_"},
     "sniffio": {"_waiting.foreign"},
     "asyncpg": {"_postgres.connection", "_postgres.engine"},

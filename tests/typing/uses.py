@@ -225,6 +225,7 @@ async def care(store: AsyncContextStore) -> None:
     assert_type(await store.check(progress=ask_for_progress_async), CheckReport)
     assert_type(store.counters(), Counters)
     assert_type(await store.ping(), float)
+    assert_type(store.location, str)
     assert_type(await store.backup("copy.db", check=False, overwrite=True), None)
     assert_type(await store.backup(pathlib.Path("copy.db"), progress=ask_for_progress), None)
 
@@ -426,6 +427,7 @@ def care_blocking(store: ContextStore) -> None:
     assert_type(store.check(progress=ask_for_progress), CheckReport)
     assert_type(store.counters(), Counters)
     assert_type(store.ping(), float)
+    assert_type(store.location, str)
     assert_type(store.backup("copy.db", check=False, overwrite=True), None)
     assert_type(store.backup(pathlib.Path("copy.db"), progress=ask_for_progress), None)
 
