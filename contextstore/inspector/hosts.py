@@ -55,7 +55,7 @@ class Hosts:
 
     def __init__(self, allowed: Collection[str]) -> None:
         if isinstance(allowed, str):
-            raise ValueError("allowed_hosts is a collection of names, and not one of them")  # noqa: TRY004 - as the others
+            raise ValueError("allowed_hosts is a collection of names, and not one of them")  # noqa: TRY004 - a str is a collection of str: a wrong value
         self._own_address = OWN_ADDRESS in allowed
         self._allowed = {_allowed(text) for text in allowed if text != OWN_ADDRESS}
 
