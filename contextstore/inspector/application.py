@@ -6,6 +6,7 @@ twin is its own with ``.json``.
 
 from __future__ import annotations
 
+import functools
 import mimetypes
 from collections.abc import Collection
 
@@ -44,12 +45,7 @@ STREAMS: dict[str, Fill] = {
     "/health/live": streams.health_live,
 }
 
-_FILES = {
-    path.relative_to(FOLDER / "static").as_posix(): path
-    for path in (FOLDER / "static").rglob("*.*")
-    if path.suffix != ".css"
-}
-"""What a browser may ask for by name: no name of its own making ever becomes a path."""
+_FOLDER = FOLDER / "static"
 
 _FOR_GOOD = {"cache-control": "public, max-age=31536000, immutable"}
 
@@ -63,10 +59,9 @@ def make_app(
     figures: CommitFigures | None,
 ) -> ASGIApp:
     """The application, as ``contextstore.inspector.app`` documents it."""
-    environment()  # before anyone looks
+    environment(), _files()  # before anyone looks
     routes = [
         Route("/", _front),
-        Route("/static/{version}/style.css", _style),
         Route("/static/{version}/{name:path}", _file),
     ]
     for path, view in VIEWS.items():
@@ -95,16 +90,25 @@ def _front(request: Request) -> Response:
     return RedirectResponse(Look(request.app.state.inspector, request).href("/runs"))
 
 
-def _style(_: Request) -> Response:
-    return Response(style_sheet(), media_type="text/css", headers=_FOR_GOOD)
+@functools.cache
+def _files() -> dict[str, tuple[bytes, str | None]]:
+    """What a browser may ask for by name, and the type of each: no name of its own making ever becomes a path.
+
+    All is kept in memory, and handed out by the loop itself: a page waits for it, and a trip to a thread takes as long
+    as all the rest.
+    """
+    found = {"style.css": (style_sheet(), "text/css")}
+    for path in _FOLDER.rglob("*.*"):
+        if path.suffix != ".css":
+            found[path.relative_to(_FOLDER).as_posix()] = path.read_bytes(), mimetypes.guess_type(path.name)[0]
+    return found
 
 
-def _file(request: Request) -> Response:
-    path = _FILES.get(request.path_params["name"])
-    if path is None:
+async def _file(request: Request) -> Response:
+    content, media_type = _files().get(request.path_params["name"], (None, None))
+    if content is None:
         return Response("there is no such file", 404, media_type="text/plain")
-    media_type = mimetypes.guess_type(path.name)[0]
-    return Response(path.read_bytes(), media_type=media_type, headers=_FOR_GOOD)
+    return Response(content, media_type=media_type, headers=_FOR_GOOD)
 
 
 def _not_found(request: Request, _: Exception) -> Response:

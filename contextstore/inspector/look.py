@@ -7,10 +7,10 @@ something else. A parameter that is not understood is refused with a sentence.
 from __future__ import annotations
 
 import datetime
-import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 
@@ -122,9 +122,12 @@ class Look:
 
         None leaves a parameter out; of a list each is one.
         """
-        each = [(name, value if isinstance(value, list) else [value]) for name, value in parameters.items()]
-        given = [(name, str(one)) for name, values in each for one in values if one is not None and one != ""]
-        query = urllib.parse.urlencode(given, quote_via=urllib.parse.quote, safe="")
+        query = "&".join(
+            f"{quote(name, safe='')}={quote(str(one), safe='')}"  # urlencode takes twice as long: a page has hundreds
+            for name, value in parameters.items()
+            for one in (value if isinstance(value, list) else (value,))
+            if one is not None and one != ""
+        )
         return f"{self.request.scope.get('root_path', '')}{path}" + (f"?{query}" if query else "")
 
     def href_here(self, /, **changes: object) -> str:

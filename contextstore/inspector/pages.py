@@ -162,7 +162,8 @@ def _time(context: jinja2.runtime.Context, then: datetime.datetime | None, missi
     """A time as its age, with the time itself on hover, and for the page to count it on."""
     if then is None:
         return Markup('<span class="muted">{}</span>').format(missing)
-    return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(iso(then), age_words(then, context["now"]))
+    exact, age = iso(then), age_words(then, context["now"])
+    return Markup(f'<time datetime="{exact}" title="{exact}">{age}</time>')  # noqa: S704 - digits and words of our own
 
 
 def _since(seconds: float) -> str:

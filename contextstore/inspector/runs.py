@@ -6,6 +6,7 @@ so that it can be kept and passed on; what cannot be meant of it is told beside 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
@@ -70,6 +71,11 @@ class Search:
             return None
         others = [one for one in self.given["attribute"] if one.partition("=")[0] != name]
         return self.href(attribute=[*others, word])
+
+    @functools.cached_property
+    def hrefs_by_state(self) -> dict[str, str]:
+        """The address of this search among the runs of one state, for each."""
+        return {state: self.href(state=[state]) for state in STATES}
 
     def href_with_state(self, state: str) -> str:
         """The address of this search with a state more, or without it."""
