@@ -1,4 +1,4 @@
-"""Sizes, ages and durations in words.
+"""Numbers of things, sizes, ages and durations in words.
 
 Rules of this module: pure functions; who knows what time it is says so.
 """
@@ -10,6 +10,11 @@ import itertools
 
 _UNITS = ((365 * 86400, "y"), (30 * 86400, "mo"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _FINE_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, by the name of one: ``1 run``, ``1,200 runs``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def size_words(count: int) -> str:

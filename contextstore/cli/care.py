@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from .. import CheckReport, Problem
-from .._display.amounts import iso, size_words
+from .._display.amounts import counted, iso, size_words
 from .._display.text import escaped
 from .call import Call
 from .errors import NOT_FOUND, CommandError
 from .options import App
 from .progress import QUIET, bar
-from .transfer import counted
 
 
 def add_to(app: App) -> None:

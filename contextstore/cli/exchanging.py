@@ -24,6 +24,7 @@ from .. import (
     RunDeletedError,
     VersionConflictError,
 )
+from .._display.amounts import counted
 from .._display.text import escaped, shown_id
 from .call import Call
 from .errors import CONFLICT, NOT_FOUND, CommandError, NotFound, hide
@@ -32,7 +33,7 @@ from .ndjson import ExchangeError, Selection, Totals
 from .options import App
 from .output import complain
 from .progress import QUIET, Report, bar, interruption_is_told
-from .transfer import Damaged, contents_lines, counted, file_named
+from .transfer import Damaged, contents_lines, file_named
 
 _CONFLICTS = (AlreadyExistsError, OutputDeletedError, RunAlreadyExistsError, RunDeletedError, VersionConflictError)
 _REPORT_EVERY = 100

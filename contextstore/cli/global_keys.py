@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import GlobalEntry
+from .._display.amounts import counted
 from .._display.brief import brief
 from .._display.text import shown_id
 from .call import Call
@@ -19,7 +20,6 @@ from .columns import Column
 from .errors import NotFound, WrongUse
 from .lifetime import YES, ask, refuse_if_nobody_answers, span_of
 from .options import App
-from .transfer import counted
 from .values import json_of, print_raw, value_of
 from .writing import Bytes, Create, Text
 

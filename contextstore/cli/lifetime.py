@@ -16,6 +16,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from .. import ContextStore, InvalidKeyError, PruneReport
+from .._display.amounts import counted
 from .._display.text import shown_id
 from .._inspect import typed
 from .call import Call
@@ -23,7 +24,6 @@ from .errors import NotFound, WrongUse, typed_into
 from .options import App
 from .output import complain
 from .progress import QUIET, bar, interruption_is_told
-from .transfer import counted
 
 _State: TypeAlias = Literal["open", "completed", "failed", "cancelled"]
 

@@ -15,6 +15,7 @@ from typing import Annotated, Protocol
 import typer
 
 from .. import CopyReport, TargetExistsError, copy, export_records, restore
+from .._display.amounts import counted
 from .._display.text import escaped, shown_id
 from .call import Call
 from .errors import CONFLICT, CommandError, NotFound, WrongUse, hide
@@ -201,11 +202,6 @@ def contents_lines(report: Contents, before: str = "") -> Iterator[str]:
     yield before + ", ".join(counted(number, what) for number, what in counts)
     if report.tombstones:
         yield counted(report.tombstones, "deleted run")
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, by the name of one."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _copy_lines(report: CopyReport) -> Iterator[str]:

@@ -97,7 +97,7 @@ def _files() -> dict[str, tuple[bytes, str | None]]:
     All is kept in memory, and handed out by the loop itself: a page waits for it, and a trip to a thread takes as long
     as all the rest.
     """
-    found = {"style.css": (style_sheet(), "text/css")}
+    found: dict[str, tuple[bytes, str | None]] = {"style.css": (style_sheet(), "text/css")}
     for path in _FOLDER.rglob("*.*"):
         if path.suffix != ".css":
             found[path.relative_to(_FOLDER).as_posix()] = path.read_bytes(), mimetypes.guess_type(path.name)[0]

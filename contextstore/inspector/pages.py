@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from .. import errors
-from .._display.amounts import age_words, duration_words, iso, size_words, span_words
+from .._display.amounts import age_words, counted, duration_words, iso, size_words, span_words
 from .._display.brief import brief
 from .._display.forms import form_of
 from .._display.text import escaped, shown_id
@@ -133,6 +133,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters.update(
         dom_id=dom_id,
+        counted=counted,
         size=size_words,
         duration=duration_words,
         span=span_words,

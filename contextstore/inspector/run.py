@@ -63,7 +63,6 @@ class NodeRow:
         began, ended: milliseconds since then: when the output's attempt was begun, and when it was written; of a node
             without an output when the last attempt had failed. None: it is not known.
         took: seconds that the attempt took. None: it is not known.
-        span: that of the page.
     """
 
     node: Node
@@ -72,7 +71,11 @@ class NodeRow:
     ended: float | None
     took: float | None
     failures: list[Failure]
-    span: Span
+
+    @property
+    def span(self) -> Span:
+        """That of a line which it has to itself: the page that it arrives at draws it anew on its own."""
+        return Span(min(self.first or 0.0, 0.0), self.ended or 0.0)
 
     @property
     def first(self) -> float | None:
@@ -119,14 +122,14 @@ def run(look: Look) -> Answer:
     head = run_head(look, info)
     order, only_failed = _order_asked(look), look.text("failed") == "1"
     page = _nodes_asked(look, info, only_failed)
-    span = _span(page.nodes, head)
+    rows = [node_row(node, head.start) for node in page.nodes]
     states = run_states(look.store, run_id, after=look.text("state_after"))
     is_followed = order == "time" and not only_failed
     context = {
         "head": head,
-        "rows": sorted((_row(node, head.start, span) for node in page.nodes), key=_ORDERS[order]),
+        "rows": sorted(rows, key=_ORDERS[order]),
         "page": page,
-        "span": span,
+        "span": _span(rows, head),
         "states": states,
         "order": order,
         "only_failed": only_failed,
@@ -217,8 +220,7 @@ def _is_going_on(
     return lease is not None or quiet <= max(_PATIENCE, (last - start).total_seconds())
 
 
-def _span(nodes: list[Node], head: RunHead) -> Span:
-    rows = [_row(node, head.start, Span(0.0, 0.0)) for node in nodes]
+def _span(rows: list[NodeRow], head: RunHead) -> Span:
     ends = [row.ended for row in rows if row.ended is not None]
     if head.is_running and head.took is not None:
         ends.append(head.took * 1000)
@@ -227,15 +229,7 @@ def _span(nodes: list[Node], head: RunHead) -> Span:
 
 
 def node_row(node: Node, start: datetime.datetime) -> NodeRow:
-    """What ``_node_row.html`` shows, as ``row``: of an output that has arrived, or of a node that has failed.
-
-    Its span is its own: the page that it arrives at draws it anew on that of its line.
-    """
-    row = _row(node, start, Span(0.0, 0.0))
-    return _row(node, start, Span(min(row.first or 0.0, 0.0), row.ended or 0.0))
-
-
-def _row(node: Node, start: datetime.datetime, span: Span) -> NodeRow:
+    """What ``_node_row.html`` shows, as ``row`` on a ``span``: of an output, or of a node that has failed."""
     made_by = node.made_by
     began = None
     if made_by is not None and made_by.ended_at >= start:  # else it is that of the run that this one was forked from
@@ -246,7 +240,7 @@ def _row(node: Node, start: datetime.datetime, span: Span) -> NodeRow:
     ]
     took = None if made_by is None else (made_by.ended_at - made_by.started_at).total_seconds()
     ended = None if node.at is None else _since(start, node.at)
-    return NodeRow(node, start, began, ended, took, failures, span)
+    return NodeRow(node, start, began, ended, took, failures)
 
 
 def _since(start: datetime.datetime, at: datetime.datetime) -> float:

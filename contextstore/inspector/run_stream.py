@@ -153,7 +153,8 @@ class _Following:
                 self._failed[node_id] = len(attempts)
 
     async def _send_node(self, node: Node, cursor: str | None) -> None:
-        html = rendered(self._look, "_node_row.html", row=node_row(node, self._start), head=self._head)
+        row = node_row(node, self._start)
+        html = rendered(self._look, "_node_row.html", row=row, span=row.span, head=self._head)
         await self._outbox.put(dom_id(node.node_id, "node"), html, cursor)
 
     async def _send_state(self, key: str, states: States | None) -> None:

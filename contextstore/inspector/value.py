@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .. import ContextStore, CorruptStoreError, GlobalEntry, Output, OutputDeletedError, StateEntry
+from .._display.amounts import counted
 from .._display.brief import MORE
 from .._display.hexadecimal import WIDTH, HexRow, hex_rows
 from .._display.text import escaped, shown_id
@@ -289,16 +290,12 @@ def summary_of(value: Any) -> str:
     """What a value is, with how much is in it."""
     kind = kind_of(value)
     if kind == "object":
-        return f"object, {_count(len(value), 'key')}"
+        return f"object, {counted(len(value), 'key')}"
     if kind == "array":
-        return f"array, {_count(len(value), 'item')}"
+        return f"array, {counted(len(value), 'item')}"
     if kind == "string":
-        return f"string, {_count(len(value), 'character')}"
-    return _count(len(value), "byte") if kind == "bytes" else "null" if value is None else kind
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
+        return f"string, {counted(len(value), 'character')}"
+    return counted(len(value), "byte") if kind == "bytes" else "null" if value is None else kind
 
 
 def _shown_name(name: str | int) -> str:

@@ -118,7 +118,7 @@ class Hang:
         self.begun += 1
         try:
             await until(self.released.is_set)
-        except (Exception, GeneratorExit):  # of a loop that is closed: the collector ends it, and nothing can be awaited
+        except (Exception, GeneratorExit):  # the latter by the collector, once its loop is closed: no time to await
             raise
         except BaseException:
             self.cancelled += 1
