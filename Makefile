@@ -34,10 +34,14 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[demo]'
 	@touch $@
 
+$(VENV)/.ui: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[cli,ui]'
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[dev]'
 	$(PIP) install --no-deps pydantic-ai-harness==0.62.0  # it pins a pydantic-ai that is older than what durability needs
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.ui
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[test]'
@@ -53,14 +57,18 @@ $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) install --editable '.[bench]'
 	@touch $@
 
-# STORE=postgresql://… runs it there, and needs the extra: make demo installs it then.
+# STORE=postgresql://… is a server, and needs the extra: it is installed then.
+DRIVER = case "$(STORE)" in postgres*) $(BIN)/python -c "import asyncpg" 2>/dev/null || $(PIP) install --editable '.[postgres]';; esac
+
 demo: $(VENV)/.demo
-	@case "$(STORE)" in postgres*) $(BIN)/python -c "import asyncpg" 2>/dev/null || $(PIP) install --editable '.[postgres]';; esac
+	@$(DRIVER)
+	@mkdir -p build
 	@$(BIN)/python -m demo $(if $(STORE),--store '$(STORE)') $(DEMO_ARGS)
 	@echo "To look at it in a browser, live: make ui$(if $(STORE), STORE='$(STORE)')"
 
 # Beside it, in another terminal: make demo STORE=build/flows.db DEMO_ARGS='--pace 0.2'
-ui: $(VENV)/.dev
+ui: $(VENV)/.ui
+	@$(DRIVER)
 	@mkdir -p build
 	@$(BIN)/python -c "import sys; from contextstore import ContextStore; ContextStore(sys.argv[1]).__enter__().close()" '$(or $(STORE),build/flows.db)'
 	@$(BIN)/python -m contextstore ui --store '$(or $(STORE),build/flows.db)'

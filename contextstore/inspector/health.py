@@ -14,6 +14,10 @@ from .plots import Plot, Words, plot
 from .sampling import SECONDS, Sample, with_sizes
 
 
+_CANCELLATIONS = ("CancelledError", "Cancelled")
+"""As asyncio and trio call them: a browser that leaves what it has followed makes one, and it is no fault."""
+
+
 def health(look: Look) -> Answer:
     """The page: figures, plots, the last check."""
     context = health_context(look.inspector)
@@ -23,10 +27,12 @@ def health(look: Look) -> Answer:
 
 def health_context(inspector: Inspector) -> dict[str, Any]:
     """What the templates are given, as it is now."""
-    samples = inspector.sampler.samples()
+    samples, counters = inspector.sampler.samples(), inspector.store.counters()
     return {
         "stats": with_sizes(inspector.sampler.stats()),
-        "counters": inspector.store.counters(),
+        "counters": counters,
+        "errors": {name: count for name, count in counters.errors.items() if name not in _CANCELLATIONS},
+        "cancelled": sum(counters.errors.get(name, 0) for name in _CANCELLATIONS),
         "samples": samples,
         "plots": _plots(samples, has_figures=inspector.figures is not None),
         "check": inspector.check_job.progress(),
@@ -35,7 +41,7 @@ def health_context(inspector: Inspector) -> dict[str, Any]:
 
 def _plots(samples: Sequence[Sample], *, has_figures: bool) -> list[Plot]:
     here = "by this process"
-    of_commits = here if has_figures else "needs figures="
+    of_commits = here if has_figures else "not measured"
     commits = [sample.commits for sample in samples]
     trips = [sample.trip_seconds for sample in samples]
     return [

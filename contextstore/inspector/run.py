@@ -302,6 +302,6 @@ def _not_there(store: ContextStore, run_id: str) -> Refusal:
     if was_deleted(store, run_id):
         return Refusal(f"Run {shown_id(run_id)} was deleted. Its id is used up, and takes no outputs any more.", 410)
     return Refusal(
-        f"There is no run {shown_id(run_id)}. A run is here from its begin, or its first output, on: if it is about to "
-        "begin, load this page again."
+        f"There is no run {shown_id(run_id)}. A run is there once its flow begins it, or writes its first output: "
+        "then load this page again."
     )

@@ -58,3 +58,13 @@ def test_the_keys_are_told_by_a_question_mark(store: ContextStore, page: Page) -
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+
+
+def test_the_names_of_the_views_stand_where_they_stood_when_another_is_opened(store: ContextStore, page: Page) -> None:
+    places = []
+    for path in ("/runs", "/globals", "/leases", "/health"):
+        page.goto(path)
+        places.append(
+            [link.bounding_box() for link in page.get_by_role("navigation", name="Views").get_by_role("link").all()]
+        )
+    assert places[1:] == places[:1] * 3

@@ -164,3 +164,16 @@ def test_a_narrow_page_does_not_scroll_sideways(filled: ContextStore, page: Page
     assert name is not None
     assert bar is not None
     assert (bar["y"] >= name["y"] + name["height"] - 1) == (width == 390)
+
+
+def test_the_line_of_the_last_output_is_drawn_whole_at_the_edge(filled: ContextStore, page: Page) -> None:
+    page.goto(STILL)
+    spread(page)
+    beside_the_edge = """() => {
+      const last = [...document.querySelectorAll("#nodes tr")].at(-1);
+      for (const end of ["x1", "x2"]) last.querySelector(".written").setAttribute(end, last.dataset.to);
+      last.scrollIntoView({ block: "center" });
+      const box = last.querySelector(".track").getBoundingClientRect();
+      return [0.5, 3].map((by) => document.elementFromPoint(box.right + by, box.y + box.height / 2)?.tagName);
+    }"""
+    assert page.evaluate(beside_the_edge) == ["line", "TD"]
