@@ -15,6 +15,7 @@ from contextstore.inspector import CommitFigures, app
 from contextstore.inspector.sampling import Sampler
 
 from .site import PATIENCE, served
+from .test_streams import followed, live
 
 
 def test_it_says_how_much_there_is(store: ContextStore, http: httpx.Client) -> None:
@@ -120,3 +121,15 @@ def _ended(http: httpx.Client) -> dict[str, Any]:
         time.sleep(0.02)
     found: dict[str, Any] = check
     return found
+
+
+def test_a_browser_that_leaves_a_run_counts_as_no_error(store: ContextStore, http: httpx.Client) -> None:
+    store.put("run-1", "extract", 1)
+    with followed(http, live(http, "/run?id=run-1")):
+        pass
+    deadline = time.monotonic() + PATIENCE
+    while not http.get("/health.json").json()["counters"]["errors"].get("CancelledError"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    page = http.get("/health").text
+    assert re.search(r"<dt>Errors</dt><dd>none</dd>\s+<dt>Cancelled calls</dt><dd [^>]*>[1-9]", page)
