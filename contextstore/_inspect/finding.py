@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from .folding import Path
 
 _AT_ONCE = 2000
+_STEPS = 1_000_000  # comparisons within a text between two looks at the clock; other threads wait for that long
 _AROUND = 60
 _CONSTANTS = {None: "null", True: "true", False: "false"}
 
@@ -50,14 +51,41 @@ class Found:
     is_whole: bool
 
 
+class _TimeIsUp(Exception):  # noqa: N818 - it is an answer more than an error
+    """In the middle of a text, which may be most of a value."""
+
+
+class _Wanted:
+    """What is searched for, and until when."""
+
+    def __init__(self, text: str, end: float) -> None:
+        self._pattern = re.compile(re.escape(text), re.IGNORECASE)
+        self._length = max(len(text), 1)
+        self._end = end
+
+    def first_in(self, text: str) -> re.Match[str] | None:
+        """Where it occurs first. A long one costs its length at each character, if it nearly fits everywhere."""
+        step = max(_STEPS // self._length, 1)
+        for start in range(0, len(text), step):
+            found = self._pattern.search(text, start, start + step + self._length - 1)
+            if found is not None:
+                return found
+            if time.monotonic() > self._end:
+                raise _TimeIsUp
+        return None
+
+
 def find(value: Any, text: str, *, most: int = 100, seconds: float = 3.0) -> Found:
     """The first places where a text occurs."""
-    pattern = re.compile(re.escape(text), re.IGNORECASE)
-    matches: list[Match] = []
     end = time.monotonic() + seconds
+    wanted = _Wanted(text, end)
+    matches: list[Match] = []
     number = 0
     for number, (path, one) in enumerate(_places(value), 1):
-        match = _match(pattern, path, one)
+        try:
+            match = _match(wanted, path, one)
+        except _TimeIsUp:
+            return Found(matches, number, False)
         if match is not None:
             if len(matches) == most:
                 return Found(matches, number, False)
@@ -93,10 +121,10 @@ def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
     return enumerate(value) if isinstance(value, list) else iter(())
 
 
-def _match(pattern: re.Pattern[str], path: list[str | int], value: Any) -> Match | None:
+def _match(wanted: _Wanted, path: list[str | int], value: Any) -> Match | None:
     name = path[-1] if path else None
     if isinstance(name, str):
-        found = pattern.search(name)
+        found = wanted.first_in(name)
         if found is not None:
             return Match(tuple(path), True, *_around(name, found))
     if isinstance(value, dict | list):
@@ -105,7 +133,7 @@ def _match(pattern: re.Pattern[str], path: list[str | int], value: Any) -> Match
         text = value
     else:  # repr writes numbers as JSON does
         text = _CONSTANTS[value] if value is None or isinstance(value, bool) else repr(value)
-    found = pattern.search(text)
+    found = wanted.first_in(text)
     return None if found is None else Match(tuple(path), False, *_around(text, found))
 
 

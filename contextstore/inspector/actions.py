@@ -17,8 +17,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from .. import errors
+from .. import GlobalEntry, errors
 from .._display.text import id_of, shown_id
+from .._inspect.global_keys import global_entry
 from .._inspect.runs import was_deleted
 from .look import Look, Refusal
 from .pages import refused, refused_by
@@ -45,8 +46,16 @@ def delete_run(look: Look, form: Form) -> str:
 
 
 def delete_global(look: Look, form: Form) -> str:
-    """Delete a global."""
+    """Delete a global, unless it has another version than the one that was shown."""
     key = id_of(_required(form, "key"))
+    if (shown := form.get("version", "")).isdecimal():  # a form without one is of a global that cannot be read
+        entry = global_entry(look.store, key)
+        if isinstance(entry, GlobalEntry) and str(entry.version) != shown:
+            raise Refusal(
+                f"Global {shown_id(key)} has been written since: version {shown} was shown, and it has version "
+                f"{entry.version}. Nothing was deleted.",
+                409,
+            )
     if not look.store.delete_global(key):
         raise Refusal(f"There is no global {shown_id(key)} any more; nothing was deleted.")
     return look.href("/globals")
@@ -80,9 +89,7 @@ def endpoint(action: Action) -> Callable[[Request], Any]:
             form = await _form_of(request)
             if not hmac.compare_digest(form.get("form_token", "").encode(), look.inspector.form_token.encode()):
                 raise Refusal("This form is of before the pages were started anew: load its page again.", 403)
-            # A form sends other line breaks than those that an id has: what is in the address is the id itself.
-            meant = {**form, **request.query_params}
-            return RedirectResponse(await run_in_threadpool(action, look, meant), 303)
+            return RedirectResponse(await run_in_threadpool(action, look, form), 303)
         except Refusal as refusal:
             return refused(look, str(refusal), refusal.status)
         except errors.ContextStoreError as error:

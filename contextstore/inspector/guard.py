@@ -43,6 +43,7 @@ _ON_EVERY_ANSWER = {
 }
 
 _METHODS = ("GET", "HEAD", "POST")
+_MOST_PARAMETERS = 128  # a page repeats those that it was asked for in each of its addresses
 _STYLE_SHEET = re.compile(r"/static/[0-9a-f]+/style\.css")
 _STREAM = re.compile(r".*/live")
 
@@ -133,6 +134,8 @@ class Guard:
             raise Refused(400, "This is no address of a page.")
         if scope["method"] not in _METHODS:
             raise Refused(405, "The pages know GET, HEAD and POST.", allow=", ".join(_METHODS))
+        if scope.get("query_string", b"").count(b"&") >= _MOST_PARAMETERS:
+            raise Refused(400, f"An address has at most {_MOST_PARAMETERS} parameters.")
         return _Request(scope, scope["method"], path, host)
 
     # -- the token ----------------------------------------------------------------------------------------------------

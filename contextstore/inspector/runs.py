@@ -164,7 +164,7 @@ def _attributes_of(words: list[str]) -> dict[str, Any]:
 def _limit_of(text: str) -> int:
     if not text:
         return PER_PAGE
-    if text.isdecimal() and text.isascii() and 1 <= int(text[:9]) <= SIZES[-1]:
+    if len(text) <= 9 and text.isdecimal() and text.isascii() and 1 <= int(text) <= SIZES[-1]:
         return int(text)
     raise Unclear(f"{text!r} is no size of a page: it is from 1 to {SIZES[-1]}")
 

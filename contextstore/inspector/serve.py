@@ -6,15 +6,18 @@ is logged: an access log would have the token in it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
 import signal
 import socket
+import sys
 from collections.abc import Callable, Collection, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .. import ContextStore
 from .application import make_app
@@ -26,6 +29,10 @@ PORT = 8787
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _MOST_CONNECTIONS = 500
 _SECONDS_TO_END = 1
+_SECONDS_TO_ASK = 30.0
+"""After so long a connection over which nothing was asked is ended: it counts among the most that there may be."""
+_SECONDS_TO_TAKE = 120
+"""After so long a browser that takes nothing of what it is sent is taken to be gone: all of that is kept for it."""
 
 
 def pages_of(store: ContextStore, token: str, hosts: Collection[str], *, allow_delete: bool) -> ASGIApp:
@@ -44,11 +51,20 @@ def listener(host: str, port: int | None) -> socket.socket:
     """
     family, found = _resolved(host)[0]
     try:
-        return socket.create_server((found, PORT if port is None else port), family=family)
+        listening = socket.create_server((found, PORT if port is None else port), family=family)
     except OSError as error:
         if port is not None or error.errno != errno.EADDRINUSE:
             raise
-        return socket.create_server((found, 0), family=family)
+        listening = socket.create_server((found, 0), family=family)
+    _bound_how_long_one_may_take(listening)
+    return listening
+
+
+def _bound_how_long_one_may_take(listening: socket.socket) -> None:
+    """Of every connection that is made to it: its options go on to them."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine that has gone says nothing
+    if sys.platform == "linux":  # elsewhere it lasts as long as the browser does
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SECONDS_TO_TAKE * 1000)
 
 
 def is_loopback(host: str) -> bool:
@@ -84,6 +100,18 @@ def address(host: str, listening: socket.socket) -> str:
     return f"http://{name}:{listening.getsockname()[1]}/"
 
 
+class _Connection(H11Protocol):
+    """A connection that is ended unless something is asked for over it soon."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self.loop.call_later(_SECONDS_TO_ASK, self._end_unless_asked)
+
+    def _end_unless_asked(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+
 def serve(application: ASGIApp, listening: socket.socket, announce: Callable[[], None]) -> None:
     """Answer until SIGINT or SIGTERM. Streams that are open then are ended, and nobody is waited for for long.
 
@@ -92,7 +120,7 @@ def serve(application: ASGIApp, listening: socket.socket, announce: Callable[[],
     """
     config = uvicorn.Config(
         application,
-        http="h11",  # it bounds how long a head may be
+        http=_Connection,  # h11 bounds how long a head may be
         ws="none",
         lifespan="off",
         log_config=None,

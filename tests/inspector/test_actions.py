@@ -79,6 +79,15 @@ def test_a_form_without_the_token_of_these_pages_changes_nothing(http: httpx.Cli
     assert store.list_keys("run-1") == ["extract"]
 
 
+def test_what_is_deleted_stands_in_the_form_and_not_in_the_address(
+    application: Any, http: httpx.Client, store: ContextStore
+) -> None:
+    store.put("run-2", "extract", 1)
+    assert http.post("/run/delete?id=run-2", data=form(application, id="run-1")).status_code == 303
+    assert http.post("/run/delete?id=run-2", data=form(application)).status_code == 400
+    assert [run.flow_run_id for run in store.list_runs()] == ["run-2"]
+
+
 def test_a_form_that_is_too_long_or_none_is_refused(application: Any, http: httpx.Client, store: ContextStore) -> None:
     kind = {"content-type": "application/x-www-form-urlencoded"}
     token = application.form_token

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+
 import httpx
 from playwright.sync_api import Page, expect
 
 from contextstore import ContextStore
+from contextstore.inspector import app
+
+from .requests import asked
 
 
 def test_the_front_leads_to_the_runs(store: ContextStore, http: httpx.Client) -> None:
@@ -24,6 +30,15 @@ def test_what_is_no_page_says_so(http: httpx.Client) -> None:
 def test_no_name_of_a_browsers_becomes_a_path(http: httpx.Client) -> None:
     for name in ("../pages.py", "..%2f..%2fpages.py", "/etc/passwd", "%2e%2e/pages.py", "css/base.css"):
         assert http.get(f"/static/x/{name}").status_code == 404, name
+
+
+def test_a_store_whose_name_is_no_text_is_shown_at_every_page(tmp_path: pathlib.Path) -> None:
+    with ContextStore(tmp_path / os.fsdecode(b"odd\xff\n<b>.db")) as odd:
+        odd.put("run", "node", 1)
+        for path in ("/runs", "/globals", "/leases", "/health", "/compare", "/nowhere"):
+            answer = asked(app(odd), path)
+            assert answer.status_code == (404 if path == "/nowhere" else 200), path
+            assert b"odd\\udcff\\n&lt;b&gt;.db" in answer.body, path
 
 
 def test_t_turns_the_theme_and_it_stays(store: ContextStore, page: Page) -> None:

@@ -148,7 +148,8 @@ class TestOne:
         assert "/global/delete" not in http.get("/global", params={"key": 'a"b'}).text
         with served(app(store, allow_delete=True)) as address:
             page = httpx.get(f"{address}/global", params={"key": 'a"b'}).text
-        assert 'method="post" action="/global/delete?key=a%22b"' in page
+        assert 'method="post" action="/global/delete"' in page
+        assert 'name="key" value="a&#34;b"' in page
         assert re.search(r'name="form_token" value="[^"]{20,}"', page)
 
 
@@ -248,6 +249,40 @@ def test_no_other_key_is_deleted_than_the_one_that_is_shown(store: ContextStore,
         page.get_by_role("button", name="Delete for good").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Globals")
     assert store.list_global_keys() == ["a\r\nb"]
+
+
+def form_of(page: str) -> dict[str, str]:
+    """What the form that deletes sends, with the line breaks that browsers make of those in a field."""
+    form = page.partition('action="/global/delete"')[2].partition("</form>")[0]
+    fields = re.findall(r'name="([a-z_]+)" value="([^"]*)"', form)
+    return {name: re.sub("\r\n|\r|\n", "\r\n", html.unescape(value)) for name, value in fields}
+
+
+@ON_FILE
+@pytest.mark.parametrize("key", ['"quoted"', '"a\\nb"', '""', "a\nb", "a\r\nb", "a\rb", " a", "100%41"])
+def test_a_key_that_looks_like_another_as_it_is_shown_is_deleted_and_no_other(key: str, store: ContextStore) -> None:
+    others = {"quoted", "a\nb", "", "a\r\nb", "a", "100A"} - {key}
+    for one in {key, *others}:
+        store.put_global(one, 1)
+    with served(app(store, allow_delete=True)) as address, httpx.Client(base_url=address, timeout=60) as client:
+        sent = form_of(client.get("/global", params={"key": key}).text)
+        assert client.post("/global/delete", data=sent, headers={"origin": address}).status_code == 303
+    assert set(store.list_global_keys()) == others
+
+
+@ON_FILE
+def test_a_global_that_was_written_since_it_was_shown_is_not_deleted(store: ContextStore) -> None:
+    store.upsert_global("rate", 1)
+    with served(app(store, allow_delete=True)) as address, httpx.Client(base_url=address, timeout=60) as client:
+        sent = form_of(client.get("/global?key=rate").text)
+        store.upsert_global("rate", 2)
+        answer = client.post("/global/delete", data=sent, headers={"origin": address})
+        assert answer.status_code == 409
+        assert "has been written since" in answer.text
+        assert store.get_global("rate") == 2
+        again = form_of(client.get("/global?key=rate").text)
+        assert client.post("/global/delete", data=again, headers={"origin": address}).status_code == 303
+    assert store.list_global_keys() == []
 
 
 @ON_FILE

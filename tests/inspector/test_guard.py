@@ -264,3 +264,11 @@ def test_an_absolute_target_does_not_get_around_it(site: str) -> None:
             answer = connection.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 400 "), answer
         assert SECRET.encode() not in answer
+
+
+def test_an_address_of_very_many_parameters_is_refused(store: ContextStore) -> None:
+    application = app(store)
+    for count, status in ((128, 200), (129, 400), (20_000, 400)):
+        answer = asked(application, query="&".join(["state=open"] * count))
+        assert answer.status_code == status, count
+    assert len(answer.body) < 2000

@@ -56,6 +56,8 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"parent": "a\0"}, "parent", "NUL"),
     ({"limit": "many"}, "limit", "'many' is no size of a page: it is from 1 to 200"),
     ({"limit": "1000"}, "limit", "'1000' is no size of a page"),
+    ({"limit": "0000000019"}, "limit", "'0000000019' is no size of a page"),
+    ({"limit": "000000001" + "9" * 5000}, "limit", "is no size of a page"),
 ]
 
 PROGRESS: list[tuple[dict[str, Any], str | None]] = [

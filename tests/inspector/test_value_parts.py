@@ -142,3 +142,17 @@ def test_rows_of_bytes_are_those_of_a_hex_dump() -> None:
     ]
     assert [row.offset for row in hex_rows(bytes(100), 32, 2)] == [32, 48]
     assert list(hex_rows(b"")) == []
+
+
+@pytest.mark.parametrize("length", [1000, 60_000])
+def test_a_search_ends_in_the_middle_of_a_text_when_its_time_is_up(length: int) -> None:
+    found = find(["x" * 20_000_000], "x" * length + "y", seconds=0.2)
+    assert not found.is_whole
+    assert not found.matches
+
+
+def test_in_a_long_text_a_hit_is_found_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contextstore._inspect.finding._STEPS", 20)  # so that a text has many parts
+    for place in range(60):
+        (match,) = find("." * place + "NeeDle" + "." * 50, "needle").matches
+        assert (match.hit, len(match.before)) == ("NeeDle", place)
