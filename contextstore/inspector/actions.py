@@ -17,9 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from .. import GlobalEntry, errors
+from .. import ContextStore, errors
 from .._display.text import id_of, shown_id
-from .._inspect.global_keys import global_entry
 from .._inspect.runs import was_deleted
 from .look import Look, Refusal
 from .pages import refused, refused_by
@@ -47,18 +46,33 @@ def delete_run(look: Look, form: Form) -> str:
 
 def delete_global(look: Look, form: Form) -> str:
     """Delete a global, unless it has another version than the one that was shown."""
-    key = id_of(_required(form, "key"))
-    if (shown := form.get("version", "")).isdecimal():  # a form without one is of a global that cannot be read
-        entry = global_entry(look.store, key)
-        if isinstance(entry, GlobalEntry) and str(entry.version) != shown:
-            raise Refusal(
-                f"Global {shown_id(key)} has been written since: version {shown} was shown, and it has version "
-                f"{entry.version}. Nothing was deleted.",
-                409,
-            )
-    if not look.store.delete_global(key):
+    key, shown = id_of(_required(form, "key")), form.get("version", "")
+    if not shown:  # it cannot be read
+        is_gone = not look.store.delete_global(key)
+    elif shown.isdecimal() and len(shown) < 20:
+        is_gone = not _delete_if_still(look.store, key, int(shown))
+    else:
+        raise Refusal("The form's version is no number.", 400)
+    if is_gone:
         raise Refusal(f"There is no global {shown_id(key)} any more; nothing was deleted.")
     return look.href("/globals")
+
+
+def _delete_if_still(store: ContextStore, key: str, version: int) -> bool:
+    """Delete a global of this version in one step. False: it is not there any more."""
+    try:
+        with store.batch() as batch:
+            batch.expect_global(key, version)
+            batch.delete_global(key)
+    except errors.VersionConflictError as error:
+        if error.actual == 0:
+            return False
+        raise Refusal(
+            f"Global {shown_id(key)} has been written since: version {version} was shown, and it has version "
+            f"{error.actual}. Nothing was deleted.",
+            409,
+        ) from None
+    return True
 
 
 def begin_check(look: Look, _: Form) -> str:

@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from .. import CheckReport, ContextStore, ContextStoreError
+from .. import CheckReport, ContextStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class CheckJob:
     def _run(self) -> None:
         try:
             report, failure = self._store.check(progress=self._moved), None
-        except ContextStoreError as error:
-            report, failure = None, str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is told
+            report, failure = None, str(error) or type(error).__name__
         self._end(report, failure)
 
     def _moved(self, done: int, total: int) -> None:

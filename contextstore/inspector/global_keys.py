@@ -15,6 +15,7 @@ from .value import Source, value_answer
 
 PER_PAGE = 50
 
+_WORDS = {"title": "Globals", "path": "/globals", "label": "Key", "rows": "_globals_rows.html"}
 _NEWS = {"news": "_global_news.html"}
 
 
@@ -23,10 +24,10 @@ def list_globals(look: Look) -> Answer:
     prefix = look.text("prefix")
     page = global_page(look.store, prefix=prefix, after=look.text("after"), limit=PER_PAGE)
     return Answer(
-        "globals.html",
-        {"page": page, "prefix": prefix},
+        "listed.html",
+        {**_WORDS, "page": page, "prefix": prefix},
         {"globals": page.entries, "next_after": page.next_after},
-        {"rows": "_globals_rows.html"},
+        {"rows": _WORDS["rows"]},
     )
 
 

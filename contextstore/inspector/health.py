@@ -13,7 +13,6 @@ from .look import Answer, Inspector, Look
 from .plots import Plot, Words, plot
 from .sampling import SECONDS, Sample, with_sizes
 
-
 _CANCELLATIONS = ("CancelledError", "Cancelled")
 """As asyncio and trio call them: a browser that leaves what it has followed makes one, and it is no fault."""
 

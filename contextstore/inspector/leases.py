@@ -11,6 +11,8 @@ from .look import Answer, Look
 
 PER_PAGE = 50
 
+_WORDS = {"title": "Leases", "path": "/leases", "label": "Name", "rows": "_leases_rows.html"}
+
 
 def leases(look: Look) -> Answer:
     """A page of leases, by name."""
@@ -18,8 +20,8 @@ def leases(look: Look) -> Answer:
     page = lease_page(look.store, prefix=prefix, after=look.text("after"), limit=PER_PAGE)
     runs = {lease.name: run_of_lease(look.store, lease) for lease in page.leases}
     return Answer(
-        "leases.html",
-        {"page": page, "prefix": prefix, "runs": runs},
+        "listed.html",
+        {**_WORDS, "page": page, "prefix": prefix, "runs": runs},
         {"leases": [lease_form(lease) for lease in page.leases], "next_after": page.next_after},
-        {"rows": "_leases_rows.html"},
+        {"rows": _WORDS["rows"]},
     )
