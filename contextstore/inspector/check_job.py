@@ -63,7 +63,7 @@ class CheckJob:
                 return
             self._began = time.monotonic()
             self._progress = CheckProgress(datetime.datetime.now(datetime.UTC), 0, 0, 0.0)
-        # A daemon: a check of a large store does not keep a server from ending, which loses nothing.
+        # A daemon: a check of a large store does not keep a process from ending, which loses nothing.
         threading.Thread(target=self._run, name="check for the inspector", daemon=True).start()
 
     def _run(self) -> None:
@@ -74,6 +74,7 @@ class CheckJob:
         self._end(report, failure)
 
     def _moved(self, done: int, total: int) -> None:
+        self._store.open()  # raises if it is being closed, which would wait for the check's end
         with self._lock:
             assert self._progress is not None, "it was begun"
             self._progress = CheckProgress(self._progress.began_at, done, total, 0.0)

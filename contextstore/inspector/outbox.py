@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 _MOST = 200
 _PAUSE = 0.05
 """Seconds between two swaps."""
 _SEND_SECONDS = 30.0
 """After so long without taking anything a browser is taken to be gone."""
+_SECONDS_TO_END = 1.0
 
 
 class Outbox:
@@ -98,7 +99,23 @@ class Stream(EventSourceResponse):
         super().__init__(outbox.events(), data_sender_callable=filling, send_timeout=_SEND_SECONDS, sep="\n")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_over = False  # whoever asked has all of it, or has gone
+
+        async def receiving() -> Message:
+            nonlocal is_over
+            message = await receive()
+            is_over = is_over or message["type"] == "http.disconnect"
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal is_over
+            await send(message)
+            is_over = is_over or (message["type"] == "http.response.body" and not message.get("more_body", False))
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receiving, sending)
         except SendTimeoutError:
-            pass  # nobody is there to be told
+            return  # nobody is there to be told
+        if not is_over:  # the server stops: it would log each answer without an end as a fault of the application
+            with anyio.move_on_after(_SECONDS_TO_END):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from contextstore import ContextStore
 from contextstore.inspector import app
@@ -15,6 +15,8 @@ from contextstore.inspector import app
 from ..conftest import new_location
 from ..support.chromium import running_browser
 from .site import served
+
+expect.set_options(timeout=30_000)  # a guard against hangs: its own is of five seconds
 
 
 @pytest.fixture(params=["file", "postgres"])

@@ -8,7 +8,8 @@ const WORDS = { on: "Live", lost: "Connecting again", off: "" };
 
 let source = null;
 let place = ""; // the cursor behind what came last
-let failures = 0;
+let failures = 0; // to reach the server, one after the other
+let refusals = 0; // of the place to go on from
 let asked = -SOONEST;
 let timer = 0;
 let isOver = false;
@@ -30,7 +31,8 @@ function tell(state, words = WORDS[state]) {
 function soon(request) {
   clearTimeout(timer);
   if (document.hidden || isOver || !part()) return;
-  const pause = failures === 0 ? SOONEST : Math.min(SOONEST * 2 ** (failures - 1), LATEST) * (1 + Math.random() / 4);
+  const tries = Math.max(failures, refusals);
+  const pause = tries === 0 ? SOONEST : Math.min(SOONEST * 2 ** (tries - 1), LATEST) * (1 + Math.random() / 4);
   timer = setTimeout(() => {
     asked = performance.now();
     request();
@@ -64,6 +66,7 @@ function end(sentence) {
 // -- what -------------------------------------------------------------------------------------------------------------
 
 function open() {
+  close(); // one may be there already, if the page was hidden and shown while it began anew
   const address = new URL(part().dataset.live, location.href);
   if (place) address.searchParams.set("after", place);
   source = new EventSource(address);
@@ -76,7 +79,7 @@ function open() {
 }
 
 function take(event) {
-  failures = 0;
+  failures = refusals = 0;
   if (event.lastEventId) place = event.lastEventId;
   if (!swap(elementsOf(event.data))) reload();
 }
@@ -84,10 +87,12 @@ function take(event) {
 // The page has to begin anew: its part is asked for, with a new place to go on from, or else the page as a whole.
 function reload() {
   close();
-  failures += 1; // else a place that is always refused would be asked for each second
+  tell("lost");
+  failures = 0; // it is there: a place that it did not know yet is no reason to wait for long
+  refusals += 1; // one that is always refused is
   const name = part()?.dataset.fragment;
   const isReloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
-  if (!name && isReloaded) failures = Math.max(failures, 5); // it did not help: not at once again
+  if (!name && isReloaded) refusals = Math.max(refusals, 5); // it did not help: not at once again
   if (!name) soon(() => location.reload());
   else soon(() => refresh(name).catch(fail));
 }
