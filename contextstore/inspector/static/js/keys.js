@@ -20,9 +20,11 @@ function move(step) {
   }
 }
 
+// Up, and to where one was: the list with its search, if that is where one has come from.
 function back() {
   const link = document.querySelector("[data-back]");
-  if (link) link.click();
+  const isFrom = link && document.referrer.replace(/[?#].*/, "") === link.href.replace(/[?#].*/, "");
+  if (link && !isFrom) link.click();
   else history.back();
 }
 
