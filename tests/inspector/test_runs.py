@@ -272,3 +272,12 @@ class TestRows:
                 assert page.status_code in (200, 400), (name, text)
                 assert "<script>alert" not in page.text
                 assert "<img" not in page.text
+
+
+def test_runs_of_one_millisecond_have_places_of_their_own(store: ContextStore, http: httpx.Client) -> None:
+    """A row that arrives is put between the others by these."""
+    for number in range(200):
+        store.put(f"run-{number:03}", "node", 1)
+    places = re.findall(r'data-order="([^"]+)"', http.get("/runs?limit=200").text)
+    assert len(set(places)) == 200
+    assert places == sorted(places, reverse=True)
