@@ -51,10 +51,6 @@ class Found:
     is_whole: bool
 
 
-class _TimeIsUp(Exception):  # noqa: N818 - it is an answer more than an error
-    """In the middle of a text, which may be most of a value."""
-
-
 class _Wanted:
     """What is searched for, and until when."""
 
@@ -64,14 +60,17 @@ class _Wanted:
         self._end = end
 
     def first_in(self, text: str) -> re.Match[str] | None:
-        """Where it occurs first. A long one costs its length at each character, if it nearly fits everywhere."""
+        """Where it occurs first. A long one costs its length at each character, if it nearly fits everywhere.
+
+        Raises TimeoutError where the time is up within the text, which may be most of a value.
+        """
         step = max(_STEPS // self._length, 1)
         for start in range(0, len(text), step):
             found = self._pattern.search(text, start, start + step + self._length - 1)
             if found is not None:
                 return found
             if time.monotonic() > self._end:
-                raise _TimeIsUp
+                raise TimeoutError
         return None
 
 
@@ -84,7 +83,7 @@ def find(value: Any, text: str, *, most: int = 100, seconds: float = 3.0) -> Fou
     for number, (path, one) in enumerate(_places(value), 1):
         try:
             match = _match(wanted, path, one)
-        except _TimeIsUp:
+        except TimeoutError:
             return Found(matches, number, False)
         if match is not None:
             if len(matches) == most:

@@ -45,8 +45,6 @@ STREAMS: dict[str, Fill] = {
     "/health/live": streams.health_live,
 }
 
-_FOLDER = FOLDER / "static"
-
 _FOR_GOOD = {"cache-control": "public, max-age=31536000, immutable"}
 
 
@@ -59,7 +57,8 @@ def make_app(
     figures: CommitFigures | None,
 ) -> ASGIApp:
     """The application, as ``contextstore.inspector.app`` documents it."""
-    environment(), _files()  # before anyone looks
+    environment()  # before anyone looks
+    _files()
     routes = [
         Route("/", _front),
         Route("/static/{version}/{name:path}", _file),
@@ -98,9 +97,10 @@ def _files() -> dict[str, tuple[bytes, str | None]]:
     as all the rest.
     """
     found: dict[str, tuple[bytes, str | None]] = {"style.css": (style_sheet(), "text/css")}
-    for path in _FOLDER.rglob("*.*"):
+    folder = FOLDER / "static"
+    for path in folder.rglob("*.*"):
         if path.suffix != ".css":
-            found[path.relative_to(_FOLDER).as_posix()] = path.read_bytes(), mimetypes.guess_type(path.name)[0]
+            found[path.relative_to(folder).as_posix()] = path.read_bytes(), mimetypes.guess_type(path.name)[0]
     return found
 
 

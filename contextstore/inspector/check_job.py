@@ -69,7 +69,7 @@ class CheckJob:
     def _run(self) -> None:
         try:
             report, failure = self._store.check(progress=self._moved), None
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is told
+        except Exception as error:  # noqa: BLE001 - else it would seem to go on for ever
             report, failure = None, str(error) or type(error).__name__
         self._end(report, failure)
 

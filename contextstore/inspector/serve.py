@@ -6,7 +6,6 @@ is logged: an access log would have the token in it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -14,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -103,7 +103,7 @@ def address(host: str, listening: socket.socket) -> str:
 class _Connection(H11Protocol):
     """A connection that is ended unless something is asked for over it soon."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.loop.call_later(_SECONDS_TO_ASK, self._end_unless_asked)
 

@@ -29,10 +29,6 @@ class Command:
         return f"http://127.0.0.1:{self._port}"
 
     @property
-    def port(self) -> int:
-        return self._port
-
-    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

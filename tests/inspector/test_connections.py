@@ -15,9 +15,8 @@ import pytest
 from contextstore import ContextStore
 
 from ..support.processes import ROOT
-
-PATIENCE = 60.0
-TOKEN = "a-token-that-nobody-guesses"
+from .commanded import TOKEN
+from .site import PATIENCE
 
 SERVER = f"""
 import sys

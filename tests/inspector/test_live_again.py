@@ -121,7 +121,7 @@ def answers(page: Page) -> list[str]:
 def written(store: ContextStore, count: int) -> None:
     """Wait until so many outputs are there."""
     deadline = time.monotonic() + PATIENCE
-    while (info := store.get_run_info("run-1")) is None or info.outputs < count:
+    while outputs(store) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -167,16 +167,24 @@ def replaced(place: str, run_id: str) -> None:
     os.replace(place + ".other", place)
 
 
-def test_runs_of_another_store_take_the_place_of_those_that_were_there(
-    serving: Command, store: ContextStore, place: str, context: BrowserContext
-) -> None:
-    page = followed(context, "/runs")
+def followed_into_another_store(
+    address: str, run_id: str, serving: Command, store: ContextStore, place: str, context: BrowserContext
+) -> tuple[Page, list[str]]:
+    """A page whose server comes back with another store, and what it has asked for since."""
+    page = followed(context, address)
     serving.end(signal.SIGKILL)
     expect_mark(page, "lost")
     store.close()
-    replaced(place, "run-2")
+    replaced(place, run_id)
     paths = answers(page)
     serving.start()
+    return page, paths
+
+
+def test_runs_of_another_store_take_the_place_of_those_that_were_there(
+    serving: Command, store: ContextStore, place: str, context: BrowserContext
+) -> None:
+    page, paths = followed_into_another_store("/runs", "run-2", serving, store, place, context)
     expect(page.get_by_role("link", name="run-2")).to_be_visible(timeout=PATIENCE * 1000)
     expect(page.locator("#runs-rows > tr")).to_have_count(1)
     expect_mark(page, "on")
@@ -190,13 +198,7 @@ def test_runs_of_another_store_take_the_place_of_those_that_were_there(
 def test_a_run_of_another_store_is_shown_anew(
     serving: Command, store: ContextStore, place: str, context: BrowserContext
 ) -> None:
-    page = followed(context, "/run?id=run-1")
-    serving.end(signal.SIGKILL)
-    expect_mark(page, "lost")
-    store.close()
-    replaced(place, "run-1")
-    paths = answers(page)
-    serving.start()
+    page, paths = followed_into_another_store("/run?id=run-1", "run-1", serving, store, place, context)
     expect(page.locator("#nodes a")).to_have_text(["elsewhere"], timeout=PATIENCE * 1000)
     expect_mark(page, "on")
     with ContextStore(place) as other:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from contextstore import ContextStore
+from contextstore._results import RunState
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -70,11 +71,11 @@ PROGRESS: list[tuple[dict[str, Any], str | None]] = [
 ]
 
 
-def began(store: ContextStore, name: str, state: str | None = None, **facts: Any) -> None:
+def began(store: ContextStore, name: str, state: RunState | None = None, **facts: Any) -> None:
     run = store.run(name)
     run.begin(**facts)
     if state is not None:
-        run.update(state=state)  # type: ignore[arg-type]  # each is one of the states
+        run.update(state=state)
 
 
 def rows_of(page: httpx.Response) -> list[str]:

@@ -8,16 +8,17 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from contextstore import ContextStore
+from contextstore._results import RunState
 
 pytestmark = pytest.mark.parametrize("target", ["file"], indirect=True)
 
 
-def begin(store: ContextStore, name: str, state: str = "open", **facts: str) -> None:
+def begin(store: ContextStore, name: str, state: RunState = "open", **facts: str) -> None:
     parent = facts.pop("parent", None)
     run = store.run(name)
     run.begin(attributes=facts, parent=parent)
     if state != "open":
-        run.update(state=state)  # type: ignore[arg-type]  # one of the states
+        run.update(state=state)
 
 
 @pytest.fixture
